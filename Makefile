@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# dm-lease: build and test.
+#
+#   make                 the module for the stock Debian kernel, in .build/module/dm_lease.ko
+#   make KDIR=<tree>     the module for a kernel tree of your own, with this machine's tools
+#   make setup           toolchain and kernel (done by every target that needs them)
+#   make leasectl        the administration tool
+#   make check           formatting, lints, house rules
+#   make test            everything that is tested automatically
+#   make kselftest       the tests in virtual machines only
+#   make demo            two controllers, a stall and a takeover, to watch
+#   make clean           remove .build; the toolchain's cache stays
+#
+# Everything but KDIR builds runs inside the toolchain root (scripts/setup, scripts/enter), where
+# the checkout is /src and the cache /cache. OUT= chooses another directory for the module.
+
+KDIR ?=
+OUT ?= .build/module
+
+# Our own sub-makes say enough; the kernel's go to another tree.
+MAKEFLAGS += --no-print-directory
+
+enter := scripts/enter
+# The stock kernel's own compiler by its full name: another one makes kbuild warn.
+stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
+jobs := -j$(shell nproc)
+
+.PHONY: all setup module leasectl check test kselftest demo clean
+
+all: module
+
+setup:
+	@scripts/setup
+
+ifneq ($(KDIR),)
+module:
+	@test -e $(KDIR)/rust/libkernel.rmeta || { \
+		echo "make: $(KDIR) is not a kernel tree prepared with CONFIG_RUST=y" \
+			"(no rust/libkernel.rmeta)" >&2; exit 1; }
+	@mkdir -p $(OUT)
+	+$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(abspath $(OUT)) modules
+else
+module: setup
+	@mkdir -p $(OUT)
+	@$(enter) make $(jobs) $(stock) M=/src MO=/src/$(OUT) modules
+endif
+
+leasectl: setup
+	@$(enter) cargo build --release --locked --manifest-path scripts/leasectl/Cargo.toml
+
+check: setup
+	@$(enter) scripts/check
+
+test:
+	@scripts/test
+
+kselftest: module
+	@selftests/run
+
+demo: module
+	@qemu/demo
+
+clean:
+	rm -rf .build
