@@ -1,0 +1,842 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The bios that device-mapper core hands to a target, and what becomes of them.
+//!
+//! # Vocabulary
+//!
+//! - *clone*: the bio dm core made for the target out of a bio sent to the mapped device.
+//! - *disposition*: what the target decides about a clone. Each is a method that takes the bio by
+//!   value and returns the only value `map` or `end_io` may return, so that a bio which is disposed
+//!   of twice, or never, does not compile.
+//! - *tracked*: [`Target::tracks`] is true for the operation: the bio has per-bio data and its
+//!   completion passes [`Target::end_io`].
+//!
+//! # States
+//!
+//! ```text
+//!            map                                      lower device
+//!  MapBio ---------> remap() ---------------------------> in flight ----+
+//!     |                                                      ^          | completion
+//!     |---> hold() ----> HeldBio ---- submit() --------------+          v
+//!     |                     |                                 (tracked) EndBio
+//!     |                     +-- end(), requeue() --+             ^      |   |
+//!     |---> end(), would_block() ------------------+-------------+      |   |
+//!     |---> requeue() -----> dm core                                    |   |
+//!                                                                       |   |
+//!        dm core <------------- done() / requeue() ---------------------+   |
+//!           ^                                                               |
+//!           +------------- finish() <---- HeldEnd <-------- hold() ---------+
+//! ```
+//!
+//! A clone ended by the target itself ([`MapBio::end`], [`HeldBio::end`]) passes `end_io` as well
+//! (`clone_endio()` in `drivers/md/dm.c`), and does so *inside* the call that ends it. Whatever
+//! `end_io` needs to know must therefore be in the per-bio data before the disposition.
+//!
+//! # Locking
+//!
+//! None here. A [`BioList`] belongs to its user, who protects it with an interrupt-disabling lock
+//! when `end_io` touches it. No disposition may be called with such a lock held, because ending a
+//! bio runs the completion of everything above it.
+//!
+//! C headers: `include/linux/device-mapper.h`, `include/linux/blk_types.h`.
+
+use super::{
+    bindings,
+    device::DmDevice,
+    target::{
+        DmTarget,
+        Target, //
+    },
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ops::Deref,
+    ptr::NonNull, //
+};
+use kernel::{
+    prelude::*,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+
+/// What a bio does, without its flags (`enum req_op`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Op(u32);
+
+impl Op {
+    /// Reads sectors; the only operation that never changes anything.
+    pub const READ: Op = Op(bindings::req_op_REQ_OP_READ);
+    /// Writes sectors. An empty flush is a `WRITE` of zero bytes with the preflush flag.
+    pub const WRITE: Op = Op(bindings::req_op_REQ_OP_WRITE);
+    /// Tells the device that sectors are no longer needed.
+    pub const DISCARD: Op = Op(bindings::req_op_REQ_OP_DISCARD);
+    /// Erases sectors beyond recovery.
+    pub const SECURE_ERASE: Op = Op(bindings::req_op_REQ_OP_SECURE_ERASE);
+    /// Writes zeroes without carrying them.
+    pub const WRITE_ZEROES: Op = Op(bindings::req_op_REQ_OP_WRITE_ZEROES);
+
+    const MASK: u32 = (1 << bindings::REQ_OP_BITS) - 1;
+
+    /// Returns the number of the operation, for logs and trace events.
+    pub const fn as_raw(self) -> u32 {
+        self.0
+    }
+}
+
+/// How an operation on a block device ended (`blk_status_t`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BlkStatus(u8);
+
+impl BlkStatus {
+    /// It succeeded.
+    pub const OK: BlkStatus = BlkStatus(bindings::BLK_STS_OK as u8);
+    /// The device does not support it (`EOPNOTSUPP`).
+    pub const NOTSUPP: BlkStatus = BlkStatus(bindings::BLK_STS_NOTSUPP);
+    /// A reservation held by somebody else forbids it (`EBADE`).
+    pub const RESV_CONFLICT: BlkStatus = BlkStatus(bindings::BLK_STS_RESV_CONFLICT);
+    /// The medium is bad (`ENODATA`).
+    pub const MEDIUM: BlkStatus = BlkStatus(bindings::BLK_STS_MEDIUM);
+    /// Some resource is missing right now (`ENOMEM`).
+    pub const RESOURCE: BlkStatus = BlkStatus(bindings::BLK_STS_RESOURCE);
+    /// Anything else went wrong (`EIO`).
+    pub const IOERR: BlkStatus = BlkStatus(bindings::BLK_STS_IOERR);
+    /// It would have had to wait although it was marked not to (`EAGAIN`).
+    pub const AGAIN: BlkStatus = BlkStatus(bindings::BLK_STS_AGAIN);
+    /// The device is gone or going (`ENODEV`).
+    pub const OFFLINE: BlkStatus = BlkStatus(bindings::BLK_STS_OFFLINE);
+
+    /// dm core keeps the bio and maps it again after the next resume. Honoured only during a
+    /// noflush suspend; at other times dm core turns it into an I/O error (`dm_handle_requeue()`).
+    const DM_REQUEUE: BlkStatus = BlkStatus(bindings::BLK_STS_DM_REQUEUE);
+
+    /// Returns whether the operation succeeded.
+    pub const fn is_ok(self) -> bool {
+        self.0 == Self::OK.0
+    }
+
+    /// Returns the raw `blk_status_t`, for logs and trace events.
+    pub const fn as_raw(self) -> u8 {
+        self.0
+    }
+
+    /// Wraps the status the block layer left in a bio.
+    pub(super) const fn from_raw(status: u8) -> Self {
+        Self(status)
+    }
+}
+
+/// What can be seen of any bio that a target currently owns.
+///
+/// # Invariants
+///
+/// The inner `struct bio` is initialised and nobody else changes it while a `&Bio` exists.
+#[repr(transparent)]
+pub struct Bio(Opaque<bindings::bio>);
+
+impl Bio {
+    fn opf(&self) -> u32 {
+        // SAFETY: By the type invariant the bio is valid and not changed by others.
+        unsafe { (*self.0.get()).bi_opf }
+    }
+
+    fn has(&self, flag_bit: u32) -> bool {
+        self.opf() & (1 << flag_bit) != 0
+    }
+
+    /// Returns the operation.
+    pub fn op(&self) -> Op {
+        Op(self.opf() & Op::MASK)
+    }
+
+    /// Returns whether the device must empty its write cache before the data (`REQ_PREFLUSH`).
+    pub fn is_preflush(&self) -> bool {
+        self.has(bindings::req_flag_bits___REQ_PREFLUSH)
+    }
+
+    /// Returns whether the data must be durable on completion (`REQ_FUA`).
+    pub fn is_fua(&self) -> bool {
+        self.has(bindings::req_flag_bits___REQ_FUA)
+    }
+
+    /// Returns whether the submitter must not be made to wait (`REQ_NOWAIT`).
+    pub fn is_nowait(&self) -> bool {
+        self.has(bindings::req_flag_bits___REQ_NOWAIT)
+    }
+
+    /// Returns whether the write must happen completely or not at all (`REQ_ATOMIC`).
+    pub fn is_atomic(&self) -> bool {
+        self.has(bindings::req_flag_bits___REQ_ATOMIC)
+    }
+
+    /// Returns whether the submitter polls for the completion (`REQ_POLLED`).
+    pub fn is_polled(&self) -> bool {
+        self.has(bindings::req_flag_bits___REQ_POLLED)
+    }
+
+    /// Returns whether the bio pages memory out or in (`REQ_SWAP`).
+    pub fn is_swap(&self) -> bool {
+        self.has(bindings::req_flag_bits___REQ_SWAP)
+    }
+
+    /// Returns the bytes still to be transferred; zero for an empty flush.
+    pub fn size_bytes(&self) -> u32 {
+        // SAFETY: By the type invariant. The field of the packed struct is copied, not borrowed.
+        unsafe { (*self.0.get()).bi_iter.bi_size }
+    }
+
+    /// Returns the sectors (512 bytes) still to be transferred.
+    pub fn sectors(&self) -> u32 {
+        self.size_bytes() >> kernel::block::SECTOR_SHIFT
+    }
+
+    /// Returns the first sector, counted on the device the bio currently points to.
+    fn device_sector(&self) -> u64 {
+        // SAFETY: By the type invariant. The field of the packed struct is copied, not borrowed.
+        unsafe { (*self.0.get()).bi_iter.bi_sector }
+    }
+}
+
+/// What dm core keeps for us in front of each clone.
+///
+/// `finishing` belongs to this module: it is set when a held completion is finished, because
+/// finishing runs `end_io` a second time. `target` is written only when a bio is held.
+#[repr(C)]
+pub(super) struct Slot<P> {
+    finishing: bool,
+    target: Option<NonNull<bindings::dm_target>>,
+    data: P,
+}
+
+impl<P: Copy + Default> Slot<P> {
+    /// Bytes that dm core must reserve in front of each clone.
+    pub(super) const SIZE_BYTES: u32 = {
+        // dm core places the data right in front of a `struct dm_io`, whose alignment is that of a
+        // pointer or more; `size_of` is a multiple of the alignment, so the start is aligned too.
+        assert!(align_of::<Self>() <= align_of::<*mut c_void>());
+        assert!(size_of::<Self>() <= 4096);
+        size_of::<Self>() as u32
+    };
+
+    /// Returns where the slot of `bio` is.
+    ///
+    /// # Safety
+    ///
+    /// `bio` must be a clone made for a target registered with [`Self::SIZE_BYTES`].
+    unsafe fn of(bio: NonNull<bindings::bio>) -> NonNull<Self> {
+        // SAFETY: By the safety requirements; the result points in front of the clone.
+        let slot = unsafe { bindings::dm_per_bio_data(bio.as_ptr(), size_of::<Self>()) };
+        // SAFETY: It is the address of a live clone minus a constant, hence not null.
+        unsafe { NonNull::new_unchecked(slot.cast()) }
+    }
+
+    /// Makes the slot of `bio` valid.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Slot::of`], and nobody else may be using the slot.
+    unsafe fn init(bio: NonNull<bindings::bio>) -> NonNull<Self> {
+        // SAFETY: The caller's promise.
+        let slot = unsafe { Self::of(bio) };
+        // SAFETY: The slot has room for a `Self` and is aligned for it, see `SIZE_BYTES`.
+        unsafe {
+            slot.write(Self {
+                finishing: false,
+                target: None,
+                data: P::default(),
+            })
+        };
+        slot
+    }
+}
+
+/// Sets the status of a clone and completes it.
+///
+/// # Safety
+///
+/// The caller must own the clone and not use it afterwards.
+unsafe fn complete(bio: NonNull<bindings::bio>, status: BlkStatus) {
+    // SAFETY: The caller owns the bio.
+    unsafe { (*bio.as_ptr()).bi_status = status.0 };
+    // SAFETY: The caller owns the bio and gives it up here.
+    unsafe { bindings::bio_endio(bio.as_ptr()) };
+}
+
+/// What `map` decided; can only be made by disposing of the [`MapBio`].
+///
+/// It is neither `Send` nor can it outlive `'ti`, so the outcome of one call cannot be kept and
+/// returned by another.
+#[must_use]
+pub struct MapOutcome<'ti>(c_int, PhantomData<fn(&'ti ()) -> &'ti ()>, NotThreadSafe);
+
+impl MapOutcome<'_> {
+    fn new(code: u32) -> Self {
+        Self(code as c_int, PhantomData, NotThreadSafe)
+    }
+
+    /// Returns the code for dm core.
+    pub(super) fn into_raw(self) -> c_int {
+        self.0
+    }
+}
+
+/// A clone that dm core asks the target to map.
+///
+/// # Invariants
+///
+/// `bio` is a clone owned by the caller of `map` and made for `ti`, a target of type `T`; `slot` is
+/// its initialised slot if the operation is tracked.
+pub struct MapBio<'ti, T: Target> {
+    bio: NonNull<bindings::bio>,
+    ti: NonNull<bindings::dm_target>,
+    slot: Option<NonNull<Slot<T::PerBio>>>,
+    _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
+}
+
+impl<'ti, T: Target> MapBio<'ti, T> {
+    /// Takes over a clone from dm core and, if it is tracked, initialises its per-bio data.
+    ///
+    /// # Safety
+    ///
+    /// Must be called by the `map` callback of a target type registered for `T`, with its
+    /// arguments, once.
+    pub(super) unsafe fn from_raw(
+        ti: NonNull<bindings::dm_target>,
+        bio: NonNull<bindings::bio>,
+    ) -> Self {
+        // SAFETY: The bio is valid and ours for the duration of this call.
+        let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
+        let slot = if T::tracks(op) {
+            // SAFETY: The clone belongs to a target registered with the size of this slot.
+            Some(unsafe { Slot::init(bio) })
+        } else {
+            None
+        };
+        // INVARIANT: By the safety requirements, and the slot was initialised just above.
+        Self {
+            bio,
+            ti,
+            slot,
+            _brand: PhantomData,
+        }
+    }
+
+    /// Returns the target the bio was sent to.
+    pub fn target(&self) -> &DmTarget {
+        // SAFETY: By the type invariant `ti` is a live target.
+        unsafe { DmTarget::from_raw(self.ti) }
+    }
+
+    /// Returns the first sector (512 bytes) relative to the start of the target; zero for a bio
+    /// without data, whose position means nothing.
+    pub fn sector(&self) -> u64 {
+        if self.size_bytes() == 0 {
+            return 0;
+        }
+        // dm core only sends sectors inside of the target; wrapping keeps a panic path out of map.
+        self.device_sector()
+            .wrapping_sub(self.target().begin_sectors())
+    }
+
+    /// Returns the per-bio data, or `None` if the operation is not tracked.
+    ///
+    /// It was reset to its default before `map` and stays with the bio until its completion.
+    pub fn per_bio(&mut self) -> Option<&mut T::PerBio> {
+        // SAFETY: By the type invariant the slot is initialised, and it is borrowed through `self`.
+        self.slot.map(|mut slot| unsafe { &mut slot.as_mut().data })
+    }
+
+    /// Makes the bio complete by interrupt even if its submitter asked to poll.
+    ///
+    /// A polled bio that is held would be polled for while it is not submitted, and one that is
+    /// submitted completes only when its submitter gets round to polling.
+    pub fn clear_polled(&mut self) {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_opf &= !(1 << bindings::req_flag_bits___REQ_POLLED) };
+    }
+
+    /// Directs the bio to `sector` of `dev`. The position of a bio without data is left alone.
+    fn point_to(&mut self, dev: DmDevice<'ti>, sector: u64) {
+        // SAFETY: The bio is ours, and the device is open for the life of the target.
+        unsafe { bindings::bio_set_dev(self.bio.as_ptr(), dev.as_bdev_ptr()) };
+        if self.size_bytes() != 0 {
+            // SAFETY: By the type invariant the bio is ours.
+            unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector = sector };
+        }
+    }
+
+    /// Passes the bio on to `sector` of `dev` at once.
+    pub fn remap(mut self, dev: DmDevice<'ti>, sector: u64) -> MapOutcome<'ti> {
+        self.point_to(dev, sector);
+        MapOutcome::new(bindings::DM_MAPIO_REMAPPED)
+    }
+
+    /// Completes the bio with `status`.
+    ///
+    /// If it is tracked, `end_io` runs before this returns.
+    pub fn end(self, status: BlkStatus) -> MapOutcome<'ti> {
+        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        unsafe { complete(self.bio, status) };
+        MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
+    }
+
+    /// Tells a submitter that does not want to wait that it would have had to.
+    ///
+    /// If the bio is tracked, `end_io` runs before this returns.
+    pub fn would_block(self) -> MapOutcome<'ti> {
+        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        unsafe { bindings::bio_wouldblock_error(self.bio.as_ptr()) };
+        MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
+    }
+
+    /// Gives the bio back to dm core, which maps it again after the next resume.
+    ///
+    /// Only during a noflush suspend ([`DmTarget::noflush_suspending`]); otherwise dm core turns it
+    /// into an I/O error. `end_io` does not run.
+    pub fn requeue(self) -> MapOutcome<'ti> {
+        MapOutcome::new(bindings::DM_MAPIO_REQUEUE)
+    }
+
+    /// Keeps the bio, already directed to `sector` of `dev`.
+    ///
+    /// Another thread may dispose of the returned bio before `map` returns.
+    pub fn hold(mut self, dev: DmDevice<'ti>, sector: u64) -> (HeldBio<T>, MapOutcome<'ti>) {
+        self.point_to(dev, sector);
+        let mut slot = match self.slot {
+            Some(slot) => slot,
+            // SAFETY: The clone belongs to a target registered with the size of this slot, and
+            // nobody uses the slot of an untracked bio.
+            None => unsafe { Slot::init(self.bio) },
+        };
+        // SAFETY: The slot is initialised and not borrowed, because `self` was moved in.
+        unsafe { slot.as_mut().target = Some(self.ti) };
+        // INVARIANT: The bio is ours, and the slot is initialised and names the target.
+        let held = HeldBio {
+            bio: self.bio,
+            slot,
+        };
+        (held, MapOutcome::new(bindings::DM_MAPIO_SUBMITTED))
+    }
+}
+
+impl<T: Target> Deref for MapBio<'_, T> {
+    type Target = Bio;
+
+    fn deref(&self) -> &Bio {
+        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        unsafe { self.bio.cast().as_ref() }
+    }
+}
+
+/// A clone kept back by `map`, directed to where it will go.
+///
+/// It may be moved to another thread, kept in a [`BioList`] without allocation, and must be
+/// submitted or ended later; dropping it fails it with [`BlkStatus::IOERR`]. While it exists the
+/// table with its target and devices cannot go away, because dm core counts the bio as pending.
+///
+/// # Invariants
+///
+/// `bio` is a clone owned by this value and made for a target of type `T`; `slot` is its
+/// initialised slot, whose `target` is set.
+pub struct HeldBio<T: Target> {
+    bio: NonNull<bindings::bio>,
+    slot: NonNull<Slot<T::PerBio>>,
+}
+
+// SAFETY: A bio and its slot belong to whoever holds them; no operation is bound to a thread.
+unsafe impl<T: Target> Send for HeldBio<T> {}
+
+impl<T: Target> HeldBio<T> {
+    /// Returns the target the bio was sent to.
+    pub fn target(&self) -> &DmTarget {
+        // SAFETY: By the type invariant the slot is initialised.
+        let target = unsafe { self.slot.as_ref().target };
+        // SAFETY: By the type invariant the target is set, and it lives as long as its bios.
+        unsafe { DmTarget::from_raw(target.unwrap_unchecked()) }
+    }
+
+    /// Returns the per-bio data that `map` left.
+    pub fn per_bio(&mut self) -> &mut T::PerBio {
+        // SAFETY: By the type invariant the slot is initialised and ours.
+        unsafe { &mut self.slot.as_mut().data }
+    }
+
+    /// Sends the bio where `map` directed it.
+    ///
+    /// May sleep: process context only, never from `map` or `end_io`.
+    pub fn submit(self) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: By the type invariant the bio is ours, and nobody uses it after this.
+        unsafe { bindings::dm_submit_bio_remap(this.bio.as_ptr(), core::ptr::null_mut()) };
+    }
+
+    /// Completes the bio with `status` without sending it. Any context.
+    pub fn end(self, status: BlkStatus) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: By the type invariant the bio is ours, and nobody uses it after this.
+        unsafe { complete(this.bio, status) };
+    }
+
+    /// Gives the bio back to dm core, which maps it again after the next resume. Any context.
+    ///
+    /// Only during a noflush suspend; otherwise dm core turns it into an I/O error.
+    pub fn requeue(self) {
+        self.end(BlkStatus::DM_REQUEUE);
+    }
+}
+
+impl<T: Target> Deref for HeldBio<T> {
+    type Target = Bio;
+
+    fn deref(&self) -> &Bio {
+        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        unsafe { self.bio.cast().as_ref() }
+    }
+}
+
+impl<T: Target> Drop for HeldBio<T> {
+    fn drop(&mut self) {
+        // A forgotten bio would hang its submitter for ever; an error is the lesser evil.
+        // SAFETY: By the type invariant the bio is ours, and this value ends here.
+        unsafe { complete(self.bio, BlkStatus::IOERR) };
+    }
+}
+
+/// What `end_io` decided; can only be made by disposing of the [`EndBio`].
+#[must_use]
+pub struct EndOutcome<'ti> {
+    code: c_int,
+    status: BlkStatus,
+    _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
+    _local: NotThreadSafe,
+}
+
+impl EndOutcome<'_> {
+    fn new(code: u32, status: BlkStatus) -> Self {
+        Self {
+            code: code as c_int,
+            status,
+            _brand: PhantomData,
+            _local: NotThreadSafe,
+        }
+    }
+
+    /// Returns the code and the status for dm core.
+    pub(super) fn into_raw(self) -> (c_int, u8) {
+        (self.code, self.status.0)
+    }
+}
+
+/// A tracked clone whose operation has ended.
+///
+/// How much of it was to be transferred, and where, can no longer be seen; what `end_io` needs of
+/// that belongs into the per-bio data.
+///
+/// # Invariants
+///
+/// `bio` is a clone passed to `end_io` and made for a target of type `T`; `slot` is its initialised
+/// slot.
+pub struct EndBio<'ti, T: Target> {
+    bio: NonNull<bindings::bio>,
+    slot: NonNull<Slot<T::PerBio>>,
+    status: BlkStatus,
+    _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
+}
+
+impl<'ti, T: Target> EndBio<'ti, T> {
+    /// Takes over an ended clone, unless the target is not to see it: because the operation is
+    /// not tracked, or because a held completion is being finished.
+    ///
+    /// # Safety
+    ///
+    /// Must be called by the `end_io` callback of a target type registered for `T`, with its
+    /// arguments, once.
+    pub(super) unsafe fn from_raw(bio: NonNull<bindings::bio>, status: BlkStatus) -> Option<Self> {
+        // SAFETY: The bio is valid and ours for the duration of this call.
+        let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
+        if !T::tracks(op) {
+            return None;
+        }
+        // SAFETY: The clone belongs to a target registered with the size of this slot.
+        let slot = unsafe { Slot::<T::PerBio>::of(bio) };
+        // SAFETY: The operation of a bio never changes, so `map` initialised the slot.
+        if unsafe { slot.as_ref().finishing } {
+            return None;
+        }
+        // INVARIANT: By the safety requirements, and the slot is initialised.
+        Some(Self {
+            bio,
+            slot,
+            status,
+            _brand: PhantomData,
+        })
+    }
+
+    /// Returns the operation.
+    pub fn op(&self) -> Op {
+        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        unsafe { self.bio.cast::<Bio>().as_ref() }.op()
+    }
+
+    /// Returns how the operation ended.
+    pub fn status(&self) -> BlkStatus {
+        self.status
+    }
+
+    /// Returns the per-bio data.
+    pub fn per_bio(&mut self) -> &mut T::PerBio {
+        // SAFETY: By the type invariant the slot is initialised and ours.
+        unsafe { &mut self.slot.as_mut().data }
+    }
+
+    /// Reports `status` to the submitter, which need not be the one the device reported.
+    pub fn done(self, status: BlkStatus) -> EndOutcome<'ti> {
+        EndOutcome::new(bindings::DM_ENDIO_DONE, status)
+    }
+
+    /// Gives the bio back to dm core, which maps it again after the next resume.
+    ///
+    /// Only during a noflush suspend; otherwise dm core turns it into an I/O error.
+    pub fn requeue(self) -> EndOutcome<'ti> {
+        EndOutcome::new(bindings::DM_ENDIO_REQUEUE, self.status)
+    }
+
+    /// Keeps the completion back; the submitter hears nothing until it is finished.
+    ///
+    /// Another thread may finish the returned completion before `end_io` returns.
+    pub fn hold(self) -> (HeldEnd<T>, EndOutcome<'ti>) {
+        // INVARIANT: The bio is ours, and its slot is initialised.
+        let held = HeldEnd {
+            bio: self.bio,
+            slot: self.slot,
+        };
+        let outcome = EndOutcome::new(bindings::DM_ENDIO_INCOMPLETE, self.status);
+        (held, outcome)
+    }
+}
+
+/// A completion kept back by `end_io`.
+///
+/// It may be moved to another thread, kept in a [`BioList`], and must be finished later; dropping
+/// it reports [`BlkStatus::IOERR`].
+///
+/// # Invariants
+///
+/// `bio` is an ended clone owned by this value and made for a target of type `T`; `slot` is its
+/// initialised slot.
+pub struct HeldEnd<T: Target> {
+    bio: NonNull<bindings::bio>,
+    slot: NonNull<Slot<T::PerBio>>,
+}
+
+// SAFETY: A bio and its slot belong to whoever holds them; no operation is bound to a thread.
+unsafe impl<T: Target> Send for HeldEnd<T> {}
+
+impl<T: Target> HeldEnd<T> {
+    /// Returns the per-bio data.
+    pub fn per_bio(&mut self) -> &mut T::PerBio {
+        // SAFETY: By the type invariant the slot is initialised and ours.
+        unsafe { &mut self.slot.as_mut().data }
+    }
+
+    /// Reports `status` to the submitter. Any context. `end_io` does not run again.
+    pub fn finish(self, status: BlkStatus) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: By the type invariant bio and slot are ours, and nobody uses them after this.
+        unsafe { Self::finish_raw(this.bio, this.slot, status) };
+    }
+
+    /// # Safety
+    ///
+    /// Bio and slot must be those of a held completion, which ends here.
+    unsafe fn finish_raw(
+        bio: NonNull<bindings::bio>,
+        mut slot: NonNull<Slot<T::PerBio>>,
+        status: BlkStatus,
+    ) {
+        // SAFETY: The slot is initialised and the caller's. The flag lets the `end_io` callback,
+        // which runs again for this bio, pass it straight on.
+        unsafe { slot.as_mut().finishing = true };
+        // SAFETY: The bio is the caller's.
+        unsafe { complete(bio, status) };
+    }
+}
+
+impl<T: Target> Drop for HeldEnd<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant bio and slot are ours, and this value ends here.
+        unsafe { Self::finish_raw(self.bio, self.slot, BlkStatus::IOERR) };
+    }
+}
+
+mod private {
+    pub trait Sealed {}
+    impl<T: super::Target> Sealed for super::HeldBio<T> {}
+    impl<T: super::Target> Sealed for super::HeldEnd<T> {}
+}
+
+/// What a [`BioList`] can hold: [`HeldBio`] and [`HeldEnd`].
+pub trait Held: private::Sealed + Sized {
+    /// Gives up the value for the bio inside.
+    #[doc(hidden)]
+    fn into_bio(self) -> NonNull<bindings::bio>;
+
+    /// Takes back what [`Held::into_bio`] gave.
+    ///
+    /// # Safety
+    ///
+    /// `bio` must come from [`Held::into_bio`] of the same type, and be taken back only once.
+    #[doc(hidden)]
+    unsafe fn from_bio(bio: NonNull<bindings::bio>) -> Self;
+}
+
+impl<T: Target> Held for HeldBio<T> {
+    fn into_bio(self) -> NonNull<bindings::bio> {
+        ManuallyDrop::new(self).bio
+    }
+
+    unsafe fn from_bio(bio: NonNull<bindings::bio>) -> Self {
+        // SAFETY: The bio comes from a `HeldBio<T>`, whose invariants it still meets.
+        let slot = unsafe { Slot::of(bio) };
+        // INVARIANT: As above.
+        Self { bio, slot }
+    }
+}
+
+impl<T: Target> Held for HeldEnd<T> {
+    fn into_bio(self) -> NonNull<bindings::bio> {
+        ManuallyDrop::new(self).bio
+    }
+
+    unsafe fn from_bio(bio: NonNull<bindings::bio>) -> Self {
+        // SAFETY: The bio comes from a `HeldEnd<T>`, whose invariants it still meets.
+        let slot = unsafe { Slot::of(bio) };
+        // INVARIANT: As above.
+        Self { bio, slot }
+    }
+}
+
+/// A first-in first-out list of held bios, linked through the bios themselves.
+///
+/// Dropping the list drops what is in it, that is, fails it with [`BlkStatus::IOERR`].
+///
+/// # Invariants
+///
+/// `head` starts a chain of `len` bios linked by `bi_next` and ended by null, of which `tail` is
+/// the last; each was given up by [`Held::into_bio`] of `H` and belongs to the list. Both are
+/// `None` if and only if the list is empty.
+pub struct BioList<H: Held> {
+    head: Option<NonNull<bindings::bio>>,
+    tail: Option<NonNull<bindings::bio>>,
+    len: usize,
+    _held: PhantomData<H>,
+}
+
+// SAFETY: The list owns its bios, and whoever may own one on another thread may own many.
+unsafe impl<H: Held + Send> Send for BioList<H> {}
+
+impl<H: Held> BioList<H> {
+    /// Makes an empty list.
+    pub const fn new() -> Self {
+        // INVARIANT: No bio at all.
+        Self {
+            head: None,
+            tail: None,
+            len: 0,
+            _held: PhantomData,
+        }
+    }
+
+    /// Returns how many bios are in the list.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether the list is empty.
+    pub fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Returns the bio that [`BioList::pop`] would remove.
+    pub fn front(&self) -> Option<&Bio> {
+        // SAFETY: `Bio` is transparent; the bio belongs to the list, which is borrowed.
+        self.head.map(|bio| unsafe { bio.cast().as_ref() })
+    }
+
+    /// Adds a bio at the end.
+    pub fn push(&mut self, held: H) {
+        let bio = held.into_bio();
+        // SAFETY: The bio is ours now.
+        unsafe { (*bio.as_ptr()).bi_next = core::ptr::null_mut() };
+        match self.tail {
+            // SAFETY: The last bio belongs to the list.
+            Some(tail) => unsafe { (*tail.as_ptr()).bi_next = bio.as_ptr() },
+            None => self.head = Some(bio),
+        }
+        // INVARIANT: The bio is the new last one and ends the chain.
+        self.tail = Some(bio);
+        self.len = self.len.wrapping_add(1);
+    }
+
+    /// Removes the first bio.
+    pub fn pop(&mut self) -> Option<H> {
+        let bio = self.head?;
+        // SAFETY: The first bio belongs to the list.
+        let next =
+            unsafe { core::mem::replace(&mut (*bio.as_ptr()).bi_next, core::ptr::null_mut()) };
+        // INVARIANT: The chain starts with the second bio now, or is empty.
+        self.head = NonNull::new(next);
+        if self.head.is_none() {
+            self.tail = None;
+        }
+        self.len = self.len.wrapping_sub(1);
+        // SAFETY: By the type invariant the bio was given up by `H`, and the list forgot it.
+        Some(unsafe { H::from_bio(bio) })
+    }
+
+    /// Returns all bios and leaves the list empty: the way to dispose of them outside of the lock.
+    #[must_use]
+    pub fn take_all(&mut self) -> Self {
+        core::mem::take(self)
+    }
+
+    /// Moves all bios of `other` to the end of this list.
+    pub fn append(&mut self, mut other: Self) {
+        // INVARIANT: Both chains are joined; `other` forgets its own before it is dropped.
+        let Some(head) = other.head.take() else {
+            return;
+        };
+        match self.tail {
+            // SAFETY: The last bio belongs to the list.
+            Some(tail) => unsafe { (*tail.as_ptr()).bi_next = head.as_ptr() },
+            None => self.head = Some(head),
+        }
+        self.tail = other.tail.take();
+        self.len = self.len.wrapping_add(other.len);
+        other.len = 0;
+    }
+}
+
+impl<H: Held> Default for BioList<H> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<H: Held> Iterator for BioList<H> {
+    type Item = H;
+
+    fn next(&mut self) -> Option<H> {
+        self.pop()
+    }
+}
+
+impl<H: Held> Drop for BioList<H> {
+    fn drop(&mut self) {
+        while let Some(held) = self.pop() {
+            drop(held);
+        }
+    }
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A test of what `linear.rs` does not use: held bios and completions, threads, own I/O, handles.
+//!
+//! `example_relay <device> <sector> <milliseconds>` maps like `example_linear`, but holds each
+//! write and, when it has completed, its completion; a thread relays both, the writes after the
+//! time given. A noflush suspend gets held writes back. Status: writes relayed, completions
+//! relayed, writes requeued, bios held now. Messages:
+//!
+//! - `fail <n>`: the next n held writes are dropped, which must fail them with `EIO`.
+//! - `io <block>`: writes a pattern to 4 KiB block `<block>` of the device by itself, durably,
+//!   reads it back and answers `ok` and how long both took.
+//! - `event`: raises an event from the thread, through a [`TargetHandle`].
+//!
+//! Locking: `queues` is taken with interrupts off by `map`, `end_io` and the thread, and never held
+//! while a bio is disposed of. `io` serialises the messages.
+
+use core::fmt::Write;
+use dm::*;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        new_spinlock_irq,
+        Arc,
+        Mutex,
+        SpinLockIrq, //
+    }, //
+};
+
+#[path = "../mod.rs"]
+pub mod dm;
+
+module! {
+    type: RelayModule,
+    name: "dm_example_relay",
+    authors: ["dm-lease contributors"],
+    description: "Test of the device-mapper abstractions in Rust",
+    license: "GPL",
+}
+
+/// What exists while the module is loaded.
+#[pin_data]
+struct RelayModule {
+    #[pin]
+    _target: Registration<Relay>,
+    #[pin]
+    _reboot: notifier::RebootNotifier<Announce>,
+    #[pin]
+    _pm: notifier::PmNotifier<Announce>,
+    #[pin]
+    _syscore: notifier::SyscoreHook<Announce>,
+}
+
+impl kernel::InPlaceModule for RelayModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _target <- Registration::new(),
+            _reboot <- notifier::RebootNotifier::new(Announce, i32::MAX - 2),
+            _pm <- notifier::PmNotifier::new(Announce, 0),
+            _syscore <- notifier::SyscoreHook::new(Announce),
+        })
+    }
+}
+
+/// Logs what the notifiers say.
+struct Announce;
+
+impl notifier::OnReboot for Announce {
+    fn reboot(&self, how: notifier::Shutdown) {
+        pr_info!("going down: {}\n", how as u32);
+    }
+}
+
+impl notifier::OnPm for Announce {
+    fn pm(&self, event: notifier::PmEvent) -> Result {
+        pr_info!("system sleep: {}\n", event as u32);
+        Ok(())
+    }
+}
+
+impl notifier::OnSyscore for Announce {
+    fn suspend(&self) {
+        pr_info!("last moment\n");
+    }
+
+    fn resume(&self) {
+        pr_info!("first moment\n");
+    }
+}
+
+/// The target type.
+struct Relay;
+
+/// What is known of a held write.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    due_ns: u64,
+}
+
+/// One instance. The thread is dropped, hence stopped, first.
+#[pin_data]
+struct Instance<'ti> {
+    thread: Thread,
+    dev: DmDevice<'ti>,
+    start_sector: u64,
+    delay_ns: u64,
+    own: Arc<BlockDevice>,
+    shared: Arc<Shared>,
+    #[pin]
+    io: Mutex<Option<KBox<IoBuf<Shared>>>>,
+}
+
+/// What instance, thread and own I/O share.
+#[pin_data]
+struct Shared {
+    #[pin]
+    queues: SpinLockIrq<Queues>,
+    #[pin]
+    wake: WaitQueue,
+    handle: TargetHandle,
+}
+
+#[derive(Default)]
+struct Queues {
+    writes: BioList<HeldBio<Relay>>,
+    ends: BioList<HeldEnd<Relay>>,
+    returned: Option<(KBox<IoBuf<Shared>>, BlkStatus)>,
+    event: bool,
+    fail: u64,
+    relayed_writes: u64,
+    relayed_ends: u64,
+    requeued: u64,
+}
+
+/// What the thread does next, decided under the lock and done outside of it.
+enum Step {
+    Submit(HeldBio<Relay>),
+    Fail(HeldBio<Relay>),
+    Finish(HeldEnd<Relay>),
+    Event,
+    SleepUntil(Option<u64>),
+}
+
+impl Shared {
+    fn next_step(&self) -> Step {
+        let mut queues = self.queues.lock();
+        if core::mem::take(&mut queues.event) {
+            return Step::Event;
+        }
+        if let Some(end) = queues.ends.pop() {
+            queues.relayed_ends = queues.relayed_ends.wrapping_add(1);
+            return Step::Finish(end);
+        }
+        let Some(mut write) = queues.writes.pop() else {
+            return Step::SleepUntil(None);
+        };
+        let due_ns = write.per_bio().due_ns;
+        if clock::boottime_ns() < due_ns {
+            // Writes are held in order of their time, so that this one stays the first.
+            let rest = queues.writes.take_all();
+            queues.writes.push(write);
+            queues.writes.append(rest);
+            return Step::SleepUntil(Some(due_ns));
+        }
+        if queues.fail > 0 {
+            queues.fail = queues.fail.wrapping_sub(1);
+            return Step::Fail(write);
+        }
+        queues.relayed_writes = queues.relayed_writes.wrapping_add(1);
+        Step::Submit(write)
+    }
+
+    fn relay(&self, context: &Context) {
+        while !context.should_stop() {
+            match self.next_step() {
+                Step::Submit(write) => write.submit(),
+                Step::Fail(write) => drop(write),
+                Step::Finish(end) => end.finish(BlkStatus::OK),
+                Step::Event => {
+                    self.handle.event();
+                }
+                Step::SleepUntil(deadline_ns) => {
+                    context.wait(&self.wake, deadline_ns, || {
+                        let queues = self.queues.lock();
+                        queues.event
+                            || !queues.ends.is_empty()
+                            || (deadline_ns.is_none() && !queues.writes.is_empty())
+                    });
+                }
+            }
+        }
+    }
+
+    /// Runs one transfer and waits for its end.
+    fn transfer(
+        self: &Arc<Self>,
+        buf: KBox<IoBuf<Self>>,
+        request: Request,
+    ) -> (KBox<IoBuf<Self>>, Result<BlkStatus>) {
+        if let Err((buf, error)) = IoBuf::submit(buf, request, self.clone()) {
+            return (buf, Err(error));
+        }
+        loop {
+            self.wake.wait(|| self.queues.lock().returned.is_some());
+            if let Some((buf, status)) = self.queues.lock().returned.take() {
+                return (buf, Ok(status));
+            }
+        }
+    }
+}
+
+impl Complete for Shared {
+    fn complete(self: Arc<Self>, buf: KBox<IoBuf<Self>>, status: BlkStatus) {
+        self.queues.lock().returned = Some((buf, status));
+        self.wake.wake_all();
+    }
+}
+
+impl Instance<'_> {
+    /// Writes a pattern to a block, reads it back, and returns how long both took.
+    fn check_block(&self, block: u64) -> Result<(u64, u64)> {
+        let mut slot = self.io.lock();
+        let mut buf = slot.take().ok_or(EBUSY)?;
+        let pattern = clock::random_u64().to_ne_bytes();
+        if let Some(bytes) = buf.block_mut(0) {
+            bytes
+                .chunks_mut(8)
+                .for_each(|chunk| chunk.copy_from_slice(&pattern));
+        }
+        let mut request = Request {
+            dev: self.own.clone(),
+            op: IoOp::WriteFlushFua,
+            sector: block.checked_mul(block_io::BLOCK_SECTORS).ok_or(ERANGE)?,
+            blocks: 0..1,
+            nowait: false,
+        };
+        let (buf, written) = self.shared.transfer(buf, request.clone());
+        let write_ns = buf.ended_ns().wrapping_sub(buf.submitted_ns());
+        request.op = IoOp::Read;
+        request.blocks = 1..2;
+        let (buf, read) = self.shared.transfer(buf, request);
+        let read_ns = buf.ended_ns().wrapping_sub(buf.submitted_ns());
+        let same = buf.block(0) == buf.block(1);
+        *slot = Some(buf);
+        if !(written?.is_ok() && read?.is_ok() && same) {
+            return Err(EIO);
+        }
+        Ok((write_ns, read_ns))
+    }
+}
+
+#[vtable]
+impl Target for Relay {
+    const NAME: &'static CStr = c"example_relay";
+    const VERSION: [u32; 3] = [1, 0, 0];
+    type Data<'ti> = Instance<'ti>;
+    type PerBio = Held;
+
+    fn tracks(op: Op) -> bool {
+        op != Op::READ
+    }
+
+    fn ctr<'ti>(
+        ti: &mut TargetBuilder<'ti>,
+        mut args: Args<'_>,
+    ) -> Result<impl PinInit<Instance<'ti>, CtrError>, CtrError> {
+        let path = args.next().or_ctr(c"Missing device")?;
+        let start_sector = args.next_u64().or_ctr(c"Invalid device sector")?;
+        let delay_ms = args.next_u64().or_ctr(c"Invalid delay")?;
+        let dev = ti.get_device(path).or_ctr(c"Device lookup failed")?;
+        if dev.is_zoned() {
+            return Err(CtrError::with_detail(
+                EINVAL,
+                c"Zoned device",
+                ti,
+                fmt!("{} has zones", dev.name()),
+            ));
+        }
+        ti.set_num_discard_bios(1);
+        let handle = ti.handle().or_ctr(c"No handle")?;
+        let shared = Arc::pin_init(
+            pin_init!(Shared {
+                queues <- new_spinlock_irq!(Queues::default()),
+                wake <- new_wait_queue!("relay"),
+                handle,
+            }),
+            GFP_KERNEL,
+        )
+        .or_ctr(c"Cannot allocate shared state")?;
+        let own = BlockDevice::open(dev.devt(), Access::ReadWrite).or_ctr(c"Cannot open")?;
+        let own = Arc::new(own, GFP_KERNEL)?;
+        let buf = IoBuf::new(2, 0).or_ctr(c"Cannot allocate buffer")?;
+        let body = shared.clone();
+        let thread = Thread::spawn(c"relay", Priority::Realtime, move |context| {
+            body.relay(context)
+        })
+        .or_ctr(c"Cannot start thread")?;
+        Ok(try_pin_init!(Instance {
+            thread,
+            dev,
+            start_sector,
+            delay_ns: delay_ms.saturating_mul(1_000_000),
+            own,
+            shared,
+            io <- new_mutex!(Some(buf)),
+        }? CtrError))
+    }
+
+    fn map<'ti>(data: &Instance<'ti>, mut bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
+        let sector = data.start_sector.wrapping_add(bio.sector());
+        if bio.op() == Op::READ {
+            return bio.remap(data.dev, sector);
+        }
+        if bio.is_nowait() {
+            return bio.would_block();
+        }
+        if bio.target().noflush_suspending() {
+            return bio.requeue();
+        }
+        bio.clear_polled();
+        if let Some(held) = bio.per_bio() {
+            held.due_ns = clock::boottime_ns().saturating_add(data.delay_ns);
+        }
+        let (held, outcome) = bio.hold(data.dev, sector);
+        data.shared.queues.lock().writes.push(held);
+        data.shared.wake.wake_all();
+        outcome
+    }
+
+    fn end_io<'ti>(data: &Instance<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
+        let status = bio.status();
+        if !status.is_ok() {
+            return bio.done(status);
+        }
+        let (held, outcome) = bio.hold();
+        data.shared.queues.lock().ends.push(held);
+        data.shared.wake.wake_all();
+        outcome
+    }
+
+    fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
+        if !ti.noflush_suspending() {
+            return;
+        }
+        let writes = {
+            let mut queues = data.shared.queues.lock();
+            queues.requeued = queues.requeued.wrapping_add(queues.writes.len() as u64);
+            queues.writes.take_all()
+        };
+        writes.for_each(HeldBio::requeue);
+    }
+
+    fn status(data: &Instance<'_>, _ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>) {
+        let (dev, start) = (data.dev.devt(), data.start_sector);
+        let delay_ms = data.delay_ns / 1_000_000;
+        let queues = data.shared.queues.lock();
+        let held = queues.writes.len().wrapping_add(queues.ends.len());
+        // Writing to a `TextWriter` never fails.
+        let _ = match kind {
+            StatusKind::Info => write!(
+                out,
+                "{} {} {} {}",
+                queues.relayed_writes, queues.relayed_ends, queues.requeued, held
+            ),
+            StatusKind::Table => write!(out, "{dev} {start} {delay_ms}"),
+            StatusKind::Ima => write!(out, "device_name={dev},start={start},delay={delay_ms}"),
+        };
+    }
+
+    fn message(
+        data: &Instance<'_>,
+        _ti: &DmTarget,
+        mut args: Args<'_>,
+        out: &mut TextWriter<'_>,
+    ) -> Result<Reply> {
+        match args.next().map(CStr::to_bytes) {
+            Some(b"fail") => {
+                data.shared.queues.lock().fail = args.next_u64().ok_or(EINVAL)?;
+            }
+            Some(b"io") => {
+                let (write_ns, read_ns) = data.check_block(args.next_u64().ok_or(EINVAL)?)?;
+                let _ = write!(out, "ok {write_ns} {read_ns}");
+                return Ok(Reply::Text);
+            }
+            Some(b"event") => {
+                data.shared.queues.lock().event = true;
+                data.shared.wake.wake_all();
+            }
+            _ => return Err(EINVAL),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn iterate_devices<'ti>(data: &Instance<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>) {
+        visitor.visit(data.dev, data.start_sector, ti.len_sectors());
+    }
+
+    fn io_hints(_data: &Instance<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
+        limits.clear_poll();
+    }
+}

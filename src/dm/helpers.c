@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * C bodies for inline functions and macros that Rust cannot call.
+ *
+ * Each is one line, named rust_helper_ and the C name it stands for; bindings.rs shows it under
+ * the C name. No logic lives here. Those named dm_* stand for more than one C name.
+ */
+
+#include <linux/blkdev.h>
+#include <linux/cred.h>
+#include <linux/device-mapper.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+
+/* Nobody declares these in C: their only caller is Rust. */
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#pragma GCC diagnostic ignored "-Wmissing-declarations"
+
+/* Bios. */
+
+void rust_helper_bio_set_dev(struct bio *bio, struct block_device *bdev)
+{
+	bio_set_dev(bio, bdev);
+}
+
+void rust_helper_bio_wouldblock_error(struct bio *bio)
+{
+	bio_wouldblock_error(bio);
+}
+
+/* Mapped devices. */
+
+dev_t rust_helper_dm_target_md_devt(struct dm_target *ti)
+{
+	return disk_devt(dm_disk(dm_table_get_md(ti->table)));
+}
+
+unsigned int rust_helper_dm_target_md_openers(struct dm_target *ti)
+{
+	return disk_openers(dm_disk(dm_table_get_md(ti->table)));
+}
+
+/* Block devices. */
+
+sector_t rust_helper_bdev_nr_sectors(struct block_device *bdev)
+{
+	return bdev_nr_sectors(bdev);
+}
+
+unsigned int rust_helper_bdev_logical_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
+unsigned int rust_helper_bdev_physical_block_size(struct block_device *bdev)
+{
+	return bdev_physical_block_size(bdev);
+}
+
+bool rust_helper_bdev_is_zoned(struct block_device *bdev)
+{
+	return bdev_is_zoned(bdev);
+}
+
+bool rust_helper_bdev_read_only(struct block_device *bdev)
+{
+	return bdev_read_only(bdev);
+}
+
+bool rust_helper_bdev_write_cache(struct block_device *bdev)
+{
+	return bdev_write_cache(bdev);
+}
+
+bool rust_helper_bdev_fua(struct block_device *bdev)
+{
+	return bdev_fua(bdev);
+}
+
+void rust_helper_bdev_name(struct block_device *bdev, char *buffer, size_t size)
+{
+	scnprintf(buffer, size, "%pg", bdev);
+}
+
+struct file *rust_helper_bdev_open_as_kernel(dev_t dev, blk_mode_t mode)
+{
+	scoped_with_kernel_creds()
+		return bdev_file_open_by_dev(dev, mode, NULL, NULL);
+}
+
+/* Threads. The name is data, not a format. */
+
+struct task_struct *rust_helper_dm_kthread_create(int (*main)(void *), void *data, const char *name)
+{
+	return kthread_create(main, data, "%s", name);
+}
+
+void rust_helper_dm_set_current_state_idle(void)
+{
+	set_current_state(TASK_IDLE);
+}
+
+void rust_helper_dm_set_current_state_running(void)
+{
+	__set_current_state(TASK_RUNNING);
+}
+
+/* The module this is linked into. */
+
+void rust_helper_dm_hold_this_module(void)
+{
+	__module_get(THIS_MODULE);
+}
+
+void rust_helper_dm_release_this_module(void)
+{
+	module_put(THIS_MODULE);
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writing device-mapper targets in safe Rust.
+//!
+//! This is the manual of the module; the details are with the items. It knows nothing of what any
+//! particular target does, and could move into the `kernel` crate as `kernel::dm`.
+//!
+//! # A target
+//!
+//! Implement [`Target`] (with `#[vtable]`) for an empty type that names the target, say what an
+//! instance consists of ([`Target::Data`]) and what is remembered for each bio
+//! ([`Target::PerBio`]), and keep a [`Registration`] in the module's data:
+//!
+//! ```ignore
+//! struct Zero;
+//!
+//! #[vtable]
+//! impl Target for Zero {
+//!     const NAME: &'static CStr = c"example_zero";
+//!     const VERSION: [u32; 3] = [1, 0, 0];
+//!     type Data<'ti> = ();
+//!     type PerBio = ();
+//!
+//!     fn tracks(_: Op) -> bool {
+//!         false
+//!     }
+//!
+//!     fn ctr<'ti>(
+//!         _ti: &mut TargetBuilder<'ti>,
+//!         args: Args<'_>,
+//!     ) -> Result<impl PinInit<(), CtrError>, CtrError> {
+//!         if !args.is_empty() {
+//!             return Err(CtrError::new(EINVAL, c"No arguments required"));
+//!         }
+//!         Ok(Ok(()))
+//!     }
+//!
+//!     fn map<'ti>(_: &(), bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
+//!         bio.end(BlkStatus::NOTSUPP)
+//!     }
+//!
+//!     fn status(_: &(), _: &DmTarget, _: StatusKind, _: &mut TextWriter<'_>) {}
+//!
+//!     fn iterate_devices<'ti>(_: &(), _: &DmTarget, _: &mut Visitor<'ti>) {}
+//! }
+//! ```
+//!
+//! `example/linear.rs` is a complete one with a device; `example/relay.rs` uses everything else.
+//!
+//! # Who owns what
+//!
+//! | what | owner | until |
+//! |---|---|---|
+//! | instance data `Data<'ti>` | this module | after `dtr`; callbacks borrow it, concurrently |
+//! | [`DmDevice<'ti>`](DmDevice) | the table | after the data was dropped; it is a reference |
+//! | [`TargetHandle`] | anybody, also beyond `'ti` | `dtr` begins: then it reaches nothing |
+//! | [`MapBio`] | `map` | it is consumed by a disposition, which gives the [`MapOutcome`] |
+//! | [`HeldBio`], [`HeldEnd`] | whoever has it | it is submitted, ended, finished or dropped |
+//! | per-bio data | the bio | its completion has passed `end_io` |
+//! | [`IoBuf`] | one owner, or the device | see [`block_io`] |
+//! | [`BlockDevice`], [`Thread`], notifiers | whoever has them | drop, which closes, or waits |
+//!
+//! `'ti` is the life of one target instance. Each callback is generic over it, so that nothing that
+//! carries it can be stored anywhere but in the instance's own data, exchanged with another
+//! target's, or outlive the instance.
+//!
+//! # Rules that the types cannot express
+//!
+//! - `map` and `end_io` must not sleep, allocate, or wait for one another's bios.
+//! - Do not end, finish, submit or drop a bio while holding a lock that `map` or `end_io` takes.
+//! - After `presuspend` of an ordinary (flushing) suspend, held bios must still be submitted or
+//!   ended, because dm core waits for them; during a noflush suspend they must be requeued.
+//! - `event` only from process context, and nothing that a bio waits for may wait for it.
+//!
+//! # Parts
+//!
+//! [`target`] callbacks and registration; [`args`] the words of a table line; [`bio`] bios and
+//! their dispositions; [`device`] block devices; [`limits`] queue limits; [`writer`] status text;
+//! [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting; [`notifier`] reboot and
+//! system sleep; [`clock`] time and random numbers; [`trace`] trace events; [`global`] what all
+//! targets of a module share.
+
+pub mod args;
+pub(crate) mod bindings;
+pub mod bio;
+pub mod block_io;
+pub mod clock;
+pub mod device;
+pub mod global;
+pub mod limits;
+pub mod notifier;
+pub mod target;
+pub mod thread;
+pub mod trace;
+pub mod writer;
+
+pub use self::{
+    args::Args,
+    bio::{
+        Bio,
+        BioList,
+        BlkStatus,
+        EndBio,
+        EndOutcome,
+        Held,
+        HeldBio,
+        HeldEnd,
+        MapBio,
+        MapOutcome,
+        Op, //
+    },
+    block_io::{
+        Complete,
+        IoBuf,
+        IoOp,
+        Request, //
+    },
+    device::{
+        Access,
+        Bdev,
+        BlockDevice,
+        DevT,
+        DmDevice, //
+    },
+    limits::QueueLimits,
+    target::{
+        CtrError,
+        DmTarget,
+        Features,
+        OrCtrError,
+        Registration,
+        Reply,
+        StatusKind,
+        Target,
+        TargetBuilder,
+        TargetHandle,
+        Visitor, //
+    },
+    thread::{
+        Context,
+        Priority,
+        Thread,
+        WaitQueue,
+        Wake, //
+    },
+    writer::TextWriter, //
+};

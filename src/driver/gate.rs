@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The path of a state-changing bio.
+//!
+//! ```text
+//!   map: permit? lease? --Granted--> remap --> device --> end_io: may it be acknowledged? --> leave
+//!           |     |
+//!           |     +--Refused--> fail, or keep until the export was switched (`lapse_hold_ms`)
+//!           +--Full--> hold, in order --> dispatcher: permit? lease? --> submit, or fail
+//! ```
+//!
+//! The decision itself is [`crate::proto::permits::Gate`]: one compare-and-swap and one comparison
+//! [R13]. What is here is where the bio goes then. Per-bio data says whether a permit is held
+//! before any exit of `map`, because `end_io` also sees bios that were ended inside `map`.
+//!
+//! While the lease is valid nothing fails for having waited; when it is gone all that waited fail
+//! together [R17].
+//!
+//! Locking: the lists of held bios and completions have one interrupt-disabling spinlock. It is
+//! taken on the path of a bio only when the bio has to wait, or is refused within the hold time of
+//! a lapse. Nothing is ended or submitted under it.
+
+use super::{
+    bell::{Bell, Reasons},
+    report,
+    target::{LeaseTarget, Rules},
+};
+use crate::{
+    dm::{
+        clock::boottime_ns,
+        BioList,
+        BlkStatus,
+        DmDevice,
+        EndBio,
+        EndOutcome,
+        HeldBio,
+        HeldEnd,
+        MapBio,
+        MapOutcome,
+        Op, //
+    },
+    proto::{
+        permits::{Admission, Count, Gate, Word},
+        table::{FailWith, OnFull}, //
+    },
+};
+use kernel::{
+    new_spinlock_irq,
+    prelude::*,
+    sync::{
+        atomic::{ordering, Atomic},
+        Arc,
+        SpinLockIrq, //
+    },
+};
+
+impl Word for Atomic<u64> {
+    fn new(value: u64) -> Self {
+        Atomic::new(value)
+    }
+
+    #[inline]
+    fn load(&self) -> u64 {
+        Atomic::load(self, ordering::Acquire)
+    }
+
+    #[inline]
+    fn store(&self, value: u64) {
+        let _ = self.xchg(value, ordering::Full);
+    }
+
+    #[inline]
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.cmpxchg(old, new, ordering::Full)
+    }
+}
+
+/// What is remembered of a state-changing bio from `map` to `end_io`.
+#[derive(Clone, Copy)]
+pub struct PerBio {
+    /// The epoch whose lease admitted it.
+    epoch: u64,
+    /// Whether it holds a permit.
+    permit: bool,
+    /// How it fails.
+    fail_with: FailWith,
+    /// How long after a lapse it is kept; 0: not at all.
+    hold_ms: u32,
+    /// Where it goes on the member, for the trace.
+    sector: u64,
+    /// How much of it there is.
+    sectors: u32,
+}
+
+impl Default for PerBio {
+    fn default() -> Self {
+        Self {
+            epoch: 0,
+            permit: false,
+            fail_with: FailWith::ResvConflict,
+            hold_ms: 0,
+            sector: 0,
+            sectors: 0,
+        }
+    }
+}
+
+/// What waits at the gate.
+struct Held {
+    /// For a permit.
+    pending: BioList<HeldBio<LeaseTarget>>,
+    /// Refused, until the hold time is over.
+    refused: BioList<HeldBio<LeaseTarget>>,
+    /// Completed too late, until the hold time is over.
+    late: BioList<HeldEnd<LeaseTarget>>,
+    /// When the hold time is over; 0: nothing is kept.
+    until_ns: u64,
+}
+
+/// The gate of a session.
+#[pin_data]
+pub struct PortionGate {
+    gate: Gate<Atomic<u64>>,
+    refused: Atomic<u64>,
+    late: Atomic<u64>,
+    /// When the lease ended last; 0: never, or what was kept was dropped since.
+    lapsed_ns: Atomic<u64>,
+    portion: Arc<Bell>,
+    dispatcher: Arc<Bell>,
+    #[pin]
+    held: SpinLockIrq<Held>,
+}
+
+impl PortionGate {
+    /// A gate without a lease.
+    pub fn new(
+        lease_ns: u64,
+        limit: u32,
+        portion: Arc<Bell>,
+        dispatcher: Arc<Bell>,
+    ) -> impl PinInit<Self> {
+        pin_init!(Self {
+            gate: Gate::new(lease_ns, limit),
+            refused: Atomic::new(0),
+            late: Atomic::new(0),
+            lapsed_ns: Atomic::new(0),
+            portion,
+            dispatcher,
+            held <- new_spinlock_irq!(
+                Held {
+                    pending: BioList::new(),
+                    refused: BioList::new(),
+                    late: BioList::new(),
+                    until_ns: 0,
+                },
+                "dm_lease held bios"
+            ),
+        })
+    }
+
+    /// Decides about a state-changing bio, which goes to `sector` of `dev` if it may.
+    #[inline]
+    pub fn map<'ti>(
+        &self,
+        mut bio: MapBio<'ti, LeaseTarget>,
+        dev: DmDevice<'ti>,
+        sector: u64,
+        rules: &Rules,
+    ) -> MapOutcome<'ti> {
+        // A polled write would keep its permit until its submitter cares to poll.
+        bio.clear_polled();
+        let admission = match rules.read_only {
+            true => Admission::Refused { lapsed: false },
+            false => self.gate.enter(boottime_ns),
+        };
+        let epoch = self.gate.epoch();
+        let sectors = bio.sectors();
+        if let Some(per_bio) = bio.per_bio() {
+            *per_bio = PerBio {
+                epoch,
+                permit: admission == Admission::Granted,
+                fail_with: rules.fail_with,
+                hold_ms: rules.lapse_hold_ms,
+                sector,
+                sectors,
+            };
+        }
+        match admission {
+            Admission::Granted => bio.remap(dev, sector),
+            Admission::Full => self.full(bio, dev, sector, rules),
+            Admission::Refused { lapsed } => self.refuse(bio, dev, sector, lapsed),
+        }
+    }
+
+    /// Sees the end of a state-changing bio.
+    #[inline]
+    pub fn end_io<'ti>(&self, mut bio: EndBio<'ti, LeaseTarget>) -> EndOutcome<'ti> {
+        let per_bio = *bio.per_bio();
+        let status = bio.status();
+        if !per_bio.permit {
+            return bio.done(status);
+        }
+        bio.per_bio().permit = false;
+        if status.is_ok() && !self.gate.may_acknowledge(per_bio.epoch, boottime_ns()) {
+            let outcome = self.too_late(bio, &per_bio);
+            self.leave();
+            return outcome;
+        }
+        self.leave();
+        bio.done(status)
+    }
+
+    /// Begins the lease of an epoch.
+    pub fn open_epoch(&self, epoch: u64, expiry_ns: u64) -> bool {
+        self.gate.open_epoch(epoch, expiry_ns)
+    }
+
+    /// Moves the end of the lease; `false` when it was latched meanwhile.
+    pub fn extend(&self, from_ns: u64, to_ns: u64) -> bool {
+        self.gate.extend(from_ns, to_ns)
+    }
+
+    /// Ends the lease: what waits fails, or is kept for the hold time.
+    pub fn latch(&self) {
+        self.gate.latch();
+        self.note_lapse();
+        self.dispatcher.ring(Reasons::CHANGE);
+    }
+
+    /// Sets the limit; 0 closes the gate.
+    pub fn set_limit(&self, limit: u32) {
+        self.gate.set_limit(limit);
+        self.dispatcher.ring(Reasons::CHANGE);
+    }
+
+    /// Whether the gate is closed and empty.
+    pub fn is_drained(&self) -> bool {
+        self.gate.is_drained()
+    }
+
+    /// The end of the lease; 0 when there is none.
+    pub fn expiry_ns(&self) -> u64 {
+        self.gate.expiry_ns()
+    }
+
+    /// The permits.
+    pub fn count(&self) -> Count {
+        self.gate.count()
+    }
+
+    /// Bios that wait for a permit.
+    pub fn pending(&self) -> u64 {
+        self.held.lock().pending.len() as u64
+    }
+
+    /// Bios that were refused since the session began.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(ordering::Relaxed)
+    }
+
+    /// Successes that were reported as errors since the session began.
+    pub fn late(&self) -> u64 {
+        self.late.load(ordering::Relaxed)
+    }
+
+    /// Fails everything that is kept after a lapse, and keeps nothing more of this one.
+    pub fn drop_kept(&self) {
+        let _ = self.lapsed_ns.xchg(0, ordering::Full);
+        self.fail_kept();
+    }
+
+    /// A noflush suspend begins: bios of suspending devices go back to dm core, and pass the gate
+    /// again after the resume.
+    pub fn requeue_suspending(&self) {
+        let (pending, refused, late) = {
+            let mut held = self.held.lock();
+            (
+                held.pending.take_all(),
+                held.refused.take_all(),
+                held.late.take_all(),
+            )
+        };
+        let mut stay = BioList::new();
+        for bio in Iterator::chain(pending, refused) {
+            match bio.target().noflush_suspending() {
+                true => bio.requeue(),
+                false => stay.push(bio),
+            }
+        }
+        for end in late {
+            fail_late(end);
+        }
+        let mut held = self.held.lock();
+        // Whatever came meanwhile came later.
+        let newer = held.pending.take_all();
+        held.pending.append(stay);
+        held.pending.append(newer);
+        drop(held);
+        self.dispatcher.ring(Reasons::CHANGE);
+    }
+
+    /// What the dispatcher does each time it is woken; returns when it wants to be called again.
+    /// May sleep in the submission of a bio.
+    pub fn dispatch(&self) -> Option<u64> {
+        while self.dispatch_one() {}
+        let until_ns = self.held.lock().until_ns;
+        match until_ns {
+            0 => None,
+            at if at <= boottime_ns() => {
+                self.fail_kept();
+                None
+            }
+            at => Some(at),
+        }
+    }
+
+    /// Dispatches the bio that has waited longest; `false` when there is none, or no room.
+    fn dispatch_one(&self) -> bool {
+        {
+            let held = self.held.lock();
+            if held.pending.is_empty() {
+                self.gate.no_waiters();
+                return false;
+            }
+        }
+        match self.gate.enter_waiting(boottime_ns) {
+            Admission::Full => false,
+            Admission::Granted => {
+                let epoch = self.gate.epoch();
+                let next = self.held.lock().pending.pop();
+                match next {
+                    Some(mut bio) => {
+                        bio.per_bio().epoch = epoch;
+                        bio.per_bio().permit = true;
+                        bio.submit();
+                    }
+                    None => self.leave(),
+                }
+                true
+            }
+            Admission::Refused { lapsed } => {
+                if lapsed {
+                    self.note_lapse();
+                    self.portion.ring(Reasons::LAPSE);
+                }
+                let pending = {
+                    let mut held = self.held.lock();
+                    self.gate.no_waiters();
+                    held.pending.take_all()
+                };
+                pending.for_each(|bio| self.refuse_held(bio));
+                true
+            }
+        }
+    }
+
+    #[cold]
+    fn full<'ti>(
+        &self,
+        bio: MapBio<'ti, LeaseTarget>,
+        dev: DmDevice<'ti>,
+        sector: u64,
+        rules: &Rules,
+    ) -> MapOutcome<'ti> {
+        if bio.is_nowait() {
+            return bio.would_block();
+        }
+        if rules.on_full == OnFull::Fail {
+            self.count_refusal(bio.op(), sector, bio.sectors());
+            return bio.end(status_of(rules.fail_with));
+        }
+        let mut held = self.held.lock();
+        if bio.target().noflush_suspending() {
+            drop(held);
+            return bio.requeue();
+        }
+        let (kept, outcome) = bio.hold(dev, sector);
+        held.pending.push(kept);
+        let room = self.gate.wait();
+        drop(held);
+        // A lease that ended while the bio was queued is noticed by the dispatcher, too.
+        if room || self.gate.expiry_ns() == 0 {
+            self.dispatcher.ring(Reasons::PERMIT);
+        }
+        outcome
+    }
+
+    #[cold]
+    fn refuse<'ti>(
+        &self,
+        mut bio: MapBio<'ti, LeaseTarget>,
+        dev: DmDevice<'ti>,
+        sector: u64,
+        lapsed: bool,
+    ) -> MapOutcome<'ti> {
+        if lapsed {
+            self.note_lapse();
+            self.portion.ring(Reasons::LAPSE);
+        }
+        self.count_refusal(bio.op(), sector, bio.sectors());
+        let (fail_with, hold_ms) = bio.per_bio().map_or((FailWith::ResvConflict, 0), |per| {
+            (per.fail_with, per.hold_ms)
+        });
+        let until_ns = self.hold_until_ns(hold_ms);
+        if until_ns == 0 || bio.is_nowait() {
+            return bio.end(status_of(fail_with));
+        }
+        let mut held = self.held.lock();
+        if bio.target().noflush_suspending() {
+            drop(held);
+            return bio.requeue();
+        }
+        let (kept, outcome) = bio.hold(dev, sector);
+        held.refused.push(kept);
+        held.until_ns = held.until_ns.max(until_ns);
+        drop(held);
+        self.dispatcher.ring(Reasons::CHANGE);
+        outcome
+    }
+
+    /// Refuses a bio that waited.
+    fn refuse_held(&self, mut bio: HeldBio<LeaseTarget>) {
+        let per_bio = *bio.per_bio();
+        self.count_refusal(bio.op(), per_bio.sector, per_bio.sectors);
+        let until_ns = self.hold_until_ns(per_bio.hold_ms);
+        if until_ns == 0 {
+            return bio.end(status_of(per_bio.fail_with));
+        }
+        let mut held = self.held.lock();
+        held.refused.push(bio);
+        held.until_ns = held.until_ns.max(until_ns);
+    }
+
+    /// A success that must not be acknowledged: its outcome is indeterminate [R18].
+    #[cold]
+    fn too_late<'ti>(&self, bio: EndBio<'ti, LeaseTarget>, per_bio: &PerBio) -> EndOutcome<'ti> {
+        self.portion.ring(Reasons::LAPSE);
+        self.late.add(1, ordering::Relaxed);
+        report::refused(bio.op(), per_bio.sector, per_bio.sectors, true);
+        let until_ns = self.hold_until_ns(per_bio.hold_ms);
+        if until_ns == 0 {
+            return bio.done(status_of(per_bio.fail_with));
+        }
+        let mut held = self.held.lock();
+        let (kept, outcome) = bio.hold();
+        held.late.push(kept);
+        held.until_ns = held.until_ns.max(until_ns);
+        drop(held);
+        self.dispatcher.ring(Reasons::CHANGE);
+        outcome
+    }
+
+    #[inline]
+    fn leave(&self) {
+        if self.gate.leave().wake {
+            self.woken_by_permit();
+        }
+    }
+
+    #[cold]
+    fn woken_by_permit(&self) {
+        self.dispatcher.ring(Reasons::PERMIT);
+        self.portion.ring(Reasons::PERMIT);
+    }
+
+    fn count_refusal(&self, op: Op, sector: u64, sectors: u32) {
+        self.refused.add(1, ordering::Relaxed);
+        report::refused(op, sector, sectors, false);
+    }
+
+    fn note_lapse(&self) {
+        let _ = self.lapsed_ns.xchg(boottime_ns(), ordering::Full);
+    }
+
+    /// Until when something that fails now is kept; 0: not at all.
+    fn hold_until_ns(&self, hold_ms: u32) -> u64 {
+        let lapsed_ns = self.lapsed_ns.load(ordering::Acquire);
+        if hold_ms == 0 || lapsed_ns == 0 {
+            return 0;
+        }
+        let hold_ns = u64::from(hold_ms).saturating_mul(crate::proto::time::NS_PER_MS);
+        let until_ns = lapsed_ns.saturating_add(hold_ns);
+        if until_ns > boottime_ns() {
+            until_ns
+        } else {
+            0
+        }
+    }
+
+    fn fail_kept(&self) {
+        let (refused, late) = {
+            let mut held = self.held.lock();
+            held.until_ns = 0;
+            (held.refused.take_all(), held.late.take_all())
+        };
+        for mut bio in refused {
+            let fail_with = bio.per_bio().fail_with;
+            bio.end(status_of(fail_with));
+        }
+        late.for_each(fail_late);
+    }
+}
+
+fn fail_late(mut end: HeldEnd<LeaseTarget>) {
+    let fail_with = end.per_bio().fail_with;
+    end.finish(status_of(fail_with));
+}
+
+fn status_of(fail_with: FailWith) -> BlkStatus {
+    match fail_with {
+        FailWith::ResvConflict => BlkStatus::RESV_CONFLICT,
+        FailWith::IoErr => BlkStatus::IOERR,
+        FailWith::Medium => BlkStatus::MEDIUM,
+    }
+}

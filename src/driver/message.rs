@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `dmsetup message` may ask.
+//!
+//! Any device of a portion takes messages for the portion. All of them are idempotent and bounded
+//! in time. A message that is refused fails with an errno, and the reason stands in the log,
+//! because device-mapper passes no text along with an error.
+
+use super::{portion::Session, registry, report};
+use crate::{
+    dm::Args,
+    proto::{
+        controller,
+        message::Command,
+        status::Reason, //
+    },
+};
+use kernel::prelude::*;
+
+/// Carries out a message.
+pub fn handle(session: &Session, args: Args<'_>) -> Result {
+    let words = args.map(|word| word.to_bytes());
+    let command = Command::parse(words).map_err(|error| {
+        report::bad_message(session, error.text());
+        EINVAL
+    })?;
+    carry_out(session, command).map_err(|reason| {
+        report::refused_message(session, command, reason);
+        errno(reason)
+    })
+}
+
+fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
+    match command {
+        Command::Claim => session.command(controller::Command::Claim),
+        Command::Release => session.release(None),
+        Command::Handoff(successor) => session.release(Some(successor)),
+        Command::Fence => session.command(controller::Command::Fence(Reason::Fence)),
+        Command::Drop => {
+            session.gate.drop_kept();
+            Ok(())
+        }
+        Command::ConfirmDead {
+            controller,
+            epoch,
+            force,
+        } => {
+            let owner = controller;
+            session.command(controller::Command::ConfirmDead {
+                owner,
+                epoch,
+                force,
+            })
+        }
+        // Nothing is charged to a term yet: budgets of undrained owners are not counted.
+        Command::AcceptRisk { .. } => Err(Reason::NotExhausted),
+        Command::Repaired { .. } => Err(Reason::WrongEpoch),
+        Command::Degraded(failed) => {
+            session.degraded(failed);
+            Ok(())
+        }
+        Command::HeartbeatMs(period_ms) => {
+            registry::set_heartbeat_ms(session.controller, period_ms)
+        }
+    }
+}
+
+fn errno(reason: Reason) -> Error {
+    match reason {
+        Reason::UnknownController | Reason::WrongEpoch | Reason::OwnNumber => EINVAL,
+        Reason::PeriodUnfit => ERANGE,
+        Reason::NotOwner => EPERM,
+        Reason::ReleaseTimeout | Reason::Undecided => ETIMEDOUT,
+        Reason::NoMajority | Reason::Lapse => EIO,
+        _ => EBUSY,
+    }
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All sessions and all timers of this machine.
+//!
+//! A session exists while a table of it does, live or not; a timer while a session of its
+//! controller does. Several controllers may live in one kernel.
+//!
+//! Also here is what concerns all of them at once: the herald thread, which raises dm events and
+//! looks for openers (nobody waits for it), an orderly shutdown, and system sleep [R43].
+//!
+//! Locking: the registry's mutex is the outermost one. It is held while sessions are found, made
+//! and removed, never while one of them waits for a disk.
+
+use super::{
+    bell::Bell,
+    heart::{Beating, Heart},
+    portion::Session,
+};
+use crate::{
+    dm::{
+        clock,
+        notifier::{OnPm, OnReboot, PmEvent, PmNotifier, RebootNotifier, Shutdown},
+        DevT,
+        Priority,
+        Thread, //
+    },
+    proto::{
+        record::Slot,
+        status::Reason,
+        superblock::{Mismatch, Superblock},
+        time::NS_PER_MS, //
+    },
+};
+use kernel::{alloc::AllocError, prelude::*, sync::Arc};
+
+crate::module_global! {
+    /// The registry of this module.
+    pub struct REGISTRY(Registry);
+}
+
+/// Software RAID, bcache and dm-integrity write at shutdown, with priorities down to one below
+/// the highest; leases end after them, and before the drivers of the disks.
+const REBOOT_PRIORITY: i32 = i32::MAX - 2;
+
+/// See the top of the file.
+pub struct Registry {
+    sessions: KVec<Entry>,
+    hearts: KVec<(Arc<Heart>, Beating)>,
+    herald: Arc<Bell>,
+    boot_id: [u8; 16],
+    tables: u64,
+}
+
+struct Entry {
+    session: Arc<Session>,
+    tables: u32,
+}
+
+/// Why a table cannot join a session.
+pub enum JoinError {
+    /// Something failed that is not the table's fault.
+    System(Error),
+    /// The member differs from those that are here already.
+    Mismatch(Mismatch),
+    /// Another device is this member already.
+    Taken,
+    /// The controller's period does not fit the timings of the portion [R10].
+    Period,
+}
+
+impl From<Error> for JoinError {
+    fn from(error: Error) -> Self {
+        JoinError::System(error)
+    }
+}
+
+impl From<AllocError> for JoinError {
+    fn from(_: AllocError) -> Self {
+        JoinError::System(ENOMEM)
+    }
+}
+
+/// A table's share of a session; dropping it gives the share back.
+pub struct Membership {
+    /// The session.
+    pub session: Arc<Session>,
+    /// The table's own number.
+    pub id: u64,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let removed = REGISTRY::with(|registry| registry.part(&self.session));
+        // A session and a timer may be the last of their kind here: they end without the lock.
+        drop(removed);
+    }
+}
+
+/// The period of a controller's timer, in milliseconds, if it has one.
+pub fn heartbeat_ms(slot: Slot) -> Option<u32> {
+    let period_ns = REGISTRY::with(|registry| {
+        let heart = registry
+            .hearts
+            .iter()
+            .find(|(heart, _)| heart.controller == slot);
+        heart.map(|(heart, _)| heart.period_ns())
+    });
+    let period_ms = period_ns.flatten()?.checked_div(NS_PER_MS)?;
+    u32::try_from(period_ms).ok()
+}
+
+/// Finds or makes the session of controller `slot` on the portion of `superblock`, found on
+/// `device`. The first table of a controller sets its period.
+///
+/// # Errors
+///
+/// See [`JoinError`]; nothing is changed then.
+pub fn join(
+    superblock: &Superblock,
+    slot: Slot,
+    device: DevT,
+    heartbeat_ms: Option<u32>,
+) -> Result<Membership, JoinError> {
+    let joined = REGISTRY::with(|registry| registry.join(superblock, slot, device, heartbeat_ms));
+    joined.unwrap_or(Err(JoinError::System(ENODEV)))
+}
+
+/// Changes the period of a controller, if it fits all its portions [R10].
+///
+/// # Errors
+///
+/// [`Reason::PeriodUnfit`] if it does not fit one of them.
+pub fn set_heartbeat_ms(slot: Slot, period_ms: u32) -> Result<(), Reason> {
+    let period_ns = u64::from(period_ms).saturating_mul(NS_PER_MS);
+    let sessions = REGISTRY::with(|registry| {
+        let own = || {
+            registry
+                .sessions
+                .iter()
+                .filter(|entry| entry.session.controller == slot)
+        };
+        let fits = |entry: &Entry| entry.session.superblock.timing.period_fits(period_ns);
+        if !own().all(fits) {
+            return Err(Reason::PeriodUnfit);
+        }
+        if let Some((heart, _)) = registry
+            .hearts
+            .iter()
+            .find(|(heart, _)| heart.controller == slot)
+        {
+            heart.set_period_ns(period_ns);
+        }
+        own().for_each(|entry| entry.session.period_changed());
+        Ok(())
+    });
+    sessions.unwrap_or(Ok(()))
+}
+
+impl Registry {
+    fn new(herald: Arc<Bell>) -> Self {
+        Self {
+            sessions: KVec::new(),
+            hearts: KVec::new(),
+            herald,
+            boot_id: clock::random_u128().to_le_bytes(),
+            tables: 0,
+        }
+    }
+
+    fn join(
+        &mut self,
+        superblock: &Superblock,
+        slot: Slot,
+        device: DevT,
+        heartbeat_ms: Option<u32>,
+    ) -> Result<Membership, JoinError> {
+        let index = match self.find(superblock, slot) {
+            Some(index) => index,
+            None => self.make(superblock, slot, heartbeat_ms)?,
+        };
+        let entry = self.sessions.get_mut(index).ok_or(ENOENT)?;
+        entry.session.check_member(superblock, device)?;
+        self.tables = self.tables.wrapping_add(1);
+        entry.tables = entry.tables.saturating_add(1);
+        Ok(Membership {
+            session: entry.session.clone(),
+            id: self.tables,
+        })
+    }
+
+    fn find(&self, superblock: &Superblock, slot: Slot) -> Option<usize> {
+        let same = |entry: &Entry| {
+            entry.session.controller == slot && entry.session.superblock.uuid == superblock.uuid
+        };
+        self.sessions.iter().position(same)
+    }
+
+    fn make(
+        &mut self,
+        superblock: &Superblock,
+        slot: Slot,
+        heartbeat_ms: Option<u32>,
+    ) -> Result<usize, JoinError> {
+        let asked_ns = heartbeat_ms.map(|ms| u64::from(ms).saturating_mul(NS_PER_MS));
+        let known = self
+            .hearts
+            .iter()
+            .find(|(heart, _)| heart.controller == slot);
+        let known = known.map(|(heart, _)| heart.clone());
+        let period_ns = match &known {
+            Some(heart) => heart.period_ns(),
+            None => asked_ns.unwrap_or(superblock.timing.period_max_ns),
+        };
+        if !superblock.timing.period_fits(period_ns) {
+            return Err(JoinError::Period);
+        }
+        self.sessions.reserve(1, GFP_KERNEL)?;
+        let is_new = known.is_none();
+        let heart = match known {
+            Some(heart) => heart,
+            None => {
+                self.hearts.reserve(1, GFP_KERNEL)?;
+                Heart::new(slot, period_ns)?
+            }
+        };
+        let herald = self.herald.clone();
+        let session = Session::new(*superblock, heart.clone(), self.boot_id, herald)?;
+        if is_new {
+            let beating = heart.beat();
+            let _ = self.hearts.push_within_capacity((heart, beating));
+        }
+        let index = self.sessions.len();
+        let _ = self
+            .sessions
+            .push_within_capacity(Entry { session, tables: 0 });
+        Ok(index)
+    }
+
+    /// Takes back one table's share; returns what nobody needs any more.
+    fn part(&mut self, session: &Arc<Session>) -> Option<(Entry, Option<(Arc<Heart>, Beating)>)> {
+        let is_it = |entry: &Entry| Arc::ptr_eq(&entry.session, session);
+        let index = self.sessions.iter().position(is_it)?;
+        let entry = self.sessions.get_mut(index)?;
+        entry.tables = entry.tables.saturating_sub(1);
+        if entry.tables > 0 {
+            return None;
+        }
+        let entry = self.sessions.remove(index).ok()?;
+        let slot = entry.session.controller;
+        if self
+            .sessions
+            .iter()
+            .any(|entry| entry.session.controller == slot)
+        {
+            return Some((entry, None));
+        }
+        let heart = self
+            .hearts
+            .iter()
+            .position(|(heart, _)| heart.controller == slot);
+        let heart = heart.and_then(|index| self.hearts.remove(index).ok());
+        Some((entry, heart))
+    }
+
+    fn all(&self) -> KVec<Arc<Session>> {
+        let mut sessions = KVec::new();
+        for entry in &self.sessions {
+            // Without memory the rest is left out: each lease still ends by itself.
+            let _ = sessions.push(entry.session.clone(), GFP_KERNEL);
+        }
+        sessions
+    }
+}
+
+/// All sessions there are now.
+fn sessions() -> KVec<Arc<Session>> {
+    REGISTRY::with(|registry| registry.all()).unwrap_or_default()
+}
+
+/// What the module has as long as it is loaded. Dropped in this order: first nobody calls any
+/// more, then the registry goes.
+#[pin_data]
+pub struct Services {
+    #[pin]
+    reboot: RebootNotifier<Shutting>,
+    #[pin]
+    pm: PmNotifier<Sleeping>,
+    herald: Thread,
+    registry: REGISTRY,
+}
+
+impl Services {
+    /// Starts everything.
+    pub fn new() -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            let bell = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
+            let registry = REGISTRY::install(Registry::new(bell.clone()))?;
+            let herald = Thread::spawn(c"dm_lease_herald", Priority::Normal, move |context| {
+                while bell.wait(context, None).is_some() {
+                    sessions().iter().for_each(|session| session.herald());
+                }
+            })?;
+            Ok(try_pin_init!(Self {
+                reboot <- RebootNotifier::new(Shutting, REBOOT_PRIORITY),
+                pm <- PmNotifier::new(Sleeping, 0),
+                herald,
+                registry,
+            }? Error))
+        })
+    }
+}
+
+struct Shutting;
+
+impl OnReboot for Shutting {
+    fn reboot(&self, _how: Shutdown) {
+        for session in &sessions() {
+            session.leave(Reason::Reboot);
+        }
+    }
+}
+
+struct Sleeping;
+
+impl OnPm for Sleeping {
+    fn pm(&self, event: PmEvent) -> Result {
+        for session in &sessions() {
+            match event.is_before() {
+                true => session.leave(Reason::Suspend),
+                false => session.stay(),
+            }
+        }
+        Ok(())
+    }
+}

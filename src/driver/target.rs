@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The target `lease`: what device-mapper calls.
+//!
+//! `<start> <length> lease <device> <controller> [<#feature args> ...]`, see
+//! [`crate::proto::table`] for the words and the README for their meaning. Everything else is read
+//! from the superblock on the device.
+//!
+//! The constructor only reads: a table that is never resumed neither heartbeats nor claims. Activity
+//! begins with `resume` and ends with the destructor of the last table, which on a reload runs
+//! after the resume of the new one.
+//!
+//! Locking: none here; instances are shared by concurrent callbacks and never change.
+
+use super::{
+    gate::PerBio,
+    message,
+    portion::Table,
+    registry::{self, JoinError, Membership},
+    report,
+    superblock::{self, Unreadable},
+};
+use crate::{
+    dm::{
+        Access,
+        Args,
+        BlockDevice,
+        CtrError,
+        DmDevice,
+        DmTarget,
+        EndBio,
+        EndOutcome,
+        MapBio,
+        MapOutcome,
+        Op,
+        OrCtrError,
+        QueueLimits,
+        Reply,
+        StatusKind,
+        Target,
+        TargetBuilder,
+        TargetHandle,
+        TextWriter,
+        Visitor, //
+    },
+    proto::{
+        record::Slot,
+        superblock::Superblock,
+        table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
+    },
+};
+use core::fmt::Write as _;
+use kernel::{prelude::*, sync::Arc};
+
+/// The name of the set of callbacks.
+pub struct LeaseTarget;
+
+/// What the gate needs to know of a table for each bio.
+pub struct Rules {
+    /// State-changing bios are refused whatever the lease says.
+    pub read_only: bool,
+    /// What happens to a bio beyond the limit.
+    pub on_full: OnFull,
+    /// How refused and late bios fail.
+    pub fail_with: FailWith,
+    /// How long they are kept after a lapse.
+    pub lapse_hold_ms: u32,
+}
+
+/// One table line.
+pub struct Instance<'ti> {
+    device: DmDevice<'ti>,
+    offset_sectors: u64,
+    rules: Rules,
+    features: Features,
+    controller: Slot,
+    member: u8,
+    replacement: bool,
+    membership: Membership,
+    /// The member, opened for the session's own use.
+    own: Arc<BlockDevice>,
+    handle: TargetHandle,
+}
+
+#[vtable]
+impl Target for LeaseTarget {
+    const NAME: &'static CStr = c"lease";
+    const VERSION: [u32; 3] = [1, 0, 0];
+    const FEATURES: crate::dm::Features =
+        crate::dm::Features::SINGLETON.and(crate::dm::Features::NOWAIT);
+
+    type Data<'ti> = Instance<'ti>;
+    type PerBio = PerBio;
+
+    #[inline]
+    fn tracks(op: Op) -> bool {
+        // Everything that is not a read changes state, known or not [R23].
+        op != Op::READ
+    }
+
+    fn ctr<'ti>(
+        ti: &mut TargetBuilder<'ti>,
+        args: Args<'_>,
+    ) -> Result<impl PinInit<Instance<'ti>, CtrError>, CtrError> {
+        let made = construct(ti, args)?;
+        let Made {
+            device,
+            superblock,
+            line: (slot, features),
+            membership,
+            own,
+            handle,
+        } = made;
+        let rules = Rules::of(&features, ti.is_read_only());
+        let (member, replacement) = (superblock.member, superblock.replacement);
+        let offset_sectors = superblock.data_offset_sectors;
+        Ok(try_init!(Instance {
+            device,
+            offset_sectors,
+            rules,
+            features,
+            controller: slot,
+            member,
+            replacement,
+            membership,
+            own,
+            handle,
+        }? CtrError))
+    }
+
+    fn dtr(data: &Instance<'_>, _ti: &DmTarget) {
+        data.membership.session.detach(data.membership.id);
+    }
+
+    #[inline]
+    fn map<'ti>(data: &Instance<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
+        let sector = bio.sector().wrapping_add(data.offset_sectors);
+        // Reads pass everywhere, always [R22]; a write of nothing is a flush and changes nothing.
+        if bio.op() == Op::READ || bio.op() == Op::WRITE && bio.size_bytes() == 0 {
+            return bio.remap(data.device, sector);
+        }
+        data.membership
+            .session
+            .gate
+            .map(bio, data.device, sector, &data.rules)
+    }
+
+    #[inline]
+    fn end_io<'ti>(data: &Instance<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
+        data.membership.session.gate.end_io(bio)
+    }
+
+    fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
+        // A flushing suspend lets held bios pass; a noflush one wants them back.
+        if ti.noflush_suspending() {
+            data.membership.session.gate.requeue_suspending();
+        }
+    }
+
+    fn resume(data: &Instance<'_>, _ti: &DmTarget) {
+        let session = &data.membership.session;
+        let table = Table {
+            id: data.membership.id,
+            member: data.member,
+            replacement: data.replacement,
+            stateless: data.features.stateless,
+            read_only: data.rules.read_only,
+            claim_auto: data.features.claim == Claim::Auto,
+            batch: data.features.batch,
+            handle: data.handle.clone(),
+        };
+        if let Err(error) = session.attach(table, data.own.clone()) {
+            report::not_started(session, error);
+        }
+    }
+
+    fn status(data: &Instance<'_>, _ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>) {
+        let line = TableLine {
+            device: data.device.table_name().to_str().unwrap_or("?"),
+            controller: data.controller,
+            features: data.features,
+        };
+        let _ = match kind {
+            StatusKind::Info => write!(out, "{}", data.membership.session.status(data.member)),
+            StatusKind::Table => write!(out, "{line}"),
+            StatusKind::Ima => write!(out, "{}", line.ima()),
+        };
+    }
+
+    fn message(
+        data: &Instance<'_>,
+        _ti: &DmTarget,
+        args: Args<'_>,
+        _out: &mut TextWriter<'_>,
+    ) -> Result<Reply> {
+        message::handle(&data.membership.session, args).map(|()| Reply::Done)
+    }
+
+    fn iterate_devices<'ti>(data: &Instance<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>) {
+        visitor.visit(data.device, data.offset_sectors, ti.len_sectors());
+    }
+
+    fn io_hints(_data: &Instance<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
+        // A polled write would keep its permit until its submitter cares to poll.
+        limits.clear_poll();
+    }
+}
+
+/// What the constructor has brought together.
+struct Made<'ti> {
+    device: DmDevice<'ti>,
+    superblock: Superblock,
+    line: (Slot, Features),
+    membership: Membership,
+    own: Arc<BlockDevice>,
+    handle: TargetHandle,
+}
+
+impl Rules {
+    fn of(features: &Features, read_only: bool) -> Self {
+        Self {
+            read_only,
+            on_full: features.on_full,
+            fail_with: features.fail_with,
+            lapse_hold_ms: features.lapse_hold_ms,
+        }
+    }
+}
+
+fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'ti>, CtrError> {
+    let path = args.peek(0);
+    let line = TableLine::parse(args.map(|word| word.to_bytes()))
+        .map_err(|error| CtrError::new(EINVAL, error.text()))?;
+    let path = path.or_ctr(c"Device is missing")?;
+    let device = ti.get_device(path).or_ctr(c"Device cannot be opened")?;
+    let own = open(ti, &device)?;
+    let superblock = read_superblock(ti, &own)?;
+    check(ti, &line, &superblock)?;
+    let membership = join(ti, &line, &superblock, &own)?;
+    let handle = ti.handle().or_ctr(c"Cannot allocate a handle")?;
+    // An empty flush changes nothing, so it need not come here; a flush with data still does.
+    ti.set_num_flush_bios(1).set_flush_bypasses_map(true);
+    ti.set_num_discard_bios(1)
+        .set_num_secure_erase_bios(1)
+        .set_num_write_zeroes_bios(1);
+    let line = (line.controller, line.features);
+    Ok(Made {
+        device,
+        superblock,
+        line,
+        membership,
+        own,
+        handle,
+    })
+}
+
+/// Opens the member for mailbox I/O.
+fn open(ti: &TargetBuilder<'_>, device: &DmDevice<'_>) -> Result<Arc<BlockDevice>, CtrError> {
+    if device.is_zoned() {
+        return Err(CtrError::new(
+            EOPNOTSUPP,
+            c"Zoned devices are not supported",
+        ));
+    }
+    // A read-only table observes, and says so in its mailbox if the device lets it.
+    let access = match ti.is_read_only() && device.is_read_only() {
+        true => Access::Read,
+        false => Access::ReadWrite,
+    };
+    let own = BlockDevice::open(device.devt(), access)
+        .or_ctr(c"Device cannot be opened for mailboxes")?;
+    Ok(Arc::new(own, GFP_KERNEL)?)
+}
+
+fn read_superblock(ti: &TargetBuilder<'_>, own: &Arc<BlockDevice>) -> Result<Superblock, CtrError> {
+    superblock::read(own.clone()).map_err(|unreadable| match unreadable {
+        Unreadable::Io(error) => CtrError::new(error, c"Superblock cannot be read"),
+        Unreadable::Invalid(why) => CtrError::with_detail(
+            EINVAL,
+            c"Superblock is not valid",
+            ti,
+            format_args!("{why}"),
+        ),
+    })
+}
+
+fn check(
+    ti: &TargetBuilder<'_>,
+    line: &TableLine<'_>,
+    superblock: &Superblock,
+) -> Result<(), CtrError> {
+    let at = Surroundings {
+        data_sectors: superblock.data_length_sectors,
+        limit: superblock.redundancy.healthy_limit(),
+        controllers: superblock.controllers,
+        heartbeat_ms: registry::heartbeat_ms(line.controller),
+    };
+    line.check(ti.begin_sectors(), ti.len_sectors(), &at)
+        .map_err(|error| CtrError::new(EINVAL, error.text()))
+}
+
+fn join(
+    ti: &TargetBuilder<'_>,
+    line: &TableLine<'_>,
+    superblock: &Superblock,
+    own: &BlockDevice,
+) -> Result<Membership, CtrError> {
+    let joined = registry::join(
+        superblock,
+        line.controller,
+        own.devt(),
+        line.features.heartbeat_ms,
+    );
+    joined.map_err(|error| match error {
+        JoinError::System(error) => CtrError::new(error, c"Cannot make a session"),
+        JoinError::Mismatch(what) => CtrError::with_detail(
+            EINVAL,
+            c"Member does not fit the others of its portion",
+            ti,
+            format_args!("{what}"),
+        ),
+        JoinError::Taken => CtrError::new(EBUSY, c"Another device is this member already"),
+        JoinError::Period => CtrError::new(
+            EINVAL,
+            c"Heartbeat period does not fit the portion's timings",
+        ),
+    })
+}

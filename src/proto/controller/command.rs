@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What an operator, or the end of the machine, may ask of a controller.
+//!
+//! Every command is idempotent: asking for what already is, is a success. A refusal says why.
+
+use super::{Controller, Evidence, Pending, Phase};
+use crate::proto::record::{RecordRole, Slot};
+use crate::proto::status::Reason;
+
+/// A command to the machine; the words of users are in [`crate::proto::message`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Claim as soon as there is evidence.
+    Claim,
+    /// Close the gate, drain, and publish that the epoch is over; to `successor` if one is named.
+    /// Fails when permits are still open at `deadline_ns` of the local clock.
+    Release { successor: Option<Slot>, deadline_ns: u64 },
+    /// Latch now; needs no disk.
+    Fence(Reason),
+    /// Take the operator's word that the owner is dead.
+    ConfirmDead { owner: Slot, epoch: u64, force: bool },
+    /// Do not claim any more, until [`Command::Stay`]: the session is about to end or to sleep.
+    Leave,
+    /// Claim again.
+    Stay,
+}
+
+/// How a command ended, if it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// [`super::Action::Answer`] will tell.
+    Pending,
+}
+
+impl Controller {
+    /// Carries out a command, or begins to.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was begun.
+    pub fn handle_command(
+        &mut self,
+        command: Command,
+        now_ns: u64,
+    ) -> Result<Outcome, Reason> {
+        self.check_lapse(now_ns);
+        match command {
+            Command::Claim => self.claim(now_ns),
+            Command::Release { successor, deadline_ns } => {
+                self.release(successor, deadline_ns, now_ns)
+            }
+            Command::Fence(reason) => Ok(self.fence(reason, now_ns)),
+            Command::ConfirmDead { owner, epoch, force } => {
+                self.confirm_dead(owner, epoch, force, now_ns)
+            }
+            Command::Leave => {
+                self.leaving = true;
+                if matches!(self.phase, Phase::Claiming { .. }) {
+                    self.abandon_claim(now_ns);
+                }
+                Ok(Outcome::Done)
+            }
+            Command::Stay => {
+                self.leaving = false;
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn claim(&mut self, now_ns: u64) -> Result<Outcome, Reason> {
+        match (self.phase, self.blocked) {
+            (Phase::Failed, _) => return Err(Reason::Duplicate),
+            (Phase::Owner, _) => return Ok(Outcome::Done),
+            (Phase::Draining { .. }, _) => return Err(Reason::Busy),
+            (_, Some(reason)) => return Err(reason),
+            (_, None) if self.stale => return Err(Reason::StaleOpeners),
+            (_, None) => {}
+        }
+        self.claim_requested = true;
+        self.try_claim(now_ns);
+        Ok(Outcome::Done)
+    }
+
+    fn release(
+        &mut self,
+        successor: Option<Slot>,
+        deadline_ns: u64,
+        now_ns: u64,
+    ) -> Result<Outcome, Reason> {
+        if successor.is_some_and(|slot| !slot.is_in(self.setup.slots)) {
+            return Err(Reason::UnknownController);
+        }
+        if self.pending.is_some() {
+            return Err(Reason::Busy);
+        }
+        self.claim_requested = false;
+        match self.phase {
+            Phase::Owner if successor == Some(self.setup.slot) => Ok(Outcome::Done),
+            Phase::Owner if self.lease.is_valid(now_ns) => {
+                self.phase = Phase::Draining { successor, deadline_ns };
+                self.pending = Some(Pending::Drain);
+                self.queue_limit();
+                Ok(Outcome::Pending)
+            }
+            Phase::Owner | Phase::Claiming { .. } => Err(Reason::Busy),
+            _ => self.already_released(successor),
+        }
+    }
+
+    /// A secondary has nothing to release; a hand-over that already happened is a success.
+    fn already_released(&self, successor: Option<Slot>) -> Result<Outcome, Reason> {
+        let owner = self.decided.value.map(|value| value.slot);
+        match successor {
+            None => Ok(Outcome::Done),
+            Some(slot) if owner == Some(slot) && !self.is_mine() => Ok(Outcome::Done),
+            // Given back to it already; it has not come yet.
+            Some(_) if self.role == (RecordRole::Released { successor }) => Ok(Outcome::Done),
+            Some(_) => Err(Reason::NotOwner),
+        }
+    }
+
+    fn fence(&mut self, reason: Reason, now_ns: u64) -> Outcome {
+        self.claim_requested = false;
+        match self.phase {
+            Phase::Owner | Phase::Draining { .. } => self.latch(reason, now_ns),
+            Phase::Claiming { .. } => self.abandon_claim(now_ns),
+            _ => {}
+        }
+        if self.evidence == Some(Evidence::OwnLapse) {
+            self.evidence = None;
+        }
+        Outcome::Done
+    }
+
+    fn confirm_dead(
+        &mut self,
+        owner: Slot,
+        epoch: u64,
+        force: bool,
+        now_ns: u64,
+    ) -> Result<Outcome, Reason> {
+        let term = self.decided.value.map(|value| value.slot);
+        if term != Some(owner) || self.decided.epoch != epoch || owner == self.setup.slot {
+            return Err(Reason::WrongEpoch);
+        }
+        let quiet_ns = self.setup.timing.lease_elsewhere_ns();
+        let last_ns = self.owner.last_change_ns();
+        let alive = last_ns.map_or(true, |at| now_ns.saturating_sub(at) < quiet_ns);
+        if alive && !force {
+            return Err(Reason::OwnerAlive);
+        }
+        self.evidence.get_or_insert(Evidence::Confirmed);
+        self.claim_requested = true;
+        self.try_claim(now_ns);
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the machine writes and reads, and what comes back.
+//!
+//! All own writes are built from the one image, at the moment they are given out. Nothing here
+//! decides about roles; a complete round goes to [`super::judge`].
+
+use super::{Action, Controller, Evidence, Kind, Member, Phase, ReadTag};
+use crate::proto::observer::member_bit;
+use crate::proto::record::{
+    BallotRecord, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
+};
+use crate::proto::register::Write;
+use crate::proto::round::{Found, Mailboxes, Progress, Round, Stage};
+use crate::proto::status::Reason;
+
+impl Controller {
+    /// A write to an own register has come to its end.
+    pub fn handle_write(&mut self, member: u8, register: Register, ok: bool, now_ns: u64) {
+        self.check_time(now_ns);
+        self.note_health(member, ok);
+        let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
+        let image = self.image;
+        let Some(state) = self.member_mut(member) else { return };
+        let own = state.register(register);
+        match ok {
+            true => own.succeeded(),
+            false => own.failed(settled_ns),
+        }
+        let more = ok && own.copies(image) < 2;
+        let counts = ok && own.counts(image, now_ns);
+        let number = match register {
+            Register::Ballot => state.ballot_round,
+            Register::Heartbeat => state.heartbeat_round,
+        };
+        let Some(round) = self.round.as_mut() else { return };
+        let belongs = round.number == number && round.stage == Stage::Writing;
+        match (round.kind, register) {
+            (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, ok),
+            (Kind::Ballot, Register::Ballot) if belongs && more => {
+                round.given &= !member_bit(member);
+            }
+            (Kind::Ballot, Register::Ballot) if belongs => round.wrote(member, counts),
+            _ => return,
+        }
+        self.advance(now_ns);
+    }
+
+    /// A read of a member's mailboxes has come to its end; `None` when it failed.
+    pub fn handle_read<M: Mailboxes>(&mut self, member: u8, boxes: Option<&M>, now_ns: u64) {
+        self.check_time(now_ns);
+        self.note_health(member, boxes.is_some());
+        let Some(tag) = self.member_mut(member).and_then(|state| state.read.take()) else { return };
+        if let Some(boxes) = boxes {
+            self.learn_own_registers(member, tag, boxes);
+            self.absorb(member, tag, boxes, now_ns);
+        }
+        let reading = |round: &&mut Round| round.stage == Stage::Reading;
+        match self.round.as_mut() {
+            Some(round) if tag.round == Some(round.number) && reading(&round) => {
+                round.read(member, boxes.is_some());
+                if let Some(boxes) = boxes {
+                    self.fold(member, boxes);
+                }
+            }
+            // A look at the own blocks that failed: the member cannot be written in this round,
+            // and is not asked again before the next one.
+            Some(round) if tag.is_failed_look(boxes.is_some()) && round.stage == Stage::Writing => {
+                round.given |= member_bit(member);
+                round.wrote(member, false);
+            }
+            _ => {}
+        }
+        self.advance(now_ns);
+    }
+
+    pub(super) fn begin_due_round(&mut self, now_ns: u64) {
+        if !self.due || self.round.is_some() {
+            return;
+        }
+        self.due = false;
+        match self.phase {
+            Phase::Joining => self.begin_round(Kind::Look, now_ns),
+            Phase::Owner | Phase::Draining { .. } => {
+                self.hb = self.hb.saturating_add(1);
+                self.begin_round(Kind::Heartbeat, now_ns);
+            }
+            Phase::Announcing | Phase::Secondary => self.begin_round(Kind::Heartbeat, now_ns),
+            Phase::Claiming { .. } | Phase::Failed => {}
+        }
+    }
+
+    pub(super) fn begin_round(&mut self, kind: Kind, now_ns: u64) {
+        self.rounds = self.rounds.wrapping_add(1);
+        self.last_look_ns = now_ns;
+        self.round = Some(Round::new(self.rounds, kind, self.decided, now_ns));
+        // Without enough members the round fails at once, and the next tick tries again.
+        self.advance(now_ns);
+    }
+
+    pub(super) fn end_round_in_failure(&mut self, now_ns: u64) {
+        self.round = None;
+        self.round_failed(now_ns);
+    }
+
+    /// Sees how the round goes on, and acts on it.
+    fn advance(&mut self, now_ns: u64) {
+        let (slots, majority) = (self.setup.slots, self.majority());
+        let Some(round) = self.round.as_mut() else {
+            return self.begin_due_round(now_ns);
+        };
+        match round.advance(now_ns, slots, self.present, majority) {
+            Progress::Waiting => {}
+            Progress::Failed => self.end_round_in_failure(now_ns),
+            Progress::Complete => {
+                if let Some(round) = self.round.take() {
+                    self.last_round_ns = now_ns.saturating_sub(round.stamp_ns);
+                    self.last_look_ns = round.issued_ns;
+                    self.judge(&round, now_ns);
+                    self.try_claim(now_ns);
+                    self.begin_due_round(now_ns);
+                }
+            }
+        }
+    }
+
+    /// The next block to write or mailbox to read.
+    pub(super) fn poll_io(&mut self) -> Option<Action> {
+        let round = self.round.as_ref()?;
+        let (kind, stage, number, given) = (round.kind, round.stage, round.number, round.given);
+        let present = self.present;
+        (0..self.setup.members)
+            .filter(|&member| present & member_bit(member) != 0)
+            .find_map(|member| match stage {
+                Stage::Reading if given & member_bit(member) == 0 => {
+                    self.give_read(member, Some(number))
+                }
+                Stage::Reading => None,
+                Stage::Writing => self.give_write(member, kind, number, given),
+            })
+    }
+
+    fn give_write(&mut self, member: u8, kind: Kind, number: u32, given: u16) -> Option<Action> {
+        let wanted = given & member_bit(member) == 0;
+        let image = self.image;
+        let state = self.member_mut(member)?;
+        let needs_look = state.ballot.is_unknown() || state.heartbeat.is_unknown();
+        let stale_ballot = state.ballot.copies(image) < 2;
+        if wanted && needs_look && state.read.is_none() {
+            return self.give_read(member, None);
+        }
+        match kind {
+            Kind::Heartbeat => {
+                // The image of the ballots follows along; only the heartbeat counts for the round.
+                let ballot = if stale_ballot { self.give_ballot(member, number) } else { None };
+                ballot.or_else(|| if wanted { self.give_heartbeat(member, number) } else { None })
+            }
+            Kind::Ballot if wanted => self.give_ballot(member, number),
+            Kind::Ballot | Kind::Look => None,
+        }
+    }
+
+    fn give_ballot(&mut self, member: u8, number: u32) -> Option<Action> {
+        let image = self.image;
+        let state = self.member_mut(member)?;
+        let Write { side, seq } = state.ballot.begin(image)?;
+        state.ballot_round = number;
+        self.mark_given(member, Kind::Ballot);
+        Some(Action::WriteBallot { member, side, record: self.ballot_record(seq) })
+    }
+
+    fn give_heartbeat(&mut self, member: u8, number: u32) -> Option<Action> {
+        let state = self.member_mut(member)?;
+        let Write { side, seq } = state.heartbeat.begin(number)?;
+        state.heartbeat_round = number;
+        self.mark_given(member, Kind::Heartbeat);
+        let record = self.heartbeat_record(seq);
+        let fua = matches!(record.role, RecordRole::Lapsed | RecordRole::Released { .. });
+        Some(Action::WriteHeartbeat { member, side, fua, record })
+    }
+
+    fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<Action> {
+        let state = self.member_mut(member)?;
+        if state.read.is_some() {
+            return None;
+        }
+        state.read = Some(ReadTag {
+            round,
+            ballot_unknown: state.ballot.is_unknown(),
+            heartbeat_unknown: state.heartbeat.is_unknown(),
+            ballot_written: state.ballot.is_written(),
+            heartbeat_written: state.heartbeat.is_written(),
+        });
+        if round.is_some() {
+            if let Some(round) = self.round.as_mut() {
+                round.given |= member_bit(member);
+            }
+        }
+        Some(Action::Read { member })
+    }
+
+    fn mark_given(&mut self, member: u8, kind: Kind) {
+        if let Some(round) = self.round.as_mut() {
+            if round.kind == kind {
+                round.given |= member_bit(member);
+            }
+        }
+    }
+
+    fn ballot_record(&self, seq: u64) -> BallotRecord {
+        BallotRecord {
+            seq,
+            inc: self.setup.inc,
+            boot_id: self.setup.boot_id,
+            dec: self.decided,
+            mbal: self.promise.mbal,
+            bal: self.promise.bal,
+            val: self.promise.val,
+            limit: self.limit,
+            charges: self.charges,
+        }
+    }
+
+    fn heartbeat_record(&self, seq: u64) -> HeartbeatRecord {
+        HeartbeatRecord {
+            seq,
+            inc: self.setup.inc,
+            dec: self.decided,
+            role: self.role,
+            hb: self.hb,
+            open: self.open,
+            period_ns: self.setup.period_ns,
+            reason: self.reason as u8,
+        }
+    }
+
+    fn learn_own_registers<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M) {
+        let slot = self.setup.slot;
+        let Some(state) = self.member_mut(member) else { return };
+        if tag.ballot_unknown {
+            let found = boxes.ballot(slot);
+            state.ballot.learned(newest_seq(&found, |record| record.seq));
+        }
+        if tag.heartbeat_unknown {
+            let found = boxes.heartbeat(slot);
+            state.heartbeat.learned(newest_seq(&found, |record| record.seq));
+        }
+    }
+
+    /// Takes what holds for ever, from any read: decisions, foreign records, signs of life.
+    fn absorb<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) {
+        let mut best = self.decided;
+        for slot in Slot::all_in(self.setup.slots) {
+            let ballot = boxes.ballot(slot).reading.valid().map(|record| record.dec);
+            let mark = boxes.heartbeat(slot).reading.valid().map(|record| record.dec);
+            for decided in [ballot, mark].into_iter().flatten() {
+                if decided.epoch > best.epoch {
+                    best = decided;
+                }
+            }
+        }
+        // A joiner has no image yet; it learns from a majority, at the end of its listening.
+        if self.phase != Phase::Joining {
+            self.learn(best, now_ns);
+            self.check_own_slot(tag, boxes, now_ns);
+        }
+        self.watch(member, boxes, now_ns);
+    }
+
+    /// Whoever finds in its slot what it did not write withdraws [R36]. A read from before the
+    /// first own write shows the former incarnation, and rightly so.
+    fn check_own_slot<M: Mailboxes>(&mut self, tag: ReadTag, boxes: &M, now_ns: u64) {
+        let (slot, inc) = (self.setup.slot, self.setup.inc);
+        let ballot = boxes.ballot(slot).reading.valid().is_some_and(|record| record.inc != inc);
+        let beat = boxes.heartbeat(slot).reading.valid().is_some_and(|record| record.inc != inc);
+        let foreign = ballot && tag.ballot_written || beat && tag.heartbeat_written;
+        if foreign && self.phase != Phase::Failed {
+            self.latch(Reason::ForeignIncarnation, now_ns);
+            self.phase = Phase::Failed;
+            self.evidence = None;
+        }
+    }
+
+    /// Ages what the observers watch on this member.
+    fn watch<M: Mailboxes>(&mut self, member: u8, boxes: &M, now_ns: u64) {
+        if self.phase == Phase::Joining {
+            if let Some(value) = self.own_slot_value(member, boxes) {
+                if self.own_slot.saw(member, Some(value), now_ns) {
+                    self.reason = Reason::Duplicate;
+                }
+            }
+        }
+        let Some(value) = self.owner_value(member, boxes) else { return };
+        let changed = self.owner.saw(member, value, now_ns);
+        // Who claims epoch 1 has nobody to respect but the ballots themselves.
+        let Some(owner) = self.decided.value else { return };
+        if changed && matches!(self.evidence, Some(Evidence::Silence | Evidence::Confirmed)) {
+            self.owner_lives(now_ns);
+        }
+        if self.released_to_us(owner, boxes) {
+            self.evidence.get_or_insert(Evidence::Released);
+        }
+    }
+
+    /// Whether the owner of D published that it is over, and this controller may follow at once.
+    fn released_to_us<M: Mailboxes>(&self, owner: Value, boxes: &M) -> bool {
+        let Some(record) = boxes.heartbeat(owner.slot).reading.valid() else { return false };
+        let speaks = record.inc == owner.inc && record.dec.epoch == self.decided.epoch;
+        let named = match record.role {
+            RecordRole::Released { successor } => {
+                successor.is_none() || successor == Some(self.setup.slot)
+            }
+            _ => false,
+        };
+        speaks && named && !self.is_mine()
+    }
+
+    /// What stands in the own slot, as one number that changes with each write.
+    fn own_slot_value<M: Mailboxes>(&self, member: u8, boxes: &M) -> Option<u64> {
+        let slot = self.setup.slot;
+        let ballot = self.info(member, boxes.ballot(slot).reading)?;
+        let beat = self.info(member, boxes.heartbeat(slot).reading)?;
+        let ballot = ballot.map_or(0, |record| record.seq);
+        Some(ballot.wrapping_add(beat.map_or(0, |record| record.seq)))
+    }
+
+    /// What shows life of the present term: the owner's heartbeats, or claims for epoch 1. `None`
+    /// is no information; `Some(None)` says that the owner, in that incarnation and term, has
+    /// nothing there.
+    fn owner_value<M: Mailboxes>(&self, member: u8, boxes: &M) -> Option<Option<u64>> {
+        let Decided { epoch, value } = self.decided;
+        if let Some(owner) = value {
+            let record = self.info(member, boxes.heartbeat(owner.slot).reading)?;
+            let speaks = |r: &HeartbeatRecord| r.inc == owner.inc && r.dec.epoch == epoch;
+            return Some(record.filter(speaks).map(|record| record.hb));
+        }
+        let mut claims = 0_u64;
+        for slot in Slot::all_in(self.setup.slots).filter(|&slot| slot != self.setup.slot) {
+            let record = self.info(member, boxes.ballot(slot).reading)?;
+            claims = claims.wrapping_add(record.map_or(0, |record| record.mbal.round));
+        }
+        Some(Some(claims))
+    }
+
+    /// A reading as information: `None` is none, `Some(None)` says that nothing was written.
+    fn info<T>(&self, member: u8, reading: Reading<T>) -> Option<Option<T>> {
+        match reading {
+            Reading::Valid(record) => Some(Some(record)),
+            Reading::Blank if self.setup.originals & member_bit(member) != 0 => Some(None),
+            Reading::Blank | Reading::Invalid(_) => None,
+        }
+    }
+
+    /// Adds a member's mailboxes to the round they were read for.
+    fn fold<M: Mailboxes>(&mut self, member: u8, boxes: &M) {
+        let Some(mut round) = self.round.take() else { return };
+        let own = self.setup.slot;
+        let mut blank = true;
+        for slot in Slot::all_in(self.setup.slots) {
+            let ballot = self.info(member, boxes.ballot(slot).reading);
+            let beat = self.info(member, boxes.heartbeat(slot).reading);
+            blank &= matches!((ballot, beat), (Some(None), Some(None)));
+            if let Some(Some(record)) = ballot {
+                round.seen.add(slot, &record, own);
+            }
+            if let Some(Some(record)) = beat {
+                round.seen.decided(record.dec);
+            }
+            let (Some(ballot), Some(_)) = (ballot, beat) else { continue };
+            round.informed(slot, member);
+            if slot == own {
+                round.own_slot(member, ballot.as_ref());
+            }
+        }
+        if blank {
+            round.blank |= member_bit(member);
+        }
+        let watched = match self.phase {
+            Phase::Joining => self.own_slot_value(member, boxes).is_some(),
+            _ => self.owner_value(member, boxes).is_some(),
+        };
+        if watched {
+            round.confirmed |= member_bit(member);
+        }
+        if round.seen.decided.epoch == self.decided.epoch {
+            self.highest = self.highest.max(round.seen.highest);
+        }
+        self.round = Some(round);
+    }
+
+    fn note_health(&mut self, member: u8, ok: bool) {
+        match ok {
+            true => self.healthy |= member_bit(member) & self.present,
+            false => self.healthy &= !member_bit(member),
+        }
+    }
+
+    fn member_mut(&mut self, member: u8) -> Option<&mut Member> {
+        self.members.get_mut(usize::from(member))
+    }
+}
+
+fn newest_seq<T: Copy>(
+    found: &Found<T>,
+    seq: impl Fn(&T) -> u64,
+) -> Option<(crate::proto::layout::Side, u64)> {
+    match (found.reading, found.newest) {
+        (Reading::Valid(record), Some(side)) => Some((side, seq(&record))),
+        _ => None,
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a complete, or a failed, round leads to.
+
+use super::{Controller, Evidence, Phase, Pending, Proposal, Queued};
+use crate::proto::lease::{Lease, Verdict};
+use crate::proto::observer::member_bit;
+use crate::proto::paxos::{next_ballot, Promise};
+use crate::proto::record::{Ballot, Decided, RecordRole, Slot};
+use crate::proto::round::{is_majority, Kind, Round};
+use crate::proto::status::Reason;
+
+/// A claim that was preempted waits for a random part of up to 2^this rounds.
+const BACKOFF_MAX_SHIFT: u8 = 6;
+
+impl Controller {
+    /// A round is complete: every slot is known from a majority.
+    pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
+        match self.phase {
+            Phase::Joining => self.judge_listening(round),
+            Phase::Announcing => self.judge_announcement(now_ns),
+            Phase::Secondary => self.judge_watch(round),
+            Phase::Claiming { ballot, proposal, .. } => match proposal {
+                None => self.judge_phase_1(round, ballot, now_ns),
+                Some(proposal) => self.judge_phase_2(round, ballot, proposal, now_ns),
+            },
+            Phase::Owner | Phase::Draining { .. } => self.judge_heartbeat(round, now_ns),
+            Phase::Failed => {}
+        }
+    }
+
+    /// A round came to nothing: nothing is changed, except that a claim ends.
+    pub(super) fn round_failed(&mut self, now_ns: u64) {
+        if matches!(self.phase, Phase::Claiming { .. }) {
+            self.abandon_claim(now_ns);
+        }
+        if self.pending == Some(Pending::Publish) {
+            self.answer(Err(Reason::NoMajority));
+        }
+    }
+
+    /// Joining: the own slot has been quiet for long enough, and a majority told what this
+    /// controller promised before. The role is dropped, the promises are kept [R35].
+    fn judge_listening(&mut self, round: &Round) {
+        let majority = self.majority();
+        // The first complete round tells whether this is a portion that nobody ever touched.
+        let virgin = *self.virgin.get_or_insert(is_majority(round.blank, majority));
+        let listen_ns = self.setup.timing.join_listen_ns();
+        if !self.own_slot.is_silent(round.confirmed, round.issued_ns, listen_ns, majority) {
+            return;
+        }
+        self.decided = round.seen.decided;
+        self.highest = round.seen.highest;
+        let (decided, promise) = round.own_promise;
+        self.promise = if decided.epoch == self.decided.epoch { promise } else { Promise::NONE };
+        let untouched = self.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
+        self.virgin = Some(virgin && untouched);
+        self.changed_image();
+        self.owner.reset();
+        self.note_term();
+        if self.reason == Reason::Duplicate {
+            self.reason = Reason::None;
+        }
+        self.phase = Phase::Announcing;
+        self.due = true;
+    }
+
+    /// The first record of this incarnation is on a majority. No ballot before it has been there
+    /// for the listening time again, so that two machines that came at once both notice [R36].
+    fn judge_announcement(&mut self, now_ns: u64) {
+        self.ballots_from_ns = now_ns.saturating_add(self.setup.timing.join_listen_ns());
+        self.phase = Phase::Secondary;
+        let virgin = self.virgin == Some(true) && self.decided == Decided::NEVER;
+        if virgin && self.setup.home == self.setup.slot {
+            self.evidence = Some(Evidence::Virgin);
+        }
+    }
+
+    fn judge_watch(&mut self, round: &Round) {
+        if self.pending == Some(Pending::Publish) && round.kind == Kind::Heartbeat {
+            self.answer(Ok(()));
+        }
+        let (silence_ns, majority) = (self.silence_ns(), self.majority());
+        let silent =
+            self.owner.is_silent(round.confirmed, round.issued_ns, silence_ns, majority);
+        if silent && self.evidence.is_none() {
+            self.evidence = Some(Evidence::Silence);
+        }
+    }
+
+    /// Phase 1: nobody is ahead, so a value may be put forward.
+    fn judge_phase_1(&mut self, round: &Round, ballot: Ballot, now_ns: u64) {
+        if round.seen.highest > ballot {
+            return self.outbid(now_ns);
+        }
+        let value = round.seen.value(&self.promise, self.me());
+        self.promise.bal = ballot;
+        self.promise.val = Some(value);
+        self.changed_image();
+        if let Phase::Claiming { proposal, .. } = &mut self.phase {
+            *proposal = Some(Proposal { value, s0_ns: now_ns });
+        }
+        self.begin_round(Kind::Ballot, now_ns);
+    }
+
+    /// Phase 2: nobody is ahead, so the value is decided.
+    fn judge_phase_2(&mut self, round: &Round, ballot: Ballot, proposal: Proposal, now_ns: u64) {
+        if round.seen.highest > ballot {
+            return self.outbid(now_ns);
+        }
+        let Some(epoch) = self.decided.epoch.checked_add(1) else { return };
+        self.decided = Decided { epoch, value: Some(proposal.value) };
+        self.promise = Promise::NONE;
+        self.hb = 0;
+        self.forget_epoch();
+        self.note_term();
+        self.claim_requested = false;
+        match proposal.value == self.me() {
+            true => {
+                self.phase = Phase::Owner;
+                self.role = RecordRole::Owner;
+                self.reason = Reason::None;
+                self.lease = Lease::fresh(self.setup.timing.lease_ns, proposal.s0_ns);
+                self.check_lapse(now_ns);
+                self.due = true;
+            }
+            false => {
+                self.phase = Phase::Secondary;
+                self.role = RecordRole::Secondary;
+            }
+        }
+    }
+
+    /// A heartbeat of the owner succeeded: extend, or latch.
+    fn judge_heartbeat(&mut self, round: &Round, now_ns: u64) {
+        if round.seen.decided.epoch == self.decided.epoch && round.seen.foreign != Ballot::NONE {
+            return self.latch(Reason::ClaimSeen, now_ns);
+        }
+        let before = self.lease.expiry_ns();
+        let late = self.lapse_reason(Reason::Continuity);
+        match self.lease.judge(round.stamp_ns, now_ns) {
+            Verdict::Broken => return self.latch(late, now_ns),
+            // The first heartbeats of an epoch are back to back.
+            Verdict::NoLeaseYet => self.due = true,
+            Verdict::Extended { expiry_ns } => self.queue.push(match before {
+                None => Queued::OpenEpoch { epoch: self.decided.epoch, expiry_ns },
+                Some(from_ns) => Queued::Extend { from_ns, to_ns: expiry_ns },
+            }),
+        }
+        self.queue.push(Queued::Heartbeat {
+            hb: self.hb,
+            stamp_ns: round.stamp_ns,
+            judged_ns: now_ns,
+            expiry_ns: self.lease.expiry_ns(),
+        });
+        self.raise_limit();
+    }
+
+    /// A raised limit holds once a majority carries it [R14].
+    fn raise_limit(&mut self) {
+        let carries = |member: &u8| {
+            let state = self.members.get(usize::from(*member));
+            state.is_some_and(|state| state.ballot.copies(self.image) > 0)
+        };
+        let members = (0..self.setup.members).filter(carries);
+        let members = members.fold(0, |set, member| set | member_bit(member));
+        if self.limit > self.gate_limit && is_majority(members, self.majority()) {
+            self.gate_limit = self.limit;
+            self.queue_limit();
+        }
+    }
+
+    /// Begins a claim if there is evidence and nothing stands against it.
+    pub(super) fn try_claim(&mut self, now_ns: u64) {
+        if !self.claim_at_ns().is_some_and(|at| at <= now_ns) {
+            return;
+        }
+        let above = self.highest.max(self.promise.mbal);
+        let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else { return };
+        self.promise.mbal = ballot;
+        self.changed_image();
+        let deadline_ns = now_ns.saturating_add(self.setup.timing.window_ns);
+        self.phase = Phase::Claiming { ballot, proposal: None, deadline_ns };
+        self.begin_round(Kind::Ballot, now_ns);
+    }
+
+    /// When the next claim may begin, with what is known now.
+    pub(super) fn claim_at_ns(&self) -> Option<u64> {
+        let ready = self.phase == Phase::Secondary
+            && self.evidence.is_some()
+            && self.wants_claim()
+            && self.pending.is_none();
+        ready.then(|| self.ballots_from_ns.max(self.backoff_until_ns))
+    }
+
+    pub(super) fn wants_claim(&self) -> bool {
+        (self.claim_auto || self.claim_requested) && self.blocked.is_none() && !self.stale && !self.leaving
+    }
+
+    /// The owner showed a heartbeat after all: the evidence was wrong [R29].
+    pub(super) fn owner_lives(&mut self, now_ns: u64) {
+        self.evidence = None;
+        if matches!(self.phase, Phase::Claiming { .. }) {
+            self.abandon_claim(now_ns);
+        }
+    }
+
+    /// Another candidate is ahead.
+    fn outbid(&mut self, now_ns: u64) {
+        self.reason = Reason::Outbid;
+        self.abandon_claim(now_ns);
+        self.back_off(now_ns);
+    }
+
+    /// Ends a claim; the next one begins within a period. What was written stays: a promise cannot
+    /// be withdrawn.
+    pub(super) fn abandon_claim(&mut self, now_ns: u64) {
+        self.phase = Phase::Secondary;
+        self.round = None;
+        self.due = true;
+        self.wait_below(self.setup.period_ns, now_ns);
+    }
+
+    /// Lets another candidate go first, for a random time that grows with every attempt: two that
+    /// go on in step would outbid each other for ever.
+    pub(super) fn back_off(&mut self, now_ns: u64) {
+        self.attempts = self.attempts.saturating_add(1).min(BACKOFF_MAX_SHIFT);
+        self.wait_below(self.last_round_ns.saturating_mul(1 << self.attempts), now_ns);
+    }
+
+    fn wait_below(&mut self, bound_ns: u64, now_ns: u64) {
+        let wait_ns = self.random_below(bound_ns).saturating_add(1);
+        self.backoff_until_ns = now_ns.saturating_add(wait_ns);
+    }
+
+    /// The gate is closed and empty: end the epoch and say so [R34].
+    pub(super) fn finish_release(&mut self, successor: Option<Slot>, now_ns: u64) {
+        let pending = self.pending.take();
+        let reason = if successor.is_some() { Reason::Handoff } else { Reason::Released };
+        self.latch(reason, now_ns);
+        self.role = RecordRole::Released { successor };
+        self.open = 0;
+        self.pending = pending.map(|_| Pending::Publish);
+        self.begin_due_round(now_ns);
+    }
+}

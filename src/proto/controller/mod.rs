@@ -1,0 +1,753 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The machine of one controller for one portion: joins, watches, claims, owns, hands over.
+//!
+//! ```text
+//!            own slot quiet, own          majority has
+//!            records known                our record
+//!  Joining ------------------> Announcing ------------> Secondary <-----------------+
+//!     any foreign change                                 |    ^                     |
+//!     restarts the listening            evidence that    |    | preempted, failed,  |
+//!                                       the epoch is over|    | owner lives after all
+//!                                                        v    |                     |
+//!                                                      Claiming (phase 1, phase 2)  |
+//!                                                        |                          |
+//!                                                decided |                          |
+//!                                                        v     release, handoff     |
+//!                                                      Owner ------> Draining ------+
+//!                                                        |              | released  |
+//!                                                        +--------------+-----------+
+//!                                                          latch: lapse, higher epoch,
+//!                                                          claim seen, fence
+//!  any --- foreign incarnation in the own slot ---> Failed
+//! ```
+//!
+//! The files follow the flow: `io` says what is written and read
+//! when, `judge` what a complete round leads to, `command` what an operator may ask for. The
+//! tables they implement were model-checked (see the README beside this folder).
+//!
+//! Legal call order: any `handle_*` at any time with a clock value that does not decrease, read
+//! *after* the event it reports; after each, [`Controller::poll_action`] until it returns `None`,
+//! performing each action in order. Before a stamp matters the clock value is the caller's last
+//! reading *before* it issues anything: [`Controller::handle_tick`] stamps the heartbeat with it.
+//! [`Controller::poll_timeout_ns`] says when [`Controller::handle_timeout`] wants to be called.
+//!
+//! Locking: none; the caller serialises the calls for one machine.
+
+mod command;
+mod io;
+mod judge;
+
+pub use command::{Command, Outcome};
+
+use super::layout::{Side, MAX_MEMBERS};
+use super::lease::Lease;
+use super::observer::{member_bit, Observer};
+use super::paxos::Promise;
+use super::record::{
+    Ballot, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, RecordRole, Register,
+    Slot, Value,
+};
+use super::register::OwnRegister;
+use super::round::{Kind, Round};
+use super::status::{Reason, Role};
+use super::time::{majority, Timing};
+
+/// What is given when a controller joins a portion.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Setup {
+    /// The controller's slot.
+    pub slot: Slot,
+    /// Drawn at random for this session.
+    pub inc: Incarnation,
+    /// The boot of this machine, for the operator.
+    pub boot_id: [u8; 16],
+    /// Number of members of the portion.
+    pub members: u8,
+    /// Members of the original format: a blank slot on them is information [R39].
+    pub originals: u16,
+    /// The formatted slots, a bit each.
+    pub slots: u64,
+    /// The controller that may claim a never owned portion at once.
+    pub home: Slot,
+    /// The timings, the same for every controller [R25].
+    pub timing: Timing,
+    /// The own heartbeat period.
+    pub period_ns: u64,
+    /// The batch limit in force at first.
+    pub limit: u32,
+    /// Whether to claim whenever there is evidence, or only when told to.
+    pub claim_auto: bool,
+}
+
+/// What the caller has to do, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Give the gate its first lease of this epoch.
+    OpenEpoch { epoch: u64, expiry_ns: u64 },
+    /// Move the end of the lease; if the gate was latched meanwhile, [`Controller::handle_lapse`].
+    Extend { from_ns: u64, to_ns: u64 },
+    /// Latch the gate, now: what waits at it fails.
+    Latch,
+    /// Set the limit of the gate; 0 closes it.
+    SetLimit(u32),
+    /// Write a block of the ballot register, with FUA.
+    WriteBallot { member: u8, side: Side, record: BallotRecord },
+    /// Write a block of the heartbeat register; `fua` when it publishes the end of an epoch.
+    WriteHeartbeat { member: u8, side: Side, fua: bool, record: HeartbeatRecord },
+    /// Read the mailboxes of all slots.
+    Read { member: u8 },
+    /// The role or the epoch changed: tell the user, in one line and one event [R47].
+    Transition(Transition),
+    /// A heartbeat was judged a success: for tracing.
+    Heartbeat(Heartbeat),
+    /// The command that was pending has come to its end.
+    Answer(Result<(), Reason>),
+}
+
+/// A change of role or epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The role before.
+    pub from: Role,
+    /// The role now.
+    pub to: Role,
+    /// The epoch now.
+    pub epoch: u64,
+    /// Who owns it.
+    pub owner: Option<Slot>,
+    /// Why the controller was demoted, or does not claim.
+    pub reason: Reason,
+}
+
+/// A successful heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Its number in the epoch.
+    pub hb: u64,
+    /// Clock before it was issued.
+    pub stamp_ns: u64,
+    /// Clock when it was judged.
+    pub judged_ns: u64,
+    /// The lease it granted, if any.
+    pub expiry_ns: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    /// Listens to the own slot before the first write.
+    Joining,
+    /// Writes the first record of this incarnation.
+    Announcing,
+    /// Watches.
+    Secondary,
+    /// Phase 1 (`value` is `None`) or phase 2 of a ballot.
+    Claiming { ballot: Ballot, proposal: Option<Proposal>, deadline_ns: u64 },
+    /// Owns the epoch; whether there is a lease says [`Lease`].
+    Owner,
+    /// Owns the epoch with the gate closed, until the last permit came back.
+    Draining { successor: Option<Slot>, deadline_ns: u64 },
+    /// Somebody else uses this controller's number [R36].
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Proposal {
+    value: Value,
+    /// Clock before the deciding write: heartbeat 0 of the epoch for continuity.
+    s0_ns: u64,
+}
+
+/// Why this controller may claim epoch D + 1. All of it is stable: once true of D, true for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Evidence {
+    /// D = 0, and the home controller found every slot blank.
+    Virgin,
+    /// The owner of D has drained and published that it is over.
+    Released,
+    /// This incarnation owned D and lost it without being told to.
+    OwnLapse,
+    /// The owner of D showed no heartbeat for the window (or, for D = 0, nobody a claim).
+    Silence,
+    /// The operator says so.
+    Confirmed,
+}
+
+/// What is known and under way on one member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Member {
+    ballot: OwnRegister,
+    heartbeat: OwnRegister,
+    /// Rounds to which the writes in flight belong.
+    ballot_round: u32,
+    heartbeat_round: u32,
+    read: Option<ReadTag>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ReadTag {
+    /// The round it belongs to; `None` for a read that only looks at the own blocks.
+    round: Option<u32>,
+    /// Whether the own registers were unknown when it was issued.
+    ballot_unknown: bool,
+    heartbeat_unknown: bool,
+    /// Whether this incarnation had written them when it was issued.
+    ballot_written: bool,
+    heartbeat_written: bool,
+}
+
+impl ReadTag {
+    /// Whether a read that was to look at the own blocks came to nothing.
+    fn is_failed_look(&self, ok: bool) -> bool {
+        self.round.is_none() && !ok
+    }
+}
+
+/// A machine; see the top of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Controller {
+    setup: Setup,
+    phase: Phase,
+
+    // The image: what every own record is built from.
+    decided: Decided,
+    promise: Promise,
+    role: RecordRole,
+    hb: u64,
+    open: u32,
+    limit: u32,
+    charges: Charges,
+    /// Counts the changes of what the ballot register says; starts at 1.
+    image: u32,
+
+    lease: Lease,
+    /// The limit the gate has when it is not closed.
+    gate_limit: u32,
+    /// Watches the owner's heartbeats, or the ballots of epoch 0.
+    owner: Observer,
+    /// Watches the own slot while joining.
+    own_slot: Observer,
+    evidence: Option<Evidence>,
+    /// Whether every slot was blank when this controller came; unknown before the first round.
+    virgin: Option<bool>,
+    /// The highest ballot seen of instance D + 1.
+    highest: Ballot,
+
+    members: [Member; MAX_MEMBERS as usize],
+    /// Members that have a device.
+    present: u16,
+    /// Members whose last I/O succeeded.
+    healthy: u16,
+    round: Option<Round>,
+    rounds: u32,
+    /// A heartbeat is due as soon as the present round has ended.
+    due: bool,
+    last_round_ns: u64,
+    last_look_ns: u64,
+
+    /// No ballot before this local time.
+    ballots_from_ns: u64,
+    backoff_until_ns: u64,
+    attempts: u8,
+    random: u64,
+
+    claim_auto: bool,
+    claim_requested: bool,
+    blocked: Option<Reason>,
+    /// Whether somebody may hold a mapped device open and cache what it read.
+    guarded: bool,
+    /// A device may be open since before an epoch of another controller [R31].
+    stale: bool,
+    leaving: bool,
+    reason: Reason,
+    pending: Option<Pending>,
+    told: (Role, Decided),
+    queue: Queue,
+}
+
+/// A command whose answer is still due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Pending {
+    /// The permits have not all come back.
+    Drain,
+    /// `released` is being written.
+    Publish,
+}
+
+/// Actions that are not I/O, in order. The caller empties it after each event, and no event adds
+/// more than a handful.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Queue {
+    items: [Option<Queued>; 8],
+}
+
+/// What [`Queue`] holds: an [`Action`] that carries no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Queued {
+    OpenEpoch { epoch: u64, expiry_ns: u64 },
+    Extend { from_ns: u64, to_ns: u64 },
+    Latch,
+    SetLimit(u32),
+    Heartbeat { hb: u64, stamp_ns: u64, judged_ns: u64, expiry_ns: Option<u64> },
+    Answer(Result<(), Reason>),
+}
+
+impl Queue {
+    const EMPTY: Self = Self { items: [None; 8] };
+
+    fn push(&mut self, item: Queued) {
+        if let Some(free) = self.items.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(item);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        let first = self.items.first_mut()?.take();
+        self.items.rotate_left(1);
+        first
+    }
+}
+
+impl Controller {
+    /// A machine that has just come and has no device yet.
+    pub fn new(setup: Setup) -> Self {
+        let inc = setup.inc.0;
+        let lease = Lease::none(setup.timing.lease_ns);
+        Self {
+            phase: Phase::Joining,
+            decided: Decided::NEVER,
+            promise: Promise::NONE,
+            role: RecordRole::Secondary,
+            hb: 0,
+            open: 0,
+            limit: setup.limit,
+            charges: Charges::NONE,
+            image: 1,
+            lease,
+            gate_limit: setup.limit,
+            owner: Observer::new(),
+            own_slot: Observer::new(),
+            evidence: None,
+            virgin: None,
+            highest: Ballot::NONE,
+            members: core::array::from_fn(|_| Member::new()),
+            present: 0,
+            healthy: 0,
+            round: None,
+            rounds: 0,
+            due: false,
+            last_round_ns: 0,
+            last_look_ns: 0,
+            ballots_from_ns: u64::MAX,
+            backoff_until_ns: 0,
+            attempts: 0,
+            random: (inc as u64) ^ ((inc >> 64) as u64) | 1,
+            claim_auto: setup.claim_auto,
+            claim_requested: false,
+            blocked: None,
+            guarded: true,
+            stale: false,
+            leaving: false,
+            reason: Reason::None,
+            pending: None,
+            told: (Role::Joining, Decided::NEVER),
+            queue: Queue::EMPTY,
+            setup,
+        }
+    }
+
+    /// A device for `member` came or went; `original` is false for one that was formatted as a
+    /// replacement, on which a blank slot says nothing. What hangs on a device that went is still
+    /// reported.
+    pub fn handle_member(&mut self, member: u8, present: bool, original: bool) {
+        if member < self.setup.members {
+            match original {
+                true => self.setup.originals |= member_bit(member),
+                false => self.setup.originals &= !member_bit(member),
+            }
+            match present {
+                true => self.present |= member_bit(member),
+                false => self.present &= !member_bit(member),
+            }
+            self.healthy &= self.present;
+        }
+    }
+
+    /// So many permits are open now; the next record says so.
+    pub fn note_open(&mut self, open: u32) {
+        self.open = open;
+    }
+
+    /// The heartbeat timer fired. The clock value is the stamp of the heartbeat that this
+    /// begins [R2].
+    pub fn handle_tick(&mut self, now_ns: u64) {
+        self.check_time(now_ns);
+        let majority = self.majority();
+        if self.round.as_ref().is_some_and(|round| round.is_stuck(majority)) {
+            self.end_round_in_failure(now_ns);
+        }
+        self.due = true;
+        self.begin_due_round(now_ns);
+    }
+
+    /// The gate, or the clock, has seen the lease end.
+    pub fn handle_lapse(&mut self, now_ns: u64) {
+        if matches!(self.phase, Phase::Owner | Phase::Draining { .. }) {
+            self.latch(self.lapse_reason(Reason::Lapse), now_ns);
+            self.begin_due_round(now_ns);
+        }
+    }
+
+    /// The gate is closed and every permit has come back.
+    pub fn handle_drained(&mut self, now_ns: u64) {
+        if let Phase::Draining { successor, .. } = self.phase {
+            self.finish_release(successor, now_ns);
+        }
+    }
+
+    /// A time that [`Controller::poll_timeout_ns`] named has come.
+    pub fn handle_timeout(&mut self, now_ns: u64) {
+        self.check_time(now_ns);
+        if self.round.is_none() && self.look_ns().is_some_and(|at| at <= now_ns) {
+            self.begin_round(Kind::Look, now_ns);
+        }
+        self.try_claim(now_ns);
+        self.begin_due_round(now_ns);
+    }
+
+    /// The next local time at which something must be done without an event.
+    pub fn poll_timeout_ns(&self) -> Option<u64> {
+        let deadline = match self.phase {
+            Phase::Claiming { deadline_ns, .. } | Phase::Draining { deadline_ns, .. } => {
+                Some(deadline_ns)
+            }
+            _ => None,
+        };
+        let look = if self.round.is_none() { self.look_ns() } else { None };
+        [deadline, self.lease.deadline_ns(), look, self.claim_at_ns()].into_iter().flatten().min()
+    }
+
+    /// The next thing to do; see the order of calls at the top.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(queued) = self.queue.pop() {
+            return Some(queued.into());
+        }
+        self.poll_transition().or_else(|| self.poll_io())
+    }
+
+    /// Changes the heartbeat period; `false` when it does not fit the timings [R10].
+    pub fn set_period(&mut self, period_ns: u64) -> bool {
+        let fits = self.setup.timing.period_fits(period_ns);
+        if fits {
+            self.setup.period_ns = period_ns;
+        }
+        fits
+    }
+
+    /// Sets the batch limit: a lower one holds for the next permit, a higher one from the
+    /// heartbeat that published it [R14].
+    pub fn set_limit(&mut self, limit: u32) {
+        if limit == self.limit {
+            return;
+        }
+        self.limit = limit;
+        self.changed_image();
+        if limit < self.gate_limit {
+            self.gate_limit = limit;
+            self.queue_limit();
+        }
+    }
+
+    /// Says why this controller must not claim for now, or that it may [R31].
+    pub fn set_blocked(&mut self, blocked: Option<Reason>) {
+        self.blocked = blocked;
+    }
+
+    /// Whether openers of the mapped devices may cache what they read [R31].
+    pub fn set_guarded(&mut self, guarded: bool) {
+        self.guarded = guarded;
+        self.stale &= guarded;
+    }
+
+    /// Nobody had a mapped device open at some moment after the present epoch was learnt.
+    pub fn openers_gone(&mut self) {
+        self.stale = false;
+    }
+
+    /// Whether a claim waits for [`Controller::openers_gone`].
+    pub fn waits_for_openers(&self) -> bool {
+        self.stale
+    }
+
+    /// Whether to claim by itself.
+    pub fn set_claim_auto(&mut self, auto: bool) {
+        self.claim_auto = auto;
+    }
+
+    /// The batch limit that was set last.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The role as users see it: an owner is who may write.
+    pub fn role(&self) -> Role {
+        match self.phase {
+            Phase::Joining | Phase::Announcing => Role::Joining,
+            Phase::Secondary => Role::Secondary,
+            Phase::Claiming { .. } => Role::Claiming,
+            Phase::Owner if self.lease.expiry_ns().is_none() => Role::Claiming,
+            Phase::Owner => Role::Owner,
+            Phase::Draining { .. } => Role::Releasing,
+            Phase::Failed => Role::Failed,
+        }
+    }
+
+    /// The highest decided epoch known, and its owner.
+    pub fn decided(&self) -> Decided {
+        self.decided
+    }
+
+    /// The end of the lease, if there is one.
+    pub fn expiry_ns(&self) -> Option<u64> {
+        self.lease.expiry_ns()
+    }
+
+    /// Heartbeats of this epoch so far.
+    pub fn heartbeats(&self) -> u64 {
+        self.hb
+    }
+
+    /// How many members answered last time.
+    pub fn members_ok(&self) -> u32 {
+        (self.healthy & self.present).count_ones()
+    }
+
+    /// Why the controller was demoted last, or why it does not claim.
+    pub fn reason(&self) -> Reason {
+        match (self.phase, self.blocked) {
+            (Phase::Secondary, Some(blocked)) => blocked,
+            (Phase::Secondary, None) if self.stale => Reason::StaleOpeners,
+            _ => self.reason,
+        }
+    }
+
+    /// What was given at the start.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    fn me(&self) -> Value {
+        Value { slot: self.setup.slot, inc: self.setup.inc }
+    }
+
+    fn is_mine(&self) -> bool {
+        self.decided.value == Some(self.me())
+    }
+
+    fn majority(&self) -> u8 {
+        majority(self.setup.members)
+    }
+
+    fn changed_image(&mut self) {
+        self.image = self.image.wrapping_add(1).max(1);
+    }
+
+    fn queue_limit(&mut self) {
+        let limit = match self.phase {
+            Phase::Draining { .. } => 0,
+            _ => self.gate_limit,
+        };
+        self.queue.push(Queued::SetLimit(limit));
+    }
+
+    fn poll_transition(&mut self) -> Option<Action> {
+        let (from, decided) = self.told;
+        let now = (self.role(), self.decided);
+        if (from, decided) == now {
+            return None;
+        }
+        self.told = now;
+        Some(Action::Transition(Transition {
+            from,
+            to: now.0,
+            epoch: now.1.epoch,
+            owner: now.1.value.map(|value| value.slot),
+            reason: self.reason(),
+        }))
+    }
+
+    /// Learns that an epoch higher than the own knowledge was decided.
+    fn learn(&mut self, decided: Decided, now_ns: u64) {
+        if decided.epoch <= self.decided.epoch {
+            return;
+        }
+        if matches!(self.phase, Phase::Owner | Phase::Draining { .. }) {
+            self.latch(Reason::HigherEpoch, now_ns);
+        }
+        if matches!(self.phase, Phase::Claiming { .. }) {
+            self.phase = Phase::Secondary;
+            self.round = None;
+        }
+        self.decided = decided;
+        self.promise = Promise::NONE;
+        self.role = RecordRole::Secondary;
+        self.hb = 0;
+        self.forget_epoch();
+        self.note_term();
+        if self.is_mine() {
+            // Owner in name only: no stamp was taken before the deciding write [R30].
+            self.role = RecordRole::Lapsed;
+            self.reason = Reason::NameOnly;
+            self.evidence = Some(Evidence::OwnLapse);
+        }
+    }
+
+    /// A term of another controller begins, or was found: what is open now may be stale when it
+    /// ends [R31]. Consecutive terms of one controller are exempt.
+    fn note_term(&mut self) {
+        let foreign = self.decided.value.is_some_and(|value| value.slot != self.setup.slot);
+        self.stale |= foreign && self.guarded;
+    }
+
+    /// Timers, evidence and ballots speak of one epoch and die with it.
+    fn forget_epoch(&mut self) {
+        self.changed_image();
+        self.owner.reset();
+        self.evidence = None;
+        self.highest = Ballot::NONE;
+        self.attempts = 0;
+        self.backoff_until_ns = 0;
+    }
+
+    /// Ends the lease of the own epoch for ever. What was lost without being asked for is
+    /// evidence that the epoch is over [R9].
+    fn latch(&mut self, reason: Reason, now_ns: u64) {
+        self.lease.latch();
+        self.queue.push(Queued::Latch);
+        self.queue.push(Queued::SetLimit(self.gate_limit));
+        self.phase = Phase::Secondary;
+        self.role = RecordRole::Lapsed;
+        self.reason = reason;
+        self.round = None;
+        self.due = true;
+        self.evidence = is_own_lapse(reason).then_some(Evidence::OwnLapse);
+        if reason == Reason::ClaimSeen {
+            self.back_off(now_ns);
+        }
+        self.answer(Err(Reason::Lapse));
+    }
+
+    fn check_lapse(&mut self, now_ns: u64) {
+        if self.lease.has_lapsed(now_ns) {
+            self.handle_lapse(now_ns);
+        }
+    }
+
+    /// What has ended by itself, before anything else is looked at.
+    fn check_time(&mut self, now_ns: u64) {
+        self.check_lapse(now_ns);
+        self.check_deadlines(now_ns);
+    }
+
+    fn check_deadlines(&mut self, now_ns: u64) {
+        match self.phase {
+            Phase::Claiming { deadline_ns, .. } if now_ns >= deadline_ns => {
+                self.abandon_claim(now_ns);
+            }
+            Phase::Draining { deadline_ns, .. } if now_ns >= deadline_ns => {
+                self.phase = Phase::Owner;
+                self.queue_limit();
+                self.answer(Err(Reason::ReleaseTimeout));
+            }
+            _ => {}
+        }
+    }
+
+    /// When to look by itself, between two heartbeats, because a silence may be proved then.
+    fn look_ns(&self) -> Option<u64> {
+        let timing = &self.setup.timing;
+        let ripe = match self.phase {
+            Phase::Joining => self.own_slot.ripe_ns(timing.join_listen_ns(), self.majority()),
+            Phase::Secondary if self.evidence.is_none() && self.wants_claim() => {
+                self.owner.ripe_ns(self.silence_ns(), self.majority())
+            }
+            _ => None,
+        };
+        // A look that proved nothing is repeated with the next heartbeat, not at once.
+        ripe.filter(|&at| at > self.last_look_ns)
+    }
+
+    /// How long a silence must be. On a portion that nobody owned yet the home controller goes
+    /// first: everybody has the listening time between announcement and first ballot, the others
+    /// wait for a window more.
+    fn silence_ns(&self) -> u64 {
+        let timing = &self.setup.timing;
+        match self.decided.epoch {
+            0 => timing.window_ns.saturating_add(timing.join_listen_ns()),
+            _ => timing.window_ns,
+        }
+    }
+
+    /// A lease that lapses before it began was claimed too late.
+    fn lapse_reason(&self, otherwise: Reason) -> Reason {
+        match self.lease.expiry_ns() {
+            Some(_) => otherwise,
+            None => Reason::LateClaim,
+        }
+    }
+
+    fn answer(&mut self, answer: Result<(), Reason>) {
+        if self.pending.take().is_some() {
+            self.queue.push(Queued::Answer(answer));
+        }
+    }
+
+    /// A number below `bound`, different for each controller and call.
+    fn random_below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.checked_rem(bound).unwrap_or(0)
+    }
+}
+
+/// Whether the owner lost its lease without being told to: only that is evidence for itself.
+fn is_own_lapse(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Lapse | Reason::Continuity | Reason::LateClaim | Reason::ClaimSeen | Reason::Clock
+    )
+}
+
+impl Member {
+    fn new() -> Self {
+        Self {
+            ballot: OwnRegister::new(),
+            heartbeat: OwnRegister::new(),
+            ballot_round: 0,
+            heartbeat_round: 0,
+            read: None,
+        }
+    }
+
+    fn register(&mut self, register: Register) -> &mut OwnRegister {
+        match register {
+            Register::Ballot => &mut self.ballot,
+            Register::Heartbeat => &mut self.heartbeat,
+        }
+    }
+}
+
+impl From<Queued> for Action {
+    fn from(queued: Queued) -> Self {
+        match queued {
+            Queued::OpenEpoch { epoch, expiry_ns } => Action::OpenEpoch { epoch, expiry_ns },
+            Queued::Extend { from_ns, to_ns } => Action::Extend { from_ns, to_ns },
+            Queued::Latch => Action::Latch,
+            Queued::SetLimit(limit) => Action::SetLimit(limit),
+            Queued::Heartbeat { hb, stamp_ns, judged_ns, expiry_ns } => {
+                Action::Heartbeat(Heartbeat { hb, stamp_ns, judged_ns, expiry_ns })
+            }
+            Queued::Answer(answer) => Action::Answer(answer),
+        }
+    }
+}

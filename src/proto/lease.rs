@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The lease of one epoch: arithmetic and the continuity latch.
+//!
+//! Source: US 10,348,675 B1 claim 1 (the lease is extended from the time of the *previous*
+//! heartbeat) and the rules of `controller` for what counts as a successful heartbeat.
+//!
+//! ```text
+//!           first judged in time           judged in time
+//!   Fresh ------------------------> Held(no expiry) -----> Held(expiry) --+
+//!     |                                  |                    |  ^        |
+//!     | not judged before s0 + L         | prev + L passed    |  +--------+
+//!     v                                  v                    v   judged in time
+//!   Latched <----------------------------+--------------------+
+//! ```
+//!
+//! `s_k` is the local CLOCK_BOOTTIME stamp taken before heartbeat `k` was issued. On success of
+//! `k` the expiry becomes `s_(k-1) + L`: never more than one lease time after a heartbeat that
+//! was *followed* by another one, so a stall between two heartbeats yields a lease that has
+//! already expired when it is granted [R4]. `Latched` is final for the epoch [R9].
+//!
+//! Callers: [`super::controller`]. The hot path does not come here; it compares the clock with
+//! the expiry word of [`super::permits`], which is set from what [`Lease::judge`] returns.
+
+/// The lease of the epoch that a controller owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The lease time L of the portion, in nanoseconds.
+    length_ns: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// The epoch was decided; no heartbeat of it has succeeded yet. `s0_ns` is the stamp taken
+    /// before the deciding write and counts as heartbeat 0 for continuity only.
+    Fresh { s0_ns: u64 },
+    /// At least one heartbeat succeeded; `previous_ns` is the stamp of the last one.
+    Held { previous_ns: u64, expiry_ns: Option<u64> },
+    /// Lost for this epoch, for ever.
+    Latched,
+}
+
+/// What judging a successful heartbeat came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Continuity holds and there is no lease yet: this was the first heartbeat of the epoch [R5].
+    NoLeaseYet,
+    /// Continuity holds; the lease now ends at this local time.
+    Extended { expiry_ns: u64 },
+    /// Continuity is broken: the lease is latched, no later heartbeat revives it.
+    Broken,
+}
+
+impl Lease {
+    /// A lease for an epoch won just now, with `s0_ns` the stamp taken before the deciding write.
+    pub fn fresh(length_ns: u64, s0_ns: u64) -> Self {
+        Self { length_ns, state: State::Fresh { s0_ns } }
+    }
+
+    /// A lease that nobody holds and nobody can get: what a secondary has.
+    pub fn none(length_ns: u64) -> Self {
+        Self { length_ns, state: State::Latched }
+    }
+
+    /// The local time at which the lease ends; `None` when there is none.
+    pub fn expiry_ns(&self) -> Option<u64> {
+        match self.state {
+            State::Held { expiry_ns, .. } => expiry_ns,
+            _ => None,
+        }
+    }
+
+    /// Whether the lease is valid at `now_ns`. `now == expiry` is invalid [R7].
+    pub fn is_valid(&self, now_ns: u64) -> bool {
+        self.expiry_ns().is_some_and(|expiry| is_within(now_ns, expiry, self.length_ns))
+    }
+
+    /// Whether this epoch can never have a lease (again).
+    pub fn is_latched(&self) -> bool {
+        self.state == State::Latched
+    }
+
+    /// The local time at which continuity breaks unless a heartbeat is judged before it.
+    ///
+    /// Before the first heartbeat that is `s_0 + L`; then the expiry, or, before there is one,
+    /// the end that the next success would grant.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        match self.state {
+            State::Fresh { s0_ns } => Some(s0_ns.saturating_add(self.length_ns)),
+            State::Held { previous_ns, expiry_ns } => {
+                Some(expiry_ns.unwrap_or_else(|| previous_ns.saturating_add(self.length_ns)))
+            }
+            State::Latched => None,
+        }
+    }
+
+    /// Whether continuity has already been lost at `now_ns`, without any heartbeat to judge [R9].
+    pub fn has_lapsed(&self, now_ns: u64) -> bool {
+        self.deadline_ns().is_some_and(|deadline| !is_within(now_ns, deadline, self.length_ns))
+    }
+
+    /// Judges the success of the heartbeat stamped `stamp_ns`, at `now_ns`: a clock value taken
+    /// *after* the reads of the round.
+    ///
+    /// Latches when the lease there was is no longer valid, or when the one that would be granted
+    /// is not in the future ([R4], [R6], [R9]; for the first heartbeat `s_0 + L` stands in).
+    pub fn judge(&mut self, stamp_ns: u64, now_ns: u64) -> Verdict {
+        if self.is_latched() || self.has_lapsed(now_ns) {
+            return self.broken();
+        }
+        match self.state {
+            State::Held { previous_ns, .. } => {
+                let expiry_ns = previous_ns.saturating_add(self.length_ns);
+                if !is_within(now_ns, expiry_ns, self.length_ns) {
+                    return self.broken();
+                }
+                self.state = State::Held { previous_ns: stamp_ns, expiry_ns: Some(expiry_ns) };
+                Verdict::Extended { expiry_ns }
+            }
+            State::Fresh { .. } => {
+                self.state = State::Held { previous_ns: stamp_ns, expiry_ns: None };
+                Verdict::NoLeaseYet
+            }
+            State::Latched => Verdict::Broken,
+        }
+    }
+
+    /// Ends the lease for this epoch.
+    pub fn latch(&mut self) {
+        self.state = State::Latched;
+    }
+
+    fn broken(&mut self) -> Verdict {
+        self.latch();
+        Verdict::Broken
+    }
+}
+
+/// Whether `now_ns` lies in the lease time that ends at `expiry_ns`: `expiry - L <= now < expiry`.
+///
+/// One unsigned comparison, so that a clock that stepped back by more than the lease time, and an
+/// expiry of 0 (what a latched gate holds), are both "expired" [R43]. Clock values are below 2^63:
+/// the kernel's are signed, and a negative one is read as 0.
+#[inline]
+pub fn is_within(now_ns: u64, expiry_ns: u64, length_ns: u64) -> bool {
+    now_ns.wrapping_sub(expiry_ns.wrapping_sub(length_ns)) < length_ns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const L: u64 = 1_000;
+
+    fn owner(s1: u64, s2: u64) -> Lease {
+        let mut lease = Lease::fresh(L, s1 - 10);
+        assert_eq!(lease.judge(s1, s1 + 5), Verdict::NoLeaseYet);
+        assert_eq!(lease.judge(s2, s2 + 5), Verdict::Extended { expiry_ns: s1 + L });
+        lease
+    }
+
+    #[test]
+    fn r4_expiry_is_the_previous_stamp_plus_the_lease_time() {
+        let mut lease = owner(10_000, 10_100);
+        assert_eq!(lease.expiry_ns(), Some(11_000));
+        assert_eq!(lease.judge(10_200, 10_900), Verdict::Extended { expiry_ns: 11_100 });
+    }
+
+    #[test]
+    fn r5_no_lease_before_the_second_heartbeat() {
+        let mut lease = Lease::fresh(L, 10_000);
+        assert!(!lease.is_valid(10_001));
+        lease.judge(10_010, 10_020);
+        assert_eq!(lease.expiry_ns(), None);
+        assert!(!lease.is_valid(10_020));
+    }
+
+    #[test]
+    fn r7_now_equal_to_expiry_is_invalid() {
+        let lease = owner(10_000, 10_100);
+        assert!(lease.is_valid(10_999));
+        assert!(!lease.is_valid(11_000));
+    }
+
+    #[test]
+    fn r6_a_heartbeat_after_a_stall_is_granted_nothing() {
+        let mut lease = owner(10_000, 10_100);
+        assert_eq!(lease.judge(12_000, 12_010), Verdict::Broken);
+        assert!(lease.is_latched());
+    }
+
+    #[test]
+    fn r6_a_stall_before_the_judgement_is_granted_nothing() {
+        let mut lease = owner(10_000, 10_100);
+        assert_eq!(lease.judge(10_200, 11_000), Verdict::Broken);
+    }
+
+    #[test]
+    fn r9_healthy_heartbeats_do_not_revive_a_latched_lease() {
+        let mut lease = owner(10_000, 10_100);
+        lease.latch();
+        for k in 0..10 {
+            let stamp = 10_200 + k * 100;
+            assert_eq!(lease.judge(stamp, stamp + 5), Verdict::Broken);
+            assert!(!lease.is_valid(stamp + 6));
+        }
+    }
+
+    #[test]
+    fn r30_a_winner_that_stalls_before_its_first_heartbeat_is_latched() {
+        let mut lease = Lease::fresh(L, 10_000);
+        assert_eq!(lease.judge(10_990, 11_000), Verdict::Broken);
+        let mut lease = Lease::fresh(L, 10_000);
+        assert_eq!(lease.judge(10_990, 10_999), Verdict::NoLeaseYet);
+    }
+
+    #[test]
+    fn r9_a_stall_between_first_and_second_heartbeat_is_latched() {
+        let mut lease = Lease::fresh(L, 10_000);
+        lease.judge(10_010, 10_020);
+        assert!(!lease.has_lapsed(11_009));
+        assert!(lease.has_lapsed(11_010));
+        assert_eq!(lease.judge(11_000, 11_010), Verdict::Broken);
+    }
+
+    #[test]
+    fn r43_a_clock_that_steps_back_is_an_expired_lease() {
+        let lease = owner(10_000, 10_100);
+        assert!(!lease.is_valid(9_999));
+        assert!(!is_within(0, 0, L));
+        assert!(!is_within(i64::MAX as u64, 0, L));
+        assert!(!is_within(123_456_789, 0, L));
+    }
+
+    #[test]
+    fn r8_expiry_increases_only_by_judged_heartbeats() {
+        let mut lease = owner(10_000, 10_100);
+        let mut last = lease.expiry_ns();
+        for stamp in [10_200, 10_250, 10_700] {
+            lease.judge(stamp, stamp + 1);
+            assert!(lease.expiry_ns() > last);
+            last = lease.expiry_ns();
+        }
+    }
+}

@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The batch limit M: how many strays the redundancy can repair.
+//!
+//! Vocabulary (design section 6):
+//!
+//! | symbol | meaning |
+//! |---|---|
+//! | m | failures each protection group survives: parity `m`, or mirror copies minus one |
+//! | f | members failed or rebuilding now (message `degraded`) |
+//! | q | budget still charged for terms of old owners that are not drained and repaired |
+//! | M | permits that may be open: the most strays there can be if fencing fails |
+//!
+//! Strays are blocks with old but plausible content. If a layer above recognises them (`detect`)
+//! they are erasures and cost one each, otherwise errors at unknown places, which cost two:
+//!
+//! ```text
+//! detected:    M = m - f - q
+//! undetected:  M = floor((m - f) / 2) - q
+//! external:    nothing repairs strays, there is no M: only the window protects
+//! ```
+//!
+//! Where M is 0, `exhausted` says whether state-changing operations are held (`stop`) or go on
+//! under time alone (`window`) [R15]. Pure functions: any caller, no locking.
+
+use super::layout::{BLOCK_SECTORS, SECTOR_SIZE};
+use super::record::LIMIT_UNLIMITED;
+use super::time::MAX_DURATION_NS;
+use core::fmt;
+
+/// The largest stripe chunk: 1 GiB.
+pub const MAX_CHUNK_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
+
+/// "Under time alone" in a ballot record; a batch limit is never that large.
+const LIMIT_WINDOW: u32 = LIMIT_UNLIMITED - 1;
+
+/// What repairs strays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Protection groups with this many parity members.
+    Parity(u8),
+    /// This many copies of everything.
+    Mirror(u8),
+    /// Nothing here knows of a redundancy that repairs strays.
+    External,
+}
+
+impl Kind {
+    /// m: failures each protection group survives; `None` for [`Kind::External`].
+    pub const fn failures(self) -> Option<u32> {
+        match self {
+            Kind::Parity(parity) => Some(parity as u32),
+            Kind::Mirror(copies) => Some(copies.saturating_sub(1) as u32),
+            Kind::External => None,
+        }
+    }
+}
+
+/// How permits are counted against M.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counting {
+    /// Every open permit counts. Always valid.
+    Ops,
+    /// Distinct members with open permits in one stripe row count; for static placement only.
+    Stripe {
+        /// The chunk: how much of a row is on one member.
+        chunk_sectors: u32,
+    },
+}
+
+/// What happens to state-changing operations while M is 0 [R15].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exhausted {
+    /// They are held.
+    Stop,
+    /// They go on, protected by time alone.
+    Window,
+}
+
+/// The redundancy of a portion, as it was stated when it was formatted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Redundancy {
+    /// What repairs strays.
+    pub kind: Kind,
+    /// Whether a layer above recognises strays (end-to-end checksums).
+    pub detect: bool,
+    /// The configured batch limit: at most M of a healthy portion, and 0 where that is 0 or does
+    /// not exist.
+    pub batch: u32,
+    /// How permits are counted.
+    pub counting: Counting,
+    /// What M = 0 means.
+    pub exhausted: Exhausted,
+    /// After how long without the old owner its term counts as drained; `None` for never. It is a
+    /// constant of its own, not D.
+    pub drain_ns: Option<u64>,
+}
+
+/// Why a redundancy is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RedundancyError {
+    /// Parity 0.
+    NoParity,
+    /// A mirror of fewer than two copies.
+    NoCopies,
+    /// Detection without anything that could repair what is detected.
+    DetectWithoutRedundancy,
+    /// A batch limit without a redundancy to derive it from.
+    BatchWithoutRedundancy,
+    /// A batch limit where the formula leaves none.
+    BatchWithoutRoom,
+    /// Batch limit 0 where the formula leaves room.
+    BatchZero,
+    /// A batch limit above what can be repaired.
+    BatchTooLarge {
+        /// M of the healthy portion.
+        limit: u32,
+    },
+    /// Counting by stripe rows without a limit to count against.
+    StripeWithoutRedundancy,
+    /// A chunk of zero or not of whole blocks.
+    ChunkNotBlocks,
+    /// A chunk above [`MAX_CHUNK_SECTORS`].
+    ChunkTooLarge,
+    /// A drain time of zero.
+    DrainZero,
+    /// A drain time above [`MAX_DURATION_NS`].
+    DrainTooLong,
+}
+
+impl fmt::Display for RedundancyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match *self {
+            Self::NoParity => "parity must be at least 1 (without redundancy: external)",
+            Self::NoCopies => "a mirror has at least 2 copies (without redundancy: external)",
+            Self::DetectWithoutRedundancy => {
+                "external redundancy cannot repair strays, detected or not"
+            }
+            Self::BatchWithoutRedundancy => "external redundancy has no batch limit",
+            Self::BatchWithoutRoom => {
+                "this redundancy repairs no undetected stray: no batch limit can be set"
+            }
+            Self::BatchZero => "the batch limit must be at least 1",
+            Self::BatchTooLarge { limit } => {
+                return write!(
+                    f,
+                    "the batch limit is above {limit}, the strays that can be repaired"
+                );
+            }
+            Self::StripeWithoutRedundancy => "counting by stripe needs parity or mirror redundancy",
+            Self::ChunkNotBlocks => "the stripe chunk is not a multiple of 4 KiB",
+            Self::ChunkTooLarge => "the stripe chunk is larger than 1 GiB",
+            Self::DrainZero => "the drain time is zero",
+            Self::DrainTooLong => "the drain time is longer than one day",
+        })
+    }
+}
+
+/// The batch limit in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// Nothing repairs strays and nothing counts them: `external`.
+    Unlimited,
+    /// M is 0 and the portion was formatted to go on under time alone.
+    Window,
+    /// At most this many; 0 holds everything.
+    Count(u32),
+}
+
+impl Limit {
+    /// As it stands in a ballot record.
+    pub const fn to_wire(self) -> u32 {
+        match self {
+            Limit::Unlimited => LIMIT_UNLIMITED,
+            Limit::Window => LIMIT_WINDOW,
+            Limit::Count(count) if count < LIMIT_WINDOW => count,
+            Limit::Count(_) => LIMIT_WINDOW - 1,
+        }
+    }
+
+    /// As it stood in a ballot record.
+    pub const fn from_wire(limit: u32) -> Limit {
+        match limit {
+            LIMIT_UNLIMITED => Limit::Unlimited,
+            LIMIT_WINDOW => Limit::Window,
+            count => Limit::Count(count),
+        }
+    }
+
+    /// What a term under this limit is charged with when it ended uncleanly: as many strays as it
+    /// could have had open, and more than any redundancy repairs if nothing limited it.
+    pub const fn charge(self) -> u32 {
+        match self {
+            Limit::Count(count) => count,
+            Limit::Unlimited | Limit::Window => u32::MAX,
+        }
+    }
+}
+
+/// As it stands in the status line.
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Unlimited => f.write_str("unlimited"),
+            Limit::Window => f.write_str("window"),
+            Limit::Count(count) => fmt::Display::fmt(count, f),
+        }
+    }
+}
+
+/// M by the formula at the top, from m, f and q; never below 0.
+pub const fn formula(m: u32, f: u32, q: u32, detect: bool) -> u32 {
+    let left = m.saturating_sub(f);
+    let strays = if detect { left } else { left / 2 };
+    strays.saturating_sub(q)
+}
+
+impl Redundancy {
+    /// M while nothing has failed and nobody is charged; `None` for external redundancy.
+    pub const fn healthy_limit(&self) -> Option<u32> {
+        match self.kind.failures() {
+            Some(m) => Some(formula(m, 0, 0, self.detect)),
+            None => None,
+        }
+    }
+
+    /// The batch limit to format with when none is asked for: half of what can be repaired, so
+    /// that a new owner stays writable while one old owner is undrained, but at least one where
+    /// the formula leaves room.
+    pub const fn default_batch(&self) -> u32 {
+        match self.healthy_limit() {
+            None | Some(0) => 0,
+            Some(1) => 1,
+            Some(limit) => limit / 2,
+        }
+    }
+
+    /// The limit in force [R14] with `failed` members failed or rebuilding (f) and `charged`
+    /// budget for old owners (q); `batch` is the lower value a table may ask for.
+    pub const fn limit(&self, failed: u32, charged: u32, batch: Option<u32>) -> Limit {
+        let Some(m) = self.kind.failures() else {
+            return match batch {
+                Some(batch) => Limit::Count(batch),
+                None => Limit::Unlimited,
+            };
+        };
+        let mut limit = formula(m, failed, charged, self.detect);
+        if limit == 0 {
+            return match self.exhausted {
+                Exhausted::Stop => Limit::Count(0),
+                Exhausted::Window => Limit::Window,
+            };
+        }
+        if self.batch < limit {
+            limit = self.batch;
+        }
+        match batch {
+            Some(batch) if batch < limit => Limit::Count(batch),
+            _ => Limit::Count(limit),
+        }
+    }
+
+    /// Checks that the parts fit each other.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that does not hold, in the order of [`RedundancyError`].
+    pub fn validate(&self) -> Result<(), RedundancyError> {
+        match self.kind {
+            Kind::Parity(0) => return Err(RedundancyError::NoParity),
+            Kind::Mirror(0 | 1) => return Err(RedundancyError::NoCopies),
+            Kind::External if self.detect => {
+                return Err(RedundancyError::DetectWithoutRedundancy);
+            }
+            _ => {}
+        }
+        match (self.healthy_limit(), self.batch) {
+            (None, 0) | (Some(0), 0) => {}
+            (None, _) => return Err(RedundancyError::BatchWithoutRedundancy),
+            (Some(0), _) => return Err(RedundancyError::BatchWithoutRoom),
+            (Some(_), 0) => return Err(RedundancyError::BatchZero),
+            (Some(limit), batch) if batch > limit => {
+                return Err(RedundancyError::BatchTooLarge { limit });
+            }
+            _ => {}
+        }
+        self.validate_counting()?;
+        match self.drain_ns {
+            Some(0) => Err(RedundancyError::DrainZero),
+            Some(drain_ns) if drain_ns > MAX_DURATION_NS => Err(RedundancyError::DrainTooLong),
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_counting(&self) -> Result<(), RedundancyError> {
+        let Counting::Stripe { chunk_sectors } = self.counting else {
+            return Ok(());
+        };
+        if self.kind == Kind::External {
+            return Err(RedundancyError::StripeWithoutRedundancy);
+        }
+        if chunk_sectors == 0 || u64::from(chunk_sectors) % BLOCK_SECTORS != 0 {
+            return Err(RedundancyError::ChunkNotBlocks);
+        }
+        if chunk_sectors > MAX_CHUNK_SECTORS {
+            return Err(RedundancyError::ChunkTooLarge);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(kind: Kind, detect: bool) -> Redundancy {
+        let mut redundancy = Redundancy {
+            kind,
+            detect,
+            batch: 0,
+            counting: Counting::Ops,
+            exhausted: Exhausted::Stop,
+            drain_ns: None,
+        };
+        redundancy.batch = redundancy.default_batch();
+        redundancy
+    }
+
+    #[test]
+    fn r14_the_limits_the_design_states() {
+        let healthy = |kind, detect| with(kind, detect).healthy_limit();
+        // "plain RAID-6 has 1, plain RAID-5 and two-way mirrors have 0"
+        assert_eq!(healthy(Kind::Parity(2), false), Some(1));
+        assert_eq!(healthy(Kind::Parity(1), false), Some(0));
+        assert_eq!(healthy(Kind::Mirror(2), false), Some(0));
+        assert_eq!(healthy(Kind::Mirror(3), false), Some(1));
+        assert_eq!(healthy(Kind::Parity(2), true), Some(2));
+        assert_eq!(healthy(Kind::Parity(1), true), Some(1));
+        assert_eq!(healthy(Kind::External, false), None);
+    }
+
+    #[test]
+    fn r14_failures_and_charges_lower_the_limit() {
+        let raidz3 = Redundancy {
+            batch: 3,
+            ..with(Kind::Parity(3), true)
+        };
+        assert_eq!(raidz3.limit(0, 0, None), Limit::Count(3));
+        assert_eq!(raidz3.limit(1, 0, None), Limit::Count(2));
+        assert_eq!(raidz3.limit(1, 1, None), Limit::Count(1));
+        assert_eq!(raidz3.limit(1, 2, None), Limit::Count(0));
+        assert_eq!(raidz3.limit(u32::MAX, u32::MAX, None), Limit::Count(0));
+        let plain = with(Kind::Parity(5), false);
+        assert_eq!(plain.healthy_limit(), Some(2));
+        // A failure costs half a stray: the first one is free only because of the rounding.
+        assert_eq!(formula(5, 1, 0, false), 2);
+        assert_eq!(formula(5, 2, 0, false), 1);
+        assert_eq!(formula(5, 2, 1, false), 0);
+    }
+
+    #[test]
+    fn r14_strays_within_the_limit_are_always_repairable() {
+        // The definition: e errors and s erasures are repaired when 2e + s <= m.
+        for m in 0..=20_u32 {
+            for f in 0..=m {
+                for q in 0..=m {
+                    let strays = formula(m, f, q, false);
+                    assert!(strays == 0 || 2 * (strays + q) + f <= m);
+                    assert!(2 * (strays + q + 1) + f > m, "one more would fit");
+                    let strays = formula(m, f, q, true);
+                    assert!(strays == 0 || strays + q + f <= m);
+                    assert!(strays + q + 1 + f > m, "one more would fit");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn r15_an_exhausted_limit_stops_or_goes_on_as_formatted() {
+        let stop = with(Kind::Mirror(2), false);
+        assert_eq!(stop.limit(0, 0, None), Limit::Count(0));
+        let window = Redundancy {
+            exhausted: Exhausted::Window,
+            ..stop
+        };
+        assert_eq!(window.limit(0, 0, None), Limit::Window);
+        assert_eq!(window.limit(0, 0, Some(1)), Limit::Window);
+        let raid6 = Redundancy {
+            exhausted: Exhausted::Window,
+            ..with(Kind::Parity(2), false)
+        };
+        assert_eq!(raid6.limit(0, 0, None), Limit::Count(1));
+        assert_eq!(raid6.limit(2, 0, None), Limit::Window);
+    }
+
+    #[test]
+    fn r14_a_table_can_only_lower_the_limit() {
+        let raidz3 = Redundancy {
+            batch: 2,
+            ..with(Kind::Parity(3), true)
+        };
+        assert_eq!(raidz3.limit(0, 0, Some(1)), Limit::Count(1));
+        assert_eq!(raidz3.limit(0, 0, Some(7)), Limit::Count(2));
+        let external = with(Kind::External, false);
+        assert_eq!(external.limit(9, 9, None), Limit::Unlimited);
+        assert_eq!(external.limit(9, 9, Some(4)), Limit::Count(4));
+    }
+
+    #[test]
+    fn r21_the_default_batch_leaves_room_for_one_undrained_owner() {
+        for m in 1..=255 {
+            for detect in [false, true] {
+                let redundancy = with(Kind::Parity(m), detect);
+                assert_eq!(redundancy.validate(), Ok(()));
+                let batch = redundancy.batch;
+                assert_eq!(batch == 0, redundancy.healthy_limit() == Some(0));
+                if redundancy.healthy_limit() > Some(1) {
+                    let charge = Limit::Count(batch).charge();
+                    assert_eq!(redundancy.limit(0, charge, None), Limit::Count(batch));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn r14_every_misfit_has_its_own_error() {
+        let good = Redundancy {
+            batch: 1,
+            ..with(Kind::Parity(2), true)
+        };
+        let external = with(Kind::External, false);
+        let raid5 = with(Kind::Parity(1), false);
+        let stripe = |chunk_sectors| Counting::Stripe { chunk_sectors };
+        let check = |redundancy: Redundancy, error| assert_eq!(redundancy.validate(), Err(error));
+        assert_eq!(good.validate(), Ok(()));
+        assert_eq!(external.validate(), Ok(()));
+        assert_eq!(raid5.validate(), Ok(()));
+        check(
+            Redundancy {
+                kind: Kind::Parity(0),
+                ..good
+            },
+            RedundancyError::NoParity,
+        );
+        check(
+            Redundancy {
+                kind: Kind::Mirror(1),
+                ..good
+            },
+            RedundancyError::NoCopies,
+        );
+        check(
+            Redundancy {
+                detect: true,
+                ..external
+            },
+            RedundancyError::DetectWithoutRedundancy,
+        );
+        check(
+            Redundancy {
+                batch: 1,
+                ..external
+            },
+            RedundancyError::BatchWithoutRedundancy,
+        );
+        check(
+            Redundancy { batch: 1, ..raid5 },
+            RedundancyError::BatchWithoutRoom,
+        );
+        check(Redundancy { batch: 0, ..good }, RedundancyError::BatchZero);
+        check(
+            Redundancy { batch: 3, ..good },
+            RedundancyError::BatchTooLarge { limit: 2 },
+        );
+        check(
+            Redundancy {
+                counting: stripe(8),
+                ..external
+            },
+            RedundancyError::StripeWithoutRedundancy,
+        );
+        check(
+            Redundancy {
+                counting: stripe(0),
+                ..good
+            },
+            RedundancyError::ChunkNotBlocks,
+        );
+        check(
+            Redundancy {
+                counting: stripe(9),
+                ..good
+            },
+            RedundancyError::ChunkNotBlocks,
+        );
+        check(
+            Redundancy {
+                counting: stripe(MAX_CHUNK_SECTORS + 8),
+                ..good
+            },
+            RedundancyError::ChunkTooLarge,
+        );
+        check(
+            Redundancy {
+                drain_ns: Some(0),
+                ..good
+            },
+            RedundancyError::DrainZero,
+        );
+        check(
+            Redundancy {
+                drain_ns: Some(u64::MAX),
+                ..good
+            },
+            RedundancyError::DrainTooLong,
+        );
+    }
+
+    #[test]
+    fn r21_limits_come_back_from_a_record() {
+        for limit in [
+            Limit::Unlimited,
+            Limit::Window,
+            Limit::Count(0),
+            Limit::Count(255),
+        ] {
+            assert_eq!(Limit::from_wire(limit.to_wire()), limit);
+        }
+        assert_ne!(Limit::Count(u32::MAX).to_wire(), LIMIT_UNLIMITED);
+        assert_eq!(Limit::Window.charge(), u32::MAX);
+        assert_eq!(Limit::Count(3).charge(), 3);
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Who gets the next epoch: one instance of Disk Paxos for each epoch.
+//!
+//! Source: E. Gafni and L. Lamport, "Disk Paxos", Distributed Computing 16 (2003). The processors
+//! are the controllers, the disks are the members. Instance `e + 1` decides the owner of epoch
+//! `e + 1`; a ballot record with `dec.epoch == e` speaks of instance `e + 1` and of no other.
+//!
+//! ```text
+//!          phase 1                        phase 2
+//! write mbal in both blocks      write bal := mbal, val := v in both blocks
+//! of a majority, read all:       of a majority, read all:
+//!   higher mbal -> back off        higher mbal -> back off
+//!   else v := val of the           else v is decided: the owner of e + 1
+//!   highest bal, or (me, inc)
+//! ```
+//!
+//! [`Promise`] is the image of the own ballot fields; the controller's machine writes it and lets
+//! it count as `register` says. What others wrote is gathered in [`Seen`].
+
+use super::record::{Ballot, BallotRecord, Decided, Incarnation, Slot, Value};
+
+/// The own ballot fields of instance D + 1. They only grow while D stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Promise {
+    /// The highest ballot begun.
+    pub mbal: Ballot,
+    /// The highest ballot in which a value was put forward.
+    pub bal: Ballot,
+    /// That value.
+    pub val: Option<Value>,
+}
+
+impl Promise {
+    /// Nothing promised in this instance.
+    pub const NONE: Self = Self { mbal: Ballot::NONE, bal: Ballot::NONE, val: None };
+
+    /// The promise that a record carries.
+    pub fn of(record: &BallotRecord) -> Self {
+        Self { mbal: record.mbal, bal: record.bal, val: record.val }
+    }
+
+    /// Whether nothing was promised.
+    pub fn is_none(&self) -> bool {
+        self.mbal == Ballot::NONE
+    }
+
+    /// Whether `self` was written after `other` by the same register.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        (self.mbal, self.bal) > (other.mbal, other.bal)
+    }
+}
+
+/// What one round showed of instance `decided.epoch + 1`, over all records of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// The highest decision that any record knows.
+    pub decided: Decided,
+    /// The highest `mbal` of the instance after it.
+    pub highest: Ballot,
+    /// The highest `mbal` that is not of the own slot: somebody else's claim.
+    pub foreign: Ballot,
+    /// The highest `bal` of that instance and its value.
+    pub accepted: Option<(Ballot, Value)>,
+}
+
+impl Seen {
+    /// What is known before anything was read, when `decided` is the own knowledge.
+    pub fn new(decided: Decided) -> Self {
+        Self { decided, highest: Ballot::NONE, foreign: Ballot::NONE, accepted: None }
+    }
+
+    /// Learns of a decision; a later one makes all that was seen of ballots obsolete.
+    pub fn decided(&mut self, decided: Decided) {
+        if decided.epoch > self.decided.epoch {
+            *self = Self::new(decided);
+        }
+    }
+
+    /// Adds a valid ballot record of `slot`.
+    pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot) {
+        self.decided(record.dec);
+        if record.dec.epoch != self.decided.epoch {
+            return;
+        }
+        self.highest = self.highest.max(record.mbal);
+        if slot != own {
+            self.foreign = self.foreign.max(record.mbal);
+        }
+        if let Some(value) = record.val {
+            let higher = |&(bal, _): &(Ballot, Value)| record.bal > bal;
+            if self.accepted.as_ref().map_or(true, higher) {
+                self.accepted = Some((record.bal, value));
+            }
+        }
+    }
+
+    /// The value to put forward in phase 2: that of the highest ballot, the own one included.
+    pub fn value(&self, own: &Promise, otherwise: Value) -> Value {
+        let mine = own.val.map(|value| (own.bal, value));
+        match (self.accepted, mine) {
+            (Some(theirs), Some(mine)) if mine.0 > theirs.0 => mine.1,
+            (Some(theirs), _) => theirs.1,
+            (None, Some(mine)) => mine.1,
+            (None, None) => otherwise,
+        }
+    }
+}
+
+/// The lowest ballot of this incarnation that is higher than all in `above`; `None` when the
+/// numbers are used up (a register that says so is damaged: nobody counts to 2^64).
+pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot> {
+    let same_round = Ballot { round: above.round, slot, inc };
+    if above != Ballot::NONE && same_round > above {
+        return Some(same_round);
+    }
+    Some(Ballot { round: above.round.checked_add(1)?, slot, inc })
+}

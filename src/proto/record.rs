@@ -1,0 +1,1103 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a mailbox says: the ballot and the heartbeat record, bit by bit.
+//!
+//! Each controller has two single-writer *registers* on each member, each of two blocks written
+//! alternately (`register` says how):
+//!
+//! * the **ballot** register carries promises: the highest decided epoch the writer knows, its
+//!   Disk Paxos state of the next epoch (Gafni & Lamport 2003), the batch limit in force and what
+//!   old owners are still charged for. It is written with FUA and must never go backwards;
+//! * the **heartbeat** register carries signs of life: role, heartbeat counter, open permits. It
+//!   carries no promise and may be lost.
+//!
+//! A block that fails any check is *no information* about its member: neither life nor silence
+//! [R26]. So [`decode`] distinguishes three readings: [`Reading::Blank`] (zeros, as formatting
+//! leaves them), [`Reading::Invalid`] and [`Reading::Valid`]. [`newest`] joins the two blocks of a
+//! register; the newest valid one is the one with the higher sequence number.
+//!
+//! ```text
+//!  0  magic     8 bytes, one per register        24  portion uuid  16 bytes
+//!  8  version   u16                              40  sequence      u64
+//! 10  register  u8                               48  incarnation   u128
+//! 11  member    u8                               64  fields of the register
+//! 12  slot      u8, then 3 zero                  ..  zero up to 4096
+//! 16  CRC32C    u32 over all 4096, then 4 zero
+//! ```
+//!
+//! All numbers are little-endian; controllers are stored by number (1..=64), 0 is "none".
+//! Every record has exactly one encoding, and whatever is not one is refused.
+//!
+//! Callers: `register`, `round` and `controller` in the module, `leasectl check` and `show`.
+//! Pure functions, no locking.
+
+use super::layout::{
+    is_blank, is_sealed, seal, Block, FieldReader, FieldWriter, Side, MAX_CONTROLLERS,
+};
+use core::fmt;
+
+/// Version of both records. A block of another version is no information.
+pub const RECORD_VERSION: u16 = 1;
+
+/// The batch limit "unlimited" in [`BallotRecord::limit`].
+pub const LIMIT_UNLIMITED: u32 = u32::MAX;
+
+/// The most terms of old owners that a ballot record can charge.
+pub const MAX_CHARGES: usize = 8;
+
+/// Where the checksum is in a record block.
+const CHECKSUM_AT: usize = 16;
+
+/// The mailbox of a controller, by index: 0..=63 for the controllers 1..=64.
+///
+/// # Invariants
+///
+/// The index is below [`MAX_CONTROLLERS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(u8);
+
+impl Slot {
+    /// The slot of controller 1.
+    pub const FIRST: Slot = Slot(0);
+
+    /// The slot with this index, 0..=63.
+    pub const fn new(index: u8) -> Option<Slot> {
+        if index < MAX_CONTROLLERS {
+            // INVARIANT: just checked.
+            Some(Slot(index))
+        } else {
+            None
+        }
+    }
+
+    /// The slot of a controller, 1..=64.
+    pub const fn from_controller(controller: u8) -> Option<Slot> {
+        match controller.checked_sub(1) {
+            Some(index) => Slot::new(index),
+            None => None,
+        }
+    }
+
+    /// 0..=63.
+    pub const fn index(self) -> u8 {
+        self.0
+    }
+
+    /// The number of its controller, 1..=64.
+    pub const fn controller(self) -> u8 {
+        // The invariant keeps this at most 64.
+        self.0.wrapping_add(1)
+    }
+
+    /// Its bit in a bitmap of controllers.
+    pub const fn bit(self) -> u64 {
+        // The invariant keeps the shift below 64.
+        1_u64.wrapping_shl(self.0 as u32)
+    }
+
+    /// Whether it is in a bitmap of controllers.
+    pub const fn is_in(self, bitmap: u64) -> bool {
+        bitmap & self.bit() != 0
+    }
+
+    /// The slots in a bitmap of controllers, lowest first.
+    pub fn all_in(bitmap: u64) -> impl Iterator<Item = Slot> + Clone {
+        (0..MAX_CONTROLLERS)
+            .map(Slot)
+            .filter(move |slot| slot.is_in(bitmap))
+    }
+}
+
+/// Prints the controller's number, which is what users know.
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.controller(), f)
+    }
+}
+
+/// The random number a controller draws when it joins a portion; it tells one life of a controller
+/// number from another, on the same machine or not [R36].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Incarnation(pub u128);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A Disk Paxos ballot. Ballots are compared by round, then slot, then incarnation, which is the
+/// order of the fields; round 0 means "none", and none is lower than all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ballot {
+    /// Counts up with every attempt; 0 for [`Ballot::NONE`] alone.
+    pub round: u64,
+    /// Whose ballot it is.
+    pub slot: Slot,
+    /// Which life of that controller.
+    pub inc: Incarnation,
+}
+
+impl Ballot {
+    /// No ballot.
+    pub const NONE: Ballot = Ballot {
+        round: 0,
+        slot: Slot::FIRST,
+        inc: Incarnation(0),
+    };
+
+    /// Whether this is no ballot at all.
+    pub const fn is_none(self) -> bool {
+        self.round == 0
+    }
+
+    /// Whether this is a ballot.
+    pub const fn is_some(self) -> bool {
+        self.round != 0
+    }
+}
+
+/// What an epoch is decided to be: who owns it, in which life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value {
+    /// The owner.
+    pub slot: Slot,
+    /// The owner's incarnation.
+    pub inc: Incarnation,
+}
+
+/// The highest epoch somebody knows to be decided, with its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decided {
+    /// The epoch; 0 before the portion was ever owned.
+    pub epoch: u64,
+    /// Its owner; `None` for epoch 0 and only for it.
+    pub value: Option<Value>,
+}
+
+impl Decided {
+    /// Nobody ever owned the portion.
+    pub const NEVER: Decided = Decided {
+        epoch: 0,
+        value: None,
+    };
+}
+
+/// Budget that is still charged for one term of an old owner: what it may have put on the disks
+/// as strays, until it is known to be drained *and* repaired [R21].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Charge {
+    /// The term.
+    pub epoch: u64,
+    /// Its owner.
+    pub slot: Slot,
+    /// The owner's incarnation.
+    pub inc: Incarnation,
+    /// How much of the redundancy it may have used up; `u32::MAX` if it was not limited.
+    pub amount: u32,
+}
+
+/// The list of charges of a portion: at most [`MAX_CHARGES`] terms.
+///
+/// # Invariants
+///
+/// The entries are dense: used ones first, then only `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Charges {
+    entries: [Option<Charge>; MAX_CHARGES],
+}
+
+impl Charges {
+    /// Nothing is charged.
+    pub const NONE: Charges = Charges {
+        entries: [None; MAX_CHARGES],
+    };
+
+    /// The charges, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = Charge> + Clone + '_ {
+        self.entries.iter().flatten().copied()
+    }
+
+    /// How many terms are charged.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether nothing is charged.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// The sum of all amounts: `q` of the batch limit. Saturates.
+    pub fn total(&self) -> u32 {
+        self.iter()
+            .fold(0, |sum, charge| charge.amount.saturating_add(sum))
+    }
+
+    /// Adds a charge; a term that is already there keeps the larger amount.
+    ///
+    /// # Errors
+    ///
+    /// Gives the charge back when the list is full. It must not be forgotten then: a controller
+    /// that cannot carry a charge must not own.
+    pub fn add(&mut self, charge: Charge) -> Result<(), Charge> {
+        for entry in &mut self.entries {
+            match entry {
+                Some(old)
+                    if (old.epoch, old.slot, old.inc)
+                        == (charge.epoch, charge.slot, charge.inc) =>
+                {
+                    old.amount = old.amount.max(charge.amount);
+                    return Ok(());
+                }
+                Some(_) => {}
+                // INVARIANT: the first free entry is behind the last used one.
+                None => {
+                    *entry = Some(charge);
+                    return Ok(());
+                }
+            }
+        }
+        Err(charge)
+    }
+
+    /// Keeps the charges for which `keep` holds, in their order.
+    pub fn retain(&mut self, keep: impl Fn(&Charge) -> bool) {
+        let before = *self;
+        *self = Charges::NONE;
+        for (entry, charge) in self.entries.iter_mut().zip(before.iter().filter(keep)) {
+            // INVARIANT: filled from the front without gaps.
+            *entry = Some(charge);
+        }
+    }
+}
+
+impl Default for Charges {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// Which of the two registers of a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Register {
+    /// Promises, written with FUA.
+    Ballot,
+    /// Signs of life.
+    Heartbeat,
+}
+
+/// The ballot register: everything a controller has promised about a portion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BallotRecord {
+    /// Writes of this register of this member so far, counted over restarts.
+    pub seq: u64,
+    /// The writer's incarnation.
+    pub inc: Incarnation,
+    /// The kernel's boot id on the writer's machine, for people who look for it.
+    pub boot_id: [u8; 16],
+    /// The highest epoch the writer knows to be decided.
+    pub dec: Decided,
+    /// The highest ballot the writer has started for epoch `dec.epoch + 1`.
+    pub mbal: Ballot,
+    /// The highest ballot of that epoch in which the writer has accepted `val`; never above `mbal`.
+    pub bal: Ballot,
+    /// The accepted value; there is one exactly when `bal` is not [`Ballot::NONE`].
+    pub val: Option<Value>,
+    /// The batch limit in force at the writer; [`LIMIT_UNLIMITED`] if there is none.
+    pub limit: u32,
+    /// What earlier terms are charged with.
+    pub charges: Charges,
+}
+
+/// The role of a controller on a portion, as it says in its heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecordRole {
+    /// Does not own and does not try to.
+    Secondary,
+    /// Has written a claim for epoch `dec.epoch + 1`.
+    Claiming,
+    /// Owns `dec.epoch`.
+    Owner,
+    /// Owned `dec.epoch` and has latched.
+    Lapsed,
+    /// Gave `dec.epoch` back, drained, perhaps to a named successor [R34].
+    Released {
+        /// Who may claim at once; `None`: whoever comes first.
+        successor: Option<Slot>,
+    },
+}
+
+/// The heartbeat register: a sign of life, no promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeartbeatRecord {
+    /// Writes of this register of this member so far, counted over restarts.
+    pub seq: u64,
+    /// The writer's incarnation.
+    pub inc: Incarnation,
+    /// The highest epoch the writer knows to be decided (a cache, no promise).
+    pub dec: Decided,
+    /// The writer's role; what it says of an epoch is about `dec.epoch`.
+    pub role: RecordRole,
+    /// Heartbeats in the owner role: what observers compare, since a demoted controller does not
+    /// count it up [R32].
+    pub hb: u64,
+    /// Open permits when the record was built.
+    pub open: u32,
+    /// The writer's heartbeat period.
+    pub period_ns: u64,
+    /// Why the writer was demoted last; `status` names the numbers.
+    pub reason: u8,
+}
+
+/// What a block must say about itself to be taken for what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockId {
+    /// The portion.
+    pub uuid: [u8; 16],
+    /// Index of the member.
+    pub member: u8,
+    /// Whose mailbox.
+    pub slot: Slot,
+}
+
+/// What one block, or one register, was found to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reading<T> {
+    /// Zeros: nobody has written here since the member was formatted.
+    Blank,
+    /// No information.
+    Invalid(Reject),
+    /// This.
+    Valid(T),
+}
+
+impl<T> Reading<T> {
+    /// The record, if there is a valid one.
+    pub fn valid(self) -> Option<T> {
+        match self {
+            Reading::Valid(record) => Some(record),
+            Reading::Blank | Reading::Invalid(_) => None,
+        }
+    }
+
+    /// Whether nobody has written here since the member was formatted.
+    pub const fn is_blank(&self) -> bool {
+        matches!(self, Reading::Blank)
+    }
+}
+
+/// Why a block is no information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reject {
+    /// Another magic than that of the register.
+    Magic,
+    /// The checksum does not fit: torn or damaged.
+    Checksum,
+    /// A version this code does not know.
+    Version,
+    /// It says it is of the other register.
+    Register,
+    /// It says it is of another portion.
+    Portion,
+    /// It says it is of another member.
+    Member,
+    /// It says it is of another controller.
+    Slot,
+    /// A field holds what the writer could never have meant.
+    Field,
+    /// Something is where only zeros may be.
+    Reserved,
+    /// Both blocks of a register have the same sequence number but do not agree.
+    Clash,
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Magic => "not a mailbox block of this register",
+            Self::Checksum => "checksum mismatch",
+            Self::Version => "unknown record version",
+            Self::Register => "block of the other register",
+            Self::Portion => "block of another portion",
+            Self::Member => "block of another member",
+            Self::Slot => "block of another controller",
+            Self::Field => "impossible field",
+            Self::Reserved => "reserved bytes are not zero",
+            Self::Clash => "two different blocks with one sequence number",
+        })
+    }
+}
+
+/// What both registers' records have in common.
+pub trait Record: Copy + Eq + sealed::Fields {
+    /// The register it is kept in.
+    const REGISTER: Register;
+
+    /// Writes of its register so far.
+    fn seq(&self) -> u64;
+
+    /// The writer's incarnation.
+    fn inc(&self) -> Incarnation;
+}
+
+impl Record for BallotRecord {
+    const REGISTER: Register = Register::Ballot;
+
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn inc(&self) -> Incarnation {
+        self.inc
+    }
+}
+
+impl Record for HeartbeatRecord {
+    const REGISTER: Register = Register::Heartbeat;
+
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn inc(&self) -> Incarnation {
+        self.inc
+    }
+}
+
+impl Register {
+    const fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Register::Ballot => b"dmLsBALT",
+            Register::Heartbeat => b"dmLsBEAT",
+        }
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Register::Ballot => 1,
+            Register::Heartbeat => 2,
+        }
+    }
+}
+
+/// Writes `record` over all of `block`.
+pub fn encode<T: Record>(record: &T, id: &BlockId, block: &mut Block) {
+    let mut out = FieldWriter::new(block);
+    out.bytes(T::REGISTER.magic());
+    out.u16(RECORD_VERSION);
+    out.u8(T::REGISTER.code());
+    out.u8(id.member);
+    out.u8(id.slot.controller());
+    out.skip(3);
+    out.skip(8);
+    out.bytes(&id.uuid);
+    out.u64(record.seq());
+    out.u128(record.inc().0);
+    record.put(&mut out);
+    seal(block, CHECKSUM_AT);
+}
+
+/// Reads a block of register `T` that was found where `id` says.
+pub fn decode<T: Record>(block: &Block, id: &BlockId) -> Reading<T> {
+    if is_blank(block) {
+        return Reading::Blank;
+    }
+    match decode_written(block, id) {
+        Ok(record) => Reading::Valid(record),
+        Err(reject) => Reading::Invalid(reject),
+    }
+}
+
+fn decode_written<T: Record>(block: &Block, id: &BlockId) -> Result<T, Reject> {
+    let mut from = FieldReader::new(block);
+    ensure(from.bytes() == *T::REGISTER.magic(), Reject::Magic)?;
+    // The checksum comes before all other fields: in a damaged block they mean nothing.
+    ensure(is_sealed(block, CHECKSUM_AT), Reject::Checksum)?;
+    ensure(from.u16() == RECORD_VERSION, Reject::Version)?;
+    ensure(from.u8() == T::REGISTER.code(), Reject::Register)?;
+    let member = from.u8();
+    let slot = from.u8();
+    ensure(from.is_zero::<3>(), Reject::Reserved)?;
+    let _checksum = from.u32();
+    ensure(from.is_zero::<4>(), Reject::Reserved)?;
+    ensure(from.bytes() == id.uuid, Reject::Portion)?;
+    ensure(member == id.member, Reject::Member)?;
+    ensure(slot == id.slot.controller(), Reject::Slot)?;
+    let seq = from.u64();
+    let inc = Incarnation(from.u128());
+    let record = T::take(seq, inc, &mut from)?;
+    ensure(from.rest_is_zero(), Reject::Reserved)?;
+    Ok(record)
+}
+
+/// Joins the two blocks of a register: what it says, and which block is the newest valid one.
+///
+/// One invalid block beside a valid one is what a torn write leaves: the other one counts. Beside
+/// a blank one it is the first write of all, which did not succeed: nothing that it carried ever
+/// counted (a promise counts in both blocks, a heartbeat of an owner follows earlier writes), so
+/// the register says nothing yet. Were it no information, its writer could never join again.
+pub fn newest<T: Record>(a: Reading<T>, b: Reading<T>) -> (Reading<T>, Option<Side>) {
+    match (a, b) {
+        (Reading::Valid(x), Reading::Valid(y)) if x.seq() == y.seq() => {
+            if x == y {
+                (a, Some(Side::A))
+            } else {
+                (Reading::Invalid(Reject::Clash), None)
+            }
+        }
+        (Reading::Valid(x), Reading::Valid(y)) if x.seq() > y.seq() => (a, Some(Side::A)),
+        (_, Reading::Valid(_)) => (b, Some(Side::B)),
+        (Reading::Valid(_), _) => (a, Some(Side::A)),
+        (Reading::Blank, _) | (_, Reading::Blank) => (Reading::Blank, None),
+        (Reading::Invalid(_), Reading::Invalid(_)) => (a, None),
+    }
+}
+
+/// The block to write next: never the newest valid one (rule 1 of the register).
+pub const fn target(newest: Option<Side>) -> Side {
+    match newest {
+        Some(side) => side.other(),
+        None => Side::A,
+    }
+}
+
+fn ensure(condition: bool, reject: Reject) -> Result<(), Reject> {
+    if condition {
+        Ok(())
+    } else {
+        Err(reject)
+    }
+}
+
+/// The fields of each register behind the common head.
+mod sealed {
+    use super::*;
+
+    /// Codec of one register's own fields. Private: there are exactly two registers.
+    pub trait Fields: Sized {
+        fn put(&self, out: &mut FieldWriter<'_>);
+        fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject>;
+    }
+
+    impl Fields for BallotRecord {
+        fn put(&self, out: &mut FieldWriter<'_>) {
+            out.bytes(&self.boot_id);
+            put_decided(out, &self.dec);
+            put_ballot(out, &self.mbal);
+            put_ballot(out, &self.bal);
+            put_value(out, self.val);
+            out.u32(self.limit);
+            for entry in &self.charges.entries {
+                put_charge(out, entry);
+            }
+        }
+
+        fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject> {
+            let boot_id = from.bytes();
+            let dec = take_decided(from)?;
+            let mbal = take_ballot(from)?;
+            let bal = take_ballot(from)?;
+            let val = take_value(from)?;
+            ensure(bal <= mbal && bal.is_some() == val.is_some(), Reject::Field)?;
+            let limit = from.u32();
+            let charges = take_charges(from)?;
+            Ok(Self {
+                seq,
+                inc,
+                boot_id,
+                dec,
+                mbal,
+                bal,
+                val,
+                limit,
+                charges,
+            })
+        }
+    }
+
+    impl Fields for HeartbeatRecord {
+        fn put(&self, out: &mut FieldWriter<'_>) {
+            put_decided(out, &self.dec);
+            let (role, successor) = match self.role {
+                RecordRole::Secondary => (1, None),
+                RecordRole::Claiming => (2, None),
+                RecordRole::Owner => (3, None),
+                RecordRole::Lapsed => (4, None),
+                RecordRole::Released { successor } => (5, successor),
+            };
+            out.u8(role);
+            out.u8(successor.map_or(0, Slot::controller));
+            out.u8(self.reason);
+            out.skip(1);
+            out.u32(self.open);
+            out.u64(self.hb);
+            out.u64(self.period_ns);
+        }
+
+        fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject> {
+            let dec = take_decided(from)?;
+            let role = take_role(from)?;
+            // Only an epoch that was decided can be owned, lost or given back.
+            let owned = !matches!(role, RecordRole::Secondary | RecordRole::Claiming);
+            ensure(!owned || dec.epoch != 0, Reject::Field)?;
+            let reason = from.u8();
+            ensure(from.is_zero::<1>(), Reject::Reserved)?;
+            let open = from.u32();
+            let hb = from.u64();
+            let period_ns = from.u64();
+            Ok(Self {
+                seq,
+                inc,
+                dec,
+                role,
+                hb,
+                open,
+                period_ns,
+                reason,
+            })
+        }
+    }
+}
+
+/// Writes a controller number and an incarnation; none is 0 and 0.
+fn put_value(out: &mut FieldWriter<'_>, value: Option<Value>) {
+    out.u8(value.map_or(0, |value| value.slot.controller()));
+    out.skip(7);
+    out.u128(value.map_or(0, |value| value.inc.0));
+}
+
+fn take_value(from: &mut FieldReader<'_>) -> Result<Option<Value>, Reject> {
+    let controller = from.u8();
+    ensure(from.is_zero::<7>(), Reject::Reserved)?;
+    let inc = Incarnation(from.u128());
+    if controller == 0 {
+        ensure(inc == Incarnation(0), Reject::Field)?;
+        return Ok(None);
+    }
+    let slot = Slot::from_controller(controller).ok_or(Reject::Field)?;
+    Ok(Some(Value { slot, inc }))
+}
+
+fn put_ballot(out: &mut FieldWriter<'_>, ballot: &Ballot) {
+    out.u64(ballot.round);
+    let value = Value {
+        slot: ballot.slot,
+        inc: ballot.inc,
+    };
+    put_value(out, ballot.is_some().then_some(value));
+}
+
+fn take_ballot(from: &mut FieldReader<'_>) -> Result<Ballot, Reject> {
+    let round = from.u64();
+    match take_value(from)? {
+        Some(Value { slot, inc }) if round != 0 => Ok(Ballot { round, slot, inc }),
+        None if round == 0 => Ok(Ballot::NONE),
+        _ => Err(Reject::Field),
+    }
+}
+
+fn put_decided(out: &mut FieldWriter<'_>, dec: &Decided) {
+    out.u64(dec.epoch);
+    put_value(out, dec.value);
+}
+
+fn take_decided(from: &mut FieldReader<'_>) -> Result<Decided, Reject> {
+    let epoch = from.u64();
+    let value = take_value(from)?;
+    ensure((epoch == 0) == value.is_none(), Reject::Field)?;
+    Ok(Decided { epoch, value })
+}
+
+fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
+    let (epoch, amount) = charge.map_or((0, 0), |charge| (charge.epoch, charge.amount));
+    out.u64(epoch);
+    put_value(
+        out,
+        charge.map(|Charge { slot, inc, .. }| Value { slot, inc }),
+    );
+    out.u32(amount);
+}
+
+fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
+    let mut charges = Charges::NONE;
+    let mut ended = false;
+    for entry in &mut charges.entries {
+        let epoch = from.u64();
+        let owner = take_value(from)?;
+        let amount = from.u32();
+        match owner {
+            Some(Value { slot, inc }) if !ended && epoch != 0 => {
+                // INVARIANT: `ended` refuses a used entry behind a free one.
+                *entry = Some(Charge {
+                    epoch,
+                    slot,
+                    inc,
+                    amount,
+                });
+            }
+            None if epoch == 0 && amount == 0 => ended = true,
+            _ => return Err(Reject::Field),
+        }
+    }
+    Ok(charges)
+}
+
+/// What a role is called in messages of the tools.
+impl fmt::Display for RecordRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secondary => f.write_str("secondary"),
+            Self::Claiming => f.write_str("claiming"),
+            Self::Owner => f.write_str("owner"),
+            Self::Lapsed => f.write_str("lapsed"),
+            Self::Released { successor: None } => f.write_str("released"),
+            Self::Released {
+                successor: Some(slot),
+            } => write!(f, "released to {slot}"),
+        }
+    }
+}
+
+fn take_role(from: &mut FieldReader<'_>) -> Result<RecordRole, Reject> {
+    let role = from.u8();
+    let successor = match from.u8() {
+        0 => None,
+        controller => Some(Slot::from_controller(controller).ok_or(Reject::Field)?),
+    };
+    match (role, successor) {
+        (1, None) => Ok(RecordRole::Secondary),
+        (2, None) => Ok(RecordRole::Claiming),
+        (3, None) => Ok(RecordRole::Owner),
+        (4, None) => Ok(RecordRole::Lapsed),
+        (5, successor) => Ok(RecordRole::Released { successor }),
+        _ => Err(Reject::Field),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{BLOCK_SIZE, ZERO_BLOCK};
+    use super::*;
+
+    const ID: BlockId = BlockId {
+        uuid: *b"0123456789abcdef",
+        member: 2,
+        slot: Slot(6),
+    };
+
+    fn value(slot: u8, inc: u128) -> Value {
+        Value {
+            slot: Slot::new(slot).unwrap(),
+            inc: Incarnation(inc),
+        }
+    }
+
+    fn ballot(round: u64, slot: u8, inc: u128) -> Ballot {
+        Ballot {
+            round,
+            slot: Slot::new(slot).unwrap(),
+            inc: Incarnation(inc),
+        }
+    }
+
+    fn charge(epoch: u64, slot: u8, amount: u32) -> Charge {
+        let Value { slot, inc } = value(slot, u128::MAX);
+        Charge {
+            epoch,
+            slot,
+            inc,
+            amount,
+        }
+    }
+
+    fn ballot_record(seq: u64) -> BallotRecord {
+        let mut charges = Charges::NONE;
+        charges.add(charge(5, 63, 2)).unwrap();
+        charges.add(charge(7, 0, u32::MAX)).unwrap();
+        BallotRecord {
+            seq,
+            inc: Incarnation(1 << 127),
+            boot_id: [0xb0; 16],
+            dec: Decided {
+                epoch: 9,
+                value: Some(value(3, 77)),
+            },
+            mbal: ballot(4, 6, 1 << 127),
+            bal: ballot(3, 5, 12),
+            val: Some(value(5, 12)),
+            limit: LIMIT_UNLIMITED,
+            charges,
+        }
+    }
+
+    fn heartbeat_record(role: RecordRole) -> HeartbeatRecord {
+        HeartbeatRecord {
+            seq: u64::MAX,
+            inc: Incarnation(42),
+            dec: Decided {
+                epoch: 9,
+                value: Some(value(6, 42)),
+            },
+            role,
+            hb: 1_000_000,
+            open: 3,
+            period_ns: 500_000_000,
+            reason: 11,
+        }
+    }
+
+    fn encoded<T: Record>(record: &T) -> Block {
+        let mut block = [0x55; BLOCK_SIZE];
+        encode(record, &ID, &mut block);
+        block
+    }
+
+    const ROLES: [RecordRole; 6] = [
+        RecordRole::Secondary,
+        RecordRole::Claiming,
+        RecordRole::Owner,
+        RecordRole::Lapsed,
+        RecordRole::Released { successor: None },
+        RecordRole::Released {
+            successor: Some(Slot(63)),
+        },
+    ];
+
+    #[test]
+    fn r41_records_come_back_as_they_were_written() {
+        let record = ballot_record(8);
+        assert_eq!(decode(&encoded(&record), &ID), Reading::Valid(record));
+        let first = BallotRecord {
+            dec: Decided::NEVER,
+            mbal: Ballot::NONE,
+            bal: Ballot::NONE,
+            val: None,
+            charges: Charges::NONE,
+            ..record
+        };
+        assert_eq!(decode(&encoded(&first), &ID), Reading::Valid(first));
+        for role in ROLES {
+            let record = heartbeat_record(role);
+            assert_eq!(decode(&encoded(&record), &ID), Reading::Valid(record));
+        }
+    }
+
+    #[test]
+    fn r26_every_single_bit_flip_makes_it_no_information() {
+        fn check<T: Record>(record: &T) {
+            let good = encoded(record);
+            for bit in 0..BLOCK_SIZE * 8 {
+                let mut block = good;
+                block[bit / 8] ^= 1 << (bit % 8);
+                let reject = if bit / 8 < 8 {
+                    Reject::Magic
+                } else {
+                    Reject::Checksum
+                };
+                let reading = decode::<T>(&block, &ID);
+                assert!(
+                    matches!(reading, Reading::Invalid(found) if found == reject),
+                    "bit {bit}"
+                );
+            }
+        }
+        check(&ballot_record(1));
+        check(&heartbeat_record(RecordRole::Owner));
+    }
+
+    #[test]
+    fn r26_a_torn_block_is_no_information() {
+        let (old, new) = (encoded(&ballot_record(8)), encoded(&ballot_record(9)));
+        for cut in [16, 64, 100, 500, 512, 4000] {
+            let mut torn = old;
+            torn[..cut].copy_from_slice(&new[..cut]);
+            if torn != new && torn != old {
+                let reading = decode::<BallotRecord>(&torn, &ID);
+                assert_eq!(reading, Reading::Invalid(Reject::Checksum), "cut {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn r39_a_block_of_elsewhere_is_no_information() {
+        let block = encoded(&ballot_record(8));
+        let check = |id: BlockId, reject| {
+            assert_eq!(
+                decode::<BallotRecord>(&block, &id),
+                Reading::Invalid(reject)
+            );
+        };
+        check(
+            BlockId {
+                uuid: [1; 16],
+                ..ID
+            },
+            Reject::Portion,
+        );
+        check(BlockId { member: 1, ..ID }, Reject::Member);
+        check(
+            BlockId {
+                slot: Slot(5),
+                ..ID
+            },
+            Reject::Slot,
+        );
+        let other = decode::<HeartbeatRecord>(&block, &ID);
+        assert_eq!(other, Reading::Invalid(Reject::Magic));
+        assert_eq!(decode::<BallotRecord>(&ZERO_BLOCK, &ID), Reading::Blank);
+    }
+
+    /// Changes one byte behind the codec's back, with a fitting checksum.
+    fn patched<T: Record>(record: &T, at: usize, byte: u8) -> Reading<T> {
+        let mut block = encoded(record);
+        assert_ne!(block[at], byte, "the patch changes nothing");
+        block[at] = byte;
+        seal(&mut block, CHECKSUM_AT);
+        decode(&block, &ID)
+    }
+
+    #[test]
+    fn r26_what_no_writer_means_is_refused_although_the_checksum_fits() {
+        let check = |at, byte, reject| {
+            let reading = patched(&ballot_record(8), at, byte);
+            assert_eq!(reading, Reading::Invalid(reject), "byte {at}");
+        };
+        check(8, 2, Reject::Version);
+        check(10, 2, Reject::Register);
+        check(13, 1, Reject::Reserved);
+        check(20, 1, Reject::Reserved);
+        // dec: epoch at 80, owner at 88, padding, incarnation at 96.
+        check(80, 0, Reject::Field);
+        check(88, 0, Reject::Field);
+        check(88, 65, Reject::Field);
+        check(89, 1, Reject::Reserved);
+        // mbal at 112: round, controller; bal at 144; val at 176; limit at 200.
+        check(112, 0, Reject::Field);
+        check(112, 2, Reject::Field);
+        check(120, 0, Reject::Field);
+        check(144, 0, Reject::Field);
+        check(144, 5, Reject::Field);
+        check(176, 0, Reject::Field);
+        // Charges of 36 bytes at 204: the third is free, its epoch alone must not be set.
+        check(204 + 72, 1, Reject::Field);
+        check(204 + 72 + 8, 1, Reject::Field);
+        check(204 + 72 + 32, 1, Reject::Field);
+        check(204, 0, Reject::Field);
+        check(204 + 8 * 36, 1, Reject::Reserved);
+        check(4095, 1, Reject::Reserved);
+    }
+
+    #[test]
+    fn r26_impossible_roles_are_refused_although_the_checksum_fits() {
+        let check = |at, byte| {
+            let reading = patched(&heartbeat_record(RecordRole::Owner), at, byte);
+            assert_eq!(reading, Reading::Invalid(Reject::Field), "byte {at}");
+        };
+        // dec at 64 takes 32 bytes, then role and successor.
+        check(96, 0);
+        check(96, 6);
+        check(97, 1);
+        check(97, 65);
+        for role in ROLES {
+            let never = HeartbeatRecord {
+                dec: Decided::NEVER,
+                ..heartbeat_record(role)
+            };
+            let reading = decode::<HeartbeatRecord>(&encoded(&never), &ID);
+            match role {
+                RecordRole::Secondary | RecordRole::Claiming => {
+                    assert_eq!(reading, Reading::Valid(never));
+                }
+                _ => assert_eq!(reading, Reading::Invalid(Reject::Field)),
+            }
+        }
+    }
+
+    #[test]
+    fn r41_the_newest_valid_block_counts() {
+        let (old, new) = (ballot_record(8), ballot_record(9));
+        let torn = Reading::Invalid(Reject::Checksum);
+        let valid = Reading::Valid;
+        assert_eq!(newest(valid(old), valid(new)), (valid(new), Some(Side::B)));
+        assert_eq!(newest(valid(new), valid(old)), (valid(new), Some(Side::A)));
+        assert_eq!(newest(valid(old), torn), (valid(old), Some(Side::A)));
+        assert_eq!(newest(torn, valid(old)), (valid(old), Some(Side::B)));
+        assert_eq!(
+            newest(valid(old), Reading::Blank),
+            (valid(old), Some(Side::A))
+        );
+        assert_eq!(
+            newest(Reading::Blank, valid(old)),
+            (valid(old), Some(Side::B))
+        );
+        let blank = Reading::Blank;
+        assert_eq!(newest::<BallotRecord>(blank, torn), (blank, None));
+        assert_eq!(newest::<BallotRecord>(torn, blank), (blank, None));
+        assert_eq!(newest::<BallotRecord>(torn, torn), (torn, None));
+        assert_eq!(newest::<BallotRecord>(torn, torn), (torn, None));
+        let blank = (Reading::Blank, None);
+        assert_eq!(
+            newest::<BallotRecord>(Reading::Blank, Reading::Blank),
+            blank
+        );
+        assert_eq!(newest(valid(old), valid(old)), (valid(old), Some(Side::A)));
+        let clash = BallotRecord { limit: 1, ..old };
+        let none = (Reading::Invalid(Reject::Clash), None);
+        assert_eq!(newest(valid(old), valid(clash)), none);
+    }
+
+    #[test]
+    fn r41_the_next_write_spares_the_newest_valid_block() {
+        assert_eq!(target(Some(Side::A)), Side::B);
+        assert_eq!(target(Some(Side::B)), Side::A);
+        assert_eq!(target(None), Side::A);
+    }
+
+    #[test]
+    fn r28_ballots_compare_by_round_then_slot_then_incarnation() {
+        let rising = [
+            Ballot::NONE,
+            ballot(1, 0, 0),
+            ballot(1, 0, 9),
+            ballot(1, 1, 0),
+            ballot(2, 0, 0),
+        ];
+        assert!(rising.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(Ballot::NONE.is_none() && !Ballot::NONE.is_some());
+    }
+
+    #[test]
+    fn r21_charges_are_kept_until_they_are_taken_off() {
+        let mut charges = Charges::NONE;
+        for epoch in 1..=MAX_CHARGES as u64 {
+            assert_eq!(charges.add(charge(epoch, 1, 2)), Ok(()));
+        }
+        assert_eq!(charges.total(), 16);
+        assert_eq!(charges.add(charge(9, 1, 2)), Err(charge(9, 1, 2)));
+        // The same term again: the larger amount counts, once.
+        assert_eq!(charges.add(charge(3, 1, 5)), Ok(()));
+        assert_eq!(charges.add(charge(3, 1, 1)), Ok(()));
+        assert_eq!(charges.total(), 19);
+        charges.retain(|charge| charge.epoch % 2 == 0);
+        assert!(charges.iter().map(|charge| charge.epoch).eq([2, 4, 6, 8]));
+        assert_eq!(charges.len(), 4);
+        assert_eq!(charges.add(charge(11, 1, u32::MAX)), Ok(()));
+        assert_eq!(charges.total(), u32::MAX);
+        charges.retain(|_| false);
+        assert!(charges.is_empty());
+    }
+
+    #[test]
+    fn r28_slots_are_controllers_1_to_64() {
+        assert_eq!(Slot::from_controller(0), None);
+        assert_eq!(Slot::from_controller(65), None);
+        assert_eq!(Slot::new(64), None);
+        for controller in 1..=64 {
+            let slot = Slot::from_controller(controller).unwrap();
+            assert_eq!(slot.controller(), controller);
+            assert_eq!(slot.bit(), 1 << (controller - 1));
+        }
+        let bitmap = 1 | 1 << 5 | 1 << 63;
+        assert!(Slot::all_in(bitmap).map(Slot::controller).eq([1, 6, 64]));
+    }
+}

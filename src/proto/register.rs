@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How a mailbox register is written so that it never goes backwards [R41].
+//!
+//! A register is two 4 KiB blocks on one member, written alternately by one controller alone.
+//!
+//! ```text
+//!            read both own blocks            issue
+//!   Unknown ----------------------> Ready ----------> Writing
+//!      ^                              ^                |  |
+//!      |                              +----------------+  |
+//!      |                                 success          |
+//!      +--------------------------------------------------+
+//!                                   error
+//! ```
+//!
+//! * Before the first write of an incarnation, and after every error, both blocks are read: the
+//!   next write goes to the one that is *not* the newest valid one, and the sequence continues
+//!   from the highest valid one. (Alternating by habit after an error destroys the last good
+//!   block.)
+//! * One write is in flight. A round that ends without this member leaves the write stale: its
+//!   completion belongs to its own round and never to a later one.
+//! * A ballot change counts here once *two* consecutive writes carried it, so that it is in both
+//!   blocks; heartbeats and marks count after one.
+//! * After an error the member does not count for ballots until a command that the fabric may
+//!   still hold has had its time: the caller passes that moment to [`OwnRegister::failed`].
+//!
+//! Caller: [`super::controller`], two for each member.
+
+use super::layout::Side;
+
+/// The state of one own register on one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OwnRegister {
+    state: State,
+    /// The highest sequence number known to be on the member, or given to a write.
+    seq: u64,
+    /// The image that the last successful write carried.
+    image: u32,
+    /// How many consecutive successful writes carried it (2 is enough to know).
+    copies: u8,
+    /// Ballots do not count here before this local time.
+    counts_from_ns: u64,
+    /// Whether this incarnation has a successful write here.
+    written: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Unknown,
+    Ready { target: Side },
+    Writing { target: Side, image: u32 },
+}
+
+/// A write that the register allows: where it goes and which sequence number it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Write {
+    /// The block to write.
+    pub side: Side,
+    /// The sequence number to put into the record.
+    pub seq: u64,
+}
+
+impl OwnRegister {
+    /// A register of which nothing is known.
+    pub const fn new() -> Self {
+        Self {
+            state: State::Unknown,
+            seq: 0,
+            image: 0,
+            copies: 0,
+            counts_from_ns: 0,
+            written: false,
+        }
+    }
+
+    /// Whether both blocks must be read before the next write.
+    pub fn is_unknown(&self) -> bool {
+        self.state == State::Unknown
+    }
+
+    /// Whether a write is in flight.
+    pub fn is_writing(&self) -> bool {
+        matches!(self.state, State::Writing { .. })
+    }
+
+    /// Whether a successful write of this incarnation is on the member.
+    pub fn is_written(&self) -> bool {
+        self.written
+    }
+
+    /// Both blocks were read by a read that was issued while the register was unknown: `newest`
+    /// is the newest valid one and its sequence number, `None` when neither is valid.
+    pub fn learned(&mut self, newest: Option<(Side, u64)>) {
+        if !self.is_unknown() {
+            return;
+        }
+        let target = newest.map_or(Side::A, |(side, _)| side.other());
+        self.seq = self.seq.max(newest.map_or(0, |(_, seq)| seq));
+        self.state = State::Ready { target };
+    }
+
+    /// Begins a write of image number `image`, if the register is ready for one.
+    pub fn begin(&mut self, image: u32) -> Option<Write> {
+        let State::Ready { target } = self.state else { return None };
+        self.seq = self.seq.checked_add(1)?;
+        self.state = State::Writing { target, image };
+        Some(Write { side: target, seq: self.seq })
+    }
+
+    /// The write in flight succeeded.
+    pub fn succeeded(&mut self) {
+        let State::Writing { target, image } = self.state else { return };
+        self.copies = if image == self.image { self.copies.saturating_add(1).min(2) } else { 1 };
+        self.image = image;
+        self.written = true;
+        self.state = State::Ready { target: target.other() };
+    }
+
+    /// The write in flight failed: what is on the member is in doubt, and a late copy of the
+    /// command may land until `settled_ns`.
+    pub fn failed(&mut self, settled_ns: u64) {
+        if self.is_writing() {
+            self.state = State::Unknown;
+            self.copies = 0;
+            self.counts_from_ns = self.counts_from_ns.max(settled_ns);
+        }
+    }
+
+    /// How many consecutive writes carried image number `image` so far (at most 2).
+    pub fn copies(&self, image: u32) -> u8 {
+        if self.image == image {
+            self.copies
+        } else {
+            0
+        }
+    }
+
+    /// Whether a ballot change that is image number `image` counts on this member.
+    pub fn counts(&self, image: u32, now_ns: u64) -> bool {
+        self.copies(image) >= 2 && now_ns >= self.counts_from_ns
+    }
+
+    /// The local time from which ballots count here.
+    pub fn counts_from_ns(&self) -> u64 {
+        self.counts_from_ns
+    }
+}
+
+impl Default for OwnRegister {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(newest: Option<(Side, u64)>) -> OwnRegister {
+        let mut register = OwnRegister::new();
+        register.learned(newest);
+        register
+    }
+
+    #[test]
+    fn r41_nothing_is_written_before_both_blocks_were_read() {
+        assert_eq!(OwnRegister::new().begin(1), None);
+    }
+
+    #[test]
+    fn r41_the_sequence_continues_and_the_newest_block_is_spared() {
+        let mut register = ready(Some((Side::B, 41)));
+        assert_eq!(register.begin(1), Some(Write { side: Side::A, seq: 42 }));
+        assert_eq!(register.begin(1), None, "one write in flight");
+        register.succeeded();
+        assert_eq!(register.begin(1), Some(Write { side: Side::B, seq: 43 }));
+    }
+
+    #[test]
+    fn r41_an_error_is_followed_by_a_read_not_by_habit() {
+        let mut register = ready(None);
+        register.begin(1);
+        register.succeeded();
+        register.begin(1);
+        register.failed(500);
+        assert_eq!(register.begin(1), None);
+        // The failed write tore block B: A is still the newest valid one.
+        register.learned(Some((Side::A, 1)));
+        assert_eq!(register.begin(1), Some(Write { side: Side::B, seq: 3 }));
+    }
+
+    #[test]
+    fn r28_a_ballot_counts_when_it_is_in_both_blocks() {
+        let mut register = ready(None);
+        register.begin(7);
+        register.succeeded();
+        assert!(!register.counts(7, 0));
+        register.begin(7);
+        register.succeeded();
+        assert!(register.counts(7, 0));
+        register.begin(8);
+        register.succeeded();
+        assert!(!register.counts(8, 0));
+        assert!(!register.counts(7, 0));
+    }
+
+    #[test]
+    fn r41_after_an_error_the_member_counts_only_when_late_commands_have_had_their_time() {
+        let mut register = ready(None);
+        register.begin(7);
+        register.failed(1_000);
+        register.learned(None);
+        for _ in 0..2 {
+            register.begin(7);
+            register.succeeded();
+        }
+        assert!(!register.counts(7, 999));
+        assert!(register.counts(7, 1_000));
+    }
+}

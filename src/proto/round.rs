@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+//! One round: write the own register to a majority, and only then read everybody's.
+//!
+//! ```text
+//!            majority written                  every slot known from a majority
+//!  Writing ------------------> Reading (barrier) ------------------------------> Complete
+//!     |                           |
+//!     +---------------------------+--> Failed: a majority cannot be reached any more
+//! ```
+//!
+//! No read of a round is issued before a majority of its writes has completed: a claim that is not
+//! seen by these reads was written after this controller's own record could be seen. A round
+//! that only looks begins at Reading.
+//!
+//! A member takes part with one write and one read. What hangs on a member from an earlier round
+//! belongs to that round for ever; the member joins this one when it is free again.
+//!
+//! Caller: [`super::controller`], one round at a time.
+
+use super::layout::{Side, MAX_CONTROLLERS};
+use super::observer::member_bit;
+use super::paxos::{Promise, Seen};
+use super::record::{BallotRecord, Decided, HeartbeatRecord, Reading, Slot};
+
+/// What a read of one member's mailboxes brought, decoded.
+pub trait Mailboxes {
+    /// The ballot register of a slot.
+    fn ballot(&self, slot: Slot) -> Found<BallotRecord>;
+    /// The heartbeat register of a slot.
+    fn heartbeat(&self, slot: Slot) -> Found<HeartbeatRecord>;
+}
+
+/// A register as it was found: what it says, and which block says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<T> {
+    /// What the register says.
+    pub reading: Reading<T>,
+    /// The newest valid block.
+    pub newest: Option<Side>,
+}
+
+/// What a round writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Nothing: it only looks.
+    Look,
+    /// The heartbeat register, once on each member.
+    Heartbeat,
+    /// The ballot register, until it is in both blocks on each member.
+    Ballot,
+}
+
+/// Where a round stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Writes go out and come back.
+    Writing,
+    /// A majority was written; reads go out and come back.
+    Reading,
+}
+
+/// How a round goes on after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It waits for more.
+    Waiting,
+    /// Every slot is known from a majority: judge it.
+    Complete,
+    /// It cannot be completed any more.
+    Failed,
+}
+
+/// One round, as far as it has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Round {
+    /// Tells this round's I/O from that of others.
+    pub number: u32,
+    /// What it writes.
+    pub kind: Kind,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Clock before the first write was issued [R2].
+    pub stamp_ns: u64,
+    /// Clock before the first read was issued; meaningless while writing.
+    pub issued_ns: u64,
+    /// Members to which a write (or, while reading, a read) of this round has been given.
+    pub given: u16,
+    /// Members that did their part of the present stage.
+    pub done: u16,
+    /// Members that failed in the present stage.
+    pub failed: u16,
+    /// What the reads showed of ballots and decisions.
+    pub seen: Seen,
+    /// Members that showed what the observer watches.
+    pub confirmed: u16,
+    /// Members on which the own slot was readable.
+    pub own_slot: u16,
+    /// Members on which every slot was blank.
+    pub blank: u16,
+    /// The latest promise found in the own slot, and the decision it stands behind.
+    pub own_promise: (Decided, Promise),
+    /// For each slot the members that gave information about it.
+    info: [u16; MAX_CONTROLLERS as usize],
+}
+
+impl Round {
+    /// A round that begins at `now_ns`.
+    pub fn new(number: u32, kind: Kind, decided: Decided, now_ns: u64) -> Self {
+        Self {
+            number,
+            kind,
+            stage: if kind == Kind::Look { Stage::Reading } else { Stage::Writing },
+            stamp_ns: now_ns,
+            issued_ns: now_ns,
+            given: 0,
+            done: 0,
+            failed: 0,
+            seen: Seen::new(decided),
+            confirmed: 0,
+            own_slot: 0,
+            blank: 0,
+            own_promise: (Decided::NEVER, Promise::NONE),
+            info: [0; MAX_CONTROLLERS as usize],
+        }
+    }
+
+    /// A write of this round to `member` came to its end: `true` when the member has what the
+    /// round wanted to write.
+    pub fn wrote(&mut self, member: u8, ok: bool) {
+        self.ended(member, ok);
+    }
+
+    /// A read of this round from `member` came to its end.
+    pub fn read(&mut self, member: u8, ok: bool) {
+        self.ended(member, ok);
+    }
+
+    /// Notes that `member` gave information about `slot`.
+    pub fn informed(&mut self, slot: Slot, member: u8) {
+        if let Some(members) = self.info.get_mut(usize::from(slot.index())) {
+            *members |= member_bit(member);
+        }
+    }
+
+    /// Notes what the own slot on a member promised.
+    pub fn own_slot(&mut self, member: u8, record: Option<&BallotRecord>) {
+        self.own_slot |= member_bit(member);
+        let Some(record) = record else { return };
+        let found = (record.dec, Promise::of(record));
+        let later = found.0.epoch > self.own_promise.0.epoch
+            || found.0.epoch == self.own_promise.0.epoch
+                && found.1.is_later_than(&self.own_promise.1);
+        if later {
+            self.own_promise = found;
+        }
+    }
+
+    /// Begins the reads, at `now_ns`.
+    fn begin_reading(&mut self, now_ns: u64) {
+        self.stage = Stage::Reading;
+        self.issued_ns = now_ns;
+        self.given = 0;
+        self.done = 0;
+        self.failed = 0;
+    }
+
+    /// How the round goes on, at `now_ns`, when `reachable` members could still take part.
+    pub fn advance(&mut self, now_ns: u64, slots: u64, reachable: u16, majority: u8) -> Progress {
+        if self.stage == Stage::Writing && is_majority(self.done, majority) {
+            self.begin_reading(now_ns);
+        }
+        if self.stage == Stage::Reading && self.knows_all(slots, majority) {
+            return Progress::Complete;
+        }
+        let possible = (reachable & !self.failed) | self.done;
+        let all_read = self.stage == Stage::Reading && possible & !self.done == 0;
+        match is_majority(possible, majority) && !all_read {
+            true => Progress::Waiting,
+            false => Progress::Failed,
+        }
+    }
+
+    /// Whether a majority has answered and it was not enough: waiting for a member that hangs
+    /// would only delay the next round.
+    pub fn is_stuck(&self, majority: u8) -> bool {
+        is_majority(self.done | self.failed, majority)
+    }
+
+    fn knows_all(&self, slots: u64, majority: u8) -> bool {
+        Slot::all_in(slots).all(|slot| {
+            let members = self.info.get(usize::from(slot.index())).copied().unwrap_or(0);
+            is_majority(members, majority)
+        })
+    }
+
+    fn ended(&mut self, member: u8, ok: bool) {
+        match ok {
+            true => self.done |= member_bit(member),
+            false => self.failed |= member_bit(member),
+        }
+    }
+}
+
+/// Whether a set of members is a majority.
+pub const fn is_majority(members: u16, majority: u8) -> bool {
+    members.count_ones() >= majority as u32
+}

@@ -1,0 +1,601 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The status line: what `dmsetup status` prints behind the target name, and how tools read it.
+//!
+//! ```text
+//! <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq>
+//! <open>/<limit> <pending> <refused> <late> <members_ok> <reason>
+//! ```
+//!
+//! One line, single tokens, this order, `-` for none. Fields are only ever appended, so a reader
+//! ignores what stands behind the last one it knows; the tokens of [`Role`] and [`Reason`] are
+//! never renamed. Printing takes no lock and waits for nothing: the caller fills in a [`Status`]
+//! from whatever it may read [R47].
+//!
+//! [`Reason`] says why a controller is not the owner: why it was demoted, why it does not claim,
+//! or why it refused a message. Its codes also stand in the heartbeat record.
+//!
+//! Who calls: the target's status function and the log (print), `leasectl status|watch` (read).
+//! No state, no locking.
+
+use super::limit::Limit;
+use super::record::Slot;
+use super::table::{number, slot};
+use core::fmt;
+
+/// The state of one mapped device and its portion, as one controller sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status<'a> {
+    /// The name of the portion: one token, as the superblock guarantees.
+    pub portion: &'a str,
+    /// The index of the device's member in the portion, from 0.
+    pub member: u8,
+    /// How many members the portion has.
+    pub members: u8,
+    /// What this controller is to the portion.
+    pub role: Role,
+    /// The highest epoch known to be decided; `None` while joining or when there was none.
+    pub epoch: Option<u64>,
+    /// The owner of that epoch.
+    pub owner: Option<Slot>,
+    /// How long this controller's lease is still valid, in milliseconds, rounded down; `None`
+    /// when it has none.
+    pub lease_ms_left: Option<u64>,
+    /// The number of the last heartbeat in the owner role; `None` before the first.
+    pub heartbeat_seq: Option<u64>,
+    /// Open permits.
+    pub open: u32,
+    /// How many permits may be open.
+    pub limit: Limit,
+    /// State-changing bios that wait for a permit.
+    pub pending: u64,
+    /// State-changing bios that the gate failed, since the session began.
+    pub refused: u64,
+    /// Successful completions that were reported as errors, since the session began [R18].
+    pub late: u64,
+    /// Members whose last mailbox write and read succeeded.
+    pub members_ok: u8,
+    /// Why the controller is not the owner; of an owner, why it last was not.
+    pub reason: Reason,
+}
+
+/// What a controller is to a portion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It reads its old records and listens to its own mailbox; it has written nothing yet [R36].
+    Joining,
+    /// It serves reads only.
+    Secondary,
+    /// It has written a claim for the next epoch.
+    Claiming,
+    /// It owns the current epoch, with a lease or about to get one.
+    Owner,
+    /// It drains, to give the portion up [R34].
+    Releasing,
+    /// It has withdrawn until an operator acts; the reason says from what.
+    Failed,
+}
+
+impl Role {
+    /// All roles, in the order in which a controller meets them.
+    pub const ALL: [Self; 6] = [
+        Self::Joining,
+        Self::Secondary,
+        Self::Claiming,
+        Self::Owner,
+        Self::Releasing,
+        Self::Failed,
+    ];
+
+    /// The word in the status line.
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Secondary => "secondary",
+            Self::Claiming => "claiming",
+            Self::Owner => "owner",
+            Self::Releasing => "releasing",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The role with this word.
+    pub fn from_token(token: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.token() == token)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.token())
+    }
+}
+
+/// One line for each reason: documentation, name, code on disk, token, and a sentence's end for
+/// logs and tools.
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident = $code:literal, $token:literal, $text:literal;)+) => {
+        /// Why a controller is not the owner of a portion, or why it refused a message.
+        ///
+        /// The codes stand in heartbeat records: they are never reused for something else.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            #[default]
+            $($(#[$doc])+ $name = $code,)+
+        }
+
+        impl Reason {
+            /// All reasons, by code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The word in the status line.
+            pub const fn token(self) -> &'static str {
+                match self {
+                    $(Self::$name => $token,)+
+                }
+            }
+
+            /// What it means, as the end of a log line.
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// There was none yet.
+    None = 0, "-", "no reason";
+
+    // Why it was demoted.
+
+    /// The lease ended before a heartbeat extended it: the gate or the heartbeat's start saw it
+    /// [R9].
+    Lapse = 1, "lapse", "the lease ended";
+    /// A heartbeat completed, but too late: the lease had ended, or the one it would have granted
+    /// was not in the future [R6].
+    Continuity = 2, "continuity", "a heartbeat was judged too late";
+    /// The first heartbeat of a won epoch was not judged within a lease time of the claim [R30].
+    LateClaim = 3, "late_claim", "the first heartbeat came too late after the claim";
+    /// Another controller completed the claim: it owns in name only and may not begin the lease.
+    NameOnly = 4, "name_only", "the epoch was won through another controller's record";
+    /// A later epoch is decided [R29].
+    HigherEpoch = 5, "higher_epoch", "a later epoch is decided";
+    /// Another controller claims the next epoch [R29].
+    ClaimSeen = 6, "claim_seen", "another controller claims the next epoch";
+    /// Its own mailbox holds what it did not write: a second machine has its number [R36].
+    ForeignIncarnation = 7, "foreign_incarnation", "another machine writes the own mailbox";
+    /// Message `release` [R34].
+    Released = 8, "released", "the portion was released";
+    /// Message `handoff` [R34].
+    Handoff = 9, "handoff", "the portion was handed over";
+    /// Message `fence`.
+    Fence = 10, "fence", "an operator fenced it";
+    /// A mapped device of the complete portion was removed.
+    Removed = 11, "removed", "a device of the portion was removed";
+    /// The system is about to suspend or hibernate [R43].
+    Suspend = 12, "suspend", "the system suspends";
+    /// The system shuts down.
+    Reboot = 13, "reboot", "the system shuts down";
+    /// The local clock stepped back or shows an impossible value [R43].
+    Clock = 14, "clock", "the clock stepped back or is impossible";
+
+    // Why it does not take part.
+
+    /// While it was joining, another machine wrote its mailbox [R36].
+    Duplicate = 15, "duplicate", "another machine uses this controller number";
+    /// Fewer members answer than a majority: it cannot know the epoch, or cannot write [R42].
+    NoMajority = 16, "no_majority", "no majority of the members answers";
+    /// It has not finished joining.
+    Joining = 17, "joining", "it has not joined yet";
+
+    // Why it does not claim.
+
+    /// The table says `claim manual`.
+    Manual = 18, "manual", "claims are left to messages";
+    /// Every mapped device of the portion is read-only [R31].
+    ReadOnly = 19, "read_only", "the mapped devices are read-only";
+    /// A mapped device is held open since before another controller's epoch [R31].
+    StaleOpeners = 20, "stale_openers", "a device is open since before another's epoch";
+    /// The portion was never owned and its home is another controller.
+    NotHome = 21, "not_home", "another controller is the portion's home";
+    /// The portion was released to another controller.
+    Successor = 22, "successor", "the portion was released to another controller";
+    /// The owner's heartbeat changes: its silence is shorter than the window, or its death was
+    /// confirmed while it was heard.
+    OwnerAlive = 23, "owner_alive", "the owner was heard lately";
+    /// Another candidate has a higher ballot; it tries again after a random time [R28].
+    Outbid = 24, "outbid", "another candidate has a higher ballot";
+    /// The list of charged terms is full: an owner must not forget a charge [R21].
+    ChargesFull = 25, "charges_full", "too many terms of old owners are unrepaired";
+
+    // Why it refused a message.
+
+    /// Only the owner can do this.
+    NotOwner = 26, "not_owner", "it does not own the portion";
+    /// A permit did not close in time: ownership is now kept or lost by the lease alone [R34].
+    ReleaseTimeout = 27, "release_timeout", "an operation did not complete in time";
+    /// The portion is not formatted for the controller that the message names.
+    UnknownController = 28, "unknown_controller", "the portion knows no such controller";
+    /// The message names the controller that it was sent to.
+    OwnNumber = 29, "own_number", "the message names this controller itself";
+    /// The message names an epoch that it does not apply to.
+    WrongEpoch = 30, "wrong_epoch", "the message names another epoch";
+    /// `repaired` before the term is known to be drained [R21].
+    NotDrained = 31, "not_drained", "the old owner is not known to have drained";
+    /// `accept_risk` while the limit is not exhausted [R15].
+    NotExhausted = 32, "not_exhausted", "the limit is not exhausted";
+    /// The period does not fit the timings of the portion [R10].
+    PeriodUnfit = 33, "period_unfit", "the period does not fit the portion's timings";
+    /// A release or hand-over is under way.
+    Busy = 34, "busy", "a release is under way";
+    /// A hand-over was drained and published, but its successor was not decided in time; the
+    /// portion stays released to it.
+    Undecided = 35, "undecided", "the successor was not decided in time";
+}
+
+impl Reason {
+    /// The code in heartbeat records.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason with this code; `None` for codes of a later version.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.code() == code)
+    }
+
+    /// The reason with this word.
+    pub fn from_token(token: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.token() == token)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.token())
+    }
+}
+
+/// A value, or `-` for none.
+struct OrNone<T>(Option<T>);
+
+impl<T: fmt::Display> fmt::Display for OrNone<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+impl fmt::Display for Status<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}/{} {} ",
+            self.portion, self.member, self.members, self.role
+        )?;
+        write!(f, "{} {} ", OrNone(self.epoch), OrNone(self.owner))?;
+        write!(
+            f,
+            "{} {} ",
+            OrNone(self.lease_ms_left),
+            OrNone(self.heartbeat_seq)
+        )?;
+        write!(f, "{}/{} {} ", self.open, self.limit, self.pending)?;
+        write!(
+            f,
+            "{} {} {} {}",
+            self.refused, self.late, self.members_ok, self.reason
+        )
+    }
+}
+
+/// Why a line is no status line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusError {
+    /// The first field that is wrong, as the format names it.
+    pub field: &'static str,
+    /// Whether the line ends before it; otherwise it cannot be read.
+    pub missing: bool,
+}
+
+impl fmt::Display for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wrong = if self.missing {
+            "is missing from"
+        } else {
+            "cannot be read in"
+        };
+        write!(f, "field {} {} the status line", self.field, wrong)
+    }
+}
+
+impl<'a> Status<'a> {
+    /// Reads what stands behind the target name in a status line.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is missing or cannot be read.
+    pub fn parse(line: &'a str) -> Result<Self, StatusError> {
+        let mut tokens = Tokens(line.split_ascii_whitespace());
+        let portion = tokens.read("portion", Some)?;
+        let (member, members) = tokens.read("member", member)?;
+        let role = tokens.read("role", Role::from_token)?;
+        let epoch = tokens.read("epoch", |token| optional(token, unsigned))?;
+        let owner = tokens.read("owner", |token| optional(token, controller))?;
+        let lease_ms_left = tokens.read("lease_ms_left", |token| optional(token, unsigned))?;
+        let heartbeat_seq = tokens.read("heartbeat_seq", |token| optional(token, unsigned))?;
+        let (open, limit) = tokens.read("open", permits)?;
+        Ok(Self {
+            portion,
+            member,
+            members,
+            role,
+            epoch,
+            owner,
+            lease_ms_left,
+            heartbeat_seq,
+            open,
+            limit,
+            pending: tokens.read("pending", unsigned)?,
+            refused: tokens.read("refused", unsigned)?,
+            late: tokens.read("late", unsigned)?,
+            members_ok: tokens.read("members_ok", |token| {
+                unsigned(token).filter(|ok| *ok <= members)
+            })?,
+            reason: tokens.read("reason", Reason::from_token)?,
+        })
+    }
+}
+
+/// The tokens that are still to be read.
+struct Tokens<'a>(core::str::SplitAsciiWhitespace<'a>);
+
+impl<'a> Tokens<'a> {
+    /// Reads the next token with `read` as the field of this name.
+    fn read<T>(
+        &mut self,
+        field: &'static str,
+        read: impl FnOnce(&'a str) -> Option<T>,
+    ) -> Result<T, StatusError> {
+        let token = self.0.next().ok_or(StatusError {
+            field,
+            missing: true,
+        })?;
+        read(token).ok_or(StatusError {
+            field,
+            missing: false,
+        })
+    }
+}
+
+/// A decimal number that fits its field.
+fn unsigned<T: TryFrom<u64>>(token: &str) -> Option<T> {
+    T::try_from(number(token.as_bytes()).ok()?).ok()
+}
+
+fn controller(token: &str) -> Option<Slot> {
+    slot(token.as_bytes()).ok()
+}
+
+/// `Some(None)` for `-`.
+fn optional<T>(token: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    match token {
+        "-" => Some(None),
+        value => read(value).map(Some),
+    }
+}
+
+fn member(token: &str) -> Option<(u8, u8)> {
+    let (member, members) = token.split_once('/')?;
+    let pair: (u8, u8) = (unsigned(member)?, unsigned(members)?);
+    (pair.0 < pair.1).then_some(pair)
+}
+
+fn limit(token: &str) -> Option<Limit> {
+    match token {
+        "unlimited" => Some(Limit::Unlimited),
+        "window" => Some(Limit::Window),
+        count => unsigned(count).map(Limit::Count),
+    }
+}
+
+fn permits(token: &str) -> Option<(u32, Limit)> {
+    let (open, limit) = token.split_once('/')?;
+    Some((unsigned(open)?, self::limit(limit)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::format;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn owner() -> Status<'static> {
+        Status {
+            portion: "vault-1",
+            member: 2,
+            members: 3,
+            role: Role::Owner,
+            epoch: Some(7),
+            owner: Slot::from_controller(4),
+            lease_ms_left: Some(412),
+            heartbeat_seq: Some(90_001),
+            open: 1,
+            limit: Limit::Count(2),
+            pending: 3,
+            refused: 4,
+            late: 5,
+            members_ok: 3,
+            reason: Reason::HigherEpoch,
+        }
+    }
+
+    fn joining() -> Status<'static> {
+        Status {
+            portion: "-",
+            member: 0,
+            members: 1,
+            role: Role::Joining,
+            epoch: None,
+            owner: None,
+            lease_ms_left: None,
+            heartbeat_seq: None,
+            open: 0,
+            limit: Limit::Unlimited,
+            pending: 0,
+            refused: 0,
+            late: 0,
+            members_ok: 0,
+            reason: Reason::None,
+        }
+    }
+
+    #[test]
+    fn r47_the_line_has_fixed_order_and_single_tokens() {
+        let line = owner().to_string();
+        assert_eq!(
+            line,
+            "vault-1 2/3 owner 7 4 412 90001 1/2 3 4 5 3 higher_epoch"
+        );
+        let line = joining().to_string();
+        assert_eq!(line, "- 0/1 joining - - - - 0/unlimited 0 0 0 0 -");
+    }
+
+    #[test]
+    fn r47_a_printed_line_is_read_back() {
+        for status in [
+            owner(),
+            joining(),
+            Status {
+                limit: Limit::Window,
+                epoch: Some(u64::MAX),
+                ..owner()
+            },
+            Status {
+                refused: u64::MAX,
+                limit: Limit::Count(u32::MAX),
+                ..owner()
+            },
+        ] {
+            assert_eq!(Status::parse(&status.to_string()), Ok(status));
+        }
+        for role in Role::ALL {
+            let status = Status { role, ..owner() };
+            assert_eq!(Status::parse(&status.to_string()), Ok(status));
+        }
+        for &reason in Reason::ALL {
+            let status = Status { reason, ..owner() };
+            assert_eq!(Status::parse(&status.to_string()), Ok(status));
+        }
+    }
+
+    #[test]
+    fn r47_appended_fields_are_ignored() {
+        let line = format!("{} 17 later", owner());
+        assert_eq!(Status::parse(&line), Ok(owner()));
+    }
+
+    const FIELDS: [&str; 13] = [
+        "portion",
+        "member",
+        "role",
+        "epoch",
+        "owner",
+        "lease_ms_left",
+        "heartbeat_seq",
+        "open",
+        "pending",
+        "refused",
+        "late",
+        "members_ok",
+        "reason",
+    ];
+
+    #[test]
+    fn a_short_line_names_the_missing_field() {
+        let line = owner().to_string();
+        let tokens: Vec<&str> = line.split(' ').collect();
+        for (length, field) in FIELDS.into_iter().enumerate() {
+            let line = tokens[..length].join(" ");
+            assert_eq!(
+                Status::parse(&line),
+                Err(StatusError {
+                    field,
+                    missing: true
+                })
+            );
+        }
+        assert_eq!(tokens.len(), FIELDS.len());
+    }
+
+    #[test]
+    fn a_wrong_token_names_its_field() {
+        let wrong = [
+            ("member", "3/3"),
+            ("member", "0/0"),
+            ("member", "1"),
+            ("member", "1/256"),
+            ("role", "Owner"),
+            ("epoch", "-1"),
+            ("epoch", "18446744073709551616"),
+            ("owner", "0"),
+            ("owner", "65"),
+            ("lease_ms_left", "1.5"),
+            ("heartbeat_seq", "none"),
+            ("open", "1/-"),
+            ("open", "-/1"),
+            ("open", "4294967296/1"),
+            ("pending", "-"),
+            ("refused", "x"),
+            ("late", "+1"),
+            ("members_ok", "4"),
+            ("reason", "Lapse"),
+        ];
+        for (field, token) in wrong {
+            let line = owner().to_string();
+            let mut tokens: Vec<&str> = line.split(' ').collect();
+            let at = FIELDS.iter().position(|name| *name == field).unwrap();
+            tokens[at] = token;
+            let error = StatusError {
+                field,
+                missing: false,
+            };
+            assert_eq!(Status::parse(&tokens.join(" ")), Err(error), "{token}");
+            assert!(error.to_string().contains(field));
+        }
+    }
+
+    #[test]
+    fn r47_reasons_have_distinct_words_codes_and_texts() {
+        let tokens: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.token()).collect();
+        let texts: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.text()).collect();
+        assert_eq!(
+            (tokens.len(), texts.len()),
+            (Reason::ALL.len(), Reason::ALL.len())
+        );
+        let is_word = |token: &str| token.chars().all(|c| c == '_' || c.is_ascii_lowercase());
+        assert!(tokens.iter().all(|token| *token == "-" || is_word(token)));
+        for (code, reason) in (0u8..).zip(Reason::ALL.iter().copied()) {
+            assert_eq!(reason.code(), code, "codes have no holes");
+            assert_eq!(Reason::from_code(code), Some(reason));
+            assert_eq!(Reason::from_token(reason.token()), Some(reason));
+        }
+        assert_eq!(Reason::from_code(Reason::ALL.len() as u8), None);
+        assert_eq!(Reason::default(), Reason::None);
+        let roles: BTreeSet<String> = Role::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(roles.len(), Role::ALL.len());
+    }
+}

@@ -1,0 +1,803 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The superblock: what is formatted once and is the same for every controller.
+//!
+//! Each member carries one at the start and a copy at the end (`layout`). It says which portion
+//! the member belongs to and as which of how many, which controllers may own it, and all timings
+//! and the redundancy, so that nobody configures them per machine [R25], [R39].
+//!
+//! The on-disk version is its own: another *major* version is refused; a *minor* version may add
+//! fields behind the known ones. Features have three flag words: unknown `compat` bits do not
+//! matter, unknown `ro_compat` bits allow to read but never to own, unknown `incompat` bits refuse.
+//!
+//! ```text
+//!   0 magic 8 | major u16 | minor u16 | compat u32
+//!  16 CRC32C u32 over all 4096 | ro_compat u32 | incompat u32 | zero 4
+//!  32 portion uuid 16 | name 32, zero padded
+//!  80 member u8 | members u8 | replacement u8 | home u8 | zero 4 | controllers u64
+//!  96 lease, window, device delay, period, error report, write, read, jitter: 8 x u64 ns
+//! 160 drift ppm u32 | lost heartbeats u32
+//! 168 kind u8 | parity or copies u8 | detect u8 | exhausted u8 | counting u8 | zero 3
+//! 176 batch u32 | chunk sectors u32 | drain u64 ns, 0 = never
+//! 192 data offset u64 | data length u64 | member length u64, in sectors
+//! 216 generation u64 | formatted u64, seconds since 1970
+//! 232 zero
+//! ```
+//!
+//! All numbers are little-endian. [`decode`] accepts what [`encode`] writes and nothing else of
+//! this version: every range and both inequalities of `time` are checked on every open [R10].
+//! Callers: the constructor of the target, `leasectl`. Pure functions, no locking.
+
+use super::layout::{
+    is_blank, is_sealed, seal, Block, FieldReader, FieldWriter, BLOCK_SECTORS, DATA_OFFSET_SECTORS,
+    MAX_MEMBERS, SECTOR_SIZE, TAIL_SIZE,
+};
+use super::limit::{Counting, Exhausted, Kind, Redundancy, RedundancyError};
+use super::record::Slot;
+use super::time::{Timing, TimingError};
+use core::fmt;
+
+/// The first bytes of a superblock.
+pub const SUPERBLOCK_MAGIC: &[u8; 8] = b"dmLsSUPR";
+
+/// The on-disk major version this code reads and writes.
+pub const VERSION_MAJOR: u16 = 1;
+
+/// The on-disk minor version this code writes.
+pub const VERSION_MINOR: u16 = 0;
+
+/// Longest portion name, in bytes.
+pub const NAME_SIZE: usize = 32;
+
+/// `ro_compat` features this code knows.
+const KNOWN_RO_COMPAT: u32 = 0;
+
+/// `incompat` features this code knows.
+const KNOWN_INCOMPAT: u32 = 0;
+
+/// Where the checksum is in the block.
+const CHECKSUM_AT: usize = 16;
+
+/// The name of a portion.
+///
+/// # Invariants
+///
+/// 1 to 32 bytes of `A-Z a-z 0-9 _ . -`, the first one a letter or digit, then zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name([u8; NAME_SIZE]);
+
+impl Name {
+    /// The name, if it is one: a single token in tables and status lines.
+    pub fn new(name: &str) -> Option<Name> {
+        let mut bytes = [0; NAME_SIZE];
+        bytes
+            .get_mut(..name.len())?
+            .copy_from_slice(name.as_bytes());
+        // A zero inside would end the name early.
+        Name::from_padded(bytes).filter(|padded| padded.as_str().len() == name.len())
+    }
+
+    fn from_padded(bytes: [u8; NAME_SIZE]) -> Option<Name> {
+        let (name, padding) = bytes.split_at_checked(length(&bytes))?;
+        let starts_well = name.first().is_some_and(u8::is_ascii_alphanumeric);
+        let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let zero = padding.iter().all(|&byte| byte == 0);
+        // INVARIANT: just checked.
+        (starts_well && name.iter().all(allowed) && zero).then_some(Name(bytes))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        let name = self.0.get(..length(&self.0)).unwrap_or(&[]);
+        // The invariant makes it ASCII, so the fallback is never taken.
+        core::str::from_utf8(name).unwrap_or("")
+    }
+}
+
+/// Bytes before the first zero.
+fn length(bytes: &[u8; NAME_SIZE]) -> usize {
+    bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(NAME_SIZE)
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Prints a uuid the way people write it, 8-4-4-4-12.
+pub struct DisplayUuid<'a>(pub &'a [u8; 16]);
+
+impl fmt::Display for DisplayUuid<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            if matches!(at, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a member says about its portion and itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Superblock {
+    /// On-disk minor version; [`VERSION_MINOR`] when written by this code.
+    pub minor: u16,
+    /// Features whose absence does not matter.
+    pub compat: u32,
+    /// Features without which the portion may be read but not owned.
+    pub ro_compat: u32,
+    /// Features without which the portion must not be opened.
+    pub incompat: u32,
+    /// The portion.
+    pub uuid: [u8; 16],
+    /// The portion's name.
+    pub name: Name,
+    /// Index of this member, from 0.
+    pub member: u8,
+    /// How many members the portion has, 1..=16.
+    pub members: u8,
+    /// Formatted in place of a lost member: a blank mailbox on it is no information until its
+    /// controller has written it.
+    pub replacement: bool,
+    /// The controllers that may own the portion, one bit per slot; only their mailboxes are read.
+    pub controllers: u64,
+    /// Who may claim at once when the portion was never owned.
+    pub home: Slot,
+    /// The timings.
+    pub timing: Timing,
+    /// The redundancy.
+    pub redundancy: Redundancy,
+    /// Where the data area starts.
+    pub data_offset_sectors: u64,
+    /// How long the data area, hence the mapped device, is.
+    pub data_length_sectors: u64,
+    /// How long the member was when it was formatted.
+    pub member_sectors: u64,
+    /// How often this place among the members was formatted: 1 for an original member.
+    pub generation: u64,
+    /// When it was formatted, seconds since 1970, for people.
+    pub formatted_s: u64,
+}
+
+/// Why a block is not a superblock to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SuperblockError {
+    /// Zeros.
+    Blank,
+    /// Another magic.
+    Magic,
+    /// The checksum does not fit.
+    Checksum,
+    /// Another major version.
+    Version(u16),
+    /// Unknown `incompat` features.
+    Incompat(u32),
+    /// The uuid is zero.
+    Uuid,
+    /// The name is none.
+    Name,
+    /// Not 1..=16 members.
+    MemberCount,
+    /// The index is not below the count.
+    MemberIndex,
+    /// No controller may own it.
+    NoControllers,
+    /// The home controller is not among the controllers.
+    Home,
+    /// The named field holds none of its values.
+    Field(&'static str),
+    /// The timings are unsafe.
+    Timing(TimingError),
+    /// The redundancy does not fit together.
+    Redundancy(RedundancyError),
+    /// The data area overlaps head or tail, or is not of whole blocks.
+    DataArea,
+    /// Something is where only zeros may be.
+    Reserved,
+}
+
+impl From<TimingError> for SuperblockError {
+    fn from(error: TimingError) -> Self {
+        Self::Timing(error)
+    }
+}
+
+impl From<RedundancyError> for SuperblockError {
+    fn from(error: RedundancyError) -> Self {
+        Self::Redundancy(error)
+    }
+}
+
+impl fmt::Display for SuperblockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Blank => "no superblock: the block is blank",
+            Self::Magic => "no superblock: wrong magic",
+            Self::Checksum => "superblock checksum mismatch",
+            Self::Version(major) => return write!(f, "unknown on-disk version {major}"),
+            Self::Incompat(bits) => {
+                return write!(
+                    f,
+                    "unknown incompatible features {bits:#x}: a newer dm-lease is needed"
+                );
+            }
+            Self::Uuid => "the portion uuid is zero",
+            Self::Name => "the portion name is not 1 to 32 letters, digits, '_', '.' or '-'",
+            Self::MemberCount => "the number of members is not 1 to 16",
+            Self::MemberIndex => "the member index is not below the number of members",
+            Self::NoControllers => "no controller is formatted",
+            Self::Home => "the home controller is not among the formatted controllers",
+            Self::Field(name) => return write!(f, "impossible value of {name}"),
+            Self::Timing(error) => return fmt::Display::fmt(error, f),
+            Self::Redundancy(error) => return fmt::Display::fmt(error, f),
+            Self::DataArea => "the data area does not lie between head and tail in whole blocks",
+            Self::Reserved => "reserved bytes of the superblock are not zero",
+        })
+    }
+}
+
+/// In what two members that should be of one portion differ [R39].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mismatch {
+    /// Two portions.
+    Portion,
+    /// One portion, two descriptions of it; the word names the first difference.
+    Description(&'static str),
+    /// Two members with one index.
+    SameIndex,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Portion => f.write_str("members of different portions"),
+            Self::Description(what) => write!(f, "members disagree about the portion's {what}"),
+            Self::SameIndex => f.write_str("two members with the same index"),
+        }
+    }
+}
+
+impl Superblock {
+    /// Checks everything that does not depend on how it is stored.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that does not hold.
+    pub fn validate(&self) -> Result<(), SuperblockError> {
+        ensure(self.uuid != [0; 16], SuperblockError::Uuid)?;
+        ensure(
+            (1..=MAX_MEMBERS).contains(&self.members),
+            SuperblockError::MemberCount,
+        )?;
+        ensure(self.member < self.members, SuperblockError::MemberIndex)?;
+        ensure(self.controllers != 0, SuperblockError::NoControllers)?;
+        ensure(self.home.is_in(self.controllers), SuperblockError::Home)?;
+        self.timing.validate()?;
+        self.redundancy.validate()?;
+        ensure(self.data_area_fits(), SuperblockError::DataArea)?;
+        ensure(self.generation != 0, SuperblockError::Field("generation"))
+    }
+
+    fn data_area_fits(&self) -> bool {
+        let tail_sectors = TAIL_SIZE / SECTOR_SIZE;
+        let end = self
+            .data_offset_sectors
+            .checked_add(self.data_length_sectors)
+            .and_then(|end| end.checked_add(tail_sectors));
+        self.data_offset_sectors >= DATA_OFFSET_SECTORS
+            && self.data_offset_sectors % BLOCK_SECTORS == 0
+            && self.data_length_sectors != 0
+            && self.data_length_sectors % BLOCK_SECTORS == 0
+            && end.is_some_and(|end| end <= self.member_sectors)
+    }
+
+    /// Whether this code may own the portion: false if there are features that it could break.
+    pub const fn may_own(&self) -> bool {
+        self.ro_compat & !KNOWN_RO_COMPAT == 0
+    }
+
+    /// Checks that another member belongs beside this one [R39].
+    ///
+    /// # Errors
+    ///
+    /// The first difference that must not be.
+    pub fn fits(&self, other: &Superblock) -> Result<(), Mismatch> {
+        let same = |same, what| if same { Ok(()) } else { Err(what) };
+        same(self.uuid == other.uuid, Mismatch::Portion)?;
+        same(self.name == other.name, Mismatch::Description("name"))?;
+        same(
+            self.members == other.members,
+            Mismatch::Description("number of members"),
+        )?;
+        same(
+            self.controllers == other.controllers,
+            Mismatch::Description("controllers"),
+        )?;
+        same(
+            self.home == other.home,
+            Mismatch::Description("home controller"),
+        )?;
+        same(
+            self.timing == other.timing,
+            Mismatch::Description("timings"),
+        )?;
+        same(
+            self.redundancy == other.redundancy,
+            Mismatch::Description("redundancy"),
+        )?;
+        let features = |sb: &Superblock| (sb.compat, sb.ro_compat, sb.incompat);
+        same(
+            features(self) == features(other),
+            Mismatch::Description("features"),
+        )?;
+        same(self.member != other.member, Mismatch::SameIndex)
+    }
+}
+
+/// Writes the superblock over all of `block`. It is not validated here.
+pub fn encode(superblock: &Superblock, block: &mut Block) {
+    let mut out = FieldWriter::new(block);
+    out.bytes(SUPERBLOCK_MAGIC);
+    out.u16(VERSION_MAJOR);
+    out.u16(superblock.minor);
+    out.u32(superblock.compat);
+    out.skip(4);
+    out.u32(superblock.ro_compat);
+    out.u32(superblock.incompat);
+    out.skip(4);
+    out.bytes(&superblock.uuid);
+    out.bytes(&superblock.name.0);
+    out.u8(superblock.member);
+    out.u8(superblock.members);
+    out.u8(u8::from(superblock.replacement));
+    out.u8(superblock.home.controller());
+    out.skip(4);
+    out.u64(superblock.controllers);
+    put_timing(&mut out, &superblock.timing);
+    put_redundancy(&mut out, &superblock.redundancy);
+    out.u64(superblock.data_offset_sectors);
+    out.u64(superblock.data_length_sectors);
+    out.u64(superblock.member_sectors);
+    out.u64(superblock.generation);
+    out.u64(superblock.formatted_s);
+    seal(block, CHECKSUM_AT);
+}
+
+/// Reads and validates a superblock.
+///
+/// # Errors
+///
+/// The first thing that is wrong; `Magic`, `Checksum`, `Version` and `Incompat` come first, since
+/// behind them nothing else has a meaning.
+pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
+    ensure(!is_blank(block), SuperblockError::Blank)?;
+    let mut from = FieldReader::new(block);
+    ensure(from.bytes() == *SUPERBLOCK_MAGIC, SuperblockError::Magic)?;
+    ensure(is_sealed(block, CHECKSUM_AT), SuperblockError::Checksum)?;
+    let major = from.u16();
+    ensure(major == VERSION_MAJOR, SuperblockError::Version(major))?;
+    let minor = from.u16();
+    let compat = from.u32();
+    let _checksum = from.u32();
+    let ro_compat = from.u32();
+    let incompat = from.u32();
+    let unknown = incompat & !KNOWN_INCOMPAT;
+    ensure(unknown == 0, SuperblockError::Incompat(unknown))?;
+    ensure(from.is_zero::<4>(), SuperblockError::Reserved)?;
+    let uuid = from.bytes();
+    let name = Name::from_padded(from.bytes()).ok_or(SuperblockError::Name)?;
+    let member = from.u8();
+    let members = from.u8();
+    let replacement = take_bool(&mut from, "replacement")?;
+    let home = Slot::from_controller(from.u8()).ok_or(SuperblockError::Home)?;
+    ensure(from.is_zero::<4>(), SuperblockError::Reserved)?;
+    let superblock = Superblock {
+        minor,
+        compat,
+        ro_compat,
+        incompat,
+        uuid,
+        name,
+        member,
+        members,
+        replacement,
+        controllers: from.u64(),
+        home,
+        timing: take_timing(&mut from),
+        redundancy: take_redundancy(&mut from)?,
+        data_offset_sectors: from.u64(),
+        data_length_sectors: from.u64(),
+        member_sectors: from.u64(),
+        generation: from.u64(),
+        formatted_s: from.u64(),
+    };
+    // A later minor version may have fields here.
+    ensure(
+        minor > VERSION_MINOR || from.rest_is_zero(),
+        SuperblockError::Reserved,
+    )?;
+    superblock.validate()?;
+    Ok(superblock)
+}
+
+fn put_timing(out: &mut FieldWriter<'_>, timing: &Timing) {
+    out.u64(timing.lease_ns);
+    out.u64(timing.window_ns);
+    out.u64(timing.device_delay_ns);
+    out.u64(timing.period_max_ns);
+    out.u64(timing.error_report_ns);
+    out.u64(timing.write_ns);
+    out.u64(timing.read_ns);
+    out.u64(timing.jitter_ns);
+    out.u32(timing.drift_ppm);
+    out.u32(timing.lost_heartbeats);
+}
+
+fn take_timing(from: &mut FieldReader<'_>) -> Timing {
+    // Struct fields are evaluated in the order in which they are written here.
+    Timing {
+        lease_ns: from.u64(),
+        window_ns: from.u64(),
+        device_delay_ns: from.u64(),
+        period_max_ns: from.u64(),
+        error_report_ns: from.u64(),
+        write_ns: from.u64(),
+        read_ns: from.u64(),
+        jitter_ns: from.u64(),
+        drift_ppm: from.u32(),
+        lost_heartbeats: from.u32(),
+    }
+}
+
+fn put_redundancy(out: &mut FieldWriter<'_>, redundancy: &Redundancy) {
+    let (kind, amount) = match redundancy.kind {
+        Kind::Parity(parity) => (1, parity),
+        Kind::Mirror(copies) => (2, copies),
+        Kind::External => (3, 0),
+    };
+    let (counting, chunk_sectors) = match redundancy.counting {
+        Counting::Ops => (1, 0),
+        Counting::Stripe { chunk_sectors } => (2, chunk_sectors),
+    };
+    out.u8(kind);
+    out.u8(amount);
+    out.u8(u8::from(redundancy.detect));
+    out.u8(match redundancy.exhausted {
+        Exhausted::Stop => 1,
+        Exhausted::Window => 2,
+    });
+    out.u8(counting);
+    out.skip(3);
+    out.u32(redundancy.batch);
+    out.u32(chunk_sectors);
+    out.u64(redundancy.drain_ns.unwrap_or(0));
+}
+
+fn take_redundancy(from: &mut FieldReader<'_>) -> Result<Redundancy, SuperblockError> {
+    let kind = match (from.u8(), from.u8()) {
+        (1, parity) => Kind::Parity(parity),
+        (2, copies) => Kind::Mirror(copies),
+        (3, 0) => Kind::External,
+        _ => return Err(SuperblockError::Field("redundancy")),
+    };
+    let detect = take_bool(from, "detect")?;
+    let exhausted = match from.u8() {
+        1 => Exhausted::Stop,
+        2 => Exhausted::Window,
+        _ => return Err(SuperblockError::Field("exhausted")),
+    };
+    let counting = from.u8();
+    ensure(from.is_zero::<3>(), SuperblockError::Reserved)?;
+    let batch = from.u32();
+    let counting = match (counting, from.u32()) {
+        (1, 0) => Counting::Ops,
+        (2, chunk_sectors) => Counting::Stripe { chunk_sectors },
+        _ => return Err(SuperblockError::Field("counting")),
+    };
+    let drain_ns = Some(from.u64()).filter(|&drain_ns| drain_ns != 0);
+    Ok(Redundancy {
+        kind,
+        detect,
+        batch,
+        counting,
+        exhausted,
+        drain_ns,
+    })
+}
+
+fn take_bool(from: &mut FieldReader<'_>, name: &'static str) -> Result<bool, SuperblockError> {
+    match from.u8() {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(SuperblockError::Field(name)),
+    }
+}
+
+fn ensure(condition: bool, error: SuperblockError) -> Result<(), SuperblockError> {
+    if condition {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{BLOCK_SIZE, ZERO_BLOCK};
+    use super::super::limit;
+    use super::super::time::NS_PER_MS;
+    use super::*;
+
+    fn example() -> Superblock {
+        let mut superblock = Superblock {
+            minor: VERSION_MINOR,
+            compat: 0,
+            ro_compat: 0,
+            incompat: 0,
+            uuid: *b"0123456789abcdef",
+            name: Name::new("east-1.data_A").unwrap(),
+            member: 2,
+            members: 3,
+            replacement: false,
+            controllers: 0b1011,
+            home: Slot::from_controller(2).unwrap(),
+            timing: Timing {
+                lease_ns: 2_000 * NS_PER_MS,
+                window_ns: 0,
+                device_delay_ns: 1_000 * NS_PER_MS,
+                drift_ppm: 500,
+                lost_heartbeats: 1,
+                period_max_ns: 500 * NS_PER_MS,
+                error_report_ns: 400 * NS_PER_MS,
+                write_ns: 100 * NS_PER_MS,
+                read_ns: 90 * NS_PER_MS,
+                jitter_ns: 50 * NS_PER_MS,
+            },
+            redundancy: Redundancy {
+                kind: Kind::Parity(3),
+                detect: true,
+                batch: 2,
+                counting: Counting::Stripe { chunk_sectors: 128 },
+                exhausted: Exhausted::Window,
+                drain_ns: Some(30_000 * NS_PER_MS),
+            },
+            data_offset_sectors: DATA_OFFSET_SECTORS,
+            data_length_sectors: 1 << 20,
+            member_sectors: (1 << 20) + 40_000,
+            generation: 1,
+            formatted_s: 1_800_000_000,
+        };
+        superblock.timing.window_ns = superblock.timing.needed_window_ns();
+        superblock
+    }
+
+    fn encoded(superblock: &Superblock) -> Block {
+        let mut block = [0xaa; BLOCK_SIZE];
+        encode(superblock, &mut block);
+        block
+    }
+
+    /// Changes one byte behind the codec's back, with a fitting checksum.
+    fn patched(at: usize, value: u8) -> Block {
+        let mut block = encoded(&example());
+        assert_ne!(block[at], value, "the patch changes nothing");
+        block[at] = value;
+        seal(&mut block, CHECKSUM_AT);
+        block
+    }
+
+    #[test]
+    fn r25_comes_back_as_it_was_written() {
+        let superblock = example();
+        assert_eq!(decode(&encoded(&superblock)), Ok(superblock));
+        let mut other = superblock;
+        other.replacement = true;
+        other.generation = 7;
+        other.redundancy = Redundancy {
+            kind: Kind::External,
+            detect: false,
+            batch: 0,
+            counting: Counting::Ops,
+            exhausted: Exhausted::Stop,
+            drain_ns: None,
+        };
+        assert_eq!(decode(&encoded(&other)), Ok(other));
+        other.redundancy.kind = Kind::Mirror(2);
+        assert_eq!(decode(&encoded(&other)), Ok(other));
+    }
+
+    #[test]
+    fn r39_every_single_bit_flip_is_detected() {
+        let good = encoded(&example());
+        for bit in 0..BLOCK_SIZE * 8 {
+            let mut block = good;
+            block[bit / 8] ^= 1 << (bit % 8);
+            let error = decode(&block).unwrap_err();
+            let expected = match bit / 8 {
+                0..=7 => SuperblockError::Magic,
+                _ => SuperblockError::Checksum,
+            };
+            assert_eq!(error, expected, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn r39_every_field_error_is_its_own() {
+        let check = |at, value, error| assert_eq!(decode(&patched(at, value)), Err(error));
+        assert_eq!(decode(&ZERO_BLOCK), Err(SuperblockError::Blank));
+        assert_eq!(decode(&[0xff; BLOCK_SIZE]), Err(SuperblockError::Magic));
+        check(8, 2, SuperblockError::Version(2));
+        check(24, 0x10, SuperblockError::Incompat(0x10));
+        check(28, 1, SuperblockError::Reserved);
+        check(48, b'-', SuperblockError::Name);
+        check(48, b' ', SuperblockError::Name);
+        check(79, b'x', SuperblockError::Name);
+        check(80, 3, SuperblockError::MemberIndex);
+        check(81, 0, SuperblockError::MemberCount);
+        check(81, 17, SuperblockError::MemberCount);
+        check(82, 2, SuperblockError::Field("replacement"));
+        check(83, 0, SuperblockError::Home);
+        check(83, 3, SuperblockError::Home);
+        check(83, 65, SuperblockError::Home);
+        check(84, 1, SuperblockError::Reserved);
+        check(168, 4, SuperblockError::Field("redundancy"));
+        check(
+            169,
+            0,
+            SuperblockError::Redundancy(limit::RedundancyError::NoParity),
+        );
+        check(170, 9, SuperblockError::Field("detect"));
+        check(171, 0, SuperblockError::Field("exhausted"));
+        check(172, 1, SuperblockError::Field("counting"));
+        check(172, 3, SuperblockError::Field("counting"));
+        check(173, 1, SuperblockError::Reserved);
+        check(193, 1, SuperblockError::DataArea);
+        check(200, 1, SuperblockError::DataArea);
+        check(216, 0, SuperblockError::Field("generation"));
+        check(232, 1, SuperblockError::Reserved);
+        check(4095, 1, SuperblockError::Reserved);
+    }
+
+    #[test]
+    fn r10_unsafe_timings_are_refused_at_every_open() {
+        let mut superblock = example();
+        superblock.timing.window_ns -= 1;
+        let needed_ns = superblock.timing.window_ns + 1;
+        let error = SuperblockError::Timing(TimingError::WindowTooShort { needed_ns });
+        assert_eq!(decode(&encoded(&superblock)), Err(error));
+    }
+
+    #[test]
+    fn r39_ranges_of_the_whole() {
+        let check = |change: fn(&mut Superblock), error| {
+            let mut superblock = example();
+            change(&mut superblock);
+            assert_eq!(decode(&encoded(&superblock)), Err(error));
+        };
+        check(|sb| sb.uuid = [0; 16], SuperblockError::Uuid);
+        check(|sb| sb.controllers = 0, SuperblockError::NoControllers);
+        check(|sb| sb.data_offset_sectors -= 8, SuperblockError::DataArea);
+        check(|sb| sb.data_length_sectors = 0, SuperblockError::DataArea);
+        check(|sb| sb.data_length_sectors += 1, SuperblockError::DataArea);
+        check(
+            |sb| sb.data_length_sectors = u64::MAX - 7,
+            SuperblockError::DataArea,
+        );
+        check(|sb| sb.member_sectors = 1 << 20, SuperblockError::DataArea);
+    }
+
+    #[test]
+    fn r39_feature_flags_decide_between_use_reading_and_refusal() {
+        let compat = Superblock {
+            compat: 1 << 31,
+            ..example()
+        };
+        assert_eq!(decode(&encoded(&compat)), Ok(compat));
+        assert!(compat.may_own());
+        let ro_compat = Superblock {
+            ro_compat: 1,
+            ..example()
+        };
+        assert_eq!(decode(&encoded(&ro_compat)), Ok(ro_compat));
+        assert!(!ro_compat.may_own());
+    }
+
+    #[test]
+    fn r39_a_later_minor_version_may_have_more_fields() {
+        let later = Superblock {
+            minor: VERSION_MINOR + 1,
+            ..example()
+        };
+        let mut block = encoded(&later);
+        block[300] = 1;
+        seal(&mut block, CHECKSUM_AT);
+        assert_eq!(decode(&block), Ok(later));
+    }
+
+    #[test]
+    fn r39_members_of_one_portion_agree_on_everything_but_themselves() {
+        let one = example();
+        let two = Superblock {
+            member: 1,
+            replacement: true,
+            generation: 3,
+            data_length_sectors: 1 << 19,
+            formatted_s: 5,
+            ..one
+        };
+        assert_eq!(one.fits(&two), Ok(()));
+        assert_eq!(one.fits(&one), Err(Mismatch::SameIndex));
+        let check = |change: fn(&mut Superblock), mismatch| {
+            let mut other = two;
+            change(&mut other);
+            assert_eq!(one.fits(&other), Err(mismatch));
+        };
+        check(|sb| sb.uuid = [1; 16], Mismatch::Portion);
+        check(
+            |sb| sb.name = Name::new("other").unwrap(),
+            Mismatch::Description("name"),
+        );
+        check(
+            |sb| sb.members = 4,
+            Mismatch::Description("number of members"),
+        );
+        check(
+            |sb| sb.controllers = 3,
+            Mismatch::Description("controllers"),
+        );
+        check(
+            |sb| sb.home = Slot::FIRST,
+            Mismatch::Description("home controller"),
+        );
+        check(
+            |sb| sb.timing.window_ns += 1,
+            Mismatch::Description("timings"),
+        );
+        check(
+            |sb| sb.redundancy.batch = 1,
+            Mismatch::Description("redundancy"),
+        );
+        check(|sb| sb.ro_compat = 1, Mismatch::Description("features"));
+    }
+
+    #[test]
+    fn r39_names_are_single_tokens() {
+        let longest = "a123456789012345678901234567890z";
+        for good in ["a", "0", "pool-1", "A.b_c", longest] {
+            assert_eq!(Name::new(good).unwrap().as_str(), good);
+        }
+        let long = "a123456789012345678901234567890zz";
+        for bad in [
+            "", "-", "-a", ".a", "_", "a b", "a/b", "a\0", "\u{e4}", "a\n", long,
+        ] {
+            assert!(Name::new(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn r47_texts_are_for_people() {
+        extern crate std;
+        use std::string::ToString;
+        let uuid = *b"0123456789abcdef";
+        let text = DisplayUuid(&uuid).to_string();
+        assert_eq!(text, "30313233-3435-3637-3839-616263646566");
+        let text = SuperblockError::Incompat(0x12).to_string();
+        assert_eq!(
+            text,
+            "unknown incompatible features 0x12: a newer dm-lease is needed"
+        );
+        let text = Mismatch::Description("timings").to_string();
+        assert_eq!(text, "members disagree about the portion's timings");
+    }
+}

@@ -1,0 +1,1042 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The words behind `lease` on a table line: grammar, refusals and the way back.
+//!
+//! ```text
+//! <device> <controller> [<#feature args> [<feature> [<value>]]...]
+//! ```
+//!
+//! Vocabulary: an *argument* is one word of the line; a *feature* is an optional setting, a name
+//! with or without a value; the *count* is the number of arguments that the features take, names
+//! and values together, as everywhere in device-mapper. All features and their values stand in one
+//! table, [`Row`]; parser, printer, refusals and the IMA form read it, so that a feature is added
+//! by adding a row.
+//!
+//! | feature | value; default | meaning |
+//! |---|---|---|
+//! | `heartbeat_ms` | 1..=60000; the portion's | the controller's heartbeat period [R1] |
+//! | `claim` | `auto`, `manual`; `auto` | whether a free portion is claimed without a message |
+//! | `batch` | 1..=65535; the portion's | a lower limit of open permits [R14] |
+//! | `on_full` | `hold`, `fail`; `hold` | what happens to an operation beyond the limit [R17] |
+//! | `fail_with` | [`FailWith`]; `resv_conflict` | the error that refused operations end with |
+//! | `lapse_hold_ms` | 0..=600000; 0 | how long refused operations are kept after a lapse |
+//! | `stateless` | none; off | openers cache nothing: they do not block a claim [R31] |
+//!
+//! Who calls: the constructor of the target ([`TableLine::parse`], then [`TableLine::check`] with
+//! what the superblock says), its status function ([`TableLine`] and [`Ima`] print), `leasectl
+//! table`. No state, no locking.
+
+use super::record::Slot;
+use core::ffi::CStr;
+use core::fmt::{self, Write as _};
+use core::ops::RangeInclusive;
+
+/// The periods that a controller may heartbeat at, in milliseconds.
+pub const HEARTBEAT_MS: RangeInclusive<u32> = 1..=60000;
+/// The limits that a table may ask for, in permits.
+pub const BATCH: RangeInclusive<u32> = 1..=65535;
+/// How long refused operations may be kept after a lapse, in milliseconds.
+pub const LAPSE_HOLD_MS: RangeInclusive<u32> = 0..=600000;
+
+/// One table line, without start, length and target name.
+///
+/// Prints as the constructor reads it: only the features that differ from their defaults, in the
+/// order of [`Feature`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableLine<'a> {
+    /// The member: a path or `major:minor`, in printable ASCII.
+    pub device: &'a str,
+    /// The controller that the mapped device belongs to.
+    pub controller: Slot,
+    /// The optional settings.
+    pub features: Features,
+}
+
+/// The optional settings of a table line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// The heartbeat period of the controller, in milliseconds; `None` leaves it as it is [R1].
+    pub heartbeat_ms: Option<u32>,
+    /// Who starts a claim.
+    pub claim: Claim,
+    /// A limit of open permits below the portion's own; `None` keeps the portion's [R14].
+    pub batch: Option<u32>,
+    /// What happens to a state-changing operation beyond the limit.
+    pub on_full: OnFull,
+    /// The error that refused and late operations end with.
+    pub fail_with: FailWith,
+    /// How long refused and late operations are kept after a lapse, in milliseconds.
+    pub lapse_hold_ms: u32,
+    /// Whoever opens the mapped device caches nothing, so openers do not block a claim [R31].
+    pub stateless: bool,
+}
+
+/// Who starts a claim of a portion that is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The controller itself, as soon as the protocol allows it.
+    Auto,
+    /// Only the message `claim`.
+    Manual,
+}
+
+/// What happens to a state-changing operation beyond the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFull {
+    /// It waits for a permit; nothing fails for waiting while the lease is valid [R17].
+    Hold,
+    /// It fails at once.
+    Fail,
+}
+
+/// The error that refused and late operations end with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailWith {
+    /// `BLK_STS_RESV_CONFLICT`: what a reservation conflict looks like.
+    ResvConflict,
+    /// `BLK_STS_IOERR`: the only error that LIO's initiators retry.
+    IoErr,
+    /// `BLK_STS_MEDIUM`: the only error that nvmet reports without "do not retry".
+    Medium,
+}
+
+impl Features {
+    /// The settings of a line without features.
+    pub const DEFAULT: Self = Self {
+        heartbeat_ms: None,
+        claim: Claim::Auto,
+        batch: None,
+        on_full: OnFull::Hold,
+        fail_with: FailWith::ResvConflict,
+        lapse_hold_ms: 0,
+        stateless: false,
+    };
+
+    fn apply(&mut self, setting: Setting) {
+        match setting {
+            Setting::HeartbeatMs(period) => self.heartbeat_ms = Some(period),
+            Setting::Claim(claim) => self.claim = claim,
+            Setting::Batch(batch) => self.batch = Some(batch),
+            Setting::OnFull(on_full) => self.on_full = on_full,
+            Setting::FailWith(fail_with) => self.fail_with = fail_with,
+            Setting::LapseHoldMs(hold) => self.lapse_hold_ms = hold,
+            Setting::Stateless(stateless) => self.stateless = stateless,
+        }
+    }
+
+    /// The value of one feature; `None` when it is left to the portion.
+    fn setting(&self, feature: Feature) -> Option<Setting> {
+        match feature {
+            Feature::HeartbeatMs => self.heartbeat_ms.map(Setting::HeartbeatMs),
+            Feature::Claim => Some(Setting::Claim(self.claim)),
+            Feature::Batch => self.batch.map(Setting::Batch),
+            Feature::OnFull => Some(Setting::OnFull(self.on_full)),
+            Feature::FailWith => Some(Setting::FailWith(self.fail_with)),
+            Feature::LapseHoldMs => Some(Setting::LapseHoldMs(self.lapse_hold_ms)),
+            Feature::Stateless => Some(Setting::Stateless(self.stateless)),
+        }
+    }
+
+    /// The rows whose feature is not at its default, each with its value.
+    fn chosen(&self) -> impl Iterator<Item = (&'static Row, Setting)> + '_ {
+        ROWS.iter().filter_map(|row| {
+            let setting = self.setting(row.feature)?;
+            (Self::DEFAULT.setting(row.feature) != Some(setting)).then_some((row, setting))
+        })
+    }
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// The features, in canonical order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// `heartbeat_ms <n>`
+    HeartbeatMs,
+    /// `claim auto|manual`
+    Claim,
+    /// `batch <n>`
+    Batch,
+    /// `on_full hold|fail`
+    OnFull,
+    /// `fail_with resv_conflict|ioerr|medium`
+    FailWith,
+    /// `lapse_hold_ms <n>`
+    LapseHoldMs,
+    /// `stateless`
+    Stateless,
+}
+
+/// A feature together with a value of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    HeartbeatMs(u32),
+    Claim(Claim),
+    Batch(u32),
+    OnFull(OnFull),
+    FailWith(FailWith),
+    LapseHoldMs(u32),
+    Stateless(bool),
+}
+
+/// Prints the value alone. The names that are compared with arguments stand here and nowhere else.
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::HeartbeatMs(n) | Self::Batch(n) | Self::LapseHoldMs(n) => write!(f, "{n}"),
+            named => f.write_str(named.name()),
+        }
+    }
+}
+
+impl Setting {
+    /// The word for a value that is one of a few; empty for numbers, which no argument is.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Claim(Claim::Auto) => "auto",
+            Self::Claim(Claim::Manual) => "manual",
+            Self::OnFull(OnFull::Hold) => "hold",
+            Self::OnFull(OnFull::Fail) => "fail",
+            Self::FailWith(FailWith::ResvConflict) => "resv_conflict",
+            Self::FailWith(FailWith::IoErr) => "ioerr",
+            Self::FailWith(FailWith::Medium) => "medium",
+            Self::Stateless(true) => "y",
+            Self::Stateless(false) => "n",
+            Self::HeartbeatMs(_) | Self::Batch(_) | Self::LapseHoldMs(_) => "",
+        }
+    }
+}
+
+/// One feature: its name, what it takes, and what is said when it is wrong.
+struct Row {
+    feature: Feature,
+    name: &'static str,
+    takes: Takes,
+    texts: Texts,
+}
+
+/// What follows the name of a feature.
+enum Takes {
+    /// No value: the name alone chooses this setting.
+    Nothing(Setting),
+    /// A number in this range.
+    Number(RangeInclusive<u32>, fn(u32) -> Setting),
+    /// One of these words.
+    OneOf(&'static [Setting]),
+}
+
+struct Texts {
+    duplicate: &'static CStr,
+    conflict: &'static CStr,
+    missing: &'static CStr,
+    invalid: &'static CStr,
+    range: &'static CStr,
+}
+
+/// A static C string put together from literals.
+macro_rules! text {
+    ($($part:expr),+) => {
+        match CStr::from_bytes_with_nul(concat!($($part,)+ "\0").as_bytes()) {
+            Ok(text) => text,
+            Err(_) => c"",
+        }
+    };
+}
+
+/// A row of the feature table. `$expected` ends the sentences "needs ..." and "must be ...".
+macro_rules! row {
+    ($feature:ident, $name:literal, $expected:literal, $takes:expr) => {
+        Row {
+            feature: Feature::$feature,
+            name: $name,
+            takes: $takes,
+            texts: Texts {
+                duplicate: text!("Feature ", $name, " is given twice"),
+                conflict: text!("Feature ", $name, " is given twice, with different values"),
+                missing: text!("Feature ", $name, " needs ", $expected, " within the count"),
+                invalid: text!("Feature ", $name, " must be ", $expected),
+                range: text!("Feature ", $name, " is out of range: must be ", $expected),
+            },
+        }
+    };
+}
+
+/// The feature table, in canonical order.
+static ROWS: [Row; 7] = [
+    row!(
+        HeartbeatMs,
+        "heartbeat_ms",
+        "a number from 1 to 60000",
+        Takes::Number(HEARTBEAT_MS, Setting::HeartbeatMs)
+    ),
+    row!(
+        Claim,
+        "claim",
+        "auto or manual",
+        Takes::OneOf(&[Setting::Claim(Claim::Auto), Setting::Claim(Claim::Manual)])
+    ),
+    row!(
+        Batch,
+        "batch",
+        "a number from 1 to 65535",
+        Takes::Number(BATCH, Setting::Batch)
+    ),
+    row!(
+        OnFull,
+        "on_full",
+        "hold or fail",
+        Takes::OneOf(&[Setting::OnFull(OnFull::Hold), Setting::OnFull(OnFull::Fail)])
+    ),
+    row!(
+        FailWith,
+        "fail_with",
+        "resv_conflict, ioerr or medium",
+        Takes::OneOf(&[
+            Setting::FailWith(FailWith::ResvConflict),
+            Setting::FailWith(FailWith::IoErr),
+            Setting::FailWith(FailWith::Medium),
+        ])
+    ),
+    row!(
+        LapseHoldMs,
+        "lapse_hold_ms",
+        "a number from 0 to 600000",
+        Takes::Number(LAPSE_HOLD_MS, Setting::LapseHoldMs)
+    ),
+    row!(
+        Stateless,
+        "stateless",
+        "no value",
+        Takes::Nothing(Setting::Stateless(true))
+    ),
+];
+
+/// The number of arguments when every feature is given once.
+const COUNT_MAX: u32 = 13;
+
+/// Why a table line is refused. Every case has its own text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableError {
+    /// There is no first argument.
+    DeviceMissing,
+    /// The first argument is empty or not printable ASCII.
+    DeviceUnprintable,
+    /// There is no second argument.
+    ControllerMissing,
+    /// The second argument is not a decimal number.
+    ControllerInvalid,
+    /// The second argument is not in 1..=64.
+    ControllerRange,
+    /// The third argument is not a decimal number.
+    CountInvalid,
+    /// The count is above what all features together take.
+    CountRange,
+    /// The line ends before the counted arguments do.
+    CountTooHigh,
+    /// The line goes on behind the counted arguments.
+    CountTooLow,
+    /// A counted argument that should name a feature names none.
+    FeatureUnknown,
+    /// A feature is wrong in this way.
+    Feature(Feature, Fault),
+    /// [`TableLine::check`]: the table does not start at sector 0.
+    StartNotZero,
+    /// [`TableLine::check`]: the length is not that of the member's data area.
+    LengthNotData,
+    /// [`TableLine::check`]: the portion was not formatted for this controller.
+    ControllerUnknown,
+    /// [`TableLine::check`]: `batch` is above the portion's limit.
+    BatchAboveLimit,
+    /// [`TableLine::check`]: the controller already heartbeats at another period.
+    HeartbeatDiffers,
+}
+
+/// What may be wrong with one feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Given twice with the same value.
+    Duplicate,
+    /// Given twice with different values.
+    Conflict,
+    /// The counted arguments end before the value.
+    Missing,
+    /// Not a number, or not one of the words.
+    Invalid,
+    /// A number out of range.
+    Range,
+}
+
+impl TableError {
+    /// The text for `ti->error`.
+    pub fn text(&self) -> &'static CStr {
+        match self {
+            Self::DeviceMissing => c"Device is missing",
+            Self::DeviceUnprintable => c"Device must be a name in printable ASCII",
+            Self::ControllerMissing => c"Controller number is missing",
+            Self::ControllerInvalid => c"Controller must be a number from 1 to 64",
+            Self::ControllerRange => c"Controller is out of range: must be a number from 1 to 64",
+            Self::CountInvalid => c"Number of feature arguments must be a number from 0 to 13",
+            Self::CountRange => c"Number of feature arguments is out of range: at most 13",
+            Self::CountTooHigh => c"Fewer feature arguments than their number says",
+            Self::CountTooLow => c"More arguments than the number of feature arguments says",
+            Self::FeatureUnknown => c"Unknown feature",
+            Self::Feature(feature, fault) => fault_text(*feature, *fault),
+            Self::StartNotZero => c"Start must be 0",
+            Self::LengthNotData => c"Length must be that of the member's data area",
+            Self::ControllerUnknown => c"Portion is not formatted for this controller",
+            Self::BatchAboveLimit => c"Feature batch may only lower the limit of the portion",
+            Self::HeartbeatDiffers => c"Feature heartbeat_ms differs from the controller's period",
+        }
+    }
+}
+
+fn fault_text(feature: Feature, fault: Fault) -> &'static CStr {
+    let Some(row) = ROWS.iter().find(|row| row.feature == feature) else {
+        return c"Invalid feature";
+    };
+    match fault {
+        Fault::Duplicate => row.texts.duplicate,
+        Fault::Conflict => row.texts.conflict,
+        Fault::Missing => row.texts.missing,
+        Fault::Invalid => row.texts.invalid,
+        Fault::Range => row.texts.range,
+    }
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text().to_str().unwrap_or_default())
+    }
+}
+
+/// What a table line must agree with: the superblock and the controller's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The length of the member's data area, in sectors.
+    pub data_sectors: u64,
+    /// The limit of the portion in permits; `None` when it has none.
+    pub limit: Option<u32>,
+    /// The controllers that the portion was formatted for, one bit for each slot.
+    pub controllers: u64,
+    /// The period that the controller heartbeats at, in milliseconds; `None` before its first
+    /// table.
+    pub heartbeat_ms: Option<u32>,
+}
+
+impl<'a> TableLine<'a> {
+    /// Reads the arguments of a table line, as device-mapper has split them.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, from left to right.
+    pub fn parse<I>(arguments: I) -> Result<Self, TableError>
+    where
+        I: IntoIterator<Item = &'a [u8]>,
+    {
+        let mut arguments = arguments.into_iter();
+        let device = device(arguments.next().ok_or(TableError::DeviceMissing)?)?;
+        let controller = controller(arguments.next().ok_or(TableError::ControllerMissing)?)?;
+        let features = features(&mut arguments)?;
+        Ok(Self {
+            device,
+            controller,
+            features,
+        })
+    }
+
+    /// Compares a line that was read with what it stands in. The portion's timing inequality for
+    /// `heartbeat_ms` is not checked here but where the timings are [R10].
+    ///
+    /// # Errors
+    ///
+    /// The first disagreement, see [`TableError`].
+    pub fn check(
+        &self,
+        start_sectors: u64,
+        length_sectors: u64,
+        at: &Surroundings,
+    ) -> Result<(), TableError> {
+        if start_sectors != 0 {
+            return Err(TableError::StartNotZero);
+        }
+        if length_sectors != at.data_sectors {
+            return Err(TableError::LengthNotData);
+        }
+        if !self.controller.is_in(at.controllers) {
+            return Err(TableError::ControllerUnknown);
+        }
+        let raises = |batch: u32| at.limit.is_some_and(|limit| batch > limit);
+        if self.features.batch.is_some_and(raises) {
+            return Err(TableError::BatchAboveLimit);
+        }
+        let differs = |period: u32| at.heartbeat_ms.is_some_and(|first| first != period);
+        if self.features.heartbeat_ms.is_some_and(differs) {
+            return Err(TableError::HeartbeatDiffers);
+        }
+        Ok(())
+    }
+
+    /// The line as the integrity measurement architecture records it.
+    pub fn ima(&self) -> Ima<'_> {
+        Ima(self)
+    }
+}
+
+fn device(word: &[u8]) -> Result<&str, TableError> {
+    let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
+    match core::str::from_utf8(word) {
+        Ok(name) if !name.is_empty() && word.iter().all(is_printable) => Ok(name),
+        _ => Err(TableError::DeviceUnprintable),
+    }
+}
+
+fn controller(word: &[u8]) -> Result<Slot, TableError> {
+    slot(word)
+        .map_err(|error| error.pick(TableError::ControllerInvalid, TableError::ControllerRange))
+}
+
+/// Reads the counted group, if there is one, up to the end of the line.
+fn features<'a>(arguments: &mut impl Iterator<Item = &'a [u8]>) -> Result<Features, TableError> {
+    let mut features = Features::DEFAULT;
+    let Some(count) = arguments.next() else {
+        return Ok(features);
+    };
+    let mut counted = Counted {
+        left: count_of(count)?,
+        arguments,
+    };
+    let mut seen = [false; ROWS.len()];
+    while let Some(name) = counted.next()? {
+        let (row, seen) = ROWS
+            .iter()
+            .zip(seen.iter_mut())
+            .find(|(row, _)| row.name.as_bytes() == name)
+            .ok_or(TableError::FeatureUnknown)?;
+        let fault = |fault| TableError::Feature(row.feature, fault);
+        let before = features;
+        features.apply(row.value(&mut counted)?);
+        if core::mem::replace(seen, true) {
+            let same = before == features;
+            return Err(fault(if same {
+                Fault::Duplicate
+            } else {
+                Fault::Conflict
+            }));
+        }
+    }
+    match counted.arguments.next() {
+        Some(_) => Err(TableError::CountTooLow),
+        None => Ok(features),
+    }
+}
+
+fn count_of(word: &[u8]) -> Result<u32, TableError> {
+    ranged(word, 0..=COUNT_MAX)
+        .map_err(|error| error.pick(TableError::CountInvalid, TableError::CountRange))
+}
+
+/// The arguments that the count covers.
+struct Counted<'i, I> {
+    left: u32,
+    arguments: &'i mut I,
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Counted<'_, I> {
+    /// The next counted argument; `None` behind the last one.
+    fn next(&mut self) -> Result<Option<&'a [u8]>, TableError> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        self.arguments
+            .next()
+            .map(Some)
+            .ok_or(TableError::CountTooHigh)
+    }
+}
+
+impl Row {
+    /// Reads the value that this feature takes.
+    fn value<'a, I>(&self, counted: &mut Counted<'_, I>) -> Result<Setting, TableError>
+    where
+        I: Iterator<Item = &'a [u8]>,
+    {
+        let fault = |fault| TableError::Feature(self.feature, fault);
+        if let Takes::Nothing(setting) = self.takes {
+            return Ok(setting);
+        }
+        let word = counted.next()?.ok_or(fault(Fault::Missing))?;
+        match &self.takes {
+            Takes::Nothing(setting) => Ok(*setting),
+            Takes::Number(range, setting) => ranged(word, range.clone())
+                .map(setting)
+                .map_err(|error| fault(error.pick(Fault::Invalid, Fault::Range))),
+            Takes::OneOf(settings) => {
+                let named = settings
+                    .iter()
+                    .find(|setting| setting.name().as_bytes() == word);
+                named.copied().ok_or(fault(Fault::Invalid))
+            }
+        }
+    }
+
+    /// The number of arguments that this feature takes, its name included.
+    fn arguments(&self) -> usize {
+        match self.takes {
+            Takes::Nothing(_) => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// Why a word is not the number that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NumberError {
+    /// Something else than decimal digits.
+    Invalid,
+    /// Decimal digits, but of a number that is too small or too large.
+    Range,
+}
+
+impl NumberError {
+    /// The caller's word for it.
+    pub(super) fn pick<T>(self, invalid: T, range: T) -> T {
+        match self {
+            Self::Invalid => invalid,
+            Self::Range => range,
+        }
+    }
+}
+
+/// Reads a decimal number: digits only, no sign, no white space.
+pub(super) fn number(word: &[u8]) -> Result<u64, NumberError> {
+    if word.is_empty() || !word.iter().all(u8::is_ascii_digit) {
+        return Err(NumberError::Invalid);
+    }
+    word.iter()
+        .map(|digit| u64::from(digit.wrapping_sub(b'0')))
+        .try_fold(0u64, |number, digit| {
+            number.checked_mul(10)?.checked_add(digit)
+        })
+        .ok_or(NumberError::Range)
+}
+
+/// Reads a decimal number that must be in `range`.
+pub(super) fn ranged(word: &[u8], range: RangeInclusive<u32>) -> Result<u32, NumberError> {
+    match u32::try_from(number(word)?) {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(NumberError::Range),
+    }
+}
+
+/// Reads the number of a controller, 1..=64.
+pub(super) fn slot(word: &[u8]) -> Result<Slot, NumberError> {
+    let number = u8::try_from(number(word)?).map_err(|_| NumberError::Range)?;
+    Slot::from_controller(number).ok_or(NumberError::Range)
+}
+
+/// A name with a backslash before each character that would be taken for a separator.
+struct Escaped<'a>(&'a str, &'static [char]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            if self.1.contains(&character) {
+                f.write_char('\\')?;
+            }
+            f.write_char(character)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TableLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What dm_split_args() of drivers/md/dm-table.c takes apart or takes away.
+        write!(
+            f,
+            "{} {}",
+            Escaped(self.device, &[' ', '\\']),
+            self.controller
+        )?;
+        let count: usize = self.features.chosen().map(|(row, _)| row.arguments()).sum();
+        if count > 0 {
+            write!(f, " {count}")?;
+        }
+        for (row, setting) in self.features.chosen() {
+            write!(f, " {}", row.name)?;
+            if row.arguments() > 1 {
+                write!(f, " {setting}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prints `,device_name=...,controller=...` and every feature, defaults included, then `;`.
+///
+/// It continues what `DMEMIT_TARGET_NAME_VERSION` of drivers/md/dm-ima.h begins. A measurement
+/// names what is in force, hence the defaults; `-` stands for "as the portion says".
+pub struct Ima<'a>(&'a TableLine<'a>);
+
+impl fmt::Display for Ima<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.0;
+        // The separators that drivers/md/dm-ima.c escapes in names.
+        let device = Escaped(line.device, &['\\', ';', '=', ',']);
+        write!(f, ",device_name={device},controller={}", line.controller)?;
+        for row in &ROWS {
+            match line.features.setting(row.feature) {
+                Some(setting) => write!(f, ",{}={setting}", row.name)?,
+                None => write!(f, ",{}=-", row.name)?,
+            }
+        }
+        f.write_str(";")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    /// What dm_split_args() of drivers/md/dm-table.c does to a line.
+    fn split(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut word: Option<String> = None;
+        let mut characters = line.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                ' ' => words.extend(word.take()),
+                '\\' => word
+                    .get_or_insert_default()
+                    .push(characters.next().unwrap_or('\\')),
+                _ => word.get_or_insert_default().push(character),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    fn features_of(line: &str) -> Result<Features, TableError> {
+        let words = split(line);
+        TableLine::parse(words.iter().map(|word| word.as_bytes())).map(|line| line.features)
+    }
+
+    fn refusal(line: &str) -> TableError {
+        features_of(line).expect_err(line)
+    }
+
+    fn controller(number: u8) -> Slot {
+        Slot::from_controller(number).unwrap()
+    }
+
+    const ALL_FEATURES: [Feature; 7] = [
+        Feature::HeartbeatMs,
+        Feature::Claim,
+        Feature::Batch,
+        Feature::OnFull,
+        Feature::FailWith,
+        Feature::LapseHoldMs,
+        Feature::Stateless,
+    ];
+
+    #[test]
+    fn a_line_without_features_has_the_defaults() {
+        for line in ["/dev/sda 1", "8:16 64", "/dev/sda 1 0", "  /dev/sda   07 "] {
+            assert_eq!(features_of(line), Ok(Features::DEFAULT), "{line}");
+        }
+        let line = TableLine::parse([b"8:16".as_slice(), b"64"]).unwrap();
+        assert_eq!((line.device, line.controller.controller()), ("8:16", 64));
+    }
+
+    #[test]
+    fn each_feature_is_read() {
+        let line = "/dev/sda 3 13 stateless lapse_hold_ms 600000 fail_with medium on_full fail \
+                    batch 1 claim manual heartbeat_ms 60000";
+        let expected = Features {
+            heartbeat_ms: Some(60_000),
+            claim: Claim::Manual,
+            batch: Some(1),
+            on_full: OnFull::Fail,
+            fail_with: FailWith::Medium,
+            lapse_hold_ms: 600_000,
+            stateless: true,
+        };
+        assert_eq!(features_of(line), Ok(expected));
+        let io_err = features_of("/dev/sda 3 2 fail_with ioerr").unwrap();
+        assert_eq!(io_err.fail_with, FailWith::IoErr);
+    }
+
+    #[test]
+    fn each_wrong_line_has_its_own_refusal() {
+        use Fault::*;
+        use Feature::*;
+        use TableError as E;
+        for (line, error) in [
+            ("", E::DeviceMissing),
+            ("/dev/sd\u{e4} 1", E::DeviceUnprintable),
+            ("/dev/sda\t 1", E::DeviceUnprintable),
+            ("/dev/sda", E::ControllerMissing),
+            ("/dev/sda one", E::ControllerInvalid),
+            ("/dev/sda -1", E::ControllerInvalid),
+            ("/dev/sda +1", E::ControllerInvalid),
+            ("/dev/sda 1x", E::ControllerInvalid),
+            ("/dev/sda 0", E::ControllerRange),
+            ("/dev/sda 65", E::ControllerRange),
+            ("/dev/sda 99999999999999999999999", E::ControllerRange),
+            ("/dev/sda 1 stateless", E::CountInvalid),
+            ("/dev/sda 1 14", E::CountRange),
+            ("/dev/sda 1 18446744073709551616", E::CountRange),
+            ("/dev/sda 1 1", E::CountTooHigh),
+            ("/dev/sda 1 2 stateless", E::CountTooHigh),
+            ("/dev/sda 1 2 claim", E::CountTooHigh),
+            ("/dev/sda 1 0 stateless", E::CountTooLow),
+            ("/dev/sda 1 1 stateless stateless", E::CountTooLow),
+            ("/dev/sda 1 2 claim auto 8:16", E::CountTooLow),
+            ("/dev/sda 1 1 Stateless", E::FeatureUnknown),
+            ("/dev/sda 1 1 lease", E::FeatureUnknown),
+            ("/dev/sda 1 2 stateless 1", E::FeatureUnknown),
+            ("/dev/sda 1 1 claim", E::Feature(Claim, Missing)),
+            ("/dev/sda 1 1 claim manual", E::Feature(Claim, Missing)),
+            ("/dev/sda 1 2 claim never", E::Feature(Claim, Invalid)),
+            ("/dev/sda 1 2 on_full wait", E::Feature(OnFull, Invalid)),
+            ("/dev/sda 1 2 fail_with eio", E::Feature(FailWith, Invalid)),
+            (
+                "/dev/sda 1 2 heartbeat_ms fast",
+                E::Feature(HeartbeatMs, Invalid),
+            ),
+            (
+                "/dev/sda 1 2 heartbeat_ms 0",
+                E::Feature(HeartbeatMs, Range),
+            ),
+            (
+                "/dev/sda 1 2 heartbeat_ms 60001",
+                E::Feature(HeartbeatMs, Range),
+            ),
+            ("/dev/sda 1 2 batch 0", E::Feature(Batch, Range)),
+            ("/dev/sda 1 2 batch 65536", E::Feature(Batch, Range)),
+            ("/dev/sda 1 2 batch 4294967297", E::Feature(Batch, Range)),
+            (
+                "/dev/sda 1 2 lapse_hold_ms -1",
+                E::Feature(LapseHoldMs, Invalid),
+            ),
+            (
+                "/dev/sda 1 2 lapse_hold_ms 600001",
+                E::Feature(LapseHoldMs, Range),
+            ),
+            (
+                "/dev/sda 1 2 stateless stateless",
+                E::Feature(Stateless, Duplicate),
+            ),
+            (
+                "/dev/sda 1 4 claim auto claim auto",
+                E::Feature(Claim, Duplicate),
+            ),
+            (
+                "/dev/sda 1 4 claim auto claim manual",
+                E::Feature(Claim, Conflict),
+            ),
+            ("/dev/sda 1 4 batch 2 batch 3", E::Feature(Batch, Conflict)),
+        ] {
+            assert_eq!(refusal(line), error, "{line}");
+        }
+        let empty = TableLine::parse([b"".as_slice(), b"1"]);
+        assert_eq!(empty, Err(TableError::DeviceUnprintable));
+        let bytes = TableLine::parse([b"\xff\xfe".as_slice(), b"1"]);
+        assert_eq!(bytes, Err(TableError::DeviceUnprintable));
+    }
+
+    #[test]
+    fn all_texts_differ_and_name_their_limits() {
+        let mut errors = std::vec![
+            TableError::DeviceMissing,
+            TableError::DeviceUnprintable,
+            TableError::ControllerMissing,
+            TableError::ControllerInvalid,
+            TableError::ControllerRange,
+            TableError::CountInvalid,
+            TableError::CountRange,
+            TableError::CountTooHigh,
+            TableError::CountTooLow,
+            TableError::FeatureUnknown,
+            TableError::StartNotZero,
+            TableError::LengthNotData,
+            TableError::ControllerUnknown,
+            TableError::BatchAboveLimit,
+            TableError::HeartbeatDiffers,
+        ];
+        let faults = [
+            Fault::Duplicate,
+            Fault::Conflict,
+            Fault::Missing,
+            Fault::Invalid,
+            Fault::Range,
+        ];
+        for feature in ALL_FEATURES {
+            errors.extend(faults.map(|fault| TableError::Feature(feature, fault)));
+        }
+        let texts: BTreeSet<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), errors.len());
+        assert!(texts.iter().all(|text| text.len() > 10 && text.is_ascii()));
+        for row in &ROWS {
+            if let Takes::Number(range, _) = &row.takes {
+                let said = std::format!("from {} to {}", range.start(), range.end());
+                let text = fault_text(row.feature, Fault::Range).to_str().unwrap();
+                assert!(text.ends_with(&said), "{text}");
+            }
+            if let Takes::OneOf(settings) = &row.takes {
+                let text = fault_text(row.feature, Fault::Invalid).to_str().unwrap();
+                assert!(
+                    settings.iter().all(|setting| text.contains(setting.name())),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_rows_are_complete_and_in_order() {
+        let order: Vec<Feature> = ROWS.iter().map(|row| row.feature).collect();
+        assert_eq!(order, ALL_FEATURES);
+        let arguments: usize = ROWS.iter().map(Row::arguments).sum();
+        assert_eq!(arguments as u32, COUNT_MAX);
+        let text = TableError::CountRange.to_string();
+        assert!(text.ends_with(&std::format!("at most {COUNT_MAX}")));
+    }
+
+    #[test]
+    fn r47_a_printed_line_is_read_back() {
+        let chosen = Features {
+            heartbeat_ms: Some(50),
+            claim: Claim::Manual,
+            batch: Some(2),
+            on_full: OnFull::Fail,
+            fail_with: FailWith::IoErr,
+            lapse_hold_ms: 1_500,
+            stateless: true,
+        };
+        let own = controller(9);
+        let line = TableLine {
+            device: "/dev/a b\\x20c",
+            controller: own,
+            features: chosen,
+        };
+        let printed = line.to_string();
+        assert_eq!(
+            printed,
+            "/dev/a\\ b\\\\x20c 9 13 heartbeat_ms 50 claim manual batch 2 on_full fail \
+             fail_with ioerr lapse_hold_ms 1500 stateless"
+        );
+        let words = split(&printed);
+        assert_eq!(
+            TableLine::parse(words.iter().map(|word| word.as_bytes())),
+            Ok(line)
+        );
+    }
+
+    #[test]
+    fn r47_defaults_are_not_printed() {
+        let features = features_of("8:16 1 6 claim auto on_full hold lapse_hold_ms 0").unwrap();
+        let line = TableLine {
+            device: "8:16",
+            controller: controller(1),
+            features,
+        };
+        assert_eq!(line.to_string(), "8:16 1");
+        let features = features_of("8:16 1 3 stateless claim auto").unwrap();
+        let line = TableLine {
+            device: "8:16",
+            controller: controller(1),
+            features,
+        };
+        assert_eq!(line.to_string(), "8:16 1 1 stateless");
+    }
+
+    #[test]
+    fn r47_the_ima_form_names_everything_in_force() {
+        let features = features_of("8:16 1 3 stateless batch 2").unwrap();
+        let line = TableLine {
+            device: "8:16",
+            controller: controller(1),
+            features,
+        };
+        assert_eq!(
+            line.ima().to_string(),
+            ",device_name=8:16,controller=1,heartbeat_ms=-,claim=auto,batch=2,on_full=hold,\
+             fail_with=resv_conflict,lapse_hold_ms=0,stateless=y;"
+        );
+        let line = TableLine {
+            device: "/dev/a,b=c;d",
+            ..line
+        };
+        assert!(line
+            .ima()
+            .to_string()
+            .starts_with(",device_name=/dev/a\\,b\\=c\\;d,"));
+    }
+
+    #[test]
+    fn a_line_must_agree_with_its_surroundings() {
+        let features = features_of("8:16 3 4 batch 2 heartbeat_ms 50").unwrap();
+        let line = TableLine {
+            device: "8:16",
+            controller: controller(3),
+            features,
+        };
+        let at = Surroundings {
+            data_sectors: 2048,
+            limit: Some(2),
+            controllers: 0b100,
+            heartbeat_ms: Some(50),
+        };
+        assert_eq!(line.check(0, 2048, &at), Ok(()));
+        let open = Surroundings {
+            limit: None,
+            heartbeat_ms: None,
+            ..at
+        };
+        assert_eq!(line.check(0, 2048, &open), Ok(()));
+        assert_eq!(line.check(8, 2048, &at), Err(TableError::StartNotZero));
+        assert_eq!(line.check(0, 2047, &at), Err(TableError::LengthNotData));
+        let strangers = Surroundings {
+            controllers: !0b100,
+            ..at
+        };
+        assert_eq!(
+            line.check(0, 2048, &strangers),
+            Err(TableError::ControllerUnknown)
+        );
+        let narrow = Surroundings {
+            limit: Some(1),
+            ..at
+        };
+        assert_eq!(
+            line.check(0, 2048, &narrow),
+            Err(TableError::BatchAboveLimit)
+        );
+        let other = Surroundings {
+            heartbeat_ms: Some(51),
+            ..at
+        };
+        assert_eq!(
+            line.check(0, 2048, &other),
+            Err(TableError::HeartbeatDiffers)
+        );
+    }
+
+    #[test]
+    fn numbers_are_digits_only() {
+        assert_eq!(number(b"18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(number(b"18446744073709551616"), Err(NumberError::Range));
+        assert_eq!(number(b"0007"), Ok(7));
+        for word in ["", " 1", "1 ", "0x10", "1_000", "-1", "\u{0663}"] {
+            assert_eq!(number(word.as_bytes()), Err(NumberError::Invalid), "{word}");
+        }
+    }
+}
