@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The words of the command line.
+//!
+//! Ranges that one word alone can break are checked here; whether the words fit each other is
+//! judged by the core (`time`, `limit`, `superblock`), whose errors name what is wrong.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dm_lease_proto::proto::limit::Kind;
+use dm_lease_proto::proto::record::Slot;
+use dm_lease_proto::proto::superblock::Name;
+use dm_lease_proto::proto::table;
+use std::path::PathBuf;
+
+/// Formats, shows, checks and watches portions of the device-mapper target `lease`.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    Format(Box<Format>),
+    Show(Devices),
+    Check(Devices),
+    Table(Table),
+    Status(Status),
+    Watch(Watch),
+}
+
+/// Format devices as the members of a new portion, or one device as a replacement member
+///
+/// Nothing is written before every check of every device has passed. The first and the last 8 MiB
+/// of each device are wiped; everything between them becomes the data area and is left alone.
+#[derive(Args)]
+pub struct Format {
+    /// Name of the portion: 1 to 32 letters, digits, '_', '.' or '-'
+    #[arg(long, value_parser = name, required_unless_present = "replace")]
+    pub name: Option<Name>,
+
+    /// Uuid of the portion [default: random]
+    #[arg(long, value_parser = uuid, conflicts_with = "replace")]
+    pub uuid: Option<Uuid>,
+
+    /// Numbers of the controllers that may own the portion, 1 to 64, such as 1,2 or 1-4
+    #[arg(long, value_parser = controllers, required_unless_present = "replace")]
+    pub controllers: Option<Bitmap>,
+
+    /// The controller that may claim the portion at once when nobody ever owned it [default: the
+    /// lowest]
+    #[arg(long, value_parser = slot, conflicts_with = "replace")]
+    pub home: Option<Slot>,
+
+    #[command(flatten)]
+    pub timing: Timings,
+
+    #[command(flatten)]
+    pub redundancy: RedundancyOptions,
+
+    /// Format the first device as a replacement of this member; the other devices are the members
+    /// that are left, and every setting is taken from them
+    #[arg(long, value_name = "INDEX", conflicts_with_all = ["name", "controllers"])]
+    pub replace: Option<u8>,
+
+    /// Overwrite what is already on the devices
+    #[arg(long)]
+    pub force: bool,
+
+    /// Check and explain everything, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// The members, in order: block devices or image files
+    #[arg(required = true)]
+    pub devices: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Timings")]
+pub struct Timings {
+    /// Longest delay that anything below the target, host queues and error handling included, may
+    /// add to a command
+    #[arg(long, value_name = "MS", required_unless_present = "replace")]
+    pub device_delay_ms: Option<u64>,
+
+    /// Longest heartbeat period a controller may choose
+    #[arg(long, value_name = "MS", default_value_t = 500, conflicts_with = "replace",
+        value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub heartbeat_ms: u64,
+
+    /// Heartbeats in a row that may be lost without losing the lease
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        conflicts_with = "replace"
+    )]
+    pub lost_heartbeats: u32,
+
+    /// How long a lease lasts [default: the shortest that survives what the other options say]
+    #[arg(long, value_name = "MS", conflicts_with = "replace")]
+    pub lease_ms: Option<u64>,
+
+    /// How long the owner must be silent before another may claim [default: the shortest that is
+    /// safe]
+    #[arg(long, value_name = "MS", conflicts_with = "replace")]
+    pub window_ms: Option<u64>,
+
+    /// Bound of the rate error of the controllers' clocks, in parts per million
+    #[arg(
+        long,
+        value_name = "PPM",
+        default_value_t = 1000,
+        conflicts_with = "replace"
+    )]
+    pub drift_ppm: u32,
+
+    /// Longest ordinary write of a mailbox
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 100,
+        conflicts_with = "replace"
+    )]
+    pub write_ms: u64,
+
+    /// Longest ordinary read of all mailboxes
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 100,
+        conflicts_with = "replace"
+    )]
+    pub read_ms: u64,
+
+    /// Longest ordinary delay in issuing a heartbeat
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 50,
+        conflicts_with = "replace"
+    )]
+    pub jitter_ms: u64,
+
+    /// How long until a lost mailbox write is reported as an error [default: the heartbeat period]
+    #[arg(long, value_name = "MS", conflicts_with = "replace")]
+    pub error_report_ms: Option<u64>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Redundancy")]
+pub struct RedundancyOptions {
+    /// What repairs operations of a fenced controller that reach the disks late: parity:<members>,
+    /// mirror:<copies>, or external if nothing does
+    #[arg(long, value_parser = redundancy, required_unless_present = "replace")]
+    pub redundancy: Option<Kind>,
+
+    /// Whether a layer above recognises blocks with old content (end-to-end checksums)
+    #[arg(long, value_enum, default_value_t = YesNo::No, conflicts_with = "replace")]
+    pub detect: YesNo,
+
+    /// State-changing operations that may be open at once [default: half of what can be repaired,
+    /// at least 1]
+    #[arg(long, value_name = "N", conflicts_with = "replace")]
+    pub batch: Option<u32>,
+
+    /// What counts against the limit: every operation (ops), or distinct members of one stripe
+    /// row (stripe:<KiB of a chunk>, for static placement only)
+    #[arg(long, value_parser = counting, default_value = "ops", conflicts_with = "replace")]
+    pub count: Count,
+
+    /// What happens when nothing more can be repaired: hold operations, or go on under time alone
+    #[arg(long, value_enum, default_value_t = WhenExhausted::Stop, conflicts_with = "replace")]
+    pub exhausted: WhenExhausted,
+
+    /// After how long without an old owner its operations count as drained [default: never]
+    #[arg(long, value_name = "MS", conflicts_with = "replace")]
+    pub drain_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum YesNo {
+    Yes,
+    No,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenExhausted {
+    Stop,
+    Window,
+}
+
+/// What counts against the limit, with the chunk in KiB.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    Ops,
+    Stripe(u32),
+}
+
+/// A portion's uuid.
+#[derive(Clone, Copy)]
+pub struct Uuid(pub [u8; 16]);
+
+/// A set of controllers, one bit per slot.
+#[derive(Clone, Copy)]
+pub struct Bitmap(pub u64);
+
+/// Show what members say: superblock and mailboxes
+///
+/// As a command, `check` judges the same: it verifies every checksum, compares the members, and
+/// exits with status 1 if anything is wrong.
+#[derive(Args)]
+pub struct Devices {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Members, of one or of several portions
+    #[arg(required = true)]
+    pub devices: Vec<PathBuf>,
+}
+
+/// Print the dmsetup table line of a member for a controller
+#[derive(Args)]
+pub struct Table {
+    /// The controller that uses the mapped device
+    #[arg(long, value_parser = slot)]
+    pub controller: Slot,
+
+    /// Its heartbeat period [default: the portion's longest]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(
+        i64::from(*table::HEARTBEAT_MS.start())..=i64::from(*table::HEARTBEAT_MS.end())))]
+    pub heartbeat_ms: Option<u32>,
+
+    /// Claim a free portion only when told to
+    #[arg(long)]
+    pub claim_manual: bool,
+
+    /// A lower limit of open operations than the portion's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(
+        i64::from(*table::BATCH.start())..=i64::from(*table::BATCH.end())))]
+    pub batch: Option<u32>,
+
+    /// Fail operations beyond the limit instead of holding them
+    #[arg(long)]
+    pub on_full_fail: bool,
+
+    /// The error that refused operations end with
+    #[arg(long, value_enum, default_value_t = FailWith::ResvConflict)]
+    pub fail_with: FailWith,
+
+    /// How long refused operations are kept after the lease was lost
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u32)
+        .range(i64::from(*table::LAPSE_HOLD_MS.start())..=i64::from(*table::LAPSE_HOLD_MS.end())))]
+    pub lapse_hold_ms: u32,
+
+    /// Nobody who opens the mapped device caches anything
+    #[arg(long)]
+    pub stateless: bool,
+
+    /// The member
+    pub device: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum FailWith {
+    ResvConflict,
+    Ioerr,
+    Medium,
+}
+
+/// Show the state of all portions of this machine
+#[derive(Args)]
+pub struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Read the output of `dmsetup status` from this file, '-' for standard input
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+}
+
+/// Show the state of all portions of this machine, live
+#[derive(Args)]
+pub struct Watch {
+    /// How often to look
+    #[arg(long, value_name = "MS", default_value_t = 250,
+        value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub interval_ms: u64,
+
+    /// Stop after so many looks [default: when interrupted]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+fn name(word: &str) -> Result<Name, String> {
+    Name::new(word).ok_or_else(|| {
+        String::from(
+            "a name is 1 to 32 letters, digits, '_', '.' or '-', and starts with a letter or digit",
+        )
+    })
+}
+
+fn slot(word: &str) -> Result<Slot, String> {
+    word.parse()
+        .ok()
+        .and_then(Slot::from_controller)
+        .ok_or_else(|| String::from("a controller is a number from 1 to 64"))
+}
+
+/// Numbers and ranges, separated by commas.
+fn controllers(word: &str) -> Result<Bitmap, String> {
+    let mut bitmap = 0;
+    for part in word.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (slot(first)?, slot(last)?);
+        if first > last {
+            return Err(format!("the range {part} runs backwards"));
+        }
+        for slot in Slot::all_in(!0).filter(|slot| (first..=last).contains(slot)) {
+            if slot.is_in(bitmap) {
+                return Err(format!("controller {slot} is named twice"));
+            }
+            bitmap |= slot.bit();
+        }
+    }
+    Ok(Bitmap(bitmap))
+}
+
+fn uuid(word: &str) -> Result<Uuid, String> {
+    let wrong = || String::from("a uuid is 32 hexadecimal digits, usually as 8-4-4-4-12");
+    let digits: String = word.chars().filter(|&c| c != '-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let number = u128::from_str_radix(&digits, 16).map_err(|_| wrong())?;
+    match number {
+        0 => Err(String::from("the uuid is zero")),
+        number => Ok(Uuid(number.to_be_bytes())),
+    }
+}
+
+fn redundancy(word: &str) -> Result<Kind, String> {
+    let count = |digits: &str| {
+        digits
+            .parse()
+            .map_err(|_| format!("{digits:?} is not a number from 0 to 255"))
+    };
+    match word.split_once(':') {
+        None if word == "external" => Ok(Kind::External),
+        Some(("parity", digits)) => Ok(Kind::Parity(count(digits)?)),
+        Some(("mirror", digits)) => Ok(Kind::Mirror(count(digits)?)),
+        _ => Err(String::from(
+            "say parity:<members>, mirror:<copies> or external",
+        )),
+    }
+}
+
+fn counting(word: &str) -> Result<Count, String> {
+    match word.split_once(':') {
+        None if word == "ops" => Ok(Count::Ops),
+        Some(("stripe", kib)) => match kib.parse() {
+            Ok(kib) => Ok(Count::Stripe(kib)),
+            Err(_) => Err(format!("{kib:?} is not a number of KiB")),
+        },
+        _ => Err(String::from("say ops or stripe:<KiB of a chunk>")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn r28_controllers_are_numbers_and_ranges() {
+        let bitmap = |word| controllers(word).map(|bitmap| bitmap.0);
+        assert_eq!(bitmap("1"), Ok(1));
+        assert_eq!(bitmap("1,2"), Ok(3));
+        assert_eq!(bitmap("64,1-3"), Ok(1 << 63 | 7));
+        assert_eq!(bitmap("1-64"), Ok(u64::MAX));
+        for bad in ["", "0", "65", "1,", "2-1", "1,1", "1-3,2", "a", "1--2"] {
+            assert!(bitmap(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn r39_uuids_are_read_as_they_are_printed() {
+        use dm_lease_proto::proto::superblock::DisplayUuid;
+        let word = "01234567-89ab-cdef-0123-456789abcdef";
+        assert_eq!(DisplayUuid(&uuid(word).unwrap().0).to_string(), word);
+        let zero = "00000000000000000000000000000000";
+        for bad in ["", "0", zero, "01234567-89ab-cdef-0123-456789abcdeg", "+1"] {
+            assert!(uuid(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn r14_redundancy_words() {
+        assert!(redundancy("parity:2") == Ok(Kind::Parity(2)));
+        assert!(redundancy("mirror:3") == Ok(Kind::Mirror(3)));
+        assert!(redundancy("external") == Ok(Kind::External));
+        for bad in ["", "parity", "parity:", "parity:256", "external:1", "raid6"] {
+            assert!(redundancy(bad).is_err(), "{bad:?}");
+        }
+        assert!(counting("stripe:64") == Ok(Count::Stripe(64)));
+        for bad in ["stripe", "stripe:", "ops:1", "rows"] {
+            assert!(counting(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+//! leasectl: formats, shows, checks and watches portions of the device-mapper target `lease`.
+//!
+//! The tool shares the codecs and the arithmetic with the module (`src/proto`), so what it accepts
+//! is what the module accepts. It never talks to the module except through `dmsetup status`.
+//!
+//! | module | task |
+//! |---|---|
+//! | [`cli`] | the words of the command line |
+//! | [`device`] | opening, reading and writing a block device or an image file |
+//! | [`foreign`] | what else may already be on a device |
+//! | [`plan`] | from options to timings and redundancy, and what they mean in practice |
+//! | [`format`] | writing a portion or one replacement member |
+//! | [`member`] | what a member says: superblocks and mailboxes |
+//! | [`show`], [`check`], [`raid`] | telling it, and judging it |
+//! | [`table`], [`status`], [`watch`] | the words of `dmsetup` |
+//!
+//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
+
+mod check;
+mod cli;
+mod device;
+mod foreign;
+mod format;
+mod member;
+mod plan;
+mod raid;
+mod show;
+mod status;
+mod table;
+mod text;
+mod watch;
+
+use clap::Parser;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse().command;
+    match run(command) {
+        Ok(code) => code,
+        // Whoever reads the output has seen enough: `leasectl watch | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "leasectl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
+    let out = &mut io::stdout().lock();
+    match command {
+        cli::Command::Format(options) => format::run(&options, out)?,
+        cli::Command::Show(options) => show::run(&options, out)?,
+        cli::Command::Check(options) => return check::run(&options, out),
+        cli::Command::Table(options) => table::run(&options, out)?,
+        cli::Command::Status(options) => status::run(&options, out)?,
+        cli::Command::Watch(options) => watch::run(&options, out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

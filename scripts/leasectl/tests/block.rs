@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tool on block devices: loop devices over image files.
+//!
+//! These tests need root and the loop driver, so they run only when asked for:
+//! `cargo test --test block -- --ignored --test-threads 1`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const MIB: u64 = 1 << 20;
+
+const FORMAT: &str =
+    "format --name vault --controllers 1,2 --redundancy mirror:3 --device-delay-ms 10";
+
+/// A loop device over a file of its own; both are gone at the end.
+struct Loop {
+    image: PathBuf,
+    device: String,
+}
+
+impl Loop {
+    fn new(name: &str, options: &[&str]) -> Loop {
+        Loop::over(Loop::image(name), options)
+    }
+
+    fn image(name: &str) -> PathBuf {
+        let name = format!("leasectl-{}-{name}", std::process::id());
+        let image = std::env::temp_dir().join(name);
+        File::create(&image).unwrap().set_len(64 * MIB).unwrap();
+        image
+    }
+
+    fn over(image: PathBuf, options: &[&str]) -> Loop {
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .args(options)
+            .arg(&image)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        Loop { image, device }
+    }
+
+    /// Runs the tool on the device.
+    fn tool(&self, line: &str) -> Output {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
+        tool.args(line.split_ascii_whitespace())
+            .arg(&self.device)
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let output = self.tool(line);
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refused(&self, line: &str) -> String {
+        let output = self.tool(line);
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .args(["--detach", &self.device])
+            .status();
+        let _ = fs::remove_file(&self.image);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program)
+        .args(arguments)
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success(), "{program} {arguments:?}");
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn r39_a_block_device_is_formatted_checked_and_left_without_signatures() {
+    let lab = Loop::new("plain", &[]);
+    run("mkfs.ext4", &["-q", &lab.device]);
+    assert!(lab.refused(FORMAT).contains("holds an ext file system"));
+    assert!(lab
+        .ok(&format!("{FORMAT} --force"))
+        .contains("formatted and verified"));
+    assert!(lab.ok("check").contains("0 errors, 0 warnings"));
+    assert!(lab
+        .ok("table --controller 2")
+        .starts_with("0 98296 lease /dev/loop"));
+    let wipefs = Command::new("wipefs").arg(&lab.device).output().unwrap();
+    assert!(
+        wipefs.status.success() && wipefs.stdout.is_empty(),
+        "{wipefs:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn r39_blocks_of_4096_bytes_are_as_good() {
+    let lab = Loop::new("4kn", &["--sector-size", "4096"]);
+    lab.ok(FORMAT);
+    assert!(lab.ok("check").contains("0 errors, 0 warnings"));
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn r39_a_device_in_use_is_refused() {
+    let lab = Loop::new("busy", &[]);
+    run("mkfs.ext4", &["-q", &lab.device]);
+    let mount = lab.image.with_extension("mount");
+    fs::create_dir(&mount).unwrap();
+    run("mount", &[&lab.device, mount.to_str().unwrap()]);
+    let refused = lab.tool(&format!("{FORMAT} --force"));
+    run("umount", &[mount.to_str().unwrap()]);
+    fs::remove_dir(&mount).unwrap();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        text.contains("is in use: something on this machine holds it"),
+        "{text}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn r39_a_partitioned_device_is_refused_even_by_force() {
+    let lab = Loop::new("parts", &["--partscan"]);
+    // Told to the kernel directly, which need not know any partition table for it.
+    run("addpart", &[&lab.device, "1", "2048", "32768"]);
+    let name = Path::new(&lab.device)
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap();
+    let refused = lab.refused(&format!("{FORMAT} --force"));
+    assert!(
+        refused.contains(&format!("is partitioned ({name}p1)")),
+        "{refused}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn r39_a_read_only_device_and_the_file_of_a_loop_device_are_refused() {
+    let lab = Loop::new("read-only", &["--read-only"]);
+    let refused = lab.refused(FORMAT);
+    assert!(refused.contains("is read-only"), "{refused}");
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
+    let tool = tool
+        .args(FORMAT.split_ascii_whitespace())
+        .arg(&lab.image)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(tool.stderr).unwrap();
+    assert!(
+        text.contains(&format!("{} is a loop device over it", lab.device)),
+        "{text}"
+    );
+}

@@ -1,0 +1,840 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tool as users run it, on image files: what it says, what it writes, what it refuses.
+
+use dm_lease_proto::proto::layout::{
+    register_offset, Block, Side, BLOCK_SIZE, SUPERBLOCK_OFFSET, ZERO_BLOCK,
+};
+use dm_lease_proto::proto::record::{
+    encode, Ballot, BallotRecord, BlockId, Charges, Decided, HeartbeatRecord, Incarnation, Record,
+    RecordRole, Slot, Value,
+};
+use dm_lease_proto::proto::superblock::{self, Superblock};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{symlink, FileExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+const MIB: u64 = 1 << 20;
+
+/// A directory with image files, removed at the end.
+struct Lab(PathBuf);
+
+impl Lab {
+    fn new() -> Lab {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("leasectl-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Lab(path)
+    }
+
+    /// A lab with `count` images of 24 MiB: `m0`, `m1` ...
+    fn with(count: usize) -> Lab {
+        let lab = Lab::new();
+        for index in 0..count {
+            lab.image(&format!("m{index}"), 24 * MIB);
+        }
+        lab
+    }
+
+    fn image(&self, name: &str, size: u64) -> File {
+        let file = File::create(self.path(name)).unwrap();
+        file.set_len(size).unwrap();
+        file
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn open(&self, name: &str) -> File {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(name))
+            .unwrap()
+    }
+
+    /// Runs the tool in the directory, with a line of words.
+    fn run(&self, line: &str) -> Output {
+        let words = line.split_ascii_whitespace();
+        let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
+            .current_dir(&self.0)
+            .args(words)
+            .output();
+        tool.unwrap()
+    }
+
+    /// What the tool prints when it succeeds.
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(line);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{line}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What the tool says when it refuses, with exit status 1.
+    fn refused(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// What `check` prints when it finds errors.
+    fn faults(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, line: &str) -> serde_json::Value {
+        serde_json::from_str(&self.ok(line)).unwrap()
+    }
+
+    fn superblock(&self, name: &str) -> Superblock {
+        superblock::decode(&read(&self.open(name), SUPERBLOCK_OFFSET)).unwrap()
+    }
+
+    /// Writes a record as its controller would, to one block.
+    fn write<T: Record>(&self, name: &str, slot: Slot, side: Side, record: &T) {
+        let Superblock { uuid, member, .. } = self.superblock(name);
+        let mut block = ZERO_BLOCK;
+        encode(record, &BlockId { uuid, member, slot }, &mut block);
+        let offset = register_offset(slot, T::REGISTER, side);
+        self.open(name).write_all_at(&block, offset).unwrap();
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn read(file: &File, offset: u64) -> Block {
+    let mut block = ZERO_BLOCK;
+    file.read_exact_at(&mut block, offset).unwrap();
+    block
+}
+
+fn slot(controller: u8) -> Slot {
+    Slot::from_controller(controller).unwrap()
+}
+
+fn ballot(seq: u64, epoch: u64, owner: u8) -> BallotRecord {
+    let value = Value {
+        slot: slot(owner),
+        inc: Incarnation(u128::from(owner)),
+    };
+    BallotRecord {
+        seq,
+        inc: Incarnation(7),
+        boot_id: [9; 16],
+        dec: Decided {
+            epoch,
+            value: Some(value),
+        },
+        mbal: Ballot::NONE,
+        bal: Ballot::NONE,
+        val: None,
+        limit: 1,
+        charges: Charges::NONE,
+    }
+}
+
+fn heartbeat(seq: u64) -> HeartbeatRecord {
+    let value = Value {
+        slot: slot(1),
+        inc: Incarnation(1),
+    };
+    HeartbeatRecord {
+        seq,
+        inc: Incarnation(7),
+        dec: Decided {
+            epoch: 4,
+            value: Some(value),
+        },
+        role: RecordRole::Owner,
+        hb: seq,
+        open: 0,
+        period_ns: 100_000_000,
+        reason: 0,
+    }
+}
+
+const FORMAT: &str =
+    "format --name vault --controllers 1-3 --redundancy parity:3 --detect yes --device-delay-ms 10";
+
+const THREE: &str = "m0 m1 m2";
+
+#[test]
+fn r25_format_writes_what_was_asked_for_and_explains_it() {
+    let lab = Lab::with(3);
+    let more = "--home 2 --heartbeat-ms 200 --lost-heartbeats 2 --drift-ppm 500 --write-ms 20 \
+                --read-ms 30 --jitter-ms 5 --error-report-ms 300 --lease-ms 2000 --window-ms 5000 \
+                --batch 2 --count stripe:64 --exhausted window --drain-ms 60000 \
+                --uuid 01234567-89ab-cdef-0123-456789abcdef";
+    let text = lab.ok(&format!("{FORMAT} {more} {THREE}"));
+    for line in [
+        "portion vault 01234567-89ab-cdef-0123-456789abcdef",
+        "controllers: 1, 2 and 3; home: 2",
+        // (2 + 2) * 300 + 20 + 30 + 5 ms, exceeded by a nanosecond.
+        "lease: 2000 ms, at least 1255.000001 ms for heartbeats every 200 ms",
+        // 2 s * 1.0005 / 0.9995 and 10 ms * 1.0005, each rounded up.
+        "window: 5000 ms, at least 2012.006001",
+        "redundancy: parity 3 survives 3 failures",
+        "limit: 2 members with open operations in one stripe row of 64 KiB (M allows 3)",
+        "throughput ceiling: 2 / latency in each stripe row: 20000 operations per second at 0.1 ms",
+        "formatted and verified",
+    ] {
+        assert!(text.contains(line), "{line:?} is missing from\n{text}");
+    }
+    let shown = lab.json("show --json m1");
+    let member = &shown[0];
+    assert_eq!(member["portion"], "vault");
+    assert_eq!(
+        (&member["member"], &member["members"]),
+        (&1.into(), &3.into())
+    );
+    assert_eq!(member["controllers"], serde_json::json!([1, 2, 3]));
+    assert_eq!(
+        (&member["home"], &member["generation"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(member["timing"]["lease_ms"], 2000.0);
+    assert_eq!(member["timing"]["window_ms"], 5000.0);
+    assert_eq!(member["timing"]["error_report_ms"], 300.0);
+    assert_eq!(member["timing"]["lost_heartbeats"], 2);
+    assert_eq!(member["redundancy"]["kind"], "parity");
+    assert_eq!(member["redundancy"]["batch"], 2);
+    assert_eq!(member["redundancy"]["chunk_sectors"], 128);
+    assert_eq!(member["redundancy"]["exhausted"], "window");
+    assert_eq!(member["redundancy"]["drain_ms"], 60000.0);
+    assert_eq!(member["mailboxes"].as_array().unwrap().len(), 3);
+    assert_eq!(member["mailboxes"][0]["ballot"]["state"], "blank");
+    assert!(lab
+        .ok("check m0 m1 m2")
+        .contains("3 of 3 members checked, never owned\n0 errors"));
+}
+
+#[test]
+fn r10_the_defaults_are_the_smallest_safe_timings() {
+    let lab = Lab::with(1);
+    lab.ok(&format!("{FORMAT} m0"));
+    let timing = lab.superblock("m0").timing;
+    assert_eq!(timing.lease_ns, 1_751_000_000);
+    assert!(timing.window_ns - timing.needed_window_ns() < 1_000_000);
+    assert_eq!(timing.validate(), Ok(()));
+}
+
+#[test]
+fn r39_every_member_gets_its_index_and_the_data_area_is_whole_chunks() {
+    let lab = Lab::with(2);
+    lab.image("m2", 40 * MIB + 12_345);
+    lab.ok(&format!("{FORMAT} --count stripe:512 {THREE}"));
+    for (name, index) in [("m0", 0), ("m1", 1), ("m2", 2)] {
+        let superblock = lab.superblock(name);
+        assert_eq!(superblock.member, index);
+        assert_eq!(superblock.data_length_sectors % 1024, 0);
+        assert!(superblock.data_length_sectors > 0);
+        // The copy at the end is the same block.
+        let end = superblock.member_sectors * 512 / 4096 * 4096;
+        let copy = read(&lab.open(name), end - 8 * MIB - 4096);
+        assert_eq!(superblock::decode(&copy), Ok(superblock));
+    }
+    assert_eq!(lab.superblock("m2").data_length_sectors, 24 * MIB / 512);
+}
+
+#[test]
+fn r10_unsafe_or_impossible_settings_are_refused_with_their_reason() {
+    let lab = Lab::with(1);
+    let base = "format --name vault --controllers 1,2 --device-delay-ms 10";
+    for (options, text) in [
+        (
+            "--redundancy parity:1 --lease-ms 100",
+            "the lease time is too short: it must be at least 1750.000001 ms",
+        ),
+        (
+            "--redundancy parity:1 --lease-ms 2000 --window-ms 2000",
+            "the takeover window is too short",
+        ),
+        (
+            "--redundancy parity:1 --drift-ppm 200000",
+            "the clock drift bound is above 100000 ppm",
+        ),
+        (
+            "--redundancy parity:1 --lease-ms 90000000",
+            "the lease time is longer than one day",
+        ),
+        (
+            "--redundancy parity:1 --lost-heartbeats 2000",
+            "more than 1000 lost heartbeats",
+        ),
+        (
+            "--redundancy parity:1 --read-ms 18446744073709551615",
+            "the mailbox read time is longer than one day",
+        ),
+        ("--redundancy parity:0", "parity must be at least 1"),
+        ("--redundancy mirror:1", "a mirror has at least 2 copies"),
+        (
+            "--redundancy external --detect yes",
+            "external redundancy cannot repair strays",
+        ),
+        (
+            "--redundancy external --batch 1",
+            "external redundancy has no batch limit",
+        ),
+        (
+            "--redundancy external --count stripe:64",
+            "counting by stripe needs parity or mirror",
+        ),
+        (
+            "--redundancy parity:1 --batch 1",
+            "repairs no undetected stray",
+        ),
+        (
+            "--redundancy parity:2 --batch 0",
+            "the batch limit must be at least 1",
+        ),
+        (
+            "--redundancy parity:2 --batch 2",
+            "the batch limit is above 1",
+        ),
+        (
+            "--redundancy parity:2 --count stripe:3",
+            "not a multiple of 4 KiB",
+        ),
+        (
+            "--redundancy parity:2 --count stripe:2097152",
+            "larger than 1 GiB",
+        ),
+        (
+            "--redundancy parity:2 --count stripe:4294967295",
+            "larger than 1 GiB",
+        ),
+        (
+            "--redundancy parity:2 --drain-ms 0",
+            "the drain time is zero",
+        ),
+        (
+            "--redundancy parity:2 --home 3",
+            "the home controller 3 is not among the controllers",
+        ),
+    ] {
+        let refused = lab.refused(&format!("{base} {options} m0"));
+        assert!(refused.contains(text), "{options}: {refused}");
+    }
+    assert!(is_untouched(&lab, "m0"));
+}
+
+#[test]
+fn r14_there_is_no_silent_default_for_redundancy_and_device_delay() {
+    let lab = Lab::with(1);
+    for (line, text) in [
+        (
+            "format --name v --controllers 1 --device-delay-ms 1 m0",
+            "--redundancy",
+        ),
+        (
+            "format --name v --controllers 1 --redundancy external m0",
+            "--device-delay-ms",
+        ),
+        (
+            "format --name v --redundancy external --device-delay-ms 1 m0",
+            "--controllers",
+        ),
+        (
+            "format --controllers 1 --redundancy external --device-delay-ms 1 m0",
+            "--name",
+        ),
+        ("format --replace 0 --name v m0", "cannot be used with"),
+        ("format --replace 0 --lease-ms 9 m0", "cannot be used with"),
+        ("format --name .v --controllers 1 m0", "--name"),
+        ("table m0", "--controller"),
+        ("format", "DEVICES"),
+    ] {
+        let output = lab.run(line);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains(text), "{line}: {errors}");
+    }
+    assert!(is_untouched(&lab, "m0"));
+}
+
+/// Whether an image is still as [`Lab::image`] made it: nothing was ever written to it.
+fn is_untouched(lab: &Lab, name: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(lab.path(name)).unwrap().blocks() == 0
+}
+
+#[test]
+fn r39_nothing_is_written_before_every_device_has_passed() {
+    let lab = Lab::with(2);
+    lab.image("small", 16 * MIB);
+    let refused = lab.refused(&format!("{FORMAT} m0 m1 small"));
+    assert!(
+        refused.contains("small is too small: 16777216 bytes, at least 16785408"),
+        "{refused}"
+    );
+    let refused = lab.refused(&format!("{FORMAT} m0 m1 nowhere"));
+    assert!(refused.contains("cannot open nowhere"), "{refused}");
+    let refused = lab.refused(&format!("{FORMAT} m0 m1 ."));
+    assert!(
+        refused.contains(". is neither a block device nor an image file"),
+        "{refused}"
+    );
+    symlink(lab.path("m0"), lab.path("link")).unwrap();
+    let refused = lab.refused(&format!("{FORMAT} m0 m1 link"));
+    assert!(
+        refused.contains("m0 and link are the same device"),
+        "{refused}"
+    );
+    let many = "m0 ".repeat(17);
+    assert!(lab
+        .refused(&format!("{FORMAT} {many}"))
+        .contains("are the same device"));
+    let text = lab.ok(&format!("{FORMAT} --dry-run m0 m1"));
+    assert!(text.contains("dry run: nothing was written"));
+    assert!(is_untouched(&lab, "m0") && is_untouched(&lab, "m1"));
+}
+
+#[test]
+fn r39_at_most_sixteen_members() {
+    let lab = Lab::with(17);
+    let names: Vec<String> = (0..17).map(|index| format!("m{index}")).collect();
+    let refused = lab.refused(&format!("{FORMAT} {}", names.join(" ")));
+    assert!(
+        refused.contains("a portion has at most 16 members, not 17"),
+        "{refused}"
+    );
+    assert!(is_untouched(&lab, "m0"));
+    lab.ok(&format!("{FORMAT} {}", names[..16].join(" ")));
+}
+
+#[test]
+fn r39_what_is_on_a_device_is_overwritten_only_by_force() {
+    let lab = Lab::with(2);
+    let refused = |text: &str| {
+        let refused = lab.refused(&format!("{FORMAT} m0 m1"));
+        assert!(refused.contains(text), "{refused}");
+    };
+    lab.open("m1").write_all_at(&[0x53, 0xef], 1080).unwrap();
+    refused("m1 holds an ext file system: --force overwrites it");
+    lab.open("m1")
+        .write_all_at(b"EFI PART", 24 * MIB - 512)
+        .unwrap();
+    refused("m1 holds a backup GPT partition table and an ext file system: --force");
+    assert!(is_untouched(&lab, "m0"));
+    lab.ok(&format!("{FORMAT} --force m0 m1"));
+    refused("m0 is already member 0 of portion vault: --force overwrites it");
+    // The superblock at the start is damaged, then gone: the copy still tells.
+    lab.open("m0")
+        .write_all_at(&[1], SUPERBLOCK_OFFSET + 100)
+        .unwrap();
+    refused("m0 holds a damaged portion (superblock checksum mismatch)");
+    lab.open("m0")
+        .write_all_at(&ZERO_BLOCK, SUPERBLOCK_OFFSET)
+        .unwrap();
+    refused("m0 is already member 0 of portion vault");
+    lab.ok(&format!("{FORMAT} --force m1 m0"));
+    assert_eq!(lab.superblock("m0").member, 1);
+}
+
+#[test]
+fn r46_old_signatures_at_both_ends_are_wiped_and_none_is_left() {
+    let lab = Lab::with(1);
+    let file = lab.open("m0");
+    let md = [0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0];
+    for (bytes, offset) in [
+        (&[0x55, 0xaa][..], 510),
+        (b"XFSB", 0),
+        (b"LABELONE", 512),
+        (&md, 4096),
+        (b"_BHRfS_M", 65_600),
+        (b"SWAPSPACE2", 4086),
+        (&md, 24 * MIB - 8192),
+        (b"EFI PART", 24 * MIB - 512),
+    ] {
+        file.write_all_at(bytes, offset).unwrap();
+    }
+    // The data area is not touched.
+    file.write_all_at(b"keep me", 8 * MIB).unwrap();
+    file.write_all_at(b"and me", 16 * MIB - 4096 - 6).unwrap();
+    lab.ok(&format!("{FORMAT} --force m0"));
+    assert!(read(&file, 8 * MIB).starts_with(b"keep me"));
+    assert!(read(&file, 16 * MIB - 8192).ends_with(b"and me"));
+    assert!(lab.ok("check m0").contains("0 errors, 0 warnings"));
+    // The judge is a tool that knows hundreds of formats.
+    let wipefs = Command::new("wipefs")
+        .arg(lab.path("m0"))
+        .output()
+        .expect("wipefs runs");
+    assert!(wipefs.status.success());
+    assert_eq!(String::from_utf8(wipefs.stdout).unwrap(), "");
+}
+
+#[test]
+fn r39_force_does_not_overwrite_what_a_controller_heartbeats_on() {
+    let lab = Lab::with(1);
+    lab.ok(&format!("{FORMAT} --heartbeat-ms 100 m0"));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for seq in 1.. {
+                let side = if seq % 2 == 0 { Side::A } else { Side::B };
+                lab.write("m0", slot(3), side, &heartbeat(seq));
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                thread::yield_now();
+            }
+        });
+        let output = lab.run(&format!("{FORMAT} --force m0"));
+        stop.store(true, Ordering::Relaxed);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let wanted = "m0 is in use: controller 3 heartbeating on it for portion vault";
+        assert!(errors.contains(wanted), "{errors}");
+    });
+    lab.ok(&format!("{FORMAT} --force m0"));
+}
+
+#[test]
+fn r39_every_flipped_bit_of_a_superblock_is_found() {
+    let lab = Lab::with(1);
+    lab.ok(&format!("{FORMAT} m0"));
+    let good = read(&lab.open("m0"), SUPERBLOCK_OFFSET);
+    // Every bit is tried in the core's own tests; here, that the tool says so.
+    for bit in [0, 1, 70, 400, 8 * 90, 8 * 231, 8 * 3000, 8 * BLOCK_SIZE - 1] {
+        let mut bad = good;
+        bad[bit / 8] ^= 1 << (bit % 8);
+        lab.open("m0")
+            .write_all_at(&bad, SUPERBLOCK_OFFSET)
+            .unwrap();
+        let text = lab.faults("check m0");
+        assert!(
+            text.contains("error: m0: superblock: "),
+            "bit {bit}: {text}"
+        );
+        assert!(lab.ok("show m0").contains("superblock damaged"));
+        assert!(lab.refused("table --controller 1 m0").contains("m0: "));
+    }
+    lab.open("m0")
+        .write_all_at(&good, SUPERBLOCK_OFFSET)
+        .unwrap();
+    lab.ok("check m0");
+}
+
+#[test]
+fn r26_check_judges_mailboxes_block_by_block() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} {THREE}"));
+    for name in ["m0", "m1", "m2"] {
+        lab.write(name, slot(2), Side::A, &ballot(1, 4, 1));
+        lab.write(name, slot(2), Side::B, &ballot(2, 4, 1));
+        lab.write(name, slot(2), Side::A, &heartbeat(1));
+    }
+    let text = lab.ok(&format!("check {THREE}"));
+    assert!(
+        text.contains("epoch 4 of controller 1\n0 errors, 0 warnings"),
+        "{text}"
+    );
+    let shown = lab.json("show --json m0");
+    let mailbox = &shown[0]["mailboxes"][1];
+    assert_eq!(mailbox["ballot"]["newest"], "B");
+    assert_eq!(mailbox["ballot"]["record"]["decided"]["epoch"], 4);
+    assert_eq!(mailbox["heartbeat"]["record"]["role"], "owner");
+    assert!(lab
+        .ok("show m0")
+        .contains("controller 2: owner, epoch 4 of controller 1, heartbeat 1"));
+
+    // One torn block: the other one counts. Both: no information.
+    let newest = register_offset(slot(2), BallotRecord::REGISTER, Side::B);
+    lab.open("m1").write_all_at(&[1], newest + 100).unwrap();
+    let text = lab.ok(&format!("check {THREE}"));
+    let warning = "ballot block B of controller 2: checksum mismatch; the other block counts";
+    assert!(text.contains(warning), "{text}");
+    let other = register_offset(slot(2), BallotRecord::REGISTER, Side::A);
+    lab.open("m1").write_all_at(&[1], other + 100).unwrap();
+    let text = lab.faults(&format!("check {THREE}"));
+    assert!(
+        text.contains("error: m1: ballot register of controller 2: checksum mismatch"),
+        "{text}"
+    );
+}
+
+#[test]
+fn r28_check_finds_two_owners_of_one_epoch() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} {THREE}"));
+    lab.write("m0", slot(2), Side::A, &ballot(1, 4, 1));
+    lab.write("m2", slot(3), Side::A, &ballot(1, 4, 3));
+    let text = lab.faults(&format!("check {THREE}"));
+    assert!(
+        text.contains("epoch 4 has 2 owners: controller 1 (000"),
+        "{text}"
+    );
+    let json =
+        serde_json::from_str::<serde_json::Value>(&lab.faults(&format!("check --json {THREE}")));
+    assert_eq!(json.unwrap()["ok"], false);
+    lab.write("m2", slot(3), Side::A, &ballot(1, 5, 60));
+    let text = lab.faults(&format!("check {THREE}"));
+    assert!(
+        text.contains("controller 3 says that 60, which is not formatted, owns"),
+        "{text}"
+    );
+}
+
+#[test]
+fn r39_check_finds_what_does_not_belong_together() {
+    let lab = Lab::with(5);
+    lab.ok(&format!("{FORMAT} {THREE}"));
+    lab.ok(&format!("{FORMAT} m3"));
+    fs::copy(lab.path("m1"), lab.path("m4")).unwrap();
+    let text = lab.faults("check m0 m1 m4");
+    assert!(
+        text.contains("error: m1 and m4: two members with the same index"),
+        "{text}"
+    );
+    let text = lab.ok("check m0 m3");
+    assert!(
+        text.contains("warning: portion vault: 1 of 3 members are no majority"),
+        "{text}"
+    );
+    let text = lab.ok("check m0 m1");
+    assert!(
+        text.contains("warning: portion vault: 2 of 3 members were given"),
+        "{text}"
+    );
+    let text = lab.faults("check m0 nowhere");
+    assert!(
+        text.contains("error: nowhere: cannot open nowhere"),
+        "{text}"
+    );
+    lab.image("blank", 24 * MIB);
+    let text = lab.faults("check blank");
+    assert!(
+        text.contains("error: blank: blank: no superblock: the block is blank"),
+        "{text}"
+    );
+
+    lab.open("m0").write_all_at(b"stray", 3 * MIB).unwrap();
+    lab.open("m0")
+        .write_all_at(b"stray", 24 * MIB - 512)
+        .unwrap();
+    lab.open("m1").write_all_at(b"stray", 0).unwrap();
+    lab.write("m2", slot(9), Side::A, &ballot(1, 1, 1));
+    let text = lab.ok(&format!("check {THREE}"));
+    for warning in [
+        "warning: m0: something else wrote 2 reserved blocks, the first at byte 3145728",
+        "warning: m1: the protective first block was overwritten",
+        "warning: m2: the mailbox of controller 9, which is not formatted, is used",
+    ] {
+        assert!(
+            text.contains(warning),
+            "{warning:?} is missing from\n{text}"
+        );
+    }
+    lab.open("m0").set_len(20 * MIB).unwrap();
+    let text = lab.faults("check m0");
+    assert!(
+        text.contains("error: m0: it has shrunk from 49152 to 40960 sectors"),
+        "{text}"
+    );
+}
+
+#[test]
+fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} {THREE}"));
+    lab.image("new", 24 * MIB);
+    lab.image("newer", 24 * MIB);
+    let refused = lab.refused("format --replace 1 new");
+    assert!(
+        refused.contains("name the members that are left"),
+        "{refused}"
+    );
+    let refused = lab.refused("format --replace 1 new m0 m1");
+    assert!(
+        refused.contains("member 1 is not lost: it is m1"),
+        "{refused}"
+    );
+    let refused = lab.refused("format --replace 3 new m0 m1");
+    assert!(
+        refused.contains("portion vault has no member 3, only 0 to 2"),
+        "{refused}"
+    );
+    let refused = lab.refused("format --replace 1 new m0");
+    assert!(
+        refused.contains("what controllers 1, 2 and 3 promised is not known"),
+        "{refused}"
+    );
+    assert!(is_untouched(&lab, "new"));
+
+    lab.ok("format --replace 1 new m0 m2");
+    let (old, new) = (lab.superblock("m1"), lab.superblock("new"));
+    assert!(new.replacement && new.member == 1 && new.generation == 2);
+    assert_eq!(
+        (new.uuid, new.timing, new.redundancy),
+        (old.uuid, old.timing, old.redundancy)
+    );
+    assert!(lab.ok("check m0 new m2").contains("0 errors, 0 warnings"));
+
+    // The blank mailboxes of the first replacement tell nothing, so a second one would leave no
+    // majority that knows what was promised; once everybody has written, it would.
+    let refused = lab.refused("format --replace 2 newer m0 new");
+    assert!(
+        refused.contains("what controllers 1, 2 and 3 promised is not known"),
+        "{refused}"
+    );
+    for controller in 1..=3 {
+        lab.write("new", slot(controller), Side::A, &ballot(1, 4, 1));
+    }
+    lab.ok("format --replace 2 newer m0 new");
+    assert_eq!(lab.superblock("newer").generation, 3);
+    let text = lab.ok("check m0 new newer");
+    assert!(text.contains("0 errors"), "{text}");
+}
+
+#[test]
+fn r39_check_finds_a_majority_of_amnesic_members() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} {THREE}"));
+    lab.image("new", 24 * MIB);
+    lab.image("newer", 24 * MIB);
+    lab.ok("format --replace 1 new m0 m2");
+    let text = lab.ok("format --force --replace 2 newer m0 new");
+    assert!(
+        text.contains("note: what controllers 1, 2 and 3 promised is not known"),
+        "{text}"
+    );
+    let text = lab.faults("check m0 new newer");
+    let error = "the promises of controller 1 are known from 1 of 3 members: nobody can claim";
+    assert!(text.contains(error), "{text}");
+}
+
+#[test]
+fn r19_check_refuses_rows_that_are_not_static() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} --count stripe:64 {THREE}"));
+    let text = lab.ok(&format!("check {THREE}"));
+    assert!(
+        text.contains("warning: m0: rows are counted, but there is no md array"),
+        "{text}"
+    );
+    let md = |name: &str, level: u32, layout: u32, data_offset: u64| {
+        let file = lab.open(name);
+        let put = |at: u64, bytes: &[u8]| file.write_all_at(bytes, 8 * MIB + 4096 + at).unwrap();
+        put(0, &[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0]);
+        put(72, &level.to_le_bytes());
+        put(76, &layout.to_le_bytes());
+        put(88, &128_u32.to_le_bytes());
+        put(128, &data_offset.to_le_bytes());
+    };
+    for name in ["m0", "m1", "m2"] {
+        md(name, 6, 2, 2048);
+    }
+    assert!(lab
+        .ok(&format!("check {THREE}"))
+        .contains("0 errors, 0 warnings"));
+    md("m1", 6, 2, 4096);
+    let text = lab.faults(&format!("check {THREE}"));
+    assert!(
+        text.contains("rows cannot be counted: the md data offsets differ"),
+        "{text}"
+    );
+    md("m1", 10, 0x201, 2048);
+    let text = lab.faults(&format!("check {THREE}"));
+    assert!(
+        text.contains("error: m1: rows cannot be counted: md RAID-10 with a far"),
+        "{text}"
+    );
+}
+
+#[test]
+fn r25_table_prints_the_line_of_a_controller() {
+    let lab = Lab::with(1);
+    lab.ok(&format!("{FORMAT} m0"));
+    let length = lab.superblock("m0").data_length_sectors;
+    let line = lab.ok("table --controller 3 m0");
+    assert_eq!(line, format!("0 {length} lease m0 3\n"));
+    let line = lab.ok(
+        "table --controller 2 --heartbeat-ms 250 --claim-manual --batch 1 --on-full-fail \
+         --fail-with medium --lapse-hold-ms 100 --stateless m0",
+    );
+    let features = "12 heartbeat_ms 250 claim manual batch 1 on_full fail fail_with medium \
+                    lapse_hold_ms 100 stateless";
+    let features = features.replacen("12", "13", 1);
+    assert_eq!(line, format!("0 {length} lease m0 2 {features}\n"));
+    for (options, text) in [
+        ("--controller 4", "not formatted"),
+        ("--controller 1 --batch 2", "batch"),
+        (
+            "--controller 1 --heartbeat-ms 501",
+            "does not fit the portion's timings: at most 500 ms",
+        ),
+    ] {
+        let refused = lab.refused(&format!("table {options} m0"));
+        assert!(refused.contains(text), "{options}: {refused}");
+    }
+    fs::rename(lab.path("m0"), lab.path("with blank")).unwrap();
+    let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
+        .args(["table", "--controller", "1"])
+        .arg(lab.path("with blank"))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8(tool.stderr)
+        .unwrap()
+        .contains("a table line cannot hold this path"));
+}
+
+#[test]
+fn r47_status_reads_what_dmsetup_prints() {
+    let lab = Lab::new();
+    let line = "vault-0: 0 81920 lease vault 0/3 owner 7 1 412 9 1/2 3 4 5 2 lapse\n";
+    fs::write(lab.path("status"), line).unwrap();
+    let text = lab.ok("status --input status");
+    let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    let wanted = "vault-0 vault 0/3 (2 ok) owner 7 1 412 1/2 3 4 5 lapse";
+    assert_eq!(words.join(" "), wanted);
+    let json = lab.json("status --json --input status");
+    assert_eq!(json[0]["role"], "owner");
+    assert_eq!(json[0]["lease_ms_left"], 412);
+    assert_eq!(json[0]["reason_text"], "the lease ended");
+    fs::write(
+        lab.path("status"),
+        "vault-0: 0 81920 lease vault 0/3 king\n",
+    )
+    .unwrap();
+    let refused = lab.refused("status --input status");
+    assert!(
+        refused.contains("vault-0: field role cannot be read"),
+        "{refused}"
+    );
+    assert!(lab
+        .refused("status --input nowhere")
+        .contains("cannot read nowhere"));
+}
+
+#[test]
+fn r39_image_files_under_a_lock_are_in_use() {
+    let lab = Lab::with(1);
+    let held = lab.open("m0");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let refused = lab.refused(&format!("{FORMAT} m0"));
+    assert!(
+        refused.contains("m0 is in use: another process locks it"),
+        "{refused}"
+    );
+    assert!(is_untouched(&lab, "m0"));
+}
+
+#[test]
+fn paths_are_shown_as_they_were_given() {
+    let lab = Lab::with(1);
+    let path = lab.path("m0");
+    let shown = Path::new(&path).display().to_string();
+    assert!(lab.ok(&format!("{FORMAT} {shown}")).contains(&shown));
+}
