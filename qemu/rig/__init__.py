@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Virtual machines that share disks, and everything that can go wrong with them.
+
+    Lab       several controllers on one Store, all of it in one run directory
+    Vm        one guest: run commands, stop it, cut its power, send it to sleep
+    Store     the shared disks: faults per controller and member, and the log
+    Console   what the guest's kernel said, and whether it complained
+    history   the store's log as records, and what can be asked of it
+
+See qemu/README.md. Everything here runs inside the toolchain root (scripts/enter).
+"""
+
+from .agent import Job, Result
+from .console import Console
+from .history import History, Request
+from .host import RigError, patience
+from .lab import Lab
+from .store import Rule, Store
+from .vm import Disk, Vm
+
+__all__ = [
+    "Console",
+    "Disk",
+    "History",
+    "Job",
+    "Lab",
+    "Request",
+    "Result",
+    "RigError",
+    "Rule",
+    "Store",
+    "Vm",
+    "patience",
+]

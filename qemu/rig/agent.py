@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The host's end of a guest's control channel (the other one is qemu/guest/agent).
+
+Any number of commands may run at once. One thread per guest reads the channel and wakes who
+waits; it ends when the channel does, and then every command that still ran has failed.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from .host import RigError, patience
+
+
+class Result(NamedTuple):
+    """How a command ended: exit code (128 + signal if killed), stdout and stderr merged."""
+
+    rc: int
+    out: str
+
+
+class Job:
+    """A command that runs in the guest."""
+
+    def __init__(self, agent: Agent, number: int, command: str) -> None:
+        self.agent = agent
+        self.number = number
+        self.command = command
+        self.data = b""
+        self.rc: int | None = None
+
+    @property
+    def out(self) -> str:
+        """What it wrote so far."""
+        return self.data.decode(errors="replace")
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.rc is not None
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to the command and its children."""
+        self.agent.send(f"{self.number} kill {int(number)}")
+
+    def wait(self, timeout: float = 60) -> Result:
+        """Waits for the end; kills the command and complains when it does not come in time."""
+        limit = patience(timeout)
+        if not self.agent.wait(lambda: self.rc is not None, limit):
+            raise self._failure(f"no end after {limit:.0f} s")
+        assert self.rc is not None
+        return Result(self.rc, self.out)
+
+    def lines(self, timeout: float = 60) -> Iterator[str]:
+        """The complete lines of the output as they come; `timeout` is for each of them."""
+        seen = 0
+        while True:
+            ready = self.agent.wait(lambda: b"\n" in self.data[seen:] or self.done, patience(timeout))
+            if not ready:
+                raise self._failure("no more output")
+            end = self.data.find(b"\n", seen)
+            if end < 0:
+                return
+            yield self.data[seen:end].decode(errors="replace")
+            seen = end + 1
+
+    def wait_for(self, text: str, timeout: float = 60) -> str:
+        """Waits for a line with `text` in it and returns that line."""
+        for line in self.lines(timeout):
+            if text in line:
+                return line
+        raise self._failure(f"ended without '{text}'")
+
+    def _failure(self, what: str) -> RigError:
+        """What is wrong, as an error; a command that hangs is killed."""
+        if self.agent.lost:
+            what = "the guest is gone"
+        elif not self.done:
+            self.kill()
+        return RigError(f"{self.agent.name}: {what}: {self.command}\n{self.out}")
+
+
+class Agent:
+    """Runs commands in one guest."""
+
+    def __init__(self, name: str, channel: socket.socket) -> None:
+        self.name = name
+        self.channel = channel
+        self.boot_id: str | None = None
+        self.lost = False
+        self.jobs: dict[int, Job] = {}
+        self.next = 1
+        self.changed = threading.Condition()
+        self.sending = threading.Lock()
+        threading.Thread(target=self._listen, name=f"agent {name}", daemon=True).start()
+
+    def wait(self, condition: Callable[[], object], timeout: float) -> bool:
+        """Waits until `condition()` holds; False when time is up or the guest is gone."""
+        with self.changed:
+            self.changed.wait_for(lambda: condition() or self.lost, timeout)
+            return bool(condition())
+
+    def wait_up(self, timeout: float) -> None:
+        """Waits until the guest has booted and its agent answers."""
+        begun = time.monotonic()
+        if not self.wait(lambda: self.boot_id is not None, timeout):
+            passed = time.monotonic() - begun
+            why = "the guest ended" if self.lost else "it hangs"
+            raise RigError(f"{self.name}: no sign of the agent after {passed:.0f} s, {why}")
+
+    def spawn(self, command: str, stdin: bytes = b"") -> Job:
+        """Starts `sh -c command` and does not wait for it."""
+        with self.changed:
+            job = Job(self, self.next, command)
+            self.jobs[job.number] = job
+            self.next += 1
+        self.send(f"{job.number} run {command.encode().hex()} {stdin.hex() or '-'}")
+        return job
+
+    def run(self, command: str, timeout: float = 60, check: bool = True, stdin: bytes = b"") -> Result:
+        """Runs `sh -c command`; with `check` a failure of it raises."""
+        result = self.spawn(command, stdin).wait(timeout)
+        if check and result.rc != 0:
+            raise RigError(f"{self.name}: exit {result.rc}: {command}\n{result.out}")
+        return result
+
+    def push(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Writes a file in the guest."""
+        quoted = shlex.quote(path)
+        self.run(f"cat >{quoted} && chmod {mode:o} {quoted}", stdin=data)
+
+    def pull(self, path: str) -> bytes:
+        """Reads a file of the guest."""
+        job = self.spawn(f"cat {shlex.quote(path)}")
+        if job.wait().rc != 0:
+            raise RigError(f"{self.name}: {job.out}")
+        return job.data
+
+    def send(self, line: str) -> None:
+        """Sends one message to the guest."""
+        try:
+            with self.sending:
+                self.channel.sendall(line.encode() + b"\n")
+        except OSError as error:
+            raise RigError(f"{self.name}: the guest is gone") from error
+
+    def _listen(self) -> None:
+        rest = b""
+        while True:
+            try:
+                data = self.channel.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            with self.changed:
+                for line in lines:
+                    self._hear(line.decode().split())
+                self.changed.notify_all()
+        with self.changed:
+            self.lost = True
+            self.changed.notify_all()
+
+    def _hear(self, words: list[str]) -> None:
+        number, what, value = int(words[0]), words[1], words[2]
+        if what == "hello":
+            self.boot_id = value
+        elif what == "out":
+            self.jobs[number].data += bytes.fromhex(value)
+        elif what == "exit":
+            self.jobs.pop(number).rc = int(value)

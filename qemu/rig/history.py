@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The store's log as records: the arbiter that knows nothing of the module.
+
+The format is described in qemu/store/src/log.rs. All times are nanoseconds of the host's
+monotonic clock, the one of time.monotonic_ns().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .host import RigError
+
+BLOCK = 4096
+
+
+@dataclass
+class Request:
+    """One request of one controller to one member."""
+
+    id: int
+    received: int
+    controller: str
+    member: str
+    op: str
+    fua: bool
+    offset: int
+    length: int
+    waited: list[int] = field(default_factory=list)
+    applied: int | None = None
+    """When it reached the medium; None if it never did."""
+    order: int | None = None
+    """Its place among all that was applied, over all members; exact within one member."""
+    applied_length: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    """The first 64 bytes of every aligned 4 KiB block that was written."""
+    answered: int | None = None
+    errno: int | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is one that changes the medium."""
+        return self.op in "WTZ"
+
+    @property
+    def in_doubt(self) -> bool:
+        """Applied, but the controller never learned that it succeeded."""
+        return self.applied is not None and self.errno != 0
+
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """The offset and the head of every aligned 4 KiB block that was written."""
+        first = -(-self.offset // BLOCK) * BLOCK
+        for index, head in enumerate(self.heads):
+            yield first + index * BLOCK, head
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether it touches the bytes start..end."""
+        return self.offset < end and self.offset + self.length > start
+
+
+@dataclass
+class Event:
+    """A connection or a fault that began or ended."""
+
+    when: int
+    what: str
+    text: str
+
+
+class History:
+    """The whole log of a store, as far as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.requests: dict[int, Request] = {}
+        self.events: list[Event] = []
+        self.orders = 0
+        with path.open(encoding="ascii") as log:
+            for line in log:
+                # The last line may be half written while the array runs.
+                if line.endswith("\n"):
+                    self._read(line.split())
+
+    def _read(self, words: list[str]) -> None:
+        match words:
+            case ["recv", number, when, controller, member, op, fua, offset, length]:
+                self.requests[int(number)] = Request(
+                    int(number), int(when), controller, member, op, fua == "1",
+                    int(offset), int(length),
+                )  # fmt: skip
+            case ["wait", number, _, rule]:
+                self.requests[int(number)].waited.append(int(rule))
+            case ["done", number, when, length, heads]:
+                self.orders += 1
+                request = self.requests[int(number)]
+                request.applied, request.order = int(when), self.orders
+                request.applied_length = int(length)
+                if heads != "-":
+                    request.heads = [decode_head(head) for head in heads.split(",")]
+            case ["send", number, when, errno]:
+                request = self.requests[int(number)]
+                request.answered, request.errno = int(when), int(errno)
+            case ["open" | "close" | "rule" | "gone" as what, when, *text]:
+                self.events.append(Event(int(when), what, " ".join(text)))
+            case _:
+                raise RigError(f"the store's log has a line of no known form: {words}")
+
+    def select(
+        self,
+        controller: str | None = None,
+        member: str | None = None,
+        ops: str | None = None,
+        start: int = 0,
+        end: int | None = None,
+    ) -> list[Request]:
+        """The requests that match, in the order in which they came in."""
+        return [
+            request
+            for request in self.requests.values()
+            if (controller is None or request.controller == controller)
+            and (member is None or request.member == member)
+            and (ops is None or request.op in ops)
+            and (request.op == "F" or request.overlaps(start, end or 1 << 63))
+        ]
+
+    def changes(self, member: str | None = None, start: int = 0, end: int | None = None) -> list[Request]:
+        """The requests that changed the medium, in the order in which they did."""
+        done = [r for r in self.select(None, member, "WTZ", start, end) if r.order is not None]
+        return sorted(done, key=lambda request: request.order or 0)
+
+
+def decode_head(text: str) -> bytes:
+    """A head as the log spells it: `0` stands for all zeroes."""
+    return bytes(64) if text == "0" else bytes.fromhex(text)

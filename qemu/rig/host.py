@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the rig needs to know of the machine it runs on: paths, patience, acceleration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2]
+BUILD = SOURCE / ".build"
+CACHE = Path("/cache")
+
+
+class RigError(Exception):
+    """The rig, the guest or the store did not do what was asked of it."""
+
+
+def patience(seconds: float) -> float:
+    """How long to wait for something that takes `seconds` at most on an idle machine.
+
+    Under emulation a loaded machine is easily several times slower; a limit is there to end a
+    hang, not to measure. DM_LEASE_PATIENCE multiplies all of them.
+    """
+    return seconds * float(os.environ.get("DM_LEASE_PATIENCE", "3"))
+
+
+def require_root() -> None:
+    """Ends the program unless it runs inside the toolchain root."""
+    if not Path("/etc/dm-lease-root").exists():
+        sys.exit(f"{sys.argv[0]}: run this as: scripts/enter {sys.argv[0]}")
+
+
+# DM_LEASE_KERNEL names another unpacked kernel, such as one with debugging switched on.
+KERNEL = Path(os.environ.get("DM_LEASE_KERNEL", str(CACHE / "kernel")))
+
+
+def kernel_modules() -> Path:
+    """The modules of the kernel under test; the directory is named as its release."""
+    found = [path for path in (KERNEL / "usr/lib/modules").glob("*") if path.is_dir()]
+    if len(found) != 1:
+        raise RigError(f"{KERNEL}/usr/lib/modules holds {len(found)} kernels, not one")
+    return found[0]
+
+
+def kernel_image() -> Path:
+    """The bootable image of the kernel under test."""
+    modules = kernel_modules()
+    for path in (modules / "vmlinuz", KERNEL / "boot" / f"vmlinuz-{modules.name}"):
+        if path.exists():
+            return path
+    raise RigError(f"no kernel image in {KERNEL}")
+
+
+def accelerator() -> list[str]:
+    """QEMU arguments for the fastest way to run a guest that is known to work here."""
+    probe = SOURCE / "scripts/kvm-probe"
+    answer = subprocess.run([probe], stdout=subprocess.PIPE, text=True, check=False).stdout
+    if answer.strip() == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
+
+
+def build(profile: str) -> Path:
+    """The initramfs of a profile, built now if anything in it changed."""
+    output = BUILD / f"initramfs-{profile}.cpio"
+    subprocess.run([SOURCE / "qemu/initramfs", profile, output], check=True)
+    return output

@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What one controller's machine does, in named situations on simulated disks.
+//!
+//! Every run is watched by the monitor of [`world`], which knows true time and checks the safety
+//! rules after each event; the tests here say what must happen *besides*: who wins, in which
+//! order, after how long (in simulated time, which is exact) and with how many commands.
+
+mod world;
+
+use dm_lease_proto::proto::controller::{Command, Outcome};
+use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::record::{Register, Slot};
+use dm_lease_proto::proto::status::{Reason, Role};
+use world::{timing, Clock, Config, Path, World, MS};
+
+const SECOND: u64 = 1_000 * MS;
+
+/// A period of the tests' timing.
+const PERIOD: u64 = 100 * MS;
+
+/// An ordinary command of the tests' configuration.
+const IO: u64 = 2 * MS;
+
+fn slot(index: u8) -> Slot {
+    Slot::new(index).unwrap()
+}
+
+/// Runs, or fails with the rule that was broken.
+fn run(world: &mut World, for_ns: u64) {
+    if let Err(violation) = world.run(for_ns) {
+        panic!("{violation:?}\n{}", world.timeline(200));
+    }
+}
+
+/// Runs until `done`; fails when that takes longer than `at_most_ns`. Returns how long it took.
+fn until(world: &mut World, at_most_ns: u64, done: impl Fn(&World) -> bool) -> u64 {
+    let from_ns = world.now_ns;
+    match world.run_until(at_most_ns, done) {
+        Ok(true) => world.now_ns - from_ns,
+        Ok(false) => panic!("it never came\n{}", world.timeline(200)),
+        Err(violation) => panic!("{violation:?}\n{}", world.timeline(200)),
+    }
+}
+
+/// A world in which controller 1, the home, owns and everybody has joined.
+fn owned(config: Config) -> World {
+    let mut world = World::new(config);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    let last = world.machines.len() - 1;
+    until(&mut world, 10 * SECOND, |w| (1..=last).all(|m| w.role(m) == Role::Secondary));
+    run(&mut world, SECOND);
+    world
+}
+
+fn owners(world: &World) -> Vec<(u64, usize)> {
+    world.monitor.leases.iter().map(|&(epoch, machine, _)| (epoch, machine)).collect()
+}
+
+#[test]
+fn r28_at_a_cold_start_the_home_controller_wins_alone() {
+    for (controllers, members) in [(1, 1), (2, 1), (3, 1), (2, 3), (3, 3), (4, 2)] {
+        let mut world = World::new(Config::healthy(controllers, members));
+        run(&mut world, 10 * SECOND);
+        assert_eq!(owners(&world), [(1, 0)], "{controllers} controllers, {members} members");
+        assert_eq!(world.monitor.stats.reason(Reason::Outbid), 0);
+    }
+}
+
+#[test]
+fn r28_without_its_home_a_virgin_portion_is_claimed_by_somebody_else() {
+    let mut world = World::asleep(Config::healthy(3, 1));
+    world.start(1);
+    world.start(2);
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+    // Home comes late and takes nothing away.
+    world.start(0);
+    run(&mut world, 10 * SECOND);
+    assert_eq!(owners(&world).len(), 1);
+}
+
+#[test]
+fn r4_healthy_heartbeats_renew_the_lease_for_a_long_time_without_a_gap() {
+    let mut world = owned(Config::healthy(2, 1));
+    let lost = world.run_until(1_000 * SECOND, |w| !w.is_valid(0)).unwrap();
+    assert!(!lost);
+    // One heartbeat for each period, one write and one read for each heartbeat.
+    let beats = world.machines[0].controller.as_ref().unwrap().heartbeats();
+    let periods = world.now_ns / PERIOD;
+    assert!((periods - 20..=periods + 2).contains(&beats), "{beats} in {periods}");
+    assert!(world.machines[0].issued <= 2 * beats + 60);
+}
+
+#[test]
+fn r1_controllers_with_different_periods_work_together() {
+    let mut config = Config::healthy(3, 1);
+    config.period_ns = vec![90 * MS, 20 * MS, 37 * MS];
+    let mut world = owned(config);
+    assert!(!world.run_until(60 * SECOND, |w| !w.is_valid(0)).unwrap());
+    world.crash(0);
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+    assert_eq!(world.monitor.stats.takeovers, 1);
+}
+
+#[test]
+fn r24_a_silent_owner_is_replaced_after_the_window_and_soon_after_it() {
+    for members in [1, 2, 3] {
+        let mut world = owned(Config::healthy(2, members));
+        world.crash(0);
+        let last_ns = world.last_write_ns[0];
+        until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+        let took_ns = world.now_ns - last_ns;
+        let window_ns = timing().window_ns;
+        assert!(took_ns >= window_ns, "{took_ns}");
+        assert!(took_ns <= window_ns + 2 * PERIOD + 16 * IO, "{took_ns}, {members} members");
+        assert_eq!(owners(&world), [(1, 0), (2, 1)]);
+    }
+}
+
+#[test]
+fn r24_from_the_confirming_look_to_the_lease_it_takes_eleven_commands_for_a_member() {
+    let mut world = owned(Config::healthy(2, 1));
+    world.crash(0);
+    until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
+    let before = world.completions[1];
+    until(&mut world, SECOND, |w| w.is_valid(1));
+    // Phase 1 and 2: two copies and a read each; two heartbeats: a write and a read each; and the
+    // new image of the ballots follows with the heartbeats, beside them.
+    let commands = world.completions[1] - before;
+    assert!((10..=12).contains(&commands), "{commands}");
+}
+
+#[test]
+fn r27_a_stalled_observer_must_look_again() {
+    let mut world = owned(Config::healthy(2, 1));
+    // It sleeps for many windows, while the owner lives: its old observation proves nothing.
+    world.stall(1, 20 * timing().window_ns);
+    assert!(!world.run_until(40 * timing().window_ns, |w| w.role(1) == Role::Claiming).unwrap());
+    assert!(world.is_valid(0));
+}
+
+#[test]
+fn r6_an_owner_that_stalls_at_any_step_never_writes_under_the_old_epoch_again() {
+    let mut stalled = 0;
+    for step in 0..60 {
+        let mut world = owned(Config::healthy(2, 1));
+        world.stall_at = Some((0, step, 3 * timing().window_ns));
+        until(&mut world, 10 * SECOND, |w| w.machines[0].is_stalled());
+        until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+        until(&mut world, 10 * SECOND, |w| !w.machines[0].is_stalled());
+        // Everything it had in its hands is done now, and changes nothing [R33].
+        let gone = world.run_until(20 * SECOND, |w| w.is_valid(0) || !w.is_valid(1)).unwrap();
+        assert!(!gone, "step {step}");
+        assert_eq!(owners(&world), [(1, 0), (2, 1)], "step {step}");
+        stalled += 1;
+    }
+    assert_eq!(stalled, 60);
+}
+
+#[test]
+fn r30_a_winner_that_stalls_at_any_step_of_its_claim_is_replaced_or_owns() {
+    for step in 0..80 {
+        let mut world = owned(Config::healthy(3, 1));
+        world.crash(0);
+        until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming || w.role(2) == Role::Claiming);
+        let claimant = if world.role(1) == Role::Claiming { 1 } else { 2 };
+        world.stall_at = Some((claimant, step, 3 * timing().window_ns));
+        until(&mut world, 10 * SECOND, |w| w.owner() == Some(3 - claimant));
+        run(&mut world, 10 * SECOND);
+        assert!(world.owner().is_some());
+    }
+}
+
+#[test]
+fn r9_a_demoted_owner_does_not_revive() {
+    let mut world = owned(Config::healthy(2, 1));
+    // Just longer than the lease: nobody took over yet, and still it must claim a new epoch.
+    world.stall(0, timing().lease_ns);
+    until(&mut world, SECOND, |w| !w.machines[0].is_stalled());
+    until(&mut world, SECOND, |w| w.epoch(0) == 2);
+    until(&mut world, SECOND, |w| w.is_valid(0));
+    assert_eq!(owners(&world), [(1, 0), (2, 0)]);
+    assert_eq!(world.monitor.stats.reason(Reason::Lapse) > 0, true);
+}
+
+#[test]
+fn r11_as_many_lost_heartbeats_as_configured_are_survived_and_not_many_more() {
+    let mut world = owned(Config::healthy(2, 1));
+    for _ in 0..20 {
+        // At most two heartbeats fail, whatever the phase: one may have begun before.
+        world.set_member(0, Path::Failing);
+        run(&mut world, 2 * PERIOD - 5 * IO);
+        world.set_member(0, Path::Up);
+        assert!(!world.run_until(SECOND + 7 * MS, |w| !w.is_valid(0)).unwrap());
+    }
+    assert_eq!(owners(&world), [(1, 0)]);
+    world.set_member(0, Path::Failing);
+    until(&mut world, timing().lease_ns, |w| !w.is_valid(0));
+}
+
+#[test]
+fn r34_a_release_drains_and_another_takes_over_without_a_window() {
+    let mut world = owned(Config::healthy(2, 1));
+    let deadline_ns = world.local_ns(0) + SECOND;
+    let release = Command::Release { successor: None, deadline_ns };
+    assert_eq!(world.command(0, release), Ok(Outcome::Pending));
+    let took_ns = until(&mut world, SECOND, |w| w.is_valid(1));
+    // At most: the longest operation drains, a period until it is seen, and the claim.
+    assert!(took_ns <= 30 * MS + PERIOD + 20 * IO, "{took_ns}");
+    assert_eq!(world.machines[0].answers, [Ok(())]);
+    assert!(!world.run_until(20 * SECOND, |w| !w.is_valid(1)).unwrap());
+    assert_eq!(owners(&world), [(1, 0), (2, 1)]);
+}
+
+#[test]
+fn r34_a_released_portion_that_nobody_takes_returns_after_a_window() {
+    let mut world = owned(Config::healthy(2, 1));
+    world.crash(1);
+    let deadline_ns = world.local_ns(0) + SECOND;
+    world.command(0, Command::Release { successor: None, deadline_ns }).unwrap();
+    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(0));
+    assert!(took_ns + 2 * PERIOD >= timing().window_ns, "{took_ns}");
+}
+
+#[test]
+fn r34_a_named_successor_comes_first_and_at_once() {
+    for successor in [1, 2] {
+        let mut world = owned(Config::healthy(3, 3));
+        let deadline_ns = world.local_ns(0) + SECOND;
+        let handoff = Command::Release { successor: Some(slot(successor)), deadline_ns };
+        assert_eq!(world.command(0, handoff), Ok(Outcome::Pending));
+        let heir = usize::from(successor);
+        let took_ns = until(&mut world, SECOND, |w| w.is_valid(heir));
+        assert!(took_ns <= 30 * MS + PERIOD + 20 * IO, "{took_ns}");
+        assert_eq!(owners(&world), [(1, 0), (2, heir)]);
+        // Asking again for what is done is a success.
+        assert_eq!(world.command(0, handoff), Ok(Outcome::Done));
+    }
+}
+
+#[test]
+fn r34_a_dead_successor_delays_by_a_window_and_no_more() {
+    let mut world = owned(Config::healthy(3, 1));
+    world.crash(2);
+    let deadline_ns = world.local_ns(0) + SECOND;
+    world.command(0, Command::Release { successor: Some(slot(2)), deadline_ns }).unwrap();
+    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    let took_ns = until(&mut world, 3 * SECOND, |w| w.owner().is_some());
+    assert!(took_ns + 2 * PERIOD >= timing().window_ns, "{took_ns}");
+}
+
+#[test]
+fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
+    let mut world = owned(Config::healthy(2, 1));
+    let local_ns = world.local_ns(0);
+    world.machines[0].gate.enter(|| local_ns);
+    let deadline_ns = world.local_ns(0) + 200 * MS;
+    world.command(0, Command::Release { successor: None, deadline_ns }).unwrap();
+    until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
+    assert_eq!(world.machines[0].answers, [Err(Reason::ReleaseTimeout)]);
+    // The gate is open again.
+    let granted = world.monitor.stats.granted;
+    until(&mut world, SECOND, |w| w.monitor.stats.granted > granted);
+    assert!(!world.run_until(10 * SECOND, |w| !w.is_valid(0)).unwrap());
+    assert_eq!(owners(&world), [(1, 0)]);
+}
+
+#[test]
+fn r34_a_lease_that_lapses_while_draining_makes_release_fail() {
+    let mut world = owned(Config::healthy(2, 1));
+    let local_ns = world.local_ns(0);
+    world.machines[0].gate.enter(|| local_ns);
+    let deadline_ns = world.local_ns(0) + 10 * SECOND;
+    world.command(0, Command::Release { successor: None, deadline_ns }).unwrap();
+    world.set_member(0, Path::Failing);
+    until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
+    assert_eq!(world.machines[0].answers, [Err(Reason::Lapse)]);
+}
+
+#[test]
+fn fence_latches_at_once_and_is_not_undone_by_itself() {
+    let mut world = owned(Config::healthy(2, 1));
+    assert_eq!(world.command(0, Command::Fence(Reason::Fence)), Ok(Outcome::Done));
+    assert!(!world.is_valid(0), "no disk is needed");
+    let took_ns = until(&mut world, 5 * SECOND, |w| w.owner().is_some());
+    assert!(took_ns + 2 * PERIOD >= timing().window_ns, "{took_ns}");
+    assert_eq!(world.command(0, Command::Fence(Reason::Fence)), Ok(Outcome::Done));
+}
+
+#[test]
+fn fence_followed_by_claim_waits_for_evidence() {
+    let mut config = Config::healthy(1, 1);
+    config.claim_auto = false;
+    let mut world = World::new(config);
+    world.command(0, Command::Claim).unwrap();
+    until(&mut world, 5 * SECOND, |w| w.is_valid(0));
+    world.command(0, Command::Fence(Reason::Fence)).unwrap();
+    run(&mut world, 10 * SECOND);
+    assert_eq!(world.owner(), None, "nobody asked");
+    world.command(0, Command::Claim).unwrap();
+    until(&mut world, 5 * SECOND, |w| w.is_valid(0));
+}
+
+#[test]
+fn claim_manual_leaves_a_dead_owner_alone_until_told() {
+    let mut config = Config::healthy(2, 1);
+    config.claim_auto = false;
+    let mut world = World::new(config);
+    run(&mut world, 10 * SECOND);
+    assert_eq!(world.owner(), None);
+    world.command(1, Command::Claim).unwrap();
+    until(&mut world, 5 * SECOND, |w| w.is_valid(1));
+    world.crash(1);
+    run(&mut world, 10 * SECOND);
+    assert_eq!(world.owner(), None);
+    world.command(0, Command::Claim).unwrap();
+    until(&mut world, 5 * SECOND, |w| w.is_valid(0));
+    assert_eq!(owners(&world), [(1, 1), (2, 0)]);
+}
+
+#[test]
+fn r35_a_restarted_owner_has_no_role() {
+    let mut world = owned(Config::healthy(2, 1));
+    world.crash(0);
+    world.start(0);
+    assert!(!world.is_valid(0));
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+    assert_eq!(owners(&world), [(1, 0), (2, 1)], "its own window is not shorter than the other's");
+}
+
+#[test]
+fn r35_a_lone_controller_comes_back_after_every_restart() {
+    let mut world = World::new(Config::healthy(1, 3));
+    for epoch in 1..=5 {
+        until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+        assert_eq!(world.epoch(0), epoch);
+        run(&mut world, SECOND);
+        world.crash(0);
+        world.start(0);
+    }
+}
+
+#[test]
+fn r35_promises_survive_a_restart_at_any_step_of_a_claim() {
+    for steps in 0..12 {
+        let mut world = owned(Config::healthy(2, 3));
+        world.crash(0);
+        until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
+        let from = world.completions[1];
+        until(&mut world, SECOND, |w| w.completions[1] >= from + steps);
+        world.crash(1);
+        let before = world.disks.iter().filter_map(|slots| slots[1].ballot().valid());
+        let (dec, mbal) = before.map(|r| (r.dec.epoch, r.mbal)).max().unwrap();
+        world.start(1);
+        world.start(0);
+        // The monitor fails the run if a counted promise is taken back.
+        until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+        assert!(owners(&world).last().unwrap().0 >= 2, "{dec} {mbal:?}");
+    }
+}
+
+#[test]
+fn r42_with_one_of_three_members_dead_nothing_changes_and_a_takeover_still_happens() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.set_member(2, Path::Failing);
+    assert!(!world.run_until(20 * SECOND, |w| !w.is_valid(0)).unwrap());
+    world.crash(0);
+    let last_ns = world.last_write_ns[0];
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    assert!(world.now_ns - last_ns <= timing().window_ns + 2 * PERIOD + 16 * IO);
+}
+
+#[test]
+fn r42_a_hanging_member_of_three_delays_nobody() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.set_member(1, Path::Hung);
+    assert!(!world.run_until(20 * SECOND, |w| !w.is_valid(0)).unwrap());
+    world.set_member(1, Path::Up);
+    assert!(!world.run_until(20 * SECOND, |w| !w.is_valid(0)).unwrap());
+    world.set_member(1, Path::Hung);
+    world.crash(0);
+    let last_ns = world.last_write_ns[0];
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    assert!(world.now_ns - last_ns <= timing().window_ns + 2 * PERIOD + 16 * IO);
+}
+
+#[test]
+fn r42_without_a_majority_the_lease_lapses_and_nobody_takes_over_until_it_returns() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.set_member(0, Path::Failing);
+    world.set_member(1, Path::Failing);
+    until(&mut world, timing().lease_ns, |w| !w.is_valid(0));
+    assert!(!world.run_until(30 * SECOND, |w| w.owner().is_some()).unwrap());
+    world.set_member(1, Path::Up);
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+}
+
+#[test]
+fn r26_an_owner_that_reaches_no_member_is_replaced_and_learns_it_when_it_does() {
+    let mut world = owned(Config::healthy(2, 3));
+    for member in 0..3 {
+        world.set_path(0, member, Path::Failing);
+    }
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    for member in 0..3 {
+        world.set_path(0, member, Path::Up);
+    }
+    assert!(!world.run_until(10 * SECOND, |w| !w.is_valid(1)).unwrap());
+    assert_eq!(world.epoch(0), 2);
+    assert_eq!(owners(&world), [(1, 0), (2, 1)]);
+}
+
+#[test]
+fn r36_a_second_machine_with_a_living_number_never_joins() {
+    let mut world = World::asleep(Config::healthy(2, 1).with_duplicate_of(0));
+    world.start(0);
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    world.start(2);
+    assert!(!world.run_until(30 * SECOND, |w| !w.is_valid(0)).unwrap());
+    assert_eq!(world.role(2), Role::Joining);
+    let writes = world.last_write_ns[2];
+    assert_eq!(writes, 0, "it has written nothing");
+    let reason = world.machines[2].controller.as_ref().unwrap().reason();
+    assert_eq!(reason, Reason::Duplicate);
+}
+
+#[test]
+fn r36_two_machines_with_one_number_that_start_at_once_do_not_both_stay() {
+    let mut failed = 0;
+    for seed in 1..=20 {
+        let mut config = Config::healthy(2, 1).with_duplicate_of(0);
+        config.seed = seed;
+        let mut world = World::new(config);
+        run(&mut world, 20 * SECOND);
+        let both = [world.role(0), world.role(2)];
+        assert!(both.iter().any(|role| matches!(role, Role::Failed | Role::Joining)), "{both:?}");
+        failed += both.iter().filter(|role| **role == Role::Failed).count();
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn r36_a_read_from_before_the_first_own_write_shows_no_foreign_incarnation() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.crash(1);
+    world.start(1);
+    // A read of its former life's record hangs while it joins over the other members.
+    run(&mut world, 300 * MS);
+    world.set_path(1, 2, Path::Hung);
+    until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Secondary);
+    run(&mut world, 500 * MS);
+    world.set_path(1, 2, Path::Up);
+    run(&mut world, 5 * SECOND);
+    assert_eq!(world.role(1), Role::Secondary);
+}
+
+#[test]
+fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later() {
+    let mut world = owned(Config::healthy(2, 1));
+    let confirm = Command::ConfirmDead { owner: slot(0), epoch: 1, force: false };
+    assert_eq!(world.command(1, confirm), Err(Reason::OwnerAlive));
+    let wrong = Command::ConfirmDead { owner: slot(0), epoch: 7, force: false };
+    assert_eq!(world.command(1, wrong), Err(Reason::WrongEpoch));
+    world.crash(0);
+    run(&mut world, PERIOD + timing().lease_elsewhere_ns());
+    assert_eq!(world.owner(), None);
+    assert_eq!(world.command(1, confirm), Ok(Outcome::Done));
+    let took_ns = until(&mut world, SECOND, |w| w.is_valid(1));
+    assert!(took_ns <= 16 * IO, "{took_ns}");
+}
+
+#[test]
+fn r29_an_owner_that_sees_a_claim_latches_and_somebody_owns_again() {
+    let mut world = owned(Config::healthy(2, 1));
+    let forced = Command::ConfirmDead { owner: slot(0), epoch: 1, force: true };
+    assert_eq!(world.command(1, forced), Ok(Outcome::Done));
+    until(&mut world, SECOND, |w| w.monitor.stats.reason(Reason::ClaimSeen) > 0);
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some() && w.epoch(0) == 2);
+}
+
+#[test]
+fn r31_stale_openers_keep_a_controller_from_claiming() {
+    let mut config = Config::healthy(2, 1);
+    config.guarded = true;
+    let mut world = owned(config);
+    world.crash(0);
+    run(&mut world, 20 * SECOND);
+    assert_eq!(world.owner(), None);
+    let reason = world.machines[1].controller.as_ref().unwrap().reason();
+    assert_eq!(reason, Reason::StaleOpeners);
+    world.machines[1].controller.as_mut().unwrap().openers_gone();
+    until(&mut world, SECOND, |w| w.is_valid(1));
+}
+
+#[test]
+fn r41_a_first_write_that_was_torn_does_not_lock_its_writer_out() {
+    for register in [Register::Ballot, Register::Heartbeat] {
+        let mut world = World::asleep(Config::healthy(2, 1));
+        world.disks[0][1].tear(Side::A, register);
+        world.start(0);
+        world.start(1);
+        until(&mut world, 10 * SECOND, |w| w.is_valid(0) && w.role(1) == Role::Secondary);
+    }
+}
+
+#[test]
+fn r42_a_member_that_fails_at_once_is_not_asked_again_and_again() {
+    let mut config = Config::healthy(1, 3);
+    // It fails faster than the others answer.
+    config.timing.error_report_ns = MS / 100;
+    let mut world = World::asleep(config);
+    world.set_path(0, 2, Path::Failing);
+    world.start(0);
+    run(&mut world, 20 * SECOND);
+    assert!(world.is_valid(0));
+    // Two members take a write and a read for each heartbeat, the third at most two tries.
+    let beats = 20 * SECOND / PERIOD;
+    assert!(world.machines[0].issued < 7 * beats, "{}", world.machines[0].issued);
+}
+
+#[test]
+fn r8_a_heartbeat_that_hangs_and_completes_later_counts_for_its_own_round_only() {
+    let mut world = owned(Config::healthy(2, 3));
+    for _ in 0..50 {
+        world.set_path(0, 0, Path::Hung);
+        run(&mut world, 130 * MS);
+        world.set_path(0, 0, Path::Up);
+        world.set_path(0, 1, Path::Hung);
+        run(&mut world, 130 * MS);
+        world.set_path(0, 1, Path::Up);
+    }
+    // The monitor checks each heartbeat's stamp, its majority and the reads after it.
+    assert!(world.is_valid(0));
+    assert_eq!(owners(&world), [(1, 0)]);
+}
+
+#[test]
+fn r24_clocks_that_run_apart_within_the_bound_are_safe_both_ways() {
+    for (owner_ppm, observer_ppm) in [(1_000, -1_000), (-1_000, 1_000), (0, 1_000), (-1_000, 0)] {
+        let mut config = Config::healthy(2, 1);
+        config.clocks[0] = Clock { offset_ns: 1, rate_ppm: owner_ppm };
+        config.clocks[1] = Clock { offset_ns: 1 << 40, rate_ppm: observer_ppm };
+        let mut world = owned(config);
+        world.stall(0, 3 * SECOND);
+        until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+        run(&mut world, 10 * SECOND);
+        assert_eq!(owners(&world), [(1, 0), (2, 1)]);
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The members of the simulated portion: decoded mailbox blocks, no bytes (the codec has tests of
+//! its own).
+
+use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::record::{
+    newest, BallotRecord, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
+};
+use dm_lease_proto::proto::round::{Found, Mailboxes};
+
+/// What a write carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::large_enum_variant, reason = "a few of them, for microseconds")]
+pub enum Payload {
+    Ballot(BallotRecord),
+    Heartbeat(HeartbeatRecord),
+}
+
+impl Payload {
+    pub fn register(&self) -> Register {
+        match self {
+            Payload::Ballot(_) => Register::Ballot,
+            Payload::Heartbeat(_) => Register::Heartbeat,
+        }
+    }
+}
+
+/// The four blocks of one slot on one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mailbox {
+    ballot: [Reading<BallotRecord>; 2],
+    heartbeat: [Reading<HeartbeatRecord>; 2],
+}
+
+impl Mailbox {
+    pub const BLANK: Self =
+        Self { ballot: [Reading::Blank; 2], heartbeat: [Reading::Blank; 2] };
+
+    /// The block on `side` now says what `payload` says.
+    pub fn put(&mut self, side: Side, payload: &Payload) {
+        match payload {
+            Payload::Ballot(record) => self.ballot[side.index()] = Reading::Valid(*record),
+            Payload::Heartbeat(record) => self.heartbeat[side.index()] = Reading::Valid(*record),
+        }
+    }
+
+    /// The block on `side` is half old and half new.
+    pub fn tear(&mut self, side: Side, register: Register) {
+        match register {
+            Register::Ballot => self.ballot[side.index()] = Reading::Invalid(Reject::Checksum),
+            Register::Heartbeat => {
+                self.heartbeat[side.index()] = Reading::Invalid(Reject::Checksum);
+            }
+        }
+    }
+
+    pub fn ballot(&self) -> Reading<BallotRecord> {
+        join(self.ballot).reading
+    }
+
+    pub fn heartbeat(&self) -> Reading<HeartbeatRecord> {
+        join(self.heartbeat).reading
+    }
+}
+
+fn join<T: Record>([a, b]: [Reading<T>; 2]) -> Found<T> {
+    let (reading, newest) = newest(a, b);
+    Found { reading, newest }
+}
+
+/// What one read of a member brought: each slot as it was at a moment of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Snapshot(pub Vec<Mailbox>);
+
+impl Mailboxes for Snapshot {
+    fn ballot(&self, slot: Slot) -> Found<BallotRecord> {
+        join(self.0[usize::from(slot.index())].ballot)
+    }
+
+    fn heartbeat(&self, slot: Slot) -> Found<HeartbeatRecord> {
+        join(self.0[usize::from(slot.index())].heartbeat)
+    }
+}

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The judge of a simulated run: sees true time and every machine, believes none of them.
+//!
+//! | check | when |
+//! |---|---|
+//! | S1: no two gates valid at one true instant | after every event |
+//! | S1': no valid lease of e once e + 1 is decided | after every event |
+//! | S1'': a takeover after silence comes D after the old lease was last valid | first lease |
+//! | S3: one value for each epoch, one lease-holder for each epoch, epochs increase | every event |
+//! | rule 4: expiry is the previous stamp + L, after a majority of writes, then reads | heartbeat |
+//! | the expiry in a gate moves by rule 4 only | every event |
+//! | nobody is admitted without a valid lease | the gate itself, checked by S1 |
+
+use super::{Config, Machine, Payload, What};
+use dm_lease_proto::proto::controller::{Action, Command, Heartbeat};
+use dm_lease_proto::proto::record::{Ballot, BallotRecord, RecordRole, Value};
+use dm_lease_proto::proto::status::{Reason, Role};
+use dm_lease_proto::proto::time::majority;
+use std::collections::BTreeMap;
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub text: String,
+}
+
+/// What happened in a run, to see that something did.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub leases: u64,
+    pub takeovers: u64,
+    pub heartbeats: u64,
+    pub granted: u64,
+    pub stalls: u64,
+    pub crashes: u64,
+    pub errors: u64,
+    pub error_landed: u64,
+    pub torn: u64,
+    pub late: u64,
+    pub slow: u64,
+    pub releases: u64,
+    /// Demotions and refusals, by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+impl Stats {
+    pub fn add(&mut self, other: &Stats) {
+        self.leases += other.leases;
+        self.takeovers += other.takeovers;
+        self.heartbeats += other.heartbeats;
+        self.granted += other.granted;
+        self.stalls += other.stalls;
+        self.crashes += other.crashes;
+        self.errors += other.errors;
+        self.error_landed += other.error_landed;
+        self.torn += other.torn;
+        self.late += other.late;
+        self.slow += other.slow;
+        self.releases += other.releases;
+        for (reason, count) in &other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+    }
+
+    pub fn reason(&self, reason: Reason) -> u64 {
+        self.reasons.get(reason.token()).copied().unwrap_or(0)
+    }
+}
+
+/// One heartbeat of an owner, as the members saw it.
+#[derive(Clone, Debug, Default)]
+struct Beat {
+    first_issue_local_ns: u64,
+    written: u16,
+    majority_true_ns: Option<u64>,
+}
+
+/// A promise, in the order in which promises grow.
+type Promised = (u64, Ballot, Ballot);
+
+fn promised(record: &BallotRecord) -> Promised {
+    (record.dec.epoch, record.mbal, record.bal)
+}
+
+/// What one ballot register on one member was made to say.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    last: Option<Promised>,
+    twice: Option<Promised>,
+}
+
+/// What is remembered of one machine.
+#[derive(Clone, Debug, Default)]
+struct Track {
+    life: u32,
+    /// Of the present epoch, by number.
+    beats: BTreeMap<(u64, u64), Beat>,
+    /// The last heartbeat judged a success: epoch and stamp.
+    previous: Option<(u64, u64)>,
+    /// The end of the lease that the gate was told last; `None` once it was latched.
+    extended_to_ns: Option<u64>,
+    /// For each member when the last read that succeeded was issued, true time.
+    read_issued: [u64; 16],
+    /// When the gate was last valid, true time, and for which epoch.
+    valid_until_ns: u64,
+    was_valid: bool,
+}
+
+/// Sees everything.
+pub struct Monitor {
+    members: u8,
+    slot_of: Vec<u8>,
+    /// For each slot and member the promise that is in both blocks.
+    promised: Vec<[Counted; 16]>,
+    lease_ns: u64,
+    delay_ns: u64,
+    tracks: Vec<Track>,
+    /// What each epoch was decided to be.
+    decided: BTreeMap<u64, Value>,
+    /// Who had a lease, in the order of the leases: epoch, machine, true time.
+    pub leases: Vec<(u64, usize, u64)>,
+    /// Epochs that ended by command, so that nobody waits for the window.
+    told: Vec<u64>,
+    pub stats: Stats,
+    broken: Option<Violation>,
+}
+
+macro_rules! ensure {
+    ($self:expr, $holds:expr, $rule:literal, $($text:tt)+) => {
+        if !$holds && $self.broken.is_none() {
+            $self.broken = Some(Violation { rule: $rule, text: format!($($text)+) });
+        }
+    };
+}
+
+impl Monitor {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            members: config.members,
+            lease_ns: config.timing.lease_ns,
+            delay_ns: config.timing.device_delay_ns,
+            tracks: vec![Track::default(); config.slot_of.len()],
+            slot_of: config.slot_of.clone(),
+            promised: vec![[Counted::default(); 16]; config.controllers.into()],
+            decided: BTreeMap::new(),
+            leases: Vec::new(),
+            told: Vec::new(),
+            stats: Stats::default(),
+            broken: None,
+        }
+    }
+
+    /// An operator told a machine something that ends an epoch without a window.
+    pub fn commanded(&mut self, _machine: usize, command: &Command) {
+        if let Command::ConfirmDead { epoch, .. } = command {
+            self.told.push(*epoch);
+        }
+    }
+
+    /// A command goes out.
+    pub fn issued(&mut self, machine: usize, what: &What, local_ns: u64, it: &Machine) {
+        let track = &mut self.tracks[machine];
+        match what {
+            What::Read { .. } => {}
+            What::Write { payload: Payload::Ballot(record), .. } => {
+                let floor = self.counted(machine);
+                ensure!(
+                    self,
+                    Some(promised(record)) >= floor,
+                    "R35",
+                    "machine {machine} writes {record:?} after promising {floor:?}"
+                );
+            }
+            What::Write { payload: Payload::Heartbeat(record), .. } => {
+                if record.role == RecordRole::Owner {
+                    let beat = track.beats.entry((record.dec.epoch, record.hb)).or_default();
+                    if beat.first_issue_local_ns == 0 {
+                        beat.first_issue_local_ns = local_ns;
+                    }
+                }
+                if matches!(record.role, RecordRole::Released { .. }) {
+                    self.told.push(record.dec.epoch);
+                    let open = it.ops.len();
+                    ensure!(self, open == 0, "R34", "released with {open} permits open");
+                }
+            }
+        }
+    }
+
+    /// The highest promise of a slot that is in both blocks on a majority.
+    fn counted(&self, machine: usize) -> Option<Promised> {
+        let slot = usize::from(self.slot_of[machine]);
+        let mut all: Vec<_> = self.promised[slot].iter().filter_map(|it| it.twice).collect();
+        all.sort_unstable();
+        all.reverse();
+        all.get(usize::from(majority(self.members)) - 1).copied()
+    }
+
+    /// A write has come to its end.
+    pub fn completed(
+        &mut self,
+        machine: usize,
+        life: u32,
+        member: u8,
+        payload: &Payload,
+        ok: bool,
+        now_ns: u64,
+    ) {
+        let (members, track) = (self.members, &mut self.tracks[machine]);
+        let record = match payload {
+            Payload::Heartbeat(record) => record,
+            Payload::Ballot(record) => {
+                let slot = usize::from(self.slot_of[machine]);
+                let counted = &mut self.promised[slot][usize::from(member)];
+                let now = ok.then(|| promised(record));
+                if now.is_some() && now == counted.last {
+                    counted.twice = now;
+                }
+                counted.last = now;
+                return;
+            }
+        };
+        if !ok || record.role != RecordRole::Owner || track.life != life {
+            return;
+        }
+        let beat = track.beats.entry((record.dec.epoch, record.hb)).or_default();
+        beat.written |= 1 << member;
+        if beat.written.count_ones() >= u32::from(majority(members)) {
+            beat.majority_true_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// A read that was issued at `issued_ns` has succeeded.
+    pub fn read_ok(&mut self, machine: usize, life: u32, member: u8, issued_ns: u64) {
+        let track = &mut self.tracks[machine];
+        if track.life == life {
+            track.read_issued[usize::from(member)] = issued_ns;
+        }
+    }
+
+    /// A machine does something.
+    pub fn performed(&mut self, machine: usize, action: &Action, now_ns: u64, it: &Machine) {
+        match action {
+            Action::OpenEpoch { epoch, expiry_ns } => {
+                self.tracks[machine].extended_to_ns = Some(*expiry_ns);
+                // What a stalled machine opens too late is no lease.
+                if it.clock.local_ns(now_ns) < *expiry_ns {
+                    self.opened(machine, *epoch, now_ns);
+                }
+            }
+            Action::Extend { to_ns, .. } => self.tracks[machine].extended_to_ns = Some(*to_ns),
+            Action::Latch => self.tracks[machine].extended_to_ns = None,
+            Action::Heartbeat(beat) => self.heartbeat(machine, beat, it),
+            Action::Transition(change) => {
+                if change.to == Role::Releasing {
+                    self.stats.releases += 1;
+                }
+                if change.reason != Reason::None {
+                    *self.stats.reasons.entry(change.reason.token()).or_default() += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn opened(&mut self, machine: usize, epoch: u64, true_ns: u64) {
+        let last = self.leases.last().copied();
+        let higher = last.map_or(true, |(before, ..)| epoch > before);
+        ensure!(self, higher, "S3", "lease of epoch {epoch} after {last:?}");
+        self.stats.leases += 1;
+        if let Some((before, old, _)) = last {
+            if old != machine {
+                self.stats.takeovers += 1;
+            }
+            let ended_ns = self.tracks[old].valid_until_ns;
+            let by_silence = old != machine && !self.told.contains(&before);
+            let waited = true_ns >= ended_ns.saturating_add(self.delay_ns);
+            ensure!(
+                self,
+                !by_silence || waited,
+                "S1''",
+                "epoch {epoch} begins at {true_ns}, epoch {before} ended at {ended_ns}"
+            );
+        }
+        self.leases.push((epoch, machine, true_ns));
+    }
+
+    /// Rule 4, with the evidence of what the members did.
+    fn heartbeat(&mut self, machine: usize, beat: &Heartbeat, it: &Machine) {
+        self.stats.heartbeats += 1;
+        let Some(controller) = it.controller.as_ref() else { return };
+        let epoch = controller.decided().epoch;
+        let (lease_ns, members) = (self.lease_ns, self.members);
+        let track = &mut self.tracks[machine];
+        let previous = track.previous.filter(|(of, _)| *of == epoch).map(|(_, stamp)| stamp);
+        track.previous = Some((epoch, beat.stamp_ns));
+        let granted = previous.map(|stamp| stamp + lease_ns);
+        let seen = track.beats.get(&(epoch, beat.hb)).cloned().unwrap_or_default();
+        let read_issued = track.read_issued;
+        let extended = track.extended_to_ns;
+        ensure!(
+            self,
+            beat.expiry_ns == granted && (extended == granted || extended.is_none()),
+            "R4",
+            "heartbeat {} grants {:?}, the gate got {extended:?}, rule 4 says {granted:?}",
+            beat.hb,
+            beat.expiry_ns
+        );
+        ensure!(
+            self,
+            beat.stamp_ns <= seen.first_issue_local_ns,
+            "R2",
+            "heartbeat {} was issued at {}, stamped {}",
+            beat.hb,
+            seen.first_issue_local_ns,
+            beat.stamp_ns
+        );
+        let Some(at) = seen.majority_true_ns else {
+            ensure!(self, false, "R3", "heartbeat {} is on {:b} only", beat.hb, seen.written);
+            return;
+        };
+        let later = read_issued.iter().filter(|&&issued_ns| issued_ns >= at).count();
+        ensure!(
+            self,
+            later >= usize::from(majority(members)),
+            "barrier",
+            "heartbeat {}: {later} reads were issued after its majority",
+            beat.hb
+        );
+    }
+
+    /// Checks every invariant at one true instant.
+    pub fn check(&mut self, now_ns: u64, machines: &[Machine]) -> Result<(), Violation> {
+        for (index, it) in machines.iter().enumerate() {
+            self.follow(index, it, now_ns);
+        }
+        let valid: Vec<usize> =
+            (0..machines.len()).filter(|&index| self.tracks[index].was_valid).collect();
+        ensure!(self, valid.len() <= 1, "S1", "machines {valid:?} may write at {now_ns}");
+        let highest = self.decided.keys().next_back().copied().unwrap_or(0);
+        for &index in &valid {
+            let epoch = machines[index].gate.epoch();
+            ensure!(
+                self,
+                epoch == highest || self.told.contains(&epoch),
+                "S1'",
+                "machine {index} may write in epoch {epoch}, {highest} is decided"
+            );
+        }
+        match self.broken.take() {
+            None => Ok(()),
+            Some(violation) => Err(violation),
+        }
+    }
+
+    fn follow(&mut self, index: usize, it: &Machine, now_ns: u64) {
+        if self.tracks[index].life != it.life {
+            let old = std::mem::take(&mut self.tracks[index]);
+            let ended_ns = if old.was_valid { now_ns } else { old.valid_until_ns };
+            self.tracks[index] =
+                Track { life: it.life, valid_until_ns: ended_ns, ..Track::default() };
+        }
+        let valid = it.is_valid(now_ns);
+        let expiry_ns = it.gate.expiry_ns();
+        let track = &mut self.tracks[index];
+        if valid {
+            track.valid_until_ns = it.clock.true_ns(expiry_ns);
+        } else if track.was_valid {
+            track.valid_until_ns = track.valid_until_ns.min(now_ns);
+        }
+        track.was_valid = valid;
+        let told = track.extended_to_ns;
+        ensure!(
+            self,
+            expiry_ns == 0 || Some(expiry_ns) == told,
+            "R8",
+            "the gate of machine {index} ends at {expiry_ns}, it was told {told:?}"
+        );
+        let Some(decided) = it.controller.as_ref().map(|controller| controller.decided()) else {
+            return;
+        };
+        if let Some(value) = decided.value {
+            let known = *self.decided.entry(decided.epoch).or_insert(value);
+            ensure!(
+                self,
+                known == value,
+                "S3",
+                "epoch {} is {known:?} and {value:?}",
+                decided.epoch
+            );
+        }
+    }
+}
