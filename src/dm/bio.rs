@@ -117,6 +117,12 @@ impl BlkStatus {
         self.0 == Self::OK.0
     }
 
+    /// Returns whether the bio is on its way back to dm core, which will map it again: it has
+    /// neither succeeded nor failed, and `end_io` must pass the status on.
+    pub const fn is_requeue(self) -> bool {
+        self.0 == Self::DM_REQUEUE.0
+    }
+
     /// Returns the raw `blk_status_t`, for logs and trace events.
     pub const fn as_raw(self) -> u8 {
         self.0
@@ -481,7 +487,8 @@ impl<T: Target> HeldBio<T> {
 
     /// Gives the bio back to dm core, which maps it again after the next resume. Any context.
     ///
-    /// Only during a noflush suspend; otherwise dm core turns it into an I/O error.
+    /// Only during a noflush suspend; otherwise dm core turns it into an I/O error. If it is
+    /// tracked, `end_io` runs before this returns.
     pub fn requeue(self) {
         self.end(BlkStatus::DM_REQUEUE);
     }
@@ -580,7 +587,7 @@ impl<'ti, T: Target> EndBio<'ti, T> {
         unsafe { self.bio.cast::<Bio>().as_ref() }.op()
     }
 
-    /// Returns how the operation ended.
+    /// Returns how the operation ended; see also [`BlkStatus::is_requeue`].
     pub fn status(&self) -> BlkStatus {
         self.status
     }

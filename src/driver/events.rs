@@ -34,6 +34,19 @@ trace_events! {
         expiry_ns: u64,
     );
 
+    /// The gate gave a permit to a state-changing bio of `sectors` at `sector` of member `dev`, in
+    /// `epoch`, under a lease that is valid until `expiry_ns` [R13].
+    pub fn dm_lease_permit(
+        portion: &[u8; 16],
+        controller: u32,
+        dev: u32,
+        op: u32,
+        sector: u64,
+        sectors: u32,
+        epoch: u64,
+        expiry_ns: u64,
+    );
+
     /// The gate failed a state-changing bio of `sectors` at `sector` of member `dev`: before it
     /// was issued, or, if `late`, after the device had completed it [R17, R18].
     pub fn dm_lease_refuse(

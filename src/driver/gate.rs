@@ -22,7 +22,7 @@
 
 use super::{
     bell::{Bell, Reasons},
-    report,
+    events,
     target::{LeaseTarget, Rules},
 };
 use crate::{
@@ -41,6 +41,8 @@ use crate::{
     },
     proto::{
         permits::{Admission, Count, Gate, Word},
+        record::Slot,
+        superblock::Superblock,
         table::{FailWith, OnFull}, //
     },
 };
@@ -80,27 +82,35 @@ impl Word for Atomic<u64> {
 pub struct PerBio {
     /// The epoch whose lease admitted it.
     epoch: u64,
-    /// Whether it holds a permit.
-    permit: bool,
-    /// How it fails.
-    fail_with: FailWith,
+    /// Where it goes on the member, and how much of it there is.
+    extent: Extent,
     /// How long after a lapse it is kept; 0: not at all.
     hold_ms: u32,
-    /// Where it goes on the member, for the trace.
-    sector: u64,
-    /// How much of it there is.
-    sectors: u32,
+    /// How it fails.
+    fail_with: FailWith,
+    /// Whether it holds a permit.
+    permit: bool,
+}
+
+/// Some sectors of a member.
+#[derive(Clone, Copy, Default)]
+pub struct Extent {
+    /// The member's device number.
+    pub dev: u32,
+    /// How many sectors.
+    pub sectors: u32,
+    /// The first sector.
+    pub sector: u64,
 }
 
 impl Default for PerBio {
     fn default() -> Self {
         Self {
             epoch: 0,
-            permit: false,
-            fail_with: FailWith::ResvConflict,
+            extent: Extent::default(),
             hold_ms: 0,
-            sector: 0,
-            sectors: 0,
+            fail_with: FailWith::ResvConflict,
+            permit: false,
         }
     }
 }
@@ -125,6 +135,8 @@ pub struct PortionGate {
     late: Atomic<u64>,
     /// When the lease ended last; 0: never, or what was kept was dropped since.
     lapsed_ns: Atomic<u64>,
+    portion_uuid: [u8; 16],
+    controller: u32,
     portion: Arc<Bell>,
     dispatcher: Arc<Bell>,
     #[pin]
@@ -134,16 +146,22 @@ pub struct PortionGate {
 impl PortionGate {
     /// A gate without a lease.
     pub fn new(
-        lease_ns: u64,
+        superblock: &Superblock,
+        controller: Slot,
         limit: u32,
         portion: Arc<Bell>,
         dispatcher: Arc<Bell>,
     ) -> impl PinInit<Self> {
+        let portion_uuid = superblock.uuid;
+        let lease_ns = superblock.timing.lease_ns;
+        let controller = u32::from(controller.controller());
         pin_init!(Self {
             gate: Gate::new(lease_ns, limit),
             refused: Atomic::new(0),
             late: Atomic::new(0),
             lapsed_ns: Atomic::new(0),
+            portion_uuid,
+            controller,
             portion,
             dispatcher,
             held <- new_spinlock_irq!(
@@ -174,19 +192,25 @@ impl PortionGate {
             false => self.gate.enter(boottime_ns),
         };
         let epoch = self.gate.epoch();
-        let sectors = bio.sectors();
+        let extent = Extent {
+            dev: dev.devt().as_raw(),
+            sectors: bio.sectors(),
+            sector,
+        };
         if let Some(per_bio) = bio.per_bio() {
             *per_bio = PerBio {
                 epoch,
-                permit: admission == Admission::Granted,
-                fail_with: rules.fail_with,
+                extent,
                 hold_ms: rules.lapse_hold_ms,
-                sector,
-                sectors,
+                fail_with: rules.fail_with,
+                permit: admission == Admission::Granted,
             };
         }
         match admission {
-            Admission::Granted => bio.remap(dev, sector),
+            Admission::Granted => {
+                self.trace_permit(bio.op(), &extent, epoch);
+                bio.remap(dev, sector)
+            }
             Admission::Full => self.full(bio, dev, sector, rules),
             Admission::Refused { lapsed } => self.refuse(bio, dev, sector, lapsed),
         }
@@ -332,6 +356,8 @@ impl PortionGate {
                     Some(mut bio) => {
                         bio.per_bio().epoch = epoch;
                         bio.per_bio().permit = true;
+                        let extent = bio.per_bio().extent;
+                        self.trace_permit(bio.op(), &extent, epoch);
                         bio.submit();
                     }
                     None => self.leave(),
@@ -357,7 +383,7 @@ impl PortionGate {
     #[cold]
     fn full<'ti>(
         &self,
-        bio: MapBio<'ti, LeaseTarget>,
+        mut bio: MapBio<'ti, LeaseTarget>,
         dev: DmDevice<'ti>,
         sector: u64,
         rules: &Rules,
@@ -366,7 +392,7 @@ impl PortionGate {
             return bio.would_block();
         }
         if rules.on_full == OnFull::Fail {
-            self.count_refusal(bio.op(), sector, bio.sectors());
+            self.count_refusal(bio.op(), &extent_of(bio.per_bio()));
             return bio.end(status_of(rules.fail_with));
         }
         let mut held = self.held.lock();
@@ -397,7 +423,7 @@ impl PortionGate {
             self.note_lapse();
             self.portion.ring(Reasons::LAPSE);
         }
-        self.count_refusal(bio.op(), sector, bio.sectors());
+        self.count_refusal(bio.op(), &extent_of(bio.per_bio()));
         let (fail_with, hold_ms) = bio.per_bio().map_or((FailWith::ResvConflict, 0), |per| {
             (per.fail_with, per.hold_ms)
         });
@@ -421,7 +447,7 @@ impl PortionGate {
     /// Refuses a bio that waited.
     fn refuse_held(&self, mut bio: HeldBio<LeaseTarget>) {
         let per_bio = *bio.per_bio();
-        self.count_refusal(bio.op(), per_bio.sector, per_bio.sectors);
+        self.count_refusal(bio.op(), &per_bio.extent);
         let until_ns = self.hold_until_ns(per_bio.hold_ms);
         if until_ns == 0 {
             return bio.end(status_of(per_bio.fail_with));
@@ -436,7 +462,7 @@ impl PortionGate {
     fn too_late<'ti>(&self, bio: EndBio<'ti, LeaseTarget>, per_bio: &PerBio) -> EndOutcome<'ti> {
         self.portion.ring(Reasons::LAPSE);
         self.late.add(1, ordering::Relaxed);
-        report::refused(bio.op(), per_bio.sector, per_bio.sectors, true);
+        self.trace_refusal(bio.op(), &per_bio.extent, true);
         let until_ns = self.hold_until_ns(per_bio.hold_ms);
         if until_ns == 0 {
             return bio.done(status_of(per_bio.fail_with));
@@ -463,9 +489,33 @@ impl PortionGate {
         self.portion.ring(Reasons::PERMIT);
     }
 
-    fn count_refusal(&self, op: Op, sector: u64, sectors: u32) {
+    fn count_refusal(&self, op: Op, extent: &Extent) {
         self.refused.add(1, ordering::Relaxed);
-        report::refused(op, sector, sectors, false);
+        self.trace_refusal(op, extent, false);
+    }
+
+    fn trace_refusal(&self, op: Op, extent: &Extent, late: bool) {
+        let Extent {
+            dev,
+            sectors,
+            sector,
+        } = *extent;
+        let (portion, controller) = (&self.portion_uuid, self.controller);
+        events::dm_lease_refuse(portion, controller, dev, op.as_raw(), sector, sectors, late);
+    }
+
+    #[inline]
+    fn trace_permit(&self, op: Op, extent: &Extent, epoch: u64) {
+        events::dm_lease_permit(
+            &self.portion_uuid,
+            self.controller,
+            extent.dev,
+            op.as_raw(),
+            extent.sector,
+            extent.sectors,
+            epoch,
+            self.gate.expiry_ns(),
+        );
     }
 
     fn note_lapse(&self) {
@@ -499,6 +549,10 @@ impl PortionGate {
         }
         late.for_each(fail_late);
     }
+}
+
+fn extent_of(per_bio: Option<&mut PerBio>) -> Extent {
+    per_bio.map_or(Extent::default(), |per_bio| per_bio.extent)
 }
 
 fn fail_late(mut end: HeldEnd<LeaseTarget>) {

@@ -11,6 +11,7 @@
 //! | [`heart`] | the heartbeat timer of a controller |
 //! | [`registry`] | all sessions and timers; shutdown and system sleep |
 //! | [`message`], [`report`] | what users say; what they are told |
+//! | [`events`] | the trace events |
 //! | [`bell`] | how threads are woken, from any context |
 //! | [`superblock`] | reading the superblock of a member |
 //!
@@ -32,6 +33,7 @@
 //! opened under a spinlock; `map` and `end_io` take at most the lock of the held bios.
 
 pub mod bell;
+pub mod events;
 pub mod gate;
 pub mod heart;
 pub mod mailbox;

@@ -163,13 +163,19 @@ impl Session {
             devices: [None; MAX_MEMBERS as usize],
             degraded: 0,
         };
-        let lease_ns = superblock.timing.lease_ns;
+        let gate = PortionGate::new(
+            &superblock,
+            controller,
+            limit,
+            bell.clone(),
+            dispatcher.clone(),
+        );
         Arc::pin_init(
             pin_init!(Self {
                 superblock,
                 controller,
                 heart,
-                gate <- PortionGate::new(lease_ns, limit, bell.clone(), dispatcher.clone()),
+                gate <- gate,
                 bell,
                 dispatcher,
                 mailboxes,

@@ -4,9 +4,9 @@
 //!
 //! A lease that was lost without being given up is a warning; everything else is a notice.
 
-use super::portion::Session;
+use super::{events, portion::Session};
 use crate::{
-    dm::Op,
+    dm::trace::Word,
     proto::{
         controller::{Heartbeat, Transition},
         message::Command,
@@ -45,6 +45,14 @@ impl fmt::Display for Owner {
 
 /// The role or the epoch changed.
 pub fn transition(session: &Session, change: &Transition) {
+    events::dm_lease_role(
+        &session.superblock.uuid,
+        u32::from(session.controller.controller()),
+        &Word::new(change.from.token()),
+        &Word::new(change.to.token()),
+        change.epoch,
+        &Word::new(change.reason.token()),
+    );
     let owned = matches!(change.from, Role::Owner | Role::Releasing);
     let lost = owned && !matches!(change.to, Role::Owner | Role::Releasing);
     let say = if lost && !is_wanted(change.reason) {
@@ -64,10 +72,16 @@ pub fn transition(session: &Session, change: &Transition) {
 }
 
 /// A heartbeat succeeded.
-pub fn heartbeat(_session: &Session, _beat: &Heartbeat) {}
-
-/// A bio was refused, or completed too late.
-pub fn refused(_op: Op, _sector: u64, _sectors: u32, _late: bool) {}
+pub fn heartbeat(session: &Session, beat: &Heartbeat) {
+    events::dm_lease_heartbeat(
+        &session.superblock.uuid,
+        u32::from(session.controller.controller()),
+        beat.hb,
+        beat.stamp_ns,
+        beat.judged_ns.saturating_sub(beat.stamp_ns),
+        beat.expiry_ns.unwrap_or(0),
+    );
+}
 
 /// The controller does not claim although it could.
 pub fn blocked(session: &Session, reason: Reason) {
