@@ -3,7 +3,7 @@
 //! The path of a state-changing bio.
 //!
 //! ```text
-//!   map: permit? lease? --Granted--> remap --> device --> end_io: may it be acknowledged? --> leave
+//!   map: permit? lease? --Granted--> remap --> device --> end_io: acknowledge? --> leave
 //!           |     |
 //!           |     +--Refused--> fail, or keep until the export was switched (`lapse_hold_ms`)
 //!           +--Full--> hold, in order --> dispatcher: permit? lease? --> submit, or fail
@@ -298,27 +298,23 @@ impl PortionGate {
     pub fn requeue_suspending(&self) {
         let (pending, refused, late) = {
             let mut held = self.held.lock();
+            let held = &mut *held;
             (
                 held.pending.take_all(),
                 held.refused.take_all(),
                 held.late.take_all(),
             )
         };
-        let mut stay = BioList::new();
-        for bio in Iterator::chain(pending, refused) {
-            match bio.target().noflush_suspending() {
-                true => bio.requeue(),
-                false => stay.push(bio),
-            }
-        }
-        for end in late {
-            fail_late(end);
-        }
+        let pending = requeue_suspending(pending);
+        let refused = requeue_suspending(refused);
+        late.for_each(fail_late);
         let mut held = self.held.lock();
         // Whatever came meanwhile came later.
         let newer = held.pending.take_all();
-        held.pending.append(stay);
+        held.pending.append(pending);
         held.pending.append(newer);
+        held.refused.append(refused);
+        self.gate.wait();
         drop(held);
         self.dispatcher.ring(Reasons::CHANGE);
     }
@@ -549,6 +545,18 @@ impl PortionGate {
         }
         late.for_each(fail_late);
     }
+}
+
+/// Gives the bios of suspending devices back to dm core; returns the others, in their order.
+fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<LeaseTarget>> {
+    let mut others = BioList::new();
+    for bio in bios {
+        match bio.target().noflush_suspending() {
+            true => bio.requeue(),
+            false => others.push(bio),
+        }
+    }
+    others
 }
 
 fn extent_of(per_bio: Option<&mut PerBio>) -> Extent {

@@ -4,7 +4,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`target`] | the callbacks of the target `lease`: a table line becomes a [`target::Instance`] |
+//! | [`target`] | the callbacks: a table line becomes a [`target::Instance`] |
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
 //! | [`portion`] | a session: one controller on one portion, its machine, its threads |
 //! | [`mailbox`] | one member's preallocated I/O and the thread that submits it |

@@ -263,10 +263,9 @@ impl Session {
     /// is possible within a bounded time, by latching otherwise.
     pub fn leave(&self, reason: Reason) {
         let _serial = self.command.lock();
-        self.submit(Command::Leave).ok();
         let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS);
-        let released = self.run(Command::Release {
-            successor: None,
+        let released = self.run(Command::Leave {
+            reason,
             deadline_ns,
         });
         if let Err(refusal) = released {

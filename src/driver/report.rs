@@ -43,6 +43,18 @@ impl fmt::Display for Owner {
     }
 }
 
+/// A reason, if there is one.
+struct Because(Reason);
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Reason::None => Ok(()),
+            reason => write!(f, ": {}", reason.text()),
+        }
+    }
+}
+
 /// The role or the epoch changed.
 pub fn transition(session: &Session, change: &Transition) {
     events::dm_lease_role(
@@ -61,13 +73,13 @@ pub fn transition(session: &Session, change: &Transition) {
         notice
     };
     say(format_args!(
-        "{}: {} -> {}, epoch {} of {}, {}",
+        "{}: {} -> {}, epoch {} of {}{}",
         Who(session),
         change.from,
         change.to,
         change.epoch,
         Owner(change.owner),
-        change.reason.text(),
+        Because(change.reason),
     ));
 }
 

@@ -6,9 +6,9 @@
 //! [`crate::proto::table`] for the words and the README for their meaning. Everything else is read
 //! from the superblock on the device.
 //!
-//! The constructor only reads: a table that is never resumed neither heartbeats nor claims. Activity
-//! begins with `resume` and ends with the destructor of the last table, which on a reload runs
-//! after the resume of the new one.
+//! The constructor only reads: a table that is never resumed neither heartbeats nor claims.
+//! Activity begins with `resume` and ends with the destructor of the last table, which on a reload
+//! runs after the resume of the new one.
 //!
 //! Locking: none here; instances are shared by concurrent callbacks and never change.
 

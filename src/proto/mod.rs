@@ -16,7 +16,7 @@
 //! | [`record`] | what a mailbox says: ballot and heartbeat blocks, bit by bit |
 //! | [`register`] | how a mailbox is written so that it never goes backwards |
 //! | [`lease`] | when the lease begins, is extended, and ends for good |
-//! | [`permits`] | how many state-changing operations may be open, and the one decision of the gate |
+//! | [`permits`] | how many operations may be open, and the one decision of the gate |
 //! | [`observer`] | how long a silence is, and what proves it |
 //! | [`paxos`] | who gets the next epoch |
 //! | [`round`] | what one write-then-read of all mailboxes has shown |

@@ -1034,7 +1034,6 @@ mod tests {
         assert_eq!(newest::<BallotRecord>(blank, torn), (blank, None));
         assert_eq!(newest::<BallotRecord>(torn, blank), (blank, None));
         assert_eq!(newest::<BallotRecord>(torn, torn), (torn, None));
-        assert_eq!(newest::<BallotRecord>(torn, torn), (torn, None));
         let blank = (Reading::Blank, None);
         assert_eq!(
             newest::<BallotRecord>(Reading::Blank, Reading::Blank),
@@ -1097,7 +1096,7 @@ mod tests {
             assert_eq!(slot.controller(), controller);
             assert_eq!(slot.bit(), 1 << (controller - 1));
         }
-        let bitmap = 1 | 1 << 5 | 1 << 63;
+        let bitmap = 1 | (1 << 5) | (1 << 63);
         assert!(Slot::all_in(bitmap).map(Slot::controller).eq([1, 6, 64]));
     }
 }

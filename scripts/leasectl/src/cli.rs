@@ -385,7 +385,7 @@ mod tests {
         let bitmap = |word| controllers(word).map(|bitmap| bitmap.0);
         assert_eq!(bitmap("1"), Ok(1));
         assert_eq!(bitmap("1,2"), Ok(3));
-        assert_eq!(bitmap("64,1-3"), Ok(1 << 63 | 7));
+        assert_eq!(bitmap("64,1-3"), Ok((1 << 63) | 7));
         assert_eq!(bitmap("1-64"), Ok(u64::MAX));
         for bad in ["", "0", "65", "1,", "2-1", "1,1", "1-3,2", "a", "1--2"] {
             assert!(bitmap(bad).is_err(), "{bad:?}");

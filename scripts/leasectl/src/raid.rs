@@ -79,7 +79,7 @@ impl MdLayout {
         match self.level {
             // Mirrors without rows: any chunk describes them.
             1 => None,
-            10 if self.layout >> 8 & 0xff != 1 => {
+            10 if (self.layout >> 8) & 0xff != 1 => {
                 Some(String::from("md RAID-10 with a far or offset layout"))
             }
             0 | 4 | 5 | 6 | 10 if self.chunk_sectors == chunk_sectors => None,

@@ -9,8 +9,8 @@ use dm_lease_proto::proto::record::{
     RecordRole, Slot, Value,
 };
 use dm_lease_proto::proto::superblock::{self, Superblock};
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{symlink, FileExt};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{symlink, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -444,7 +444,7 @@ fn r39_what_is_on_a_device_is_overwritten_only_by_force() {
 }
 
 #[test]
-fn r46_old_signatures_at_both_ends_are_wiped_and_none_is_left() {
+fn r39_old_signatures_at_both_ends_are_wiped_and_none_is_left() {
     let lab = Lab::with(1);
     let file = lab.open("m0");
     let md = [0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0];
@@ -816,6 +816,44 @@ fn r47_status_reads_what_dmsetup_prints() {
     assert!(lab
         .refused("status --input nowhere")
         .contains("cannot read nowhere"));
+}
+
+/// A `dmsetup` that says what a machine with one device would say, to whoever asks as it should.
+const DMSETUP: &str = r#"#!/bin/sh
+[ "$*" = "status --target lease" ] || exit 9
+[ -e broken ] && { echo "no such driver" >&2; exit 1; }
+echo "vault-0: 0 81920 lease vault 0/3 owner 7 1 412 9 1/2 3 4 5 2 lapse"
+"#;
+
+#[test]
+fn r47_status_and_watch_ask_dmsetup() {
+    let lab = Lab::new();
+    fs::write(lab.path("dmsetup"), DMSETUP).unwrap();
+    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", lab.0.display(), std::env::var("PATH").unwrap());
+    let run = |words: &[&str]| {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
+        tool.current_dir(&lab.0).env("PATH", &path).args(words);
+        tool.output().unwrap()
+    };
+    let text = String::from_utf8(run(&["status"]).stdout).unwrap();
+    assert!(
+        text.contains("vault-0  vault    0/3 (2 ok)  owner"),
+        "{text}"
+    );
+    let watched = run(&["watch", "--count", "2", "--interval-ms", "20"]);
+    let text = String::from_utf8(watched.stdout).unwrap();
+    assert_eq!(
+        text.matches("[####################]    412 ms").count(),
+        2,
+        "{text}"
+    );
+    fs::write(lab.path("broken"), "").unwrap();
+    let refused = String::from_utf8(run(&["watch"]).stderr).unwrap();
+    assert!(
+        refused.contains("dmsetup status failed: no such driver"),
+        "{refused}"
+    );
 }
 
 #[test]

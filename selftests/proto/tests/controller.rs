@@ -445,12 +445,14 @@ fn r36_a_read_from_before_the_first_own_write_shows_no_foreign_incarnation() {
     let mut world = owned(Config::healthy(2, 3));
     world.crash(1);
     world.start(1);
-    // A read of its former life's record hangs while it joins over the other members.
+    // A read of its former life's record is on its way while it joins over the other members.
     run(&mut world, 300 * MS);
-    world.set_path(1, 2, Path::Hung);
+    world.set_path(1, 2, Path::Deaf);
+    run(&mut world, PERIOD);
+    world.set_path(1, 2, Path::Up);
     until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Secondary);
     run(&mut world, 500 * MS);
-    world.set_path(1, 2, Path::Up);
+    world.hear();
     run(&mut world, 5 * SECOND);
     assert_eq!(world.role(1), Role::Secondary);
 }

@@ -19,8 +19,14 @@ pub enum Command {
     Fence(Reason),
     /// Take the operator's word that the owner is dead.
     ConfirmDead { owner: Slot, epoch: u64, force: bool },
-    /// Do not claim any more, until [`Command::Stay`]: the session is about to end or to sleep.
-    Leave,
+    /// The session is about to end or to sleep, for this reason: release, if there is something to
+    /// release, and do not claim any more before [`Command::Stay`].
+    Leave {
+        /// Why.
+        reason: Reason,
+        /// As for [`Command::Release`].
+        deadline_ns: u64,
+    },
     /// Claim again.
     Stay,
 }
@@ -49,18 +55,19 @@ impl Controller {
         match command {
             Command::Claim => self.claim(now_ns),
             Command::Release { successor, deadline_ns } => {
-                self.release(successor, deadline_ns, now_ns)
+                let reason = successor.map_or(Reason::Released, |_| Reason::Handoff);
+                self.release(successor, reason, deadline_ns, now_ns)
             }
             Command::Fence(reason) => Ok(self.fence(reason, now_ns)),
             Command::ConfirmDead { owner, epoch, force } => {
                 self.confirm_dead(owner, epoch, force, now_ns)
             }
-            Command::Leave => {
+            Command::Leave { reason, deadline_ns } => {
                 self.leaving = true;
                 if matches!(self.phase, Phase::Claiming { .. }) {
                     self.abandon_claim(now_ns);
                 }
-                Ok(Outcome::Done)
+                self.release(None, reason, deadline_ns, now_ns)
             }
             Command::Stay => {
                 self.leaving = false;
@@ -86,6 +93,7 @@ impl Controller {
     fn release(
         &mut self,
         successor: Option<Slot>,
+        reason: Reason,
         deadline_ns: u64,
         now_ns: u64,
     ) -> Result<Outcome, Reason> {
@@ -99,7 +107,7 @@ impl Controller {
         match self.phase {
             Phase::Owner if successor == Some(self.setup.slot) => Ok(Outcome::Done),
             Phase::Owner if self.lease.is_valid(now_ns) => {
-                self.phase = Phase::Draining { successor, deadline_ns };
+                self.phase = Phase::Draining { successor, reason, deadline_ns };
                 self.pending = Some(Pending::Drain);
                 self.queue_limit();
                 Ok(Outcome::Pending)

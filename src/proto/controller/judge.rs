@@ -233,9 +233,13 @@ impl Controller {
     }
 
     /// The gate is closed and empty: end the epoch and say so [R34].
-    pub(super) fn finish_release(&mut self, successor: Option<Slot>, now_ns: u64) {
+    pub(super) fn finish_release(
+        &mut self,
+        successor: Option<Slot>,
+        reason: Reason,
+        now_ns: u64,
+    ) {
         let pending = self.pending.take();
-        let reason = if successor.is_some() { Reason::Handoff } else { Reason::Released };
         self.latch(reason, now_ns);
         self.role = RecordRole::Released { successor };
         self.open = 0;

@@ -145,7 +145,7 @@ enum Phase {
     /// Owns the epoch; whether there is a lease says [`Lease`].
     Owner,
     /// Owns the epoch with the gate closed, until the last permit came back.
-    Draining { successor: Option<Slot>, deadline_ns: u64 },
+    Draining { successor: Option<Slot>, reason: Reason, deadline_ns: u64 },
     /// Somebody else uses this controller's number [R36].
     Failed,
 }
@@ -399,8 +399,8 @@ impl Controller {
 
     /// The gate is closed and every permit has come back.
     pub fn handle_drained(&mut self, now_ns: u64) {
-        if let Phase::Draining { successor, .. } = self.phase {
-            self.finish_release(successor, now_ns);
+        if let Phase::Draining { successor, reason, .. } = self.phase {
+            self.finish_release(successor, reason, now_ns);
         }
     }
 
@@ -571,7 +571,7 @@ impl Controller {
             to: now.0,
             epoch: now.1.epoch,
             owner: now.1.value.map(|value| value.slot),
-            reason: self.reason(),
+            reason: self.reason,
         }))
     }
 

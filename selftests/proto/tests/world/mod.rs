@@ -24,8 +24,8 @@ mod monitor;
 
 pub use clock::{Clock, Rng};
 pub use disk::{Mailbox, Payload, Snapshot};
-pub use machine::{Call, Machine, Op};
-pub use monitor::{Monitor, Violation};
+pub use machine::{Call, Machine};
+pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
@@ -150,6 +150,8 @@ pub enum Path {
     Failing,
     /// Commands are kept until the path is something else again.
     Hung,
+    /// Commands are carried out, but their completions are kept until [`World::hear`].
+    Deaf,
 }
 
 /// A command on its way.
@@ -207,6 +209,7 @@ pub struct World {
     pub disks: Vec<Vec<Mailbox>>,
     pub monitor: Monitor,
     pub ios: Vec<Io>,
+    unheard: Vec<usize>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     serial: u64,
     pub trace: Option<Vec<String>>,
@@ -251,6 +254,7 @@ impl World {
             ],
             monitor: Monitor::new(&config),
             ios: Vec::new(),
+            unheard: Vec::new(),
             events: BinaryHeap::new(),
             serial: 0,
             trace: std::env::var_os("TRACE").map(|_| Vec::new()),
@@ -642,13 +646,15 @@ impl World {
                 return;
             }
             Path::Failing => return self.fail(io, error_ns),
-            Path::Up => {}
+            Path::Up | Path::Deaf => {}
         }
         let delay_ns = self.config.timing.device_delay_ns;
         let (low, high) = self.config.io_ns;
         let mut takes_ns = self.rng.between(low, high);
         if self.rng.chance(faults.slow) {
-            takes_ns = self.rng.between(low, delay_ns);
+            // D bounds the whole delay, that of a path that hung included.
+            let waited_ns = self.now_ns - self.ios[io].issued_ns;
+            takes_ns = self.rng.between(low, delay_ns.saturating_sub(waited_ns).max(low));
             self.monitor.stats.slow += 1;
         }
         if self.rng.chance(faults.error) {
@@ -678,7 +684,18 @@ impl World {
                 }
             }
         }
-        self.after(takes_ns, Event::Complete(io));
+        let (machine, member) = (self.ios[io].machine, self.ios[io].member);
+        match self.paths[machine][usize::from(member)] {
+            Path::Deaf => self.unheard.push(io),
+            _ => self.after(takes_ns, Event::Complete(io)),
+        }
+    }
+
+    /// Delivers the completions that were kept.
+    pub fn hear(&mut self) {
+        for io in std::mem::take(&mut self.unheard) {
+            self.after(0, Event::Complete(io));
+        }
     }
 
     fn fail(&mut self, io: usize, takes_ns: u64) {
@@ -698,8 +715,9 @@ impl World {
             self.after(takes_ns / 2, Event::Half(io));
         } else if self.rng.chance(faults.late) {
             self.monitor.stats.late += 1;
-            let at = self.rng.between(takes_ns, self.config.timing.device_delay_ns);
-            self.after(at, Event::Land(io));
+            let end_ns = self.ios[io].issued_ns + self.config.timing.device_delay_ns;
+            let at = self.rng.between(self.now_ns + takes_ns, end_ns);
+            self.at(at, Event::Land(io));
         } else {
             return false;
         }
@@ -813,7 +831,7 @@ impl World {
                     let path = if hangs { Path::Hung } else { Path::Failing };
                     let longest = match hangs {
                         // What hangs counts as delay, and D bounds that.
-                        true => self.config.timing.device_delay_ns * 9 / 10,
+                        true => self.config.timing.device_delay_ns / 2,
                         false => faults.broken_ns,
                     };
                     let for_ns = self.rng.below(longest);
@@ -832,13 +850,23 @@ impl World {
         let deadline_ns = self.local_ns(machine) + 200 * MS;
         let other = self.rng.below(u64::from(self.config.controllers)) as u8;
         let successor = self.rng.chance(500).then(|| Slot::new(other)).flatten();
-        let command = match self.rng.below(4) {
+        let command = match self.rng.below(5) {
             0 | 1 => Command::Release { successor, deadline_ns },
             2 => Command::Fence(Reason::Fence),
+            3 => self.confirm_dead(machine).unwrap_or(Command::Claim),
             _ => Command::Claim,
         };
         // It may well be refused.
         let _ = self.command(machine, command);
+    }
+
+    /// An honest operator confirms the death of an owner whose machine is off.
+    fn confirm_dead(&self, machine: usize) -> Option<Command> {
+        let decided = self.machines[machine].controller.as_ref()?.decided();
+        let owner = decided.value?;
+        let dead = !self.machines.iter().any(|it| it.controller.is_some() && it.inc == owner.inc.0);
+        let epoch = decided.epoch;
+        dead.then_some(Command::ConfirmDead { owner: owner.slot, epoch, force: false })
     }
 
     /// Nothing goes wrong any more: paths heal, machines run.
@@ -853,6 +881,11 @@ impl World {
                 self.start(machine);
             }
         }
+    }
+
+    /// Keeps a timeline from now on.
+    pub fn watch(&mut self) {
+        self.trace.get_or_insert_default();
     }
 
     /// The last lines of the timeline.

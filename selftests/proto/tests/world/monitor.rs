@@ -40,7 +40,7 @@ pub struct Stats {
     pub late: u64,
     pub slow: u64,
     pub releases: u64,
-    /// Demotions and refusals, by reason.
+    /// Demotions and claims that came to nothing, by reason.
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
@@ -256,7 +256,8 @@ impl Monitor {
                 if change.to == Role::Releasing {
                     self.stats.releases += 1;
                 }
-                if change.reason != Reason::None {
+                let from_higher = matches!(change.from, Role::Owner | Role::Claiming | Role::Releasing);
+                if from_higher && change.to == Role::Secondary {
                     *self.stats.reasons.entry(change.reason.token()).or_default() += 1;
                 }
             }
