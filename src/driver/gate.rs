@@ -40,7 +40,7 @@ use crate::{
         Op, //
     },
     proto::{
-        permits::{Admission, Count, Gate, Word},
+        permits::{Admission, Count, Gate, Lapsed, Word},
         record::Slot,
         superblock::Superblock,
         table::{FailWith, OnFull}, //
@@ -188,7 +188,10 @@ impl PortionGate {
         // A polled write would keep its permit until its submitter cares to poll.
         bio.clear_polled();
         let admission = match rules.read_only {
-            true => Admission::Refused { lapsed: false },
+            true => Admission::Refused {
+                lapsed: false,
+                wake: false,
+            },
             false => self.gate.enter(boottime_ns),
         };
         let epoch = self.gate.epoch();
@@ -212,7 +215,10 @@ impl PortionGate {
                 bio.remap(dev, sector)
             }
             Admission::Full => self.full(bio, dev, sector, rules),
-            Admission::Refused { lapsed } => self.refuse(bio, dev, sector, lapsed),
+            Admission::Refused { lapsed, wake } => {
+                self.note_refusal(lapsed, wake);
+                self.refuse(bio, dev, sector)
+            }
         }
     }
 
@@ -225,13 +231,19 @@ impl PortionGate {
             return bio.done(status);
         }
         bio.per_bio().permit = false;
-        if status.is_ok() && !self.gate.may_acknowledge(per_bio.epoch, boottime_ns()) {
-            let outcome = self.too_late(bio, &per_bio);
-            self.leave();
-            return outcome;
-        }
+        let verdict = match status.is_ok() {
+            true => self.gate.acknowledge(per_bio.epoch, boottime_ns),
+            false => Ok(()),
+        };
+        let outcome = match verdict {
+            Ok(()) => bio.done(status),
+            Err(Lapsed(lapsed)) => {
+                self.note_refusal(lapsed, false);
+                self.too_late(bio, &per_bio)
+            }
+        };
         self.leave();
-        bio.done(status)
+        outcome
     }
 
     /// Begins the lease of an epoch.
@@ -244,10 +256,12 @@ impl PortionGate {
         self.gate.extend(from_ns, to_ns)
     }
 
-    /// Ends the lease: what waits fails, or is kept for the hold time.
+    /// Ends the lease: what waits fails, all together, or is kept for the hold time. Not left to the
+    /// dispatcher, which may hang in the submission of a bio to a member that hangs.
     pub fn latch(&self) {
         self.gate.latch();
         self.note_lapse();
+        self.fail_pending();
         self.dispatcher.ring(Reasons::CHANGE);
     }
 
@@ -360,17 +374,9 @@ impl PortionGate {
                 }
                 true
             }
-            Admission::Refused { lapsed } => {
-                if lapsed {
-                    self.note_lapse();
-                    self.portion.ring(Reasons::LAPSE);
-                }
-                let pending = {
-                    let mut held = self.held.lock();
-                    self.gate.no_waiters();
-                    held.pending.take_all()
-                };
-                pending.for_each(|bio| self.refuse_held(bio));
+            Admission::Refused { lapsed, wake } => {
+                self.note_refusal(lapsed, wake);
+                self.fail_pending();
                 true
             }
         }
@@ -400,9 +406,12 @@ impl PortionGate {
         held.pending.push(kept);
         let room = self.gate.wait();
         drop(held);
-        // A lease that ended while the bio was queued is noticed by the dispatcher, too.
-        if room || self.gate.expiry_ns() == 0 {
+        if room {
             self.dispatcher.ring(Reasons::PERMIT);
+        }
+        // The lease may have been latched, and all that waited failed, before this bio was queued.
+        if self.gate.expiry_ns() == 0 {
+            self.fail_pending();
         }
         outcome
     }
@@ -413,12 +422,7 @@ impl PortionGate {
         mut bio: MapBio<'ti, LeaseTarget>,
         dev: DmDevice<'ti>,
         sector: u64,
-        lapsed: bool,
     ) -> MapOutcome<'ti> {
-        if lapsed {
-            self.note_lapse();
-            self.portion.ring(Reasons::LAPSE);
-        }
         self.count_refusal(bio.op(), &extent_of(bio.per_bio()));
         let (fail_with, hold_ms) = bio.per_bio().map_or((FailWith::ResvConflict, 0), |per| {
             (per.fail_with, per.hold_ms)
@@ -440,6 +444,16 @@ impl PortionGate {
         outcome
     }
 
+    /// Refuses everything that waits for a permit.
+    fn fail_pending(&self) {
+        let pending = {
+            let mut held = self.held.lock();
+            self.gate.no_waiters();
+            held.pending.take_all()
+        };
+        pending.for_each(|bio| self.refuse_held(bio));
+    }
+
     /// Refuses a bio that waited.
     fn refuse_held(&self, mut bio: HeldBio<LeaseTarget>) {
         let per_bio = *bio.per_bio();
@@ -456,7 +470,6 @@ impl PortionGate {
     /// A success that must not be acknowledged: its outcome is indeterminate [R18].
     #[cold]
     fn too_late<'ti>(&self, bio: EndBio<'ti, LeaseTarget>, per_bio: &PerBio) -> EndOutcome<'ti> {
-        self.portion.ring(Reasons::LAPSE);
         self.late.add(1, ordering::Relaxed);
         self.trace_refusal(bio.op(), &per_bio.extent, true);
         let until_ns = self.hold_until_ns(per_bio.hold_ms);
@@ -483,6 +496,18 @@ impl PortionGate {
     fn woken_by_permit(&self) {
         self.dispatcher.ring(Reasons::PERMIT);
         self.portion.ring(Reasons::PERMIT);
+    }
+
+    /// Passes on what the gate has seen while it refused.
+    #[cold]
+    fn note_refusal(&self, lapsed: bool, wake: bool) {
+        if lapsed {
+            self.note_lapse();
+            self.portion.ring(Reasons::LAPSE);
+        }
+        if wake {
+            self.woken_by_permit();
+        }
     }
 
     fn count_refusal(&self, op: Op, extent: &Extent) {

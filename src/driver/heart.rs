@@ -6,19 +6,21 @@
 //! nothing but ring the bell of each portion's thread: what hangs on one disk cannot delay the
 //! others, and hard interrupt context stays short.
 //!
-//! Locking: the list of bells is under an interrupt-disabling spinlock. It is changed only with
-//! the registry locked.
+//! Locking: the list of bells is under an interrupt-disabling spinlock, and changed only with a
+//! mutex held as well.
 
 use super::bell::{Bell, Reasons};
 use crate::proto::record::Slot;
 use kernel::{
     impl_has_hr_timer,
+    new_mutex,
     new_spinlock_irq,
     prelude::*,
     sync::{
         atomic::{ordering, Atomic},
         Arc,
         ArcBorrow,
+        Mutex,
         SpinLockIrq, //
     },
     time::{
@@ -44,6 +46,9 @@ pub struct Heart {
     period_ns: Atomic<u64>,
     #[pin]
     timer: HrTimer<Self>,
+    /// Serialises changes of the list, so that it can be grown outside of the spinlock.
+    #[pin]
+    changes: Mutex<()>,
     #[pin]
     bells: SpinLockIrq<KVec<Arc<Bell>>>,
 }
@@ -59,6 +64,7 @@ impl Heart {
                 controller,
                 period_ns: Atomic::new(period_ns),
                 timer <- HrTimer::new(),
+                changes <- new_mutex!((), "dm_lease heart changes"),
                 bells <- new_spinlock_irq!(KVec::new(), "dm_lease heart"),
             }),
             GFP_KERNEL,
@@ -82,8 +88,8 @@ impl Heart {
 
     /// Rings `bell` at each heartbeat from now on.
     pub fn add(&self, bell: Arc<Bell>) -> Result {
+        let _changes = self.changes.lock();
         let old = self.bells.lock().len();
-        // The list is grown outside of the lock; its length cannot change, see the top.
         let mut grown = KVec::with_capacity(old.saturating_add(1), GFP_KERNEL)?;
         let mut bells = self.bells.lock();
         for known in bells.iter() {
@@ -98,6 +104,7 @@ impl Heart {
 
     /// Stops ringing `bell`.
     pub fn remove(&self, bell: &Arc<Bell>) {
+        let _changes = self.changes.lock();
         self.bells.lock().retain(|known| !Arc::ptr_eq(known, bell));
     }
 

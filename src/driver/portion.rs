@@ -249,14 +249,11 @@ impl Session {
         let Some(member) = gone else { return };
         let replaced = tables.live.iter().any(|table| table.member == member);
         self.apply(&tables, |_| {});
-        let last = tables.live.is_empty();
         drop(tables);
         if !replaced {
             self.leave(Reason::Removed);
         }
-        if last {
-            self.stop();
-        }
+        self.stop_if_idle();
     }
 
     /// Gives the portion up and does not claim it again before [`Session::stay`]: cleanly if that
@@ -325,8 +322,9 @@ impl Session {
                 handle.event();
             }
         }
-        if self.machine.lock().controller.waits_for_openers() {
-            self.look_for_openers();
+        let waits = self.machine.lock().controller.waits_for_openers();
+        if let Some(epoch) = waits {
+            self.look_for_openers(epoch);
         }
     }
 
@@ -375,7 +373,7 @@ impl Session {
 
     /// Somebody who had a device open before another controller's epoch may write back what is no
     /// longer true: nothing is claimed until nobody has one open [R31].
-    fn look_for_openers(&self) {
+    fn look_for_openers(&self, epoch: u64) {
         let handles = self.handles(|table| !table.stateless);
         let open = |handle: &TargetHandle| handle.with(|ti| ti.open_count() > 0) == Some(true);
         if handles.iter().any(open) {
@@ -386,7 +384,9 @@ impl Session {
             return;
         }
         let _ = self.told_stale.xchg(false, ordering::Full);
-        self.apply(&self.tables.lock(), Controller::openers_gone);
+        self.apply(&self.tables.lock(), |controller| {
+            controller.openers_gone(epoch)
+        });
         self.bell.ring(Reasons::CHANGE);
     }
 
@@ -418,10 +418,16 @@ impl Session {
         Ok(())
     }
 
-    /// Stops the timer and the threads. Transfers that hang stay with their device.
-    fn stop(&self) {
+    /// Stops the timer and the threads when no table is live. Transfers that hang stay with their
+    /// device.
+    fn stop_if_idle(&self) {
+        let mut tables = self.tables.lock();
+        if !tables.live.is_empty() {
+            return;
+        }
         self.heart.remove(&self.bell);
-        let threads = core::mem::take(&mut self.tables.lock().threads);
+        let threads = core::mem::take(&mut tables.threads);
+        drop(tables);
         drop(threads);
     }
 
@@ -440,7 +446,7 @@ impl Session {
             machine.controller.handle_timeout(clock::boottime_ns());
             self.pump(&mut machine);
             deadline_ns = machine.controller.poll_timeout_ns();
-            let waits_for_openers = machine.controller.waits_for_openers();
+            let waits_for_openers = machine.controller.waits_for_openers().is_some();
             drop(machine);
             if waits_for_openers && reasons.contains(Reasons::TICK) {
                 self.herald.ring(Reasons::CHANGE);

@@ -23,7 +23,7 @@
 //! permit [R16].
 //!
 //! The lease word is changed by compare-and-swap only: [`Gate::extend`] by the heartbeat path and
-//! [`Gate::lapse`] by whoever first sees the end of it, so that neither overwrites the other [R9].
+//! whoever first sees the end of it, so that neither overwrites the other [R9].
 //! What may go from 0 to a lease is [`Gate::open_epoch`], once for each epoch.
 //!
 //! Locking: none; every method may be called from any context. `W` is the atomic word of the
@@ -95,7 +95,19 @@ pub enum Admission {
     Refused {
         /// This call latched the lease; the caller tells the controller's machine.
         lapsed: bool,
+        /// As in [`Left`]: a permit was taken and given back.
+        wake: bool,
     },
+}
+
+/// Why a success may not be acknowledged; true when the call that said so latched the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lapsed(pub bool);
+
+/// What a look at the lease showed.
+enum Sight {
+    Valid,
+    Over { lapsed: bool },
 }
 
 /// What [`Gate::leave`] found.
@@ -136,26 +148,53 @@ impl<W: Word> Gate<W> {
     ///
     /// Whoever comes while others wait goes behind them.
     #[inline]
-    pub fn enter(&self, now: impl FnOnce() -> u64) -> Admission {
+    pub fn enter(&self, now: impl Fn() -> u64) -> Admission {
         self.admit(false, now)
     }
 
     /// Asks for the operation that has waited longest.
-    pub fn enter_waiting(&self, now: impl FnOnce() -> u64) -> Admission {
+    pub fn enter_waiting(&self, now: impl Fn() -> u64) -> Admission {
         self.admit(true, now)
     }
 
     #[inline]
-    fn admit(&self, has_waited: bool, now: impl FnOnce() -> u64) -> Admission {
+    fn admit(&self, has_waited: bool, now: impl Fn() -> u64) -> Admission {
         if !self.take(has_waited) {
-            return self.full_or_refused(now());
+            return match self.see(now) {
+                Sight::Valid => Admission::Full,
+                Sight::Over { lapsed } => Admission::Refused {
+                    lapsed,
+                    wake: false,
+                },
+            };
         }
-        let expiry = self.expiry.load();
-        if is_within(now(), expiry, self.length_ns) {
-            return Admission::Granted;
+        match self.see(now) {
+            Sight::Valid => Admission::Granted,
+            Sight::Over { lapsed } => Admission::Refused {
+                lapsed,
+                wake: self.leave().wake,
+            },
         }
-        self.give();
-        self.refused(expiry)
+    }
+
+    /// Looks at the lease and then at the clock, in this order, and latches what has ended.
+    ///
+    /// A caller that was held up between the two may have seen a lease that was extended since:
+    /// then the latch fails, and it looks again. So a valid lease is never taken for an ended one.
+    #[inline]
+    fn see(&self, now: impl Fn() -> u64) -> Sight {
+        loop {
+            let expiry = self.expiry.load();
+            if is_within(now(), expiry, self.length_ns) {
+                return Sight::Valid;
+            }
+            if expiry == 0 {
+                return Sight::Over { lapsed: false };
+            }
+            if self.expiry.compare_exchange(expiry, 0).is_ok() {
+                return Sight::Over { lapsed: true };
+            }
+        }
     }
 
     /// Gives a permit back.
@@ -208,10 +247,18 @@ impl<W: Word> Gate<W> {
         count.limit == 0 && count.open == 0
     }
 
-    /// Whether a success of `epoch` may be acknowledged at `now_ns` [R18].
+    /// Whether a success of `epoch` may be acknowledged [R18].
+    ///
+    /// # Errors
+    ///
+    /// The lease is over, or it is that of another epoch; `lapsed` when this call latched it.
     #[inline]
-    pub fn may_acknowledge(&self, epoch: u64, now_ns: u64) -> bool {
-        is_within(now_ns, self.expiry.load(), self.length_ns) && self.epoch.load() == epoch
+    pub fn acknowledge(&self, epoch: u64, now: impl Fn() -> u64) -> Result<(), Lapsed> {
+        match self.see(now) {
+            Sight::Valid if self.epoch.load() == epoch => Ok(()),
+            Sight::Valid => Err(Lapsed(false)),
+            Sight::Over { lapsed } => Err(Lapsed(lapsed)),
+        }
     }
 
     /// The epoch of the lease that was given last.
@@ -242,29 +289,9 @@ impl<W: Word> Gate<W> {
         from_ns != 0 && self.expiry.compare_exchange(from_ns, to_ns).is_ok()
     }
 
-    /// Latches the lease if it still ends at `seen_ns`; `true` when this call did it.
-    fn lapse(&self, seen_ns: u64) -> bool {
-        seen_ns != 0 && self.expiry.compare_exchange(seen_ns, 0).is_ok()
-    }
-
     /// Latches the lease, whatever it is.
     pub fn latch(&self) {
         self.expiry.store(0);
-    }
-
-    fn full_or_refused(&self, now_ns: u64) -> Admission {
-        let expiry = self.expiry.load();
-        match is_within(now_ns, expiry, self.length_ns) {
-            true => Admission::Full,
-            false => self.refused(expiry),
-        }
-    }
-
-    #[cold]
-    fn refused(&self, expiry: u64) -> Admission {
-        Admission::Refused {
-            lapsed: self.lapse(expiry),
-        }
     }
 
     #[inline]
@@ -352,8 +379,20 @@ mod tests {
     #[test]
     fn r6_an_expired_lease_refuses_and_latches() {
         let gate = leased(2);
-        assert_eq!(gate.enter(|| 2_000), Admission::Refused { lapsed: true });
-        assert_eq!(gate.enter(|| 1_500), Admission::Refused { lapsed: false });
+        assert_eq!(
+            gate.enter(|| 2_000),
+            Admission::Refused {
+                lapsed: true,
+                wake: false
+            }
+        );
+        assert_eq!(
+            gate.enter(|| 1_500),
+            Admission::Refused {
+                lapsed: false,
+                wake: false
+            }
+        );
         assert_eq!(gate.count().open, 0);
         assert!(!gate.extend(2_000, 3_000));
     }
@@ -362,20 +401,57 @@ mod tests {
     fn r6_a_full_gate_refuses_once_the_lease_is_gone() {
         let gate = leased(1);
         assert_eq!(gate.enter(|| 1_500), Admission::Granted);
-        assert_eq!(gate.enter(|| 2_500), Admission::Refused { lapsed: true });
+        assert_eq!(
+            gate.enter(|| 2_500),
+            Admission::Refused {
+                lapsed: true,
+                wake: false
+            }
+        );
         assert_eq!(gate.count().open, 1);
     }
 
     #[test]
     fn r18_success_counts_only_for_the_epoch_and_time_of_the_lease() {
         let gate = leased(1);
-        assert!(gate.may_acknowledge(7, 1_999));
-        assert!(!gate.may_acknowledge(6, 1_999));
-        assert!(!gate.may_acknowledge(7, 2_000));
+        assert!(gate.acknowledge(7, || 1_999).is_ok());
+        assert!(gate.acknowledge(6, || 1_999).is_err());
+        assert_eq!(gate.acknowledge(7, || 2_000), Err(Lapsed(true)));
         gate.latch();
-        assert!(!gate.may_acknowledge(7, 1_999));
+        assert!(gate.acknowledge(7, || 1_999).is_err());
         assert!(gate.open_epoch(8, 2_500));
-        assert!(!gate.may_acknowledge(7, 1_999));
+        assert!(gate.acknowledge(7, || 1_999).is_err());
+    }
+
+    #[test]
+    fn r17_whoever_is_held_up_does_not_end_a_lease_that_was_extended_meanwhile() {
+        let gate = leased(2);
+        // The clock is read after the lease; by then another thread has extended it.
+        let late = || {
+            gate.extend(2_000, 3_000);
+            2_500
+        };
+        assert_eq!(gate.enter(late), Admission::Granted);
+        let late = || {
+            gate.extend(3_000, 4_000);
+            3_500
+        };
+        assert!(gate.acknowledge(7, late).is_ok());
+        assert_eq!(gate.expiry_ns(), 4_000);
+    }
+
+    #[test]
+    fn r34_a_permit_that_is_given_back_at_once_wakes_who_waits_for_an_empty_gate() {
+        let gate = leased(1);
+        let closing = || {
+            gate.set_limit(0);
+            2_500
+        };
+        let refused = Admission::Refused {
+            lapsed: true,
+            wake: true,
+        };
+        assert_eq!(gate.enter(closing), refused);
     }
 
     #[test]

@@ -140,6 +140,24 @@ impl OwnRegister {
         self.copies(image) >= 2 && now_ns >= self.counts_from_ns
     }
 
+    /// The same register when the image in force is called 1 and every other one 0.
+    #[must_use]
+    pub fn with_image(mut self, present: u32) -> Self {
+        if let State::Writing { image, .. } = &mut self.state {
+            *image = u32::from(*image == present);
+        }
+        self.copies = self.copies(present);
+        self.image = u32::from(self.image == present);
+        self
+    }
+
+    /// The same register with its sequence number replaced.
+    #[must_use]
+    pub fn with_seq(mut self, seq: impl Fn(u64) -> u64) -> Self {
+        self.seq = seq(self.seq);
+        self
+    }
+
     /// The local time from which ballots count here.
     pub fn counts_from_ns(&self) -> u64 {
         self.counts_from_ns

@@ -109,7 +109,11 @@ impl Round {
         Self {
             number,
             kind,
-            stage: if kind == Kind::Look { Stage::Reading } else { Stage::Writing },
+            stage: if kind == Kind::Look {
+                Stage::Reading
+            } else {
+                Stage::Writing
+            },
             stamp_ns: now_ns,
             issued_ns: now_ns,
             given: 0,
@@ -180,15 +184,20 @@ impl Round {
         }
     }
 
-    /// Whether a majority has answered and it was not enough: waiting for a member that hangs
-    /// would only delay the next round.
-    pub fn is_stuck(&self, majority: u8) -> bool {
+    /// Whether a majority has answered, it was not enough, and the rest has had `patience_ns`:
+    /// waiting for a member that hangs would only delay the next round.
+    pub fn is_stuck(&self, majority: u8, patience_ns: u64, now_ns: u64) -> bool {
         is_majority(self.done | self.failed, majority)
+            && now_ns.saturating_sub(self.stamp_ns) >= patience_ns
     }
 
     fn knows_all(&self, slots: u64, majority: u8) -> bool {
         Slot::all_in(slots).all(|slot| {
-            let members = self.info.get(usize::from(slot.index())).copied().unwrap_or(0);
+            let members = self
+                .info
+                .get(usize::from(slot.index()))
+                .copied()
+                .unwrap_or(0);
             is_majority(members, majority)
         })
     }

@@ -491,7 +491,7 @@ fn r31_stale_openers_keep_a_controller_from_claiming() {
     assert_eq!(world.owner(), None);
     let reason = world.machines[1].controller.as_ref().unwrap().reason();
     assert_eq!(reason, Reason::StaleOpeners);
-    world.machines[1].controller.as_mut().unwrap().openers_gone();
+    world.machines[1].controller.as_mut().unwrap().openers_gone(1);
     until(&mut world, SECOND, |w| w.is_valid(1));
 }
 

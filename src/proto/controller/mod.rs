@@ -33,6 +33,7 @@
 //!
 //! Locking: none; the caller serialises the calls for one machine.
 
+mod canonical;
 mod command;
 mod io;
 mod judge;
@@ -381,8 +382,9 @@ impl Controller {
     /// begins [R2].
     pub fn handle_tick(&mut self, now_ns: u64) {
         self.check_time(now_ns);
-        let majority = self.majority();
-        if self.round.as_ref().is_some_and(|round| round.is_stuck(majority)) {
+        let (majority, patience_ns) = (self.majority(), self.patience_ns());
+        let stuck = |round: &Round| round.is_stuck(majority, patience_ns, now_ns);
+        if self.round.as_ref().is_some_and(stuck) {
             self.end_round_in_failure(now_ns);
         }
         self.due = true;
@@ -468,14 +470,16 @@ impl Controller {
         self.stale &= guarded;
     }
 
-    /// Nobody had a mapped device open at some moment after the present epoch was learnt.
-    pub fn openers_gone(&mut self) {
-        self.stale = false;
+    /// Nobody had a mapped device open at some moment after `epoch` was learnt.
+    pub fn openers_gone(&mut self, epoch: u64) {
+        if epoch == self.decided.epoch {
+            self.stale = false;
+        }
     }
 
-    /// Whether a claim waits for [`Controller::openers_gone`].
-    pub fn waits_for_openers(&self) -> bool {
-        self.stale
+    /// The epoch for which a claim waits for [`Controller::openers_gone`], if it does.
+    pub fn waits_for_openers(&self) -> Option<u64> {
+        self.stale.then_some(self.decided.epoch)
     }
 
     /// Whether to claim by itself.
@@ -537,6 +541,13 @@ impl Controller {
 
     fn me(&self) -> Value {
         Value { slot: self.setup.slot, inc: self.setup.inc }
+    }
+
+    /// How long an ordinary round may take, with a write that is reported as lost.
+    fn patience_ns(&self) -> u64 {
+        let timing = &self.setup.timing;
+        let lost_ns = self.setup.period_ns.max(timing.error_report_ns);
+        lost_ns.saturating_add(timing.write_ns).saturating_add(timing.read_ns)
     }
 
     fn is_mine(&self) -> bool {

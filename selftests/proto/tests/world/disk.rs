@@ -17,6 +17,20 @@ pub enum Payload {
 }
 
 impl Payload {
+    pub fn seq(&self) -> u64 {
+        match self {
+            Payload::Ballot(record) => record.seq,
+            Payload::Heartbeat(record) => record.seq,
+        }
+    }
+
+    pub fn set_seq(&mut self, seq: u64) {
+        match self {
+            Payload::Ballot(record) => record.seq = seq,
+            Payload::Heartbeat(record) => record.seq = seq,
+        }
+    }
+
     pub fn register(&self) -> Register {
         match self {
             Payload::Ballot(_) => Register::Ballot,
@@ -50,6 +64,34 @@ impl Mailbox {
             Register::Ballot => self.ballot[side.index()] = Reading::Invalid(Reject::Checksum),
             Register::Heartbeat => {
                 self.heartbeat[side.index()] = Reading::Invalid(Reject::Checksum);
+            }
+        }
+    }
+
+    /// The sequence numbers in a register.
+    pub fn seqs(&self, register: Register) -> impl Iterator<Item = u64> + use<> {
+        match register {
+            Register::Ballot => self.ballot.map(|block| block.valid().map(|it| it.seq)),
+            Register::Heartbeat => self.heartbeat.map(|block| block.valid().map(|it| it.seq)),
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// Replaces the sequence numbers in a register.
+    pub fn map_seqs(&mut self, register: Register, seq: impl Fn(u64) -> u64) {
+        for side in Side::BOTH {
+            let at = side.index();
+            match (register, self.ballot[at], self.heartbeat[at]) {
+                (Register::Ballot, Reading::Valid(it), _) => {
+                    let it = BallotRecord { seq: seq(it.seq), ..it };
+                    self.ballot[at] = Reading::Valid(it);
+                }
+                (Register::Heartbeat, _, Reading::Valid(it)) => {
+                    let it = HeartbeatRecord { seq: seq(it.seq), ..it };
+                    self.heartbeat[at] = Reading::Valid(it);
+                }
+                _ => {}
             }
         }
     }

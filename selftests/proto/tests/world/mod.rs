@@ -795,8 +795,8 @@ impl World {
                 self.after(takes_ns, Event::OpDone(machine, op));
             }
             Admission::Full => {}
-            Admission::Refused { lapsed: true } => it.call(&Call::Lapse, local_ns),
-            Admission::Refused { lapsed: false } => {}
+            Admission::Refused { lapsed: true, .. } => it.call(&Call::Lapse, local_ns),
+            Admission::Refused { lapsed: false, .. } => {}
         }
         let open = self.machines[machine].gate.count().open;
         if let Some(controller) = self.machines[machine].controller.as_mut() {
