@@ -7,6 +7,7 @@
 #   check TEXT COMMAND...       a case: passes if the command succeeds
 #   check_fails TEXT COMMAND... a case: passes if it fails
 #   check_equal TEXT A B        a case: passes if the strings are equal
+#   need TEXT COMMAND...        a case without which the others mean nothing: ends the test if it fails
 #   eventually S COMMAND...     succeeds as soon as the command does, fails after S seconds
 #   note TEXT...                a line for who reads the report
 #   skip_all TEXT...            ends the test as skipped (a failure in our own runs: say why)
@@ -16,6 +17,24 @@
 #   member P M                  device of member M of portion P; `members P` all of them
 #   load_module [PARAMETER...]  makes sure that dm_lease is loaded
 #   field NAME FIELD            one field of the status of a mapped device, by its name
+#
+#   format P OPTION...          formats portion P: `alpha` (0) or `beta` (1), controllers 1, 2 and 3,
+#                               leases of 2 s and no redundancy, unless an option says otherwise
+#   up C P [OPTION...]          maps portion P for controller C; options are those of leasectl table
+#   down C P                    removes that
+#   owner C P                   the same as `up`, and waits until C owns P
+#   is C P ROLE                 whether the role is that; `reason_is C P REASON` likewise
+#   stall C P                   holds everything that C sends to two of the members of P
+#   unstall C P                 lets it go on
+#   beats C P                   how many heartbeat records C has written, as the disk says
+#   after N C P                 whether that is more than N
+#   tell C P WORD...            sends a message
+#   mark                        what `said` looks for begins here
+#   said TEXT                   whether the kernel's log has TEXT since the mark
+#   clean_up                    removes all of it and unloads the module
+#
+# Controller C reaches member M of portion P by a path of its own, the linear device pPmMwC, and maps
+# it as pPmMcC. So each of several controllers in one kernel can be stalled alone.
 #
 # Devices come from /dev/lease/, where qemu/ links them by serial number: p0m0..p0m2 and p1m0..p1m2
 # (portions), scsi0, nvme0, four0 (4096-byte sectors). LEASE_DEVICES names another directory.
@@ -62,6 +81,17 @@ check_fails() {
 	text=$1
 	shift
 	check "$text" fails "$@"
+}
+
+need() {
+	text=$1
+	shift
+	if "$@"; then
+		ktap_test_pass "$text"
+	else
+		ktap_test_fail "$text"
+		exit 1
+	fi
 }
 
 check_equal() {
@@ -126,4 +156,106 @@ field() {
 	*) echo "field: there is no '$2'" >&2; return 2 ;;
 	esac
 	dmsetup status "$1" --noflush | cut -d ' ' -f "$n"
+}
+
+format() {
+	portion=$1
+	shift
+	name=alpha
+	[ "$portion" = 0 ] || name=beta
+	case " $* " in *" --redundancy "*) ;; *) set -- --redundancy external "$@" ;; esac
+	case " $* " in *" --lease-ms "*) ;; *) set -- --lease-ms 2000 "$@" ;; esac
+	# shellcheck disable=SC2046 # devices have no blanks
+	leasectl format --force --name "$name" --controllers 1-3 --device-delay-ms 100 \
+		--heartbeat-ms 100 "$@" $(members "$portion") >/dev/null
+}
+
+# The path of controller $1 to member $3 of portion $2.
+way() {
+	way=p$2m$3w$1
+	[ -e "/dev/mapper/$way" ] && return 0
+	size=$(blockdev --getsz "$(member "$2" "$3")")
+	dmsetup create "$way" --table "0 $size linear $(member "$2" "$3") 0"
+}
+
+up() {
+	controller=$1 portion=$2
+	shift 2
+	for index in 0 1 2; do
+		way "$controller" "$portion" $index || return 1
+		line=$(leasectl table --controller "$controller" "$@" \
+			"/dev/mapper/p${portion}m${index}w$controller") || return 1
+		dmsetup create "p${portion}m${index}c$controller" --table "$line" || return 1
+	done
+}
+
+down() {
+	for index in 0 1 2; do
+		dmsetup remove --retry "p$2m${index}c$1" || return 1
+	done
+	for index in 0 1 2; do
+		dmsetup remove --retry "p$2m${index}w$1" || return 1
+	done
+}
+
+owner() {
+	up "$@" && eventually 60 is "$1" "$2" owner
+}
+
+is() {
+	[ "$(field "p$2m0c$1" role)" = "$3" ]
+}
+
+reason_is() {
+	[ "$(field "p$2m0c$1" reason)" = "$3" ]
+}
+
+stall() {
+	for index in 1 2; do
+		dmsetup suspend --noflush --nolockfs "p$2m${index}w$1" || return 1
+	done
+}
+
+unstall() {
+	for index in 1 2; do
+		dmsetup resume "p$2m${index}w$1" || return 1
+	done
+}
+
+beats() {
+	leasectl show "$(member "$2" 0)" |
+		sed -n "s/^  controller $1: .*heartbeat [0-9]* (write \([0-9]*\)).*/\1/p"
+}
+
+after() {
+	[ "$(beats "$2" "$3")" -gt "$1" ]
+}
+
+tell() {
+	controller=$1 portion=$2
+	shift 2
+	dmsetup message "p${portion}m0c$controller" 0 "$@"
+}
+
+marks=0
+mark() {
+	marks=$((marks + 1))
+	echo "dm-lease selftest $$: mark $marks" >/dev/kmsg
+}
+# The log must not lose a mark.
+echo on >/proc/sys/kernel/printk_devkmsg
+
+said() {
+	dmesg | sed "1,/selftest $$: mark $marks\$/d" | grep -qF -- "$*"
+}
+
+clean_up() {
+	for name in $(dmsetup ls | sed -n 's/^\(p[0-9]m[0-9]w[0-9]\)[ \t].*/\1/p'); do
+		dmsetup resume "$name"
+	done
+	for name in $(dmsetup ls | sed -n 's/^\(p[0-9]m[0-9]c[0-9]\)[ \t].*/\1/p'); do
+		dmsetup remove --retry "$name"
+	done
+	dmsetup remove_all
+	rmmod dm_lease
 }

@@ -5,16 +5,20 @@
     Vm        one guest: run commands, stop it, cut its power, send it to sleep
     Store     the shared disks: faults per controller and member, and the log
     Console   what the guest's kernel said, and whether it complained
-    history   the store's log as records, and what can be asked of it
+    History   the store's log as records, and what can be asked of it
+    stamp     blocks that say who wrote them
+    Portion   the module in the guests of a lab, and its Status
 
 See qemu/README.md. Everything here runs inside the toolchain root (scripts/enter).
 """
 
+from . import stamp
 from .agent import Job, Result
 from .console import Console
 from .history import History, Request
 from .host import RigError, patience
 from .lab import Lab
+from .lease import Portion, Status
 from .store import Rule, Store
 from .vm import Disk, Vm
 
@@ -24,11 +28,14 @@ __all__ = [
     "History",
     "Job",
     "Lab",
+    "Portion",
     "Request",
     "Result",
     "RigError",
     "Rule",
+    "Status",
     "Store",
     "Vm",
     "patience",
+    "stamp",
 ]

@@ -61,14 +61,19 @@ class Job:
         """The complete lines of the output as they come; `timeout` is for each of them."""
         seen = 0
         while True:
-            ready = self.agent.wait(lambda: b"\n" in self.data[seen:] or self.done, patience(timeout))
-            if not ready:
+            if not self._wait_newline(seen, timeout):
                 raise self._failure("no more output")
             end = self.data.find(b"\n", seen)
             if end < 0:
                 return
             yield self.data[seen:end].decode(errors="replace")
             seen = end + 1
+
+    def _wait_newline(self, start: int, timeout: float) -> bool:
+        """Waits for a line that begins at `start` to be complete, or for the end."""
+        return self.agent.wait(
+            lambda: self.done or self.data.find(b"\n", start) >= 0, patience(timeout)
+        )
 
     def wait_for(self, text: str, timeout: float = 60) -> str:
         """Waits for a line with `text` in it and returns that line."""
@@ -123,7 +128,9 @@ class Agent:
         self.send(f"{job.number} run {command.encode().hex()} {stdin.hex() or '-'}")
         return job
 
-    def run(self, command: str, timeout: float = 60, check: bool = True, stdin: bytes = b"") -> Result:
+    def run(
+        self, command: str, timeout: float = 60, check: bool = True, stdin: bytes = b""
+    ) -> Result:
         """Runs `sh -c command`; with `check` a failure of it raises."""
         result = self.spawn(command, stdin).wait(timeout)
         if check and result.rc != 0:

@@ -14,6 +14,7 @@ from pathlib import Path
 from .host import RigError
 
 BLOCK = 4096
+HEAD = 256
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Request:
     """Its place among all that was applied, over all members; exact within one member."""
     applied_length: int = 0
     heads: list[bytes] = field(default_factory=list)
-    """The first 64 bytes of every aligned 4 KiB block that was written."""
+    """The first HEAD bytes of every aligned 4 KiB block that was written."""
     answered: int | None = None
     errno: int | None = None
 
@@ -124,12 +125,14 @@ class History:
             and (request.op == "F" or request.overlaps(start, end or 1 << 63))
         ]
 
-    def changes(self, member: str | None = None, start: int = 0, end: int | None = None) -> list[Request]:
+    def changes(
+        self, member: str | None = None, start: int = 0, end: int | None = None
+    ) -> list[Request]:
         """The requests that changed the medium, in the order in which they did."""
         done = [r for r in self.select(None, member, "WTZ", start, end) if r.order is not None]
         return sorted(done, key=lambda request: request.order or 0)
 
 
 def decode_head(text: str) -> bytes:
-    """A head as the log spells it: `0` stands for all zeroes."""
-    return bytes(64) if text == "0" else bytes.fromhex(text)
+    """A head as the log spells it: without the zeroes at its end; `0` is nothing but zeroes."""
+    return (b"" if text == "0" else bytes.fromhex(text)).ljust(HEAD, b"\0")

@@ -20,7 +20,7 @@ from .host import BUILD, SOURCE, RigError, build, patience
 from .vm import Disk, Vm
 
 MIB = 1 << 20
-CASE = re.compile(r"(ok|not ok) \d+ selftests: ")
+CASE = re.compile(r"(ok|not ok) \d+ selftests: [^:]*: (\S+)")
 
 
 class Outcome(NamedTuple):
@@ -88,6 +88,7 @@ class Run:
         self.nonce = secrets.token_hex(8)
         self.passed = 0
         self.failed = 0
+        self.bad: list[str] = []
         self.last = "nothing"
         append += f" rig.nonce={self.nonce}"
         initramfs = initramfs or build("selftest")
@@ -99,6 +100,8 @@ class Run:
         try:
             self.vm.start().wait_up()
             self._execute()
+            if self.bad:
+                reason += f"; not ok: {' '.join(self.bad)}"
         except RigError as error:
             reason = str(error)
         finally:
@@ -143,3 +146,5 @@ class Run:
             good = case[1] == "ok" and "#" not in line
             self.passed += good
             self.failed += not good
+            if not good:
+                self.bad.append(case[2])

@@ -44,6 +44,7 @@ class Lab:
         `allow` is a pattern of kernel complaints that the run provokes on purpose.
         """
         self.name = name
+        self.model = model
         self.allow = allow
         self.directory = BUILD / "run" / name
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -61,9 +62,7 @@ class Lab:
                 Disk(member, (self.store.socket, f"{controller}/{member}"), model)
                 for member in names
             ]
-            self.vms.append(
-                Vm(controller, self.directory, initramfs, disks, memory, cpus, append)
-            )
+            self.vms.append(Vm(controller, self.directory, initramfs, disks, memory, cpus, append))
 
     def vm(self, number: int) -> Vm:
         """Controller `number`, counted from 1 as the module does."""
@@ -96,7 +95,10 @@ class Lab:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is not None:
             for vm in self.vms:

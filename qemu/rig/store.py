@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .history import History
 from .host import SOURCE, RigError, patience
@@ -32,8 +35,8 @@ THREADS = 32
 def build_plugin() -> Path:
     """Compiles the plugin (a matter of seconds once, of none later)."""
     manifest = SOURCE / "qemu/store/Cargo.toml"
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest]
-    subprocess.run(command, check=True)
+    command = ["cargo", "build", "--release", "--locked", "--quiet"]
+    subprocess.run([*command, "--manifest-path", str(manifest)], check=True)
     target = os.environ.get("CARGO_TARGET_DIR", str(SOURCE / "qemu/store/target"))
     return Path(target) / "release/liblease_store.so"
 
@@ -69,7 +72,10 @@ class Rule:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if not self.store.lost:
             self.release()
@@ -100,22 +106,24 @@ class Store:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(control))
             listener.listen(1)
-            command = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", self.socket]
-            command += ["--threads", str(THREADS), build_plugin()]
+            command = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
+            command += ["--threads", str(THREADS), str(build_plugin())]
             command += [f"dir={self.directory}", f"log={self.log}", f"control={control}"]
             with (self.directory / "nbdkit.log").open("wb") as output:
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
-            # The plugin connects when the exports are served: that is the sign to go on.
-            listener.settimeout(patience(10))
-            try:
-                self.channel, _ = listener.accept()
-            except TimeoutError as error:
+            # The plugin connects when the exports are served: that is the sign to go on. So is
+            # the end of the process.
+            end = os.pidfd_open(self.process.pid)
+            ready, _, _ = select.select([listener.fileno(), end], [], [], patience(10))
+            os.close(end)
+            if listener.fileno() not in ready:
                 self.process.kill()
+                self.process.wait()
                 text = (self.directory / "nbdkit.log").read_text()
-                raise RigError(f"nbdkit does not serve:\n{text}") from error
-        self.channel.settimeout(None)
+                raise RigError(f"nbdkit does not serve:\n{text}")
+            self.channel, _ = listener.accept()
         threading.Thread(target=self._listen, name="store", daemon=True).start()
 
     @property
@@ -137,24 +145,35 @@ class Store:
         """Everything that happened so far."""
         return History(self.log)
 
+    def wait_history(self, condition: Callable[[History], object], timeout: float = 30) -> History:
+        """Waits until the log satisfies `condition`; for what leaves no other trace."""
+        deadline = time.monotonic() + patience(timeout)
+        while not condition(history := self.history()):
+            if time.monotonic() > deadline:
+                raise RigError("the store's log does not show it")
+            time.sleep(0.05)
+        return history
+
     # Faults. `controller` and `member` name whom it concerns, "*" is everybody; `ops` are letters
     # out of R, W, F (flush), T (trim), Z (zero); start..end is a range of bytes; `when` is "before"
     # the request reaches the medium or "after" it, before the answer; `count` limits it to so many
     # requests, 0 does not.
 
-    def hold(self, controller: str, member: str = "*", **match) -> Rule:
+    def hold(self, controller: str, member: str = "*", **match: Any) -> Rule:
         """Requests wait until the rule ends."""
         return self._rule(controller, member, "hold 0", **match)
 
-    def delay(self, controller: str, member: str, ms: int, **match) -> Rule:
+    def delay(self, controller: str, member: str, ms: int, **match: Any) -> Rule:
         """Requests take `ms` milliseconds longer."""
         return self._rule(controller, member, f"delay {ms}", **match)
 
-    def fail(self, controller: str, member: str = "*", error: int = errno.EIO, **match) -> Rule:
+    def fail(
+        self, controller: str, member: str = "*", error: int = errno.EIO, **match: Any
+    ) -> Rule:
         """Requests fail. With when="after" they are done all the same: in doubt for the sender."""
         return self._rule(controller, member, f"fail {error}", **match)
 
-    def tear(self, controller: str, member: str, length: int, **match) -> Rule:
+    def tear(self, controller: str, member: str, length: int, **match: Any) -> Rule:
         """Only the first `length` bytes of a write reach the medium, and it fails."""
         return self._rule(controller, member, f"torn {length}", **match)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,10 +19,12 @@ from .qmp import Qmp
 # Everything a guest is told at boot, whoever starts it.
 #   no_timer_check   an emulated timer on a loaded machine may fail the check and end the boot
 #   oops=panic, panic=-1   a kernel in doubt ends the guest at once (with -no-reboot)
+#   clocksource=hpet, tsc=unstable   on a loaded machine an emulated TSC may be calibrated wrongly
+#                    by a factor; the HPET counts real time (it wraps after 42 s of a stall)
 #   nokaslr          module addresses are the same in every boot
 COMMAND_LINE = (
-    "console=ttyS0 loglevel=5 no_timer_check oops=panic panic=-1 nokaslr mitigations=off "
-    "random.trust_cpu=on rdinit=/init"
+    "console=ttyS0 loglevel=5 no_timer_check clocksource=hpet tsc=unstable oops=panic panic=-1 "
+    "nokaslr mitigations=off random.trust_cpu=on rdinit=/init"
 )
 
 
@@ -173,28 +176,26 @@ class Vm:
 
     def _hang_up(self) -> None:
         # QEMU is gone, so this ends; what the guest said last is still in the socket.
-        try:
+        with contextlib.suppress(OSError):
             while data := self.verdict_channel.recv(4096):
                 self.verdict += data.decode(errors="replace")
-        except OSError:
-            pass
         for channel in self.channels:
-            try:
+            with contextlib.suppress(OSError):
                 channel.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             channel.close()
         self.channels = []
 
     # Commands.
 
-    def run(self, command: str, timeout: float = 60, check: bool = True, stdin: bytes = b"") -> Result:
+    def run(
+        self, command: str, timeout: float = 60, check: bool = True, stdin: bytes = b""
+    ) -> Result:
         """Runs `sh -c command` and waits for its end; with `check` a failure raises."""
         return self.agent.run(command, timeout, check, stdin)
 
-    def sh(self, command: str, timeout: float = 60) -> str:
+    def sh(self, command: str, timeout: float = 60, stdin: bytes = b"") -> str:
         """Runs a command that must succeed and returns its output without the last newline."""
-        return self.run(command, timeout).out.rstrip("\n")
+        return self.run(command, timeout, stdin=stdin).out.rstrip("\n")
 
     def spawn(self, command: str, stdin: bytes = b"") -> Job:
         """Starts a command and does not wait for it."""

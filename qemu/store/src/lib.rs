@@ -87,7 +87,10 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 fn parameter(name: &str) -> Result<String> {
-    lock(&PARAMETERS).get(name).cloned().ok_or_else(|| invalid(format!("{name}= is missing")))
+    lock(&PARAMETERS)
+        .get(name)
+        .cloned()
+        .ok_or_else(|| invalid(format!("{name}= is missing")))
 }
 
 fn array() -> Result<&'static Array> {
@@ -120,7 +123,8 @@ struct Export {
 }
 
 impl Export {
-    /// The life of every request: received, maybe hindered, applied, maybe hindered again, answered.
+    /// The life of every request: received, maybe hindered, applied, maybe hindered again, and
+    /// answered.
     ///
     /// `apply` gets the number of bytes to apply, which only a torn write makes less than `len`,
     /// and returns what the log shall show of the data.
@@ -143,7 +147,9 @@ impl Export {
         };
         self.array.log.received(&request);
         let result = self.perform(&request, apply);
-        self.array.log.answered(&request, result.as_ref().err().copied());
+        self.array
+            .log
+            .answered(&request, result.as_ref().err().copied());
         result.map_err(|errno| Error::new(errno, "by rule or by the medium"))
     }
 
@@ -152,7 +158,10 @@ impl Export {
         request: &Request<'_>,
         apply: impl FnOnce(&File, u32) -> Result<String>,
     ) -> std::result::Result<(), i32> {
-        let fault = self.array.rules.obey(request, Point::Before, &self.array.log)?;
+        let fault = self
+            .array
+            .rules
+            .obey(request, Point::Before, &self.array.log)?;
         let len = match fault {
             Fault::None => request.len,
             Fault::Torn(bytes) => bytes.min(request.len),
@@ -165,7 +174,9 @@ impl Export {
         if matches!(fault, Fault::Torn(_)) {
             return Err(libc::EIO);
         }
-        self.array.rules.obey(request, Point::After, &self.array.log)?;
+        self.array
+            .rules
+            .obey(request, Point::After, &self.array.log)?;
         Ok(())
     }
 }
@@ -180,7 +191,7 @@ fn zeroes(medium: &File, offset: u64, len: u32) -> Result<String> {
 
 impl Server for Export {
     fn name() -> &'static str {
-        "lease_store"
+        "leasestore"
     }
 
     fn thread_model() -> Result<ThreadModel> {
@@ -211,15 +222,18 @@ impl Server for Export {
     fn open(_readonly: bool) -> Result<Box<dyn Server>> {
         let array = array()?;
         let export = nbdkit::export_name().map_err(|e| invalid(e.to_string()))?;
-        let (controller, name) =
-            export.split_once('/').ok_or_else(|| invalid("an export is <controller>/<member>"))?;
+        let (controller, name) = export
+            .split_once('/')
+            .ok_or_else(|| invalid("an export is <controller>/<member>"))?;
         let export = Export {
             array,
             controller: controller.to_owned(),
             name: name.to_owned(),
             member: array.member(name)?,
         };
-        array.log.connection("open", &export.controller, &export.name);
+        array
+            .log
+            .connection("open", &export.controller, &export.name);
         Ok(Box::new(export))
     }
 
@@ -274,18 +288,24 @@ impl Server for Export {
 
     fn trim(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
         let fua = flags.contains(Flags::FUA);
-        self.serve('T', fua, offset, count, |medium, len| zeroes(medium, offset, len))
+        self.serve('T', fua, offset, count, |medium, len| {
+            zeroes(medium, offset, len)
+        })
     }
 
     fn zero(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
         let fua = flags.contains(Flags::FUA);
-        self.serve('Z', fua, offset, count, |medium, len| zeroes(medium, offset, len))
+        self.serve('Z', fua, offset, count, |medium, len| {
+            zeroes(medium, offset, len)
+        })
     }
 }
 
 impl Drop for Export {
     fn drop(&mut self) {
-        self.array.log.connection("close", &self.controller, &self.name);
+        self.array
+            .log
+            .connection("close", &self.controller, &self.name);
     }
 }
 

@@ -10,14 +10,15 @@
 //! | `open <ns> <controller> <member>`, `close ...` | a connection began, ended |
 //! | `recv <id> <ns> <controller> <member> <op> <fua> <offset> <len>` | a request came in |
 //! | `wait <id> <ns> <rule>` | a rule holds or delays it |
-//! | `done <id> <ns> <len> <heads>` | it was applied: the n-th `done` of a member is its n-th change |
+//! | `done <id> <ns> <len> <heads>` | it was applied; a member's `done` lines are in its order |
 //! | `send <id> <ns> <errno>` | the answer left, 0 for success |
 //! | `rule <ns> <text>`, `gone <ns> <text>` | faults changed |
 //!
 //! A request without `send` was never answered; one without `done` never reached the medium.
-//! `op` is R, W, F (flush), T (trim) or Z (zero). `heads` shows the first 64 bytes of every
-//! aligned 4 KiB block of a write in hexadecimal, separated by commas, `0` for all zeroes and `-`
-//! for no such block: enough for a checker to know who wrote it, in which epoch, in which order.
+//! `op` is R, W, F (flush), T (trim) or Z (zero). `heads` shows the first 256 bytes of every
+//! aligned 4 KiB block of a write in hexadecimal without the zeroes at their end, separated by
+//! commas, `0` for all zeroes and `-` for no such block: enough for a checker to know who wrote it,
+//! in which epoch, in which order.
 
 use std::{
     fmt::Write as _,
@@ -40,7 +41,7 @@ use nix::time::{
 use crate::lock;
 
 const BLOCK: usize = 4096;
-const HEAD: usize = 64;
+const HEAD: usize = 256;
 
 /// One request of one controller, while it is in the array.
 pub(crate) struct Request<'a> {
@@ -62,8 +63,7 @@ pub(crate) struct Log {
 /// Nanoseconds of the host's monotonic clock.
 fn now_ns() -> u128 {
     // The monotonic clock exists on every Linux; 0 in a log is plain to see.
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |t| std::time::Duration::from(t).as_nanos())
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| std::time::Duration::from(t).as_nanos())
 }
 
 /// The first bytes of every aligned block in `data`, which is written at `offset`.
@@ -75,11 +75,12 @@ pub(crate) fn heads(data: &[u8], offset: u64) -> String {
             text.push(',');
         }
         let head = &block[..block.len().min(HEAD)];
-        if head.iter().all(|&byte| byte == 0) {
+        let end = head.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        if end == 0 {
             text.push('0');
             continue;
         }
-        for byte in head {
+        for byte in &head[..end] {
             // Writing to a String cannot fail.
             let _ = write!(text, "{byte:02x}");
         }
@@ -117,8 +118,10 @@ impl Log {
 
     pub(crate) fn received(&self, r: &Request<'_>) {
         let fua = u8::from(r.fua);
-        let rest =
-            format!("{} {} {} {fua} {} {}", r.controller, r.member, r.op, r.offset, r.len);
+        let rest = format!(
+            "{} {} {} {fua} {} {}",
+            r.controller, r.member, r.op, r.offset, r.len
+        );
         self.line("recv", &r.id.to_string(), &rest);
     }
 
@@ -133,7 +136,11 @@ impl Log {
     }
 
     pub(crate) fn answered(&self, request: &Request<'_>, errno: Option<i32>) {
-        self.line("send", &request.id.to_string(), &errno.unwrap_or(0).to_string());
+        self.line(
+            "send",
+            &request.id.to_string(),
+            &errno.unwrap_or(0).to_string(),
+        );
     }
 
     pub(crate) fn fault(&self, what: &str, text: &str) {

@@ -7,7 +7,7 @@
 //!
 //! | action | effect |
 //! |---|---|
-//! | hold | wait until the rule is removed; removed by `drop`, the request fails instead of going on |
+//! | hold | wait until the rule is removed; if that is by `drop`, fail instead of going on |
 //! | delay | the same, for at most some milliseconds |
 //! | fail | answer with an errno; at the point after, the change is on the medium all the same |
 //! | torn | put only the first bytes on the medium, then answer EIO |
@@ -36,8 +36,7 @@ use std::{
 };
 
 use crate::{
-    control,
-    lock,
+    control, lock,
     log::{
         Log,
         Request, //
@@ -165,13 +164,21 @@ impl Rules {
 
     /// Lets all matching rules act on `request`. Returns only when it may go on or must fail
     /// (the errno is the error).
-    pub(crate) fn obey(&self, request: &Request<'_>, point: Point, log: &Log) -> Result<Fault, i32> {
+    pub(crate) fn obey(
+        &self,
+        request: &Request<'_>,
+        point: Point,
+        log: &Log,
+    ) -> Result<Fault, i32> {
         let mut fault = Fault::None;
         let mut last = 0;
         let mut state = lock(&self.state);
         loop {
             let rest = (Bound::Excluded(last), Bound::Unbounded);
-            let found = state.rules.range_mut(rest).find(|(_, rule)| rule.matches(request, point));
+            let found = state
+                .rules
+                .range_mut(rest)
+                .find(|(_, rule)| rule.matches(request, point));
             let Some((&id, rule)) = found else {
                 return Ok(fault);
             };

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The module in the guests of a lab: portions, mapped devices, and their status."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from .host import RigError, patience
+from .lab import Lab
+from .vm import Vm
+
+MODULE = "/usr/lib/rig/modules/dm_lease.ko"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status line of one mapped device; fields that the module answers with `-` are None."""
+
+    portion: str
+    member: str
+    role: str
+    epoch: int | None
+    owner: int | None
+    left_ms: int | None
+    heartbeat: int | None
+    permits: str
+    pending: int | None
+    refused: int | None
+    late: int | None
+    members_ok: int | None
+    reason: str
+
+    @classmethod
+    def parse(cls, line: str) -> Status:
+        """Reads `<start> <length> lease <field>...`; fields appended later are ignored."""
+        words = line.split()[3:]
+        if len(words) < 13:
+            raise RigError(f"no status of a lease device: {line}")
+        number = [int(word) if word.isdigit() else None for word in words]
+        return cls(
+            portion=words[0],
+            member=words[1],
+            role=words[2],
+            epoch=number[3],
+            owner=number[4],
+            left_ms=number[5],
+            heartbeat=number[6],
+            permits=words[7],
+            pending=number[8],
+            refused=number[9],
+            late=number[10],
+            members_ok=number[11],
+            reason=words[12],
+        )
+
+
+class Portion:
+    """A portion on some members of a lab, the same on every controller that is brought up."""
+
+    def __init__(self, lab: Lab, name: str, members: list[str]) -> None:
+        self.lab = lab
+        self.name = name
+        self.members = members
+
+    def format(self, vm: Vm, options: str) -> str:
+        """Formats the members; `options` are those of `leasectl format`."""
+        devices = " ".join(f"/dev/lease/{member}" for member in self.members)
+        return vm.sh(f"leasectl format --name {self.name} {options} {devices}")
+
+    def number(self, vm: Vm) -> int:
+        """The controller number of a guest."""
+        return self.lab.vms.index(vm) + 1
+
+    def bring_up(self, vm: Vm, features: str = "") -> None:
+        """Loads the module if need be and maps every member as /dev/mapper/<member>."""
+        vm.sh(f"[ -d /sys/module/dm_lease ] || insmod {MODULE}")
+        for member in self.members:
+            table = vm.sh(f"leasectl table --controller {self.number(vm)} /dev/lease/{member}")
+            vm.sh("dmsetup create " + member, stdin=f"{table} {features}\n".encode())
+
+    def take_down(self, vm: Vm) -> None:
+        """Unmaps every member."""
+        vm.sh("dmsetup remove " + " ".join(self.members))
+
+    def status(self, vm: Vm) -> Status:
+        """The status of the portion on one controller, by its first member."""
+        return Status.parse(vm.sh(f"dmsetup status --noflush {self.members[0]}"))
+
+    def message(self, vm: Vm, text: str) -> None:
+        """Sends a message of the module, such as `handoff 2`; a refusal raises."""
+        vm.sh(f"dmsetup message {self.members[0]} 0 {text}")
+
+    def wait(self, vm: Vm, timeout: float = 30, **wanted: object) -> Status:
+        """Waits until the named fields have the given values: wait(vm, role="owner", epoch=2)."""
+        deadline = time.monotonic() + patience(timeout)
+        while True:
+            status = self.status(vm)
+            if all(getattr(status, field) == value for field, value in wanted.items()):
+                return status
+            if time.monotonic() > deadline:
+                raise RigError(f"{vm.name}: not {wanted}: {status}")
+            time.sleep(0.05)
