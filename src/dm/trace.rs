@@ -49,7 +49,8 @@ macro_rules! trace_events {
         $(#[$attr])*
         #[inline(always)]
         // What is expanded there are the names of this function's arguments.
-        #[allow(clippy::macro_metavars_in_unsafe)]
+        // An event has as many arguments as it records.
+        #[allow(clippy::macro_metavars_in_unsafe, clippy::too_many_arguments)]
         $vis fn $name($($arg: $type),*) {
             #[cfg(CONFIG_TRACEPOINTS)]
             ::kernel::macros::paste! {

@@ -56,6 +56,12 @@ struct Entry {
     tables: u32,
 }
 
+/// What nobody needs any more; it ends when it is dropped, outside of the registry's lock.
+struct Ended {
+    _session: Entry,
+    _heart: Option<(Arc<Heart>, Beating)>,
+}
+
 /// Why a table cannot join a session.
 pub enum JoinError {
     /// Something failed that is not the table's fault.
@@ -237,7 +243,7 @@ impl Registry {
     }
 
     /// Takes back one table's share; returns what nobody needs any more.
-    fn part(&mut self, session: &Arc<Session>) -> Option<(Entry, Option<(Arc<Heart>, Beating)>)> {
+    fn part(&mut self, session: &Arc<Session>) -> Option<Ended> {
         let is_it = |entry: &Entry| Arc::ptr_eq(&entry.session, session);
         let index = self.sessions.iter().position(is_it)?;
         let entry = self.sessions.get_mut(index)?;
@@ -252,14 +258,20 @@ impl Registry {
             .iter()
             .any(|entry| entry.session.controller == slot)
         {
-            return Some((entry, None));
+            return Some(Ended {
+                _session: entry,
+                _heart: None,
+            });
         }
         let heart = self
             .hearts
             .iter()
             .position(|(heart, _)| heart.controller == slot);
         let heart = heart.and_then(|index| self.hearts.remove(index).ok());
-        Some((entry, heart))
+        Some(Ended {
+            _session: entry,
+            _heart: heart,
+        })
     }
 
     fn all(&self) -> KVec<Arc<Session>> {

@@ -20,7 +20,10 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// 128 blocks of every member inside the lease ("slicing by 8", Kounavis & Berry 2005).
 static TABLES: [[u32; 256]; 8] = make_tables();
 
-#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would refuse")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which would refuse"
+)]
 const fn make_tables() -> [[u32; 256]; 8] {
     let mut tables = [[0_u32; 256]; 8];
     let mut byte = 0;
@@ -99,7 +102,10 @@ impl Default for Crc32c {
 }
 
 /// One table look-up; the index is a byte, so it cannot leave the table.
-#[expect(clippy::indexing_slicing, reason = "a byte is a valid index, and so is the mask")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a byte is a valid index, and so is the mask"
+)]
 #[inline(always)]
 fn slice(table: usize, byte: u8) -> u32 {
     TABLES[table & 7][usize::from(byte)]

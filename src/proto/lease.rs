@@ -35,7 +35,10 @@ enum State {
     /// before the deciding write and counts as heartbeat 0 for continuity only.
     Fresh { s0_ns: u64 },
     /// At least one heartbeat succeeded; `previous_ns` is the stamp of the last one.
-    Held { previous_ns: u64, expiry_ns: Option<u64> },
+    Held {
+        previous_ns: u64,
+        expiry_ns: Option<u64>,
+    },
     /// Lost for this epoch, for ever.
     Latched,
 }
@@ -46,7 +49,10 @@ pub enum Verdict {
     /// Continuity holds and there is no lease yet: this was the first heartbeat of the epoch [R5].
     NoLeaseYet,
     /// Continuity holds; the lease now ends at this local time.
-    Extended { expiry_ns: u64 },
+    Extended {
+        /// The new end.
+        expiry_ns: u64,
+    },
     /// Continuity is broken: the lease is latched, no later heartbeat revives it.
     Broken,
 }
@@ -54,12 +60,18 @@ pub enum Verdict {
 impl Lease {
     /// A lease for an epoch won just now, with `s0_ns` the stamp taken before the deciding write.
     pub fn fresh(length_ns: u64, s0_ns: u64) -> Self {
-        Self { length_ns, state: State::Fresh { s0_ns } }
+        Self {
+            length_ns,
+            state: State::Fresh { s0_ns },
+        }
     }
 
     /// A lease that nobody holds and nobody can get: what a secondary has.
     pub fn none(length_ns: u64) -> Self {
-        Self { length_ns, state: State::Latched }
+        Self {
+            length_ns,
+            state: State::Latched,
+        }
     }
 
     /// The local time at which the lease ends; `None` when there is none.
@@ -72,7 +84,8 @@ impl Lease {
 
     /// Whether the lease is valid at `now_ns`. `now == expiry` is invalid [R7].
     pub fn is_valid(&self, now_ns: u64) -> bool {
-        self.expiry_ns().is_some_and(|expiry| is_within(now_ns, expiry, self.length_ns))
+        self.expiry_ns()
+            .is_some_and(|expiry| is_within(now_ns, expiry, self.length_ns))
     }
 
     /// Whether this epoch can never have a lease (again).
@@ -87,16 +100,18 @@ impl Lease {
     pub fn deadline_ns(&self) -> Option<u64> {
         match self.state {
             State::Fresh { s0_ns } => Some(s0_ns.saturating_add(self.length_ns)),
-            State::Held { previous_ns, expiry_ns } => {
-                Some(expiry_ns.unwrap_or_else(|| previous_ns.saturating_add(self.length_ns)))
-            }
+            State::Held {
+                previous_ns,
+                expiry_ns,
+            } => Some(expiry_ns.unwrap_or_else(|| previous_ns.saturating_add(self.length_ns))),
             State::Latched => None,
         }
     }
 
     /// Whether continuity has already been lost at `now_ns`, without any heartbeat to judge [R9].
     pub fn has_lapsed(&self, now_ns: u64) -> bool {
-        self.deadline_ns().is_some_and(|deadline| !is_within(now_ns, deadline, self.length_ns))
+        self.deadline_ns()
+            .is_some_and(|deadline| !is_within(now_ns, deadline, self.length_ns))
     }
 
     /// Judges the success of the heartbeat stamped `stamp_ns`, at `now_ns`: a clock value taken
@@ -114,11 +129,17 @@ impl Lease {
                 if !is_within(now_ns, expiry_ns, self.length_ns) {
                     return self.broken();
                 }
-                self.state = State::Held { previous_ns: stamp_ns, expiry_ns: Some(expiry_ns) };
+                self.state = State::Held {
+                    previous_ns: stamp_ns,
+                    expiry_ns: Some(expiry_ns),
+                };
                 Verdict::Extended { expiry_ns }
             }
             State::Fresh { .. } => {
-                self.state = State::Held { previous_ns: stamp_ns, expiry_ns: None };
+                self.state = State::Held {
+                    previous_ns: stamp_ns,
+                    expiry_ns: None,
+                };
                 Verdict::NoLeaseYet
             }
             State::Latched => Verdict::Broken,
@@ -155,7 +176,10 @@ mod tests {
     fn owner(s1: u64, s2: u64) -> Lease {
         let mut lease = Lease::fresh(L, s1 - 10);
         assert_eq!(lease.judge(s1, s1 + 5), Verdict::NoLeaseYet);
-        assert_eq!(lease.judge(s2, s2 + 5), Verdict::Extended { expiry_ns: s1 + L });
+        assert_eq!(
+            lease.judge(s2, s2 + 5),
+            Verdict::Extended { expiry_ns: s1 + L }
+        );
         lease
     }
 
@@ -163,7 +187,10 @@ mod tests {
     fn r4_expiry_is_the_previous_stamp_plus_the_lease_time() {
         let mut lease = owner(10_000, 10_100);
         assert_eq!(lease.expiry_ns(), Some(11_000));
-        assert_eq!(lease.judge(10_200, 10_900), Verdict::Extended { expiry_ns: 11_100 });
+        assert_eq!(
+            lease.judge(10_200, 10_900),
+            Verdict::Extended { expiry_ns: 11_100 }
+        );
     }
 
     #[test]

@@ -36,7 +36,9 @@ struct Seen {
 impl Observer {
     /// An observer that has seen nothing.
     pub const fn new() -> Self {
-        Self { seen: [None; MAX_MEMBERS as usize] }
+        Self {
+            seen: [None; MAX_MEMBERS as usize],
+        }
     }
 
     /// Forgets all timers: the epoch changed, or the evidence was disproved.
@@ -51,12 +53,18 @@ impl Observer {
     /// Returns whether an earlier value on this member was replaced by another one. The first
     /// observation starts a timer as well, but tells nothing about life.
     pub fn saw(&mut self, member: u8, value: Option<u64>, completed_ns: u64) -> bool {
-        let Some(seen) = self.seen.get_mut(usize::from(member)) else { return false };
+        let Some(seen) = self.seen.get_mut(usize::from(member)) else {
+            return false;
+        };
         match seen {
-            Some(old) if value.map_or(true, |value| old.value == value) => false,
+            Some(old) if value.is_none_or(|value| old.value == value) => false,
             _ => {
                 let value = value.unwrap_or(0);
-                seen.replace(Seen { value, since_ns: completed_ns }).is_some()
+                seen.replace(Seen {
+                    value,
+                    since_ns: completed_ns,
+                })
+                .is_some()
             }
         }
     }

@@ -32,11 +32,19 @@ pub struct Promise {
 
 impl Promise {
     /// Nothing promised in this instance.
-    pub const NONE: Self = Self { mbal: Ballot::NONE, bal: Ballot::NONE, val: None };
+    pub const NONE: Self = Self {
+        mbal: Ballot::NONE,
+        bal: Ballot::NONE,
+        val: None,
+    };
 
     /// The promise that a record carries.
     pub fn of(record: &BallotRecord) -> Self {
-        Self { mbal: record.mbal, bal: record.bal, val: record.val }
+        Self {
+            mbal: record.mbal,
+            bal: record.bal,
+            val: record.val,
+        }
     }
 
     /// Whether nothing was promised.
@@ -66,7 +74,12 @@ pub struct Seen {
 impl Seen {
     /// What is known before anything was read, when `decided` is the own knowledge.
     pub fn new(decided: Decided) -> Self {
-        Self { decided, highest: Ballot::NONE, foreign: Ballot::NONE, accepted: None }
+        Self {
+            decided,
+            highest: Ballot::NONE,
+            foreign: Ballot::NONE,
+            accepted: None,
+        }
     }
 
     /// Learns of a decision; a later one makes all that was seen of ballots obsolete.
@@ -88,7 +101,7 @@ impl Seen {
         }
         if let Some(value) = record.val {
             let higher = |&(bal, _): &(Ballot, Value)| record.bal > bal;
-            if self.accepted.as_ref().map_or(true, higher) {
+            if self.accepted.as_ref().is_none_or(higher) {
                 self.accepted = Some((record.bal, value));
             }
         }
@@ -109,9 +122,17 @@ impl Seen {
 /// The lowest ballot of this incarnation that is higher than all in `above`; `None` when the
 /// numbers are used up (a register that says so is damaged: nobody counts to 2^64).
 pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot> {
-    let same_round = Ballot { round: above.round, slot, inc };
+    let same_round = Ballot {
+        round: above.round,
+        slot,
+        inc,
+    };
     if above != Ballot::NONE && same_round > above {
         return Some(same_round);
     }
-    Some(Ballot { round: above.round.checked_add(1)?, slot, inc })
+    Some(Ballot {
+        round: above.round.checked_add(1)?,
+        slot,
+        inc,
+    })
 }

@@ -78,9 +78,9 @@ impl Count {
     fn pack(self) -> u64 {
         let waiters = if self.waiters { WAITERS } else { 0 };
         waiters
-            | (u64::from(self.peak) & FIELD) << PEAK_SHIFT
-            | (u64::from(self.limit) & FIELD) << LIMIT_SHIFT
-            | u64::from(self.open) & FIELD
+            | ((u64::from(self.peak) & FIELD) << PEAK_SHIFT)
+            | ((u64::from(self.limit) & FIELD) << LIMIT_SHIFT)
+            | (u64::from(self.open) & FIELD)
     }
 }
 

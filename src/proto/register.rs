@@ -101,19 +101,32 @@ impl OwnRegister {
 
     /// Begins a write of image number `image`, if the register is ready for one.
     pub fn begin(&mut self, image: u32) -> Option<Write> {
-        let State::Ready { target } = self.state else { return None };
+        let State::Ready { target } = self.state else {
+            return None;
+        };
         self.seq = self.seq.checked_add(1)?;
         self.state = State::Writing { target, image };
-        Some(Write { side: target, seq: self.seq })
+        Some(Write {
+            side: target,
+            seq: self.seq,
+        })
     }
 
     /// The write in flight succeeded.
     pub fn succeeded(&mut self) {
-        let State::Writing { target, image } = self.state else { return };
-        self.copies = if image == self.image { self.copies.saturating_add(1).min(2) } else { 1 };
+        let State::Writing { target, image } = self.state else {
+            return;
+        };
+        self.copies = if image == self.image {
+            self.copies.saturating_add(1).min(2)
+        } else {
+            1
+        };
         self.image = image;
         self.written = true;
-        self.state = State::Ready { target: target.other() };
+        self.state = State::Ready {
+            target: target.other(),
+        };
     }
 
     /// The write in flight failed: what is on the member is in doubt, and a late copy of the
@@ -188,10 +201,22 @@ mod tests {
     #[test]
     fn r41_the_sequence_continues_and_the_newest_block_is_spared() {
         let mut register = ready(Some((Side::B, 41)));
-        assert_eq!(register.begin(1), Some(Write { side: Side::A, seq: 42 }));
+        assert_eq!(
+            register.begin(1),
+            Some(Write {
+                side: Side::A,
+                seq: 42
+            })
+        );
         assert_eq!(register.begin(1), None, "one write in flight");
         register.succeeded();
-        assert_eq!(register.begin(1), Some(Write { side: Side::B, seq: 43 }));
+        assert_eq!(
+            register.begin(1),
+            Some(Write {
+                side: Side::B,
+                seq: 43
+            })
+        );
     }
 
     #[test]
@@ -204,7 +229,13 @@ mod tests {
         assert_eq!(register.begin(1), None);
         // The failed write tore block B: A is still the newest valid one.
         register.learned(Some((Side::A, 1)));
-        assert_eq!(register.begin(1), Some(Write { side: Side::B, seq: 3 }));
+        assert_eq!(
+            register.begin(1),
+            Some(Write {
+                side: Side::B,
+                seq: 3
+            })
+        );
     }
 
     #[test]

@@ -19,9 +19,13 @@ impl Controller {
         for (member, state) in same.members.iter_mut().enumerate() {
             let before = self.members.get(member);
             state.ballot = state.ballot.with_image(self.image);
-            state.ballot = state.ballot.with_seq(|number| seq(Register::Ballot, number));
+            state.ballot = state
+                .ballot
+                .with_seq(|number| seq(Register::Ballot, number));
             state.heartbeat = state.heartbeat.with_image(self.rounds);
-            state.heartbeat = state.heartbeat.with_seq(|number| seq(Register::Heartbeat, number));
+            state.heartbeat = state
+                .heartbeat
+                .with_seq(|number| seq(Register::Heartbeat, number));
             state.ballot_round = before.map_or(0, |before| short(before.ballot_round));
             state.heartbeat_round = before.map_or(0, |before| short(before.heartbeat_round));
             if let Some(tag) = state.read.as_mut() {

@@ -14,11 +14,23 @@ pub enum Command {
     Claim,
     /// Close the gate, drain, and publish that the epoch is over; to `successor` if one is named.
     /// Fails when permits are still open at `deadline_ns` of the local clock.
-    Release { successor: Option<Slot>, deadline_ns: u64 },
+    Release {
+        /// Who may claim at once; `None`: anybody.
+        successor: Option<Slot>,
+        /// Until when permits may come back.
+        deadline_ns: u64,
+    },
     /// Latch now; needs no disk.
     Fence(Reason),
     /// Take the operator's word that the owner is dead.
-    ConfirmDead { owner: Slot, epoch: u64, force: bool },
+    ConfirmDead {
+        /// The owner.
+        owner: Slot,
+        /// Its epoch.
+        epoch: u64,
+        /// Even though it was heard lately.
+        force: bool,
+    },
     /// The session is about to end or to sleep, for this reason: release, if there is something to
     /// release, and do not claim any more before [`Command::Stay`].
     Leave {
@@ -46,23 +58,27 @@ impl Controller {
     /// # Errors
     ///
     /// Why nothing was begun.
-    pub fn handle_command(
-        &mut self,
-        command: Command,
-        now_ns: u64,
-    ) -> Result<Outcome, Reason> {
+    pub fn handle_command(&mut self, command: Command, now_ns: u64) -> Result<Outcome, Reason> {
         self.check_lapse(now_ns);
         match command {
             Command::Claim => self.claim(now_ns),
-            Command::Release { successor, deadline_ns } => {
+            Command::Release {
+                successor,
+                deadline_ns,
+            } => {
                 let reason = successor.map_or(Reason::Released, |_| Reason::Handoff);
                 self.release(successor, reason, deadline_ns, now_ns)
             }
             Command::Fence(reason) => Ok(self.fence(reason, now_ns)),
-            Command::ConfirmDead { owner, epoch, force } => {
-                self.confirm_dead(owner, epoch, force, now_ns)
-            }
-            Command::Leave { reason, deadline_ns } => {
+            Command::ConfirmDead {
+                owner,
+                epoch,
+                force,
+            } => self.confirm_dead(owner, epoch, force, now_ns),
+            Command::Leave {
+                reason,
+                deadline_ns,
+            } => {
                 self.leaving = true;
                 if matches!(self.phase, Phase::Claiming { .. }) {
                     self.abandon_claim(now_ns);
@@ -107,7 +123,11 @@ impl Controller {
         match self.phase {
             Phase::Owner if successor == Some(self.setup.slot) => Ok(Outcome::Done),
             Phase::Owner if self.lease.is_valid(now_ns) => {
-                self.phase = Phase::Draining { successor, reason, deadline_ns };
+                self.phase = Phase::Draining {
+                    successor,
+                    reason,
+                    deadline_ns,
+                };
                 self.pending = Some(Pending::Drain);
                 self.queue_limit();
                 Ok(Outcome::Pending)
@@ -155,7 +175,7 @@ impl Controller {
         }
         let quiet_ns = self.setup.timing.lease_elsewhere_ns();
         let last_ns = self.owner.last_change_ns();
-        let alive = last_ns.map_or(true, |at| now_ns.saturating_sub(at) < quiet_ns);
+        let alive = last_ns.is_none_or(|at| now_ns.saturating_sub(at) < quiet_ns);
         if alive && !force {
             return Err(Reason::OwnerAlive);
         }

@@ -20,7 +20,9 @@ impl Controller {
         self.note_health(member, ok);
         let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
         let image = self.image;
-        let Some(state) = self.member_mut(member) else { return };
+        let Some(state) = self.member_mut(member) else {
+            return;
+        };
         let own = state.register(register);
         match ok {
             true => own.succeeded(),
@@ -32,7 +34,9 @@ impl Controller {
             Register::Ballot => state.ballot_round,
             Register::Heartbeat => state.heartbeat_round,
         };
-        let Some(round) = self.round.as_mut() else { return };
+        let Some(round) = self.round.as_mut() else {
+            return;
+        };
         let belongs = round.number == number && round.stage == Stage::Writing;
         match (round.kind, register) {
             (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, ok),
@@ -49,7 +53,9 @@ impl Controller {
     pub fn handle_read<M: Mailboxes>(&mut self, member: u8, boxes: Option<&M>, now_ns: u64) {
         self.check_time(now_ns);
         self.note_health(member, boxes.is_some());
-        let Some(tag) = self.member_mut(member).and_then(|state| state.read.take()) else { return };
+        let Some(tag) = self.member_mut(member).and_then(|state| state.read.take()) else {
+            return;
+        };
         if let Some(boxes) = boxes {
             self.learn_own_registers(member, tag, boxes);
             self.absorb(member, tag, boxes, now_ns);
@@ -151,8 +157,18 @@ impl Controller {
         match kind {
             Kind::Heartbeat => {
                 // The image of the ballots follows along; only the heartbeat counts for the round.
-                let ballot = if stale_ballot { self.give_ballot(member, number) } else { None };
-                ballot.or_else(|| if wanted { self.give_heartbeat(member, number) } else { None })
+                let ballot = if stale_ballot {
+                    self.give_ballot(member, number)
+                } else {
+                    None
+                };
+                ballot.or_else(|| {
+                    if wanted {
+                        self.give_heartbeat(member, number)
+                    } else {
+                        None
+                    }
+                })
             }
             Kind::Ballot if wanted => self.give_ballot(member, number),
             Kind::Ballot | Kind::Look => None,
@@ -165,7 +181,11 @@ impl Controller {
         let Write { side, seq } = state.ballot.begin(image)?;
         state.ballot_round = number;
         self.mark_given(member, Kind::Ballot);
-        Some(Action::WriteBallot { member, side, record: self.ballot_record(seq) })
+        Some(Action::WriteBallot {
+            member,
+            side,
+            record: self.ballot_record(seq),
+        })
     }
 
     fn give_heartbeat(&mut self, member: u8, number: u32) -> Option<Action> {
@@ -174,8 +194,16 @@ impl Controller {
         state.heartbeat_round = number;
         self.mark_given(member, Kind::Heartbeat);
         let record = self.heartbeat_record(seq);
-        let fua = matches!(record.role, RecordRole::Lapsed | RecordRole::Released { .. });
-        Some(Action::WriteHeartbeat { member, side, fua, record })
+        let fua = matches!(
+            record.role,
+            RecordRole::Lapsed | RecordRole::Released { .. }
+        );
+        Some(Action::WriteHeartbeat {
+            member,
+            side,
+            fua,
+            record,
+        })
     }
 
     fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<Action> {
@@ -235,14 +263,20 @@ impl Controller {
 
     fn learn_own_registers<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M) {
         let slot = self.setup.slot;
-        let Some(state) = self.member_mut(member) else { return };
+        let Some(state) = self.member_mut(member) else {
+            return;
+        };
         if tag.ballot_unknown {
             let found = boxes.ballot(slot);
-            state.ballot.learned(newest_seq(&found, |record| record.seq));
+            state
+                .ballot
+                .learned(newest_seq(&found, |record| record.seq));
         }
         if tag.heartbeat_unknown {
             let found = boxes.heartbeat(slot);
-            state.heartbeat.learned(newest_seq(&found, |record| record.seq));
+            state
+                .heartbeat
+                .learned(newest_seq(&found, |record| record.seq));
         }
     }
 
@@ -251,7 +285,11 @@ impl Controller {
         let mut best = self.decided;
         for slot in Slot::all_in(self.setup.slots) {
             let ballot = boxes.ballot(slot).reading.valid().map(|record| record.dec);
-            let mark = boxes.heartbeat(slot).reading.valid().map(|record| record.dec);
+            let mark = boxes
+                .heartbeat(slot)
+                .reading
+                .valid()
+                .map(|record| record.dec);
             for decided in [ballot, mark].into_iter().flatten() {
                 if decided.epoch > best.epoch {
                     best = decided;
@@ -270,8 +308,16 @@ impl Controller {
     /// first own write shows the former incarnation, and rightly so.
     fn check_own_slot<M: Mailboxes>(&mut self, tag: ReadTag, boxes: &M, now_ns: u64) {
         let (slot, inc) = (self.setup.slot, self.setup.inc);
-        let ballot = boxes.ballot(slot).reading.valid().is_some_and(|record| record.inc != inc);
-        let beat = boxes.heartbeat(slot).reading.valid().is_some_and(|record| record.inc != inc);
+        let ballot = boxes
+            .ballot(slot)
+            .reading
+            .valid()
+            .is_some_and(|record| record.inc != inc);
+        let beat = boxes
+            .heartbeat(slot)
+            .reading
+            .valid()
+            .is_some_and(|record| record.inc != inc);
         let foreign = ballot && tag.ballot_written || beat && tag.heartbeat_written;
         if foreign && self.phase != Phase::Failed {
             self.latch(Reason::ForeignIncarnation, now_ns);
@@ -289,10 +335,14 @@ impl Controller {
                 }
             }
         }
-        let Some(value) = self.owner_value(member, boxes) else { return };
+        let Some(value) = self.owner_value(member, boxes) else {
+            return;
+        };
         let changed = self.owner.saw(member, value, now_ns);
         // Who claims epoch 1 has nobody to respect but the ballots themselves.
-        let Some(owner) = self.decided.value else { return };
+        let Some(owner) = self.decided.value else {
+            return;
+        };
         if changed && matches!(self.evidence, Some(Evidence::Silence | Evidence::Confirmed)) {
             self.owner_lives(now_ns);
         }
@@ -303,7 +353,9 @@ impl Controller {
 
     /// Whether the owner of D published that it is over, and this controller may follow at once.
     fn released_to_us<M: Mailboxes>(&self, owner: Value, boxes: &M) -> bool {
-        let Some(record) = boxes.heartbeat(owner.slot).reading.valid() else { return false };
+        let Some(record) = boxes.heartbeat(owner.slot).reading.valid() else {
+            return false;
+        };
         let speaks = record.inc == owner.inc && record.dec.epoch == self.decided.epoch;
         let named = match record.role {
             RecordRole::Released { successor } => {
@@ -352,7 +404,9 @@ impl Controller {
 
     /// Adds a member's mailboxes to the round they were read for.
     fn fold<M: Mailboxes>(&mut self, member: u8, boxes: &M) {
-        let Some(mut round) = self.round.take() else { return };
+        let Some(mut round) = self.round.take() else {
+            return;
+        };
         let own = self.setup.slot;
         let mut blank = true;
         for slot in Slot::all_in(self.setup.slots) {
@@ -365,7 +419,9 @@ impl Controller {
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);
             }
-            let (Some(ballot), Some(_)) = (ballot, beat) else { continue };
+            let (Some(ballot), Some(_)) = (ballot, beat) else {
+                continue;
+            };
             round.informed(slot, member);
             if slot == own {
                 round.own_slot(member, ballot.as_ref());

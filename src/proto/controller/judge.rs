@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a complete, or a failed, round leads to.
 
-use super::{Controller, Evidence, Phase, Pending, Proposal, Queued};
+use super::{Controller, Evidence, Pending, Phase, Proposal, Queued};
 use crate::proto::lease::{Lease, Verdict};
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::{next_ballot, Promise};
@@ -19,7 +19,9 @@ impl Controller {
             Phase::Joining => self.judge_listening(round),
             Phase::Announcing => self.judge_announcement(now_ns),
             Phase::Secondary => self.judge_watch(round),
-            Phase::Claiming { ballot, proposal, .. } => match proposal {
+            Phase::Claiming {
+                ballot, proposal, ..
+            } => match proposal {
                 None => self.judge_phase_1(round, ballot, now_ns),
                 Some(proposal) => self.judge_phase_2(round, ballot, proposal, now_ns),
             },
@@ -43,15 +45,24 @@ impl Controller {
     fn judge_listening(&mut self, round: &Round) {
         let majority = self.majority();
         // The first complete round tells whether this is a portion that nobody ever touched.
-        let virgin = *self.virgin.get_or_insert(is_majority(round.blank, majority));
+        let virgin = *self
+            .virgin
+            .get_or_insert(is_majority(round.blank, majority));
         let listen_ns = self.setup.timing.join_listen_ns();
-        if !self.own_slot.is_silent(round.confirmed, round.issued_ns, listen_ns, majority) {
+        if !self
+            .own_slot
+            .is_silent(round.confirmed, round.issued_ns, listen_ns, majority)
+        {
             return;
         }
         self.decided = round.seen.decided;
         self.highest = round.seen.highest;
         let (decided, promise) = round.own_promise;
-        self.promise = if decided.epoch == self.decided.epoch { promise } else { Promise::NONE };
+        self.promise = if decided.epoch == self.decided.epoch {
+            promise
+        } else {
+            Promise::NONE
+        };
         let untouched = self.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
         self.virgin = Some(virgin && untouched);
         self.changed_image();
@@ -80,8 +91,9 @@ impl Controller {
             self.answer(Ok(()));
         }
         let (silence_ns, majority) = (self.silence_ns(), self.majority());
-        let silent =
-            self.owner.is_silent(round.confirmed, round.issued_ns, silence_ns, majority);
+        let silent = self
+            .owner
+            .is_silent(round.confirmed, round.issued_ns, silence_ns, majority);
         if silent && self.evidence.is_none() {
             self.evidence = Some(Evidence::Silence);
         }
@@ -97,7 +109,10 @@ impl Controller {
         self.promise.val = Some(value);
         self.changed_image();
         if let Phase::Claiming { proposal, .. } = &mut self.phase {
-            *proposal = Some(Proposal { value, s0_ns: now_ns });
+            *proposal = Some(Proposal {
+                value,
+                s0_ns: now_ns,
+            });
         }
         self.begin_round(Kind::Ballot, now_ns);
     }
@@ -107,8 +122,13 @@ impl Controller {
         if round.seen.highest > ballot {
             return self.outbid(now_ns);
         }
-        let Some(epoch) = self.decided.epoch.checked_add(1) else { return };
-        self.decided = Decided { epoch, value: Some(proposal.value) };
+        let Some(epoch) = self.decided.epoch.checked_add(1) else {
+            return;
+        };
+        self.decided = Decided {
+            epoch,
+            value: Some(proposal.value),
+        };
         self.promise = Promise::NONE;
         self.hb = 0;
         self.forget_epoch();
@@ -142,8 +162,14 @@ impl Controller {
             // The first heartbeats of an epoch are back to back.
             Verdict::NoLeaseYet => self.due = true,
             Verdict::Extended { expiry_ns } => self.queue.push(match before {
-                None => Queued::OpenEpoch { epoch: self.decided.epoch, expiry_ns },
-                Some(from_ns) => Queued::Extend { from_ns, to_ns: expiry_ns },
+                None => Queued::OpenEpoch {
+                    epoch: self.decided.epoch,
+                    expiry_ns,
+                },
+                Some(from_ns) => Queued::Extend {
+                    from_ns,
+                    to_ns: expiry_ns,
+                },
             }),
         }
         self.queue.push(Queued::Heartbeat {
@@ -171,15 +197,21 @@ impl Controller {
 
     /// Begins a claim if there is evidence and nothing stands against it.
     pub(super) fn try_claim(&mut self, now_ns: u64) {
-        if !self.claim_at_ns().is_some_and(|at| at <= now_ns) {
+        if self.claim_at_ns().is_none_or(|at| at > now_ns) {
             return;
         }
         let above = self.highest.max(self.promise.mbal);
-        let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else { return };
+        let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else {
+            return;
+        };
         self.promise.mbal = ballot;
         self.changed_image();
         let deadline_ns = now_ns.saturating_add(self.setup.timing.window_ns);
-        self.phase = Phase::Claiming { ballot, proposal: None, deadline_ns };
+        self.phase = Phase::Claiming {
+            ballot,
+            proposal: None,
+            deadline_ns,
+        };
         self.begin_round(Kind::Ballot, now_ns);
     }
 
@@ -193,7 +225,10 @@ impl Controller {
     }
 
     pub(super) fn wants_claim(&self) -> bool {
-        (self.claim_auto || self.claim_requested) && self.blocked.is_none() && !self.stale && !self.leaving
+        (self.claim_auto || self.claim_requested)
+            && self.blocked.is_none()
+            && !self.stale
+            && !self.leaving
     }
 
     /// The owner showed a heartbeat after all: the evidence was wrong [R29].
@@ -224,7 +259,10 @@ impl Controller {
     /// go on in step would outbid each other for ever.
     pub(super) fn back_off(&mut self, now_ns: u64) {
         self.attempts = self.attempts.saturating_add(1).min(BACKOFF_MAX_SHIFT);
-        self.wait_below(self.last_round_ns.saturating_mul(1 << self.attempts), now_ns);
+        self.wait_below(
+            self.last_round_ns.saturating_mul(1 << self.attempts),
+            now_ns,
+        );
     }
 
     fn wait_below(&mut self, bound_ns: u64, now_ns: u64) {
@@ -233,12 +271,7 @@ impl Controller {
     }
 
     /// The gate is closed and empty: end the epoch and say so [R34].
-    pub(super) fn finish_release(
-        &mut self,
-        successor: Option<Slot>,
-        reason: Reason,
-        now_ns: u64,
-    ) {
+    pub(super) fn finish_release(&mut self, successor: Option<Slot>, reason: Reason, now_ns: u64) {
         let pending = self.pending.take();
         self.latch(reason, now_ns);
         self.role = RecordRole::Released { successor };

@@ -81,22 +81,53 @@ pub struct Setup {
 }
 
 /// What the caller has to do, in this order.
+// A record is large and moved once, from here to the block that is written; a box would allocate.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Give the gate its first lease of this epoch.
-    OpenEpoch { epoch: u64, expiry_ns: u64 },
+    OpenEpoch {
+        /// The epoch.
+        epoch: u64,
+        /// When the lease ends.
+        expiry_ns: u64,
+    },
     /// Move the end of the lease; if the gate was latched meanwhile, [`Controller::handle_lapse`].
-    Extend { from_ns: u64, to_ns: u64 },
+    Extend {
+        /// The end so far.
+        from_ns: u64,
+        /// The new end.
+        to_ns: u64,
+    },
     /// Latch the gate, now: what waits at it fails.
     Latch,
     /// Set the limit of the gate; 0 closes it.
     SetLimit(u32),
     /// Write a block of the ballot register, with FUA.
-    WriteBallot { member: u8, side: Side, record: BallotRecord },
+    WriteBallot {
+        /// On which member.
+        member: u8,
+        /// Which block.
+        side: Side,
+        /// What.
+        record: BallotRecord,
+    },
     /// Write a block of the heartbeat register; `fua` when it publishes the end of an epoch.
-    WriteHeartbeat { member: u8, side: Side, fua: bool, record: HeartbeatRecord },
+    WriteHeartbeat {
+        /// On which member.
+        member: u8,
+        /// Which block.
+        side: Side,
+        /// Whether it must be durable on completion.
+        fua: bool,
+        /// What.
+        record: HeartbeatRecord,
+    },
     /// Read the mailboxes of all slots.
-    Read { member: u8 },
+    Read {
+        /// Of which member.
+        member: u8,
+    },
     /// The role or the epoch changed: tell the user, in one line and one event [R47].
     Transition(Transition),
     /// A heartbeat was judged a success: for tracing.
@@ -142,11 +173,19 @@ enum Phase {
     /// Watches.
     Secondary,
     /// Phase 1 (`value` is `None`) or phase 2 of a ballot.
-    Claiming { ballot: Ballot, proposal: Option<Proposal>, deadline_ns: u64 },
+    Claiming {
+        ballot: Ballot,
+        proposal: Option<Proposal>,
+        deadline_ns: u64,
+    },
     /// Owns the epoch; whether there is a lease says [`Lease`].
     Owner,
     /// Owns the epoch with the gate closed, until the last permit came back.
-    Draining { successor: Option<Slot>, reason: Reason, deadline_ns: u64 },
+    Draining {
+        successor: Option<Slot>,
+        reason: Reason,
+        deadline_ns: u64,
+    },
     /// Somebody else uses this controller's number [R36].
     Failed,
 }
@@ -284,11 +323,22 @@ struct Queue {
 /// What [`Queue`] holds: an [`Action`] that carries no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Queued {
-    OpenEpoch { epoch: u64, expiry_ns: u64 },
-    Extend { from_ns: u64, to_ns: u64 },
+    OpenEpoch {
+        epoch: u64,
+        expiry_ns: u64,
+    },
+    Extend {
+        from_ns: u64,
+        to_ns: u64,
+    },
     Latch,
     SetLimit(u32),
-    Heartbeat { hb: u64, stamp_ns: u64, judged_ns: u64, expiry_ns: Option<u64> },
+    Heartbeat {
+        hb: u64,
+        stamp_ns: u64,
+        judged_ns: u64,
+        expiry_ns: Option<u64>,
+    },
     Answer(Result<(), Reason>),
 }
 
@@ -401,7 +451,10 @@ impl Controller {
 
     /// The gate is closed and every permit has come back.
     pub fn handle_drained(&mut self, now_ns: u64) {
-        if let Phase::Draining { successor, reason, .. } = self.phase {
+        if let Phase::Draining {
+            successor, reason, ..
+        } = self.phase
+        {
             self.finish_release(successor, reason, now_ns);
         }
     }
@@ -424,8 +477,15 @@ impl Controller {
             }
             _ => None,
         };
-        let look = if self.round.is_none() { self.look_ns() } else { None };
-        [deadline, self.lease.deadline_ns(), look, self.claim_at_ns()].into_iter().flatten().min()
+        let look = if self.round.is_none() {
+            self.look_ns()
+        } else {
+            None
+        };
+        [deadline, self.lease.deadline_ns(), look, self.claim_at_ns()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do; see the order of calls at the top.
@@ -540,14 +600,19 @@ impl Controller {
     }
 
     fn me(&self) -> Value {
-        Value { slot: self.setup.slot, inc: self.setup.inc }
+        Value {
+            slot: self.setup.slot,
+            inc: self.setup.inc,
+        }
     }
 
     /// How long an ordinary round may take, with a write that is reported as lost.
     fn patience_ns(&self) -> u64 {
         let timing = &self.setup.timing;
         let lost_ns = self.setup.period_ns.max(timing.error_report_ns);
-        lost_ns.saturating_add(timing.write_ns).saturating_add(timing.read_ns)
+        lost_ns
+            .saturating_add(timing.write_ns)
+            .saturating_add(timing.read_ns)
     }
 
     fn is_mine(&self) -> bool {
@@ -615,7 +680,10 @@ impl Controller {
     /// A term of another controller begins, or was found: what is open now may be stale when it
     /// ends [R31]. Consecutive terms of one controller are exempt.
     fn note_term(&mut self) {
-        let foreign = self.decided.value.is_some_and(|value| value.slot != self.setup.slot);
+        let foreign = self
+            .decided
+            .value
+            .is_some_and(|value| value.slot != self.setup.slot);
         self.stale |= foreign && self.guarded;
     }
 
@@ -677,7 +745,9 @@ impl Controller {
     fn look_ns(&self) -> Option<u64> {
         let timing = &self.setup.timing;
         let ripe = match self.phase {
-            Phase::Joining => self.own_slot.ripe_ns(timing.join_listen_ns(), self.majority()),
+            Phase::Joining => self
+                .own_slot
+                .ripe_ns(timing.join_listen_ns(), self.majority()),
             Phase::Secondary if self.evidence.is_none() && self.wants_claim() => {
                 self.owner.ripe_ns(self.silence_ns(), self.majority())
             }
@@ -755,9 +825,17 @@ impl From<Queued> for Action {
             Queued::Extend { from_ns, to_ns } => Action::Extend { from_ns, to_ns },
             Queued::Latch => Action::Latch,
             Queued::SetLimit(limit) => Action::SetLimit(limit),
-            Queued::Heartbeat { hb, stamp_ns, judged_ns, expiry_ns } => {
-                Action::Heartbeat(Heartbeat { hb, stamp_ns, judged_ns, expiry_ns })
-            }
+            Queued::Heartbeat {
+                hb,
+                stamp_ns,
+                judged_ns,
+                expiry_ns,
+            } => Action::Heartbeat(Heartbeat {
+                hb,
+                stamp_ns,
+                judged_ns,
+                expiry_ns,
+            }),
             Queued::Answer(answer) => Action::Answer(answer),
         }
     }
