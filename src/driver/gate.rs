@@ -187,6 +187,8 @@ impl PortionGate {
     ) -> MapOutcome<'ti> {
         // A polled write would keep its permit until its submitter cares to poll.
         bio.clear_polled();
+        // Read before the permit is taken: what was held up in between counts for the older epoch.
+        let epoch = self.gate.epoch();
         let admission = match rules.read_only {
             true => Admission::Refused {
                 lapsed: false,
@@ -194,7 +196,6 @@ impl PortionGate {
             },
             false => self.gate.enter(boottime_ns),
         };
-        let epoch = self.gate.epoch();
         let extent = Extent {
             dev: dev.devt().as_raw(),
             sectors: bio.sectors(),
@@ -235,15 +236,16 @@ impl PortionGate {
             true => self.gate.acknowledge(per_bio.epoch, boottime_ns),
             false => Ok(()),
         };
-        let outcome = match verdict {
-            Ok(()) => bio.done(status),
-            Err(Lapsed(lapsed)) => {
-                self.note_refusal(lapsed, false);
-                self.too_late(bio, &per_bio)
-            }
-        };
+        if let Err(Lapsed(lapsed)) = verdict {
+            self.note_refusal(lapsed, false);
+        }
+        // The verdict stands, so the permit may close; afterwards nothing of the session may be
+        // touched that the end of this bio could take away.
         self.leave();
-        outcome
+        match verdict {
+            Ok(()) => bio.done(status),
+            Err(_) => self.too_late(bio, &per_bio),
+        }
     }
 
     /// Begins the lease of an epoch.
@@ -256,13 +258,12 @@ impl PortionGate {
         self.gate.extend(from_ns, to_ns)
     }
 
-    /// Ends the lease: what waits fails, all together, or is kept for the hold time. Not left to the
-    /// dispatcher, which may hang in the submission of a bio to a member that hangs.
+    /// Ends the lease. What waits is failed next, by [`PortionGate::fail_pending`].
     pub fn latch(&self) {
+        if self.gate.expiry_ns() != 0 {
+            self.note_lapse();
+        }
         self.gate.latch();
-        self.note_lapse();
-        self.fail_pending();
-        self.dispatcher.ring(Reasons::CHANGE);
     }
 
     /// Sets the limit; 0 closes the gate.
@@ -333,10 +334,13 @@ impl PortionGate {
         self.dispatcher.ring(Reasons::CHANGE);
     }
 
-    /// What the dispatcher does each time it is woken; returns when it wants to be called again.
-    /// May sleep in the submission of a bio.
-    pub fn dispatch(&self) -> Option<u64> {
+    /// What the dispatcher does each time it is woken. May sleep in the submission of a bio.
+    pub fn dispatch(&self) {
         while self.dispatch_one() {}
+    }
+
+    /// Fails what has been kept for its time after a lapse; returns when to look again.
+    pub fn end_kept(&self) -> Option<u64> {
         let until_ns = self.held.lock().until_ns;
         match until_ns {
             0 => None,
@@ -357,10 +361,10 @@ impl PortionGate {
                 return false;
             }
         }
+        let epoch = self.gate.epoch();
         match self.gate.enter_waiting(boottime_ns) {
             Admission::Full => false,
             Admission::Granted => {
-                let epoch = self.gate.epoch();
                 let next = self.held.lock().pending.pop();
                 match next {
                     Some(mut bio) => {
@@ -440,14 +444,18 @@ impl PortionGate {
         held.refused.push(kept);
         held.until_ns = held.until_ns.max(until_ns);
         drop(held);
-        self.dispatcher.ring(Reasons::CHANGE);
+        self.portion.ring(Reasons::CHANGE);
         outcome
     }
 
-    /// Refuses everything that waits for a permit.
-    fn fail_pending(&self) {
+    /// Fails everything that waits for a permit, all together, unless there is a lease [R17]. Not
+    /// left to the dispatcher, which may hang in the submission of a bio to a member that hangs.
+    pub fn fail_pending(&self) {
         let pending = {
             let mut held = self.held.lock();
+            if self.gate.expiry_ns() != 0 {
+                return;
+            }
             self.gate.no_waiters();
             held.pending.take_all()
         };
@@ -463,8 +471,13 @@ impl PortionGate {
             return bio.end(status_of(per_bio.fail_with));
         }
         let mut held = self.held.lock();
+        if bio.target().noflush_suspending() {
+            drop(held);
+            return bio.requeue();
+        }
         held.refused.push(bio);
         held.until_ns = held.until_ns.max(until_ns);
+        self.portion.ring(Reasons::CHANGE);
     }
 
     /// A success that must not be acknowledged: its outcome is indeterminate [R18].
@@ -480,8 +493,9 @@ impl PortionGate {
         let (kept, outcome) = bio.hold();
         held.late.push(kept);
         held.until_ns = held.until_ns.max(until_ns);
+        // With the lock held: once it is released the bio may end, and the session with it.
+        self.portion.ring(Reasons::CHANGE);
         drop(held);
-        self.dispatcher.ring(Reasons::CHANGE);
         outcome
     }
 

@@ -266,6 +266,10 @@ impl Mailbox {
     fn take_idle(&self, which: Which) -> Option<(Buf, Arc<BlockDevice>)> {
         let mut places = self.places.lock();
         let device = places.device.clone()?;
+        if which != Which::Read && device.is_read_only() {
+            // Nothing may be written here: the controller observes, and stays `joining`.
+            return None;
+        }
         let place = places.transfers.get_mut(which as usize)?;
         match core::mem::replace(place, Place::Away) {
             Place::Idle(buf) => Some((buf, device)),

@@ -35,7 +35,10 @@ fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
         Command::Claim => session.command(controller::Command::Claim),
         Command::Release => session.release(None),
         Command::Handoff(successor) => session.release(Some(successor)),
-        Command::Fence => session.command(controller::Command::Fence(Reason::Fence)),
+        Command::Fence => {
+            session.fence();
+            Ok(())
+        }
         Command::Drop => {
             session.gate.drop_kept();
             Ok(())

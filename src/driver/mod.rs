@@ -7,6 +7,7 @@
 //! | [`target`] | the callbacks: a table line becomes a [`target::Instance`] |
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
 //! | [`portion`] | a session: one controller on one portion, its machine, its threads |
+//! | [`engine`] | what runs the machine: its events and its actions |
 //! | [`mailbox`] | one member's preallocated I/O and the thread that submits it |
 //! | [`heart`] | the heartbeat timer of a controller |
 //! | [`registry`] | all sessions and timers; shutdown and system sleep |
@@ -33,6 +34,7 @@
 //! opened under a spinlock; `map` and `end_io` take at most the lock of the held bios.
 
 pub mod bell;
+pub mod engine;
 pub mod events;
 pub mod gate;
 pub mod heart;

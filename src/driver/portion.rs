@@ -16,47 +16,45 @@
 //! Each member that was ever attached stays open until the session ends, so that what is released
 //! is written to a majority while one device after the other is removed.
 //!
-//! Locking: see [`crate::driver`]. The machine is only ever touched with its mutex held, and after
-//! each event all its actions are carried out before the mutex is released ([`Session::pump`]).
+//! Locking: see [`crate::driver`].
 
 use super::{
     bell::{Bell, Reasons},
+    engine::{Machine, Shown},
     gate::PortionGate,
     heart::Heart,
-    mailbox::{Decoded, Mailbox, Which},
+    mailbox::Mailbox,
     registry::JoinError,
     report,
 };
 use crate::{
     dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread, WaitQueue},
     proto::{
-        controller::{Action, Command, Controller, Outcome, Setup, Transition},
+        controller::{Command, Setup},
         layout::MAX_MEMBERS,
         limit::Limit,
-        record::{Incarnation, Register, Slot},
+        record::{Incarnation, Slot},
         status::{Reason, Role, Status},
         superblock::{Mismatch, Superblock},
         time::NS_PER_MS, //
     },
 };
 use kernel::{
-    new_mutex,
+    new_mutex, new_spinlock_irq,
     prelude::*,
     sync::{
         atomic::{ordering, Atomic},
         Arc,
-        Mutex, //
+        Mutex,
+        SpinLockIrq, //
     },
 };
 
 /// How long a release may wait for permits, at most; a message may delay a suspend by this much.
-const RELEASE_NS: u64 = 700 * NS_PER_MS;
+pub(super) const RELEASE_NS: u64 = 700 * NS_PER_MS;
 
 /// How much longer it may take to publish it.
-const PUBLISH_NS: u64 = 250 * NS_PER_MS;
-
-/// Shortest sleep of the portion thread, so that no clock can make a real-time thread spin.
-const NAP_NS: u64 = 100_000;
+pub(super) const PUBLISH_NS: u64 = 250 * NS_PER_MS;
 
 /// One mapped device that is live.
 pub struct Table {
@@ -78,20 +76,23 @@ pub struct Table {
     pub handle: TargetHandle,
 }
 
-/// The live tables and what runs for them.
-struct Tables {
-    live: KVec<Table>,
-    threads: KVec<Thread>,
-    /// Which device each member was found on.
-    devices: [Option<DevT>; MAX_MEMBERS as usize],
-    /// Members failed or rebuilding, as the operator said.
-    degraded: u8,
+/// The device of a member: while a table of it is live, and the last one there was.
+#[derive(Clone, Copy, Default)]
+struct Device {
+    now: Option<DevT>,
+    last: Option<DevT>,
 }
 
-struct Machine {
-    controller: KBox<Controller>,
-    decoded: Decoded,
-    answer: Option<Result<(), Reason>>,
+/// The live tables and what runs for them.
+pub(super) struct Tables {
+    pub(super) live: KVec<Table>,
+    threads: KVec<Thread>,
+    /// Which device each member was found on.
+    devices: [Device; MAX_MEMBERS as usize],
+    /// Counts the tables that became live.
+    attached: u64,
+    /// Members failed or rebuilding, as the operator said.
+    pub(super) degraded: u8,
 }
 
 /// A session; see the top.
@@ -106,25 +107,26 @@ pub struct Session {
     /// The gate.
     #[pin]
     pub gate: PortionGate,
-    bell: Arc<Bell>,
-    dispatcher: Arc<Bell>,
-    mailboxes: KVec<Arc<Mailbox>>,
-    /// Set when a dm event is due; the herald thread clears it.
-    event: Atomic<bool>,
+    pub(super) bell: Arc<Bell>,
+    pub(super) dispatcher: Arc<Bell>,
+    pub(super) mailboxes: KVec<Arc<Mailbox>>,
+    /// What the machine last looked like, and what the herald has not told yet.
+    #[pin]
+    pub(super) shown: SpinLockIrq<Shown>,
     /// The user was told that openers are in the way.
     told_stale: Atomic<bool>,
     /// The machine has answered the command that was pending.
-    has_answer: Atomic<bool>,
+    pub(super) has_answer: Atomic<bool>,
     /// Who raises events.
-    herald: Arc<Bell>,
+    pub(super) herald: Arc<Bell>,
     #[pin]
     command: Mutex<()>,
     #[pin]
     tables: Mutex<Tables>,
     #[pin]
-    machine: Mutex<Machine>,
+    pub(super) machine: Mutex<Machine>,
     #[pin]
-    answered: WaitQueue,
+    pub(super) answered: WaitQueue,
 }
 
 impl Session {
@@ -152,15 +154,13 @@ impl Session {
         }
         let limit = superblock.redundancy.limit(0, 0, None).to_wire();
         let setup = setup(&superblock, &heart, boot_id, limit);
-        let machine = Machine {
-            controller: KBox::new(Controller::new(setup), GFP_KERNEL)?,
-            decoded: Decoded::new(superblock.controllers)?,
-            answer: None,
-        };
+        let machine = Machine::new(setup)?;
+        let shown = Shown::new(&machine);
         let tables = Tables {
             live: KVec::new(),
             threads: KVec::new(),
-            devices: [None; MAX_MEMBERS as usize],
+            devices: [Device::default(); MAX_MEMBERS as usize],
+            attached: 0,
             degraded: 0,
         };
         let gate = PortionGate::new(
@@ -179,7 +179,7 @@ impl Session {
                 bell,
                 dispatcher,
                 mailboxes,
-                event: Atomic::new(false),
+                shown <- new_spinlock_irq!(shown, "dm_lease shown"),
                 told_stale: Atomic::new(false),
                 has_answer: Atomic::new(false),
                 herald,
@@ -203,33 +203,61 @@ impl Session {
             Err(mismatch) => return Err(JoinError::Mismatch(mismatch)),
         }
         let index = usize::from(superblock.member);
-        let known = self.tables.lock().devices.get(index).copied().flatten();
-        match known.is_some_and(|known| known != device) {
+        let known = self.tables.lock().devices.get(index).copied();
+        match known
+            .and_then(|known| known.now)
+            .is_some_and(|now| now != device)
+        {
             true => Err(JoinError::Taken),
             false => Ok(()),
         }
     }
 
-    /// A table became live. The first one starts the session.
+    /// Makes room for so many tables, so that a table can become live without allocating: dm core
+    /// resumes a device while it is suspended, and memory may be written back through it.
+    pub fn reserve(&self, tables: u32) -> Result {
+        let mut inner = self.tables.lock();
+        let more = (tables as usize).saturating_sub(inner.live.len());
+        Ok(inner.live.reserve(more, GFP_KERNEL)?)
+    }
+
+    /// A table becomes live. The first one starts the session.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if another device became this member since the table was loaded [R39]; `ENOMEM`.
     pub fn attach(self: &Arc<Self>, table: Table, device: Arc<BlockDevice>) -> Result {
-        let (member, replacement) = (table.member, table.replacement);
+        let (member, original) = (table.member, !table.replacement);
         let mailbox = self.mailboxes.get(usize::from(member)).ok_or(EINVAL)?;
         let mut tables = self.tables.lock();
         if tables.live.iter().any(|known| known.id == table.id) {
             return Ok(());
         }
-        tables.live.reserve(1, GFP_KERNEL)?;
+        let known = tables.devices.get_mut(usize::from(member)).ok_or(EINVAL)?;
+        let devt = device.devt();
+        if known.now.is_some_and(|now| now != devt) {
+            return Err(EBUSY);
+        }
+        let moved = known.last.is_some_and(|last| last != devt);
+        *known = Device {
+            now: Some(devt),
+            last: Some(devt),
+        };
         if tables.threads.is_empty() {
             self.start(&mut tables)?;
         }
-        let _ = tables.live.push_within_capacity(table);
-        if let Some(known) = tables.devices.get_mut(usize::from(member)) {
-            *known = Some(device.devt());
+        if tables.live.push_within_capacity(table).is_err() {
+            return Err(ENOMEM);
         }
+        tables.attached = tables.attached.wrapping_add(1);
         mailbox.set_device(device);
         self.apply(&tables, |controller| {
-            controller.handle_member(member, true, !replacement);
-            let _ = controller.handle_command(Command::Stay, clock::boottime_ns());
+            let now_ns = clock::boottime_ns();
+            if moved {
+                controller.forget_member(member, now_ns);
+            }
+            controller.handle_member(member, true, original);
+            let _ = controller.handle_command(Command::Stay(Reason::Removed), now_ns);
         });
         drop(tables);
         self.bell.ring(Reasons::CHANGE);
@@ -238,20 +266,26 @@ impl Session {
 
     /// A table goes away. When it was the last of its member the portion is released; when it was
     /// the last of all, the session stops.
-    pub fn detach(self: &Arc<Self>, id: u64) {
+    pub fn detach(&self, id: u64) {
         let mut tables = self.tables.lock();
-        let gone = tables
-            .live
-            .iter()
-            .find(|table| table.id == id)
-            .map(|table| table.member);
+        let gone = tables.live.iter().find(|table| table.id == id);
+        let Some(member) = gone.map(|table| table.member) else {
+            return;
+        };
         tables.live.retain(|table| table.id != id);
-        let Some(member) = gone else { return };
         let replaced = tables.live.iter().any(|table| table.member == member);
+        if let Some(known) = tables.devices.get_mut(usize::from(member)) {
+            known.now = known.now.filter(|_| replaced);
+        }
+        let attached = tables.attached;
         self.apply(&tables, |_| {});
         drop(tables);
         if !replaced {
             self.leave(Reason::Removed);
+            // Another table may have become live meanwhile, which the removal must not undo.
+            if self.tables.lock().attached != attached {
+                self.stay(Reason::Removed);
+            }
         }
         self.stop_if_idle();
     }
@@ -271,9 +305,15 @@ impl Session {
         self.submit(Command::Fence(reason)).ok();
     }
 
-    /// Claims again, if the tables say so.
-    pub fn stay(&self) {
-        self.submit(Command::Stay).ok();
+    /// What [`Session::leave`] with this reason forbade is over.
+    pub fn stay(&self, reason: Reason) {
+        self.submit(Command::Stay(reason)).ok();
+        self.bell.ring(Reasons::CHANGE);
+    }
+
+    /// Latches now, whatever else is going on.
+    pub fn fence(&self) {
+        self.submit(Command::Fence(Reason::Fence)).ok();
     }
 
     /// Carries out a command and waits for its end, for less than a second.
@@ -305,58 +345,52 @@ impl Session {
     /// Tells the machine that the timer has another period.
     pub fn period_changed(&self) {
         let period_ns = self.heart.period_ns();
-        let mut machine = self.machine.lock();
-        machine.controller.set_period(period_ns);
+        self.with_machine(|machine| machine.controller().set_period(period_ns));
     }
 
-    /// Whether a dm event is due; clears it.
-    pub fn take_event(&self) -> bool {
-        self.event.xchg(false, ordering::Full)
-    }
-
-    /// Raises an event of each live table, and looks who has one open. Called by the herald
-    /// thread only: events may wait for memory that is written back through this very portion.
+    /// Prints what there is to say, raises an event of each live table, and looks who has one
+    /// open. Called by the herald thread only: a console may be slow, and an event may wait for
+    /// memory that is written back through this very portion.
     pub fn herald(&self) {
-        if self.take_event() {
+        let mut news = false;
+        while let Some(transition) = self.take_news() {
+            report::transition(self, &transition);
+            news = true;
+        }
+        if news {
             for handle in self.handles(|_| true) {
                 handle.event();
             }
         }
-        let waits = self.machine.lock().controller.waits_for_openers();
+        let waits = self.view().stale_epoch;
         if let Some(epoch) = waits {
             self.look_for_openers(epoch);
         }
     }
 
-    /// The status of one of its tables.
+    /// The status of one of its tables. Does not block on anything that waits for a disk.
     pub fn status(&self, member: u8) -> Status<'_> {
-        let machine = self.machine.lock();
-        let controller = &machine.controller;
-        let decided = controller.decided();
+        let view = self.view();
         let count = self.gate.count();
-        let role = controller.role();
-        let now_ns = clock::boottime_ns();
-        let left_ns = self
-            .gate
-            .expiry_ns()
-            .checked_sub(now_ns)
-            .filter(|&left| left > 0);
+        let left_ns = self.gate.expiry_ns().checked_sub(clock::boottime_ns());
+        let left_ns = left_ns.filter(|&left| left > 0);
+        let epoch = view.decided.epoch;
         Status {
             portion: self.superblock.name.as_str(),
             member,
             members: self.superblock.members,
-            role,
-            epoch: (decided.epoch > 0 && role != Role::Joining).then_some(decided.epoch),
-            owner: decided.value.map(|value| value.slot),
+            role: view.role,
+            epoch: (epoch > 0 && view.role != Role::Joining).then_some(epoch),
+            owner: view.decided.value.map(|value| value.slot),
             lease_ms_left: left_ns.and_then(|left| left.checked_div(NS_PER_MS)),
-            heartbeat_seq: Some(controller.heartbeats()).filter(|&hb| hb > 0),
+            heartbeat_seq: Some(view.heartbeats).filter(|&hb| hb > 0),
             open: count.open,
-            limit: Limit::from_wire(controller.limit()),
+            limit: Limit::from_wire(view.limit),
             pending: self.gate.pending(),
             refused: self.gate.refused(),
             late: self.gate.late(),
-            members_ok: controller.members_ok() as u8,
-            reason: controller.reason(),
+            members_ok: view.members_ok,
+            reason: view.reason,
         }
     }
 
@@ -379,7 +413,9 @@ impl Session {
         if handles.iter().any(open) {
             if !self.told_stale.xchg(true, ordering::Full) {
                 report::blocked(self, Reason::StaleOpeners);
-                self.raise_event();
+                for handle in self.handles(|_| true) {
+                    handle.event();
+                }
             }
             return;
         }
@@ -429,213 +465,6 @@ impl Session {
         let threads = core::mem::take(&mut tables.threads);
         drop(tables);
         drop(threads);
-    }
-
-    /// The body of the portion thread: feeds the machine.
-    fn portion_loop(&self, context: &Context) {
-        let mut deadline_ns = None;
-        while let Some(reasons) = self.bell.wait(context, deadline_ns) {
-            let mut machine = self.machine.lock();
-            machine.controller.note_open(self.gate.count().open);
-            self.take_completions(&mut machine);
-            if reasons.contains(Reasons::TICK) {
-                machine.controller.handle_tick(clock::boottime_ns());
-                self.pump(&mut machine);
-            }
-            self.watch_gate(&mut machine);
-            machine.controller.handle_timeout(clock::boottime_ns());
-            self.pump(&mut machine);
-            deadline_ns = machine.controller.poll_timeout_ns();
-            let waits_for_openers = machine.controller.waits_for_openers().is_some();
-            drop(machine);
-            if waits_for_openers && reasons.contains(Reasons::TICK) {
-                self.herald.ring(Reasons::CHANGE);
-            }
-            let soonest_ns = clock::boottime_ns().saturating_add(NAP_NS);
-            deadline_ns = deadline_ns.map(|at| at.max(soonest_ns));
-        }
-    }
-
-    /// The body of the dispatcher thread.
-    fn dispatch_loop(&self, context: &Context) {
-        let mut deadline_ns = None;
-        while self.dispatcher.wait(context, deadline_ns).is_some() {
-            deadline_ns = self.gate.dispatch();
-        }
-    }
-
-    /// Tells the machine of every mailbox transfer that has ended.
-    fn take_completions(&self, machine: &mut Machine) {
-        for mailbox in &self.mailboxes {
-            while let Some((which, buf, ok)) = mailbox.take_done() {
-                let member = mailbox.member;
-                if which == Which::Read && ok {
-                    machine
-                        .decoded
-                        .fill(mailbox, &buf, self.superblock.controllers);
-                }
-                mailbox.put_idle(which, buf);
-                let Machine {
-                    controller,
-                    decoded,
-                    ..
-                } = &mut *machine;
-                // The clock is read after the transfer was seen to have ended.
-                let now_ns = clock::boottime_ns();
-                match which {
-                    Which::Ballot => controller.handle_write(member, Register::Ballot, ok, now_ns),
-                    Which::Heartbeat => {
-                        controller.handle_write(member, Register::Heartbeat, ok, now_ns)
-                    }
-                    Which::Read => controller.handle_read(member, ok.then_some(&*decoded), now_ns),
-                }
-                self.pump(machine);
-            }
-        }
-    }
-
-    /// Tells the machine what the gate has seen.
-    fn watch_gate(&self, machine: &mut Machine) {
-        let now_ns = clock::boottime_ns();
-        if machine.controller.expiry_ns().is_some() && self.gate.expiry_ns() == 0 {
-            machine.controller.handle_lapse(now_ns);
-        }
-        if self.gate.is_drained() {
-            machine.controller.handle_drained(now_ns);
-        }
-        self.pump(machine);
-    }
-
-    /// Carries out everything that the machine wants done, in order.
-    fn pump(&self, machine: &mut Machine) {
-        while let Some(action) = machine.controller.poll_action() {
-            match action {
-                Action::OpenEpoch { epoch, expiry_ns } => {
-                    if !self.gate.open_epoch(epoch, expiry_ns) {
-                        machine.controller.handle_lapse(clock::boottime_ns());
-                    }
-                }
-                Action::Extend { from_ns, to_ns } => {
-                    if !self.gate.extend(from_ns, to_ns) {
-                        machine.controller.handle_lapse(clock::boottime_ns());
-                    }
-                }
-                Action::Latch => self.gate.latch(),
-                Action::SetLimit(limit) => self.set_limit(machine, limit),
-                Action::Transition(transition) => self.tell(&transition),
-                Action::Heartbeat(beat) => report::heartbeat(self, &beat),
-                Action::Answer(answer) => {
-                    machine.answer = Some(answer);
-                    let _ = self.has_answer.xchg(true, ordering::Full);
-                    self.answered.wake_all();
-                }
-                io => self.begin_io(machine, io),
-            }
-        }
-    }
-
-    fn set_limit(&self, machine: &mut Machine, limit: u32) {
-        self.gate.set_limit(limit);
-        if self.gate.is_drained() {
-            machine.controller.handle_drained(clock::boottime_ns());
-        }
-    }
-
-    /// Hands a transfer to its member's thread; what cannot be handed over has failed.
-    fn begin_io(&self, machine: &mut Machine, action: Action) {
-        let now_ns = clock::boottime_ns();
-        let mailbox = |member: u8| self.mailboxes.get(usize::from(member));
-        match action {
-            Action::WriteBallot {
-                member,
-                side,
-                record,
-            } => {
-                if !mailbox(member).is_some_and(|m| m.write_ballot(side, &record)) {
-                    machine
-                        .controller
-                        .handle_write(member, Register::Ballot, false, now_ns);
-                }
-            }
-            Action::WriteHeartbeat {
-                member,
-                side,
-                fua,
-                record,
-            } => {
-                if !mailbox(member).is_some_and(|m| m.write_heartbeat(side, fua, &record)) {
-                    machine
-                        .controller
-                        .handle_write(member, Register::Heartbeat, false, now_ns);
-                }
-            }
-            Action::Read { member } => {
-                if !mailbox(member).is_some_and(|m| m.read_all()) {
-                    machine
-                        .controller
-                        .handle_read::<Decoded>(member, None, now_ns);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// One log line, one tracepoint, one event for each transition [R47].
-    fn tell(&self, transition: &Transition) {
-        report::transition(self, transition);
-        self.raise_event();
-    }
-
-    fn raise_event(&self) {
-        let _ = self.event.xchg(true, ordering::Full);
-        self.herald.ring(Reasons::CHANGE);
-    }
-
-    /// Lets `change` change the machine, and what follows from the tables with it.
-    fn apply(&self, tables: &Tables, change: impl FnOnce(&mut Controller)) {
-        let live = || tables.live.iter();
-        let batch = live().filter_map(|table| table.batch).min();
-        let failed = u32::from(tables.degraded);
-        let limit = self.superblock.redundancy.limit(failed, 0, batch).to_wire();
-        let read_only = live().count() > 0 && live().all(|table| table.read_only);
-        let mut machine = self.machine.lock();
-        let controller = &mut machine.controller;
-        controller.set_claim_auto(live().any(|table| table.claim_auto));
-        controller.set_guarded(live().any(|table| !table.stateless));
-        let unable = read_only || !self.superblock.may_own();
-        controller.set_blocked(unable.then_some(Reason::ReadOnly));
-        if controller.limit() != limit {
-            controller.set_limit(limit);
-        }
-        change(controller);
-        self.pump(&mut machine);
-    }
-
-    /// Gives a command to the machine and carries out what follows at once.
-    fn submit(&self, command: Command) -> Result<Outcome, Reason> {
-        let mut machine = self.machine.lock();
-        machine.answer = None;
-        let _ = self.has_answer.xchg(false, ordering::Full);
-        machine.controller.note_open(self.gate.count().open);
-        let outcome = machine
-            .controller
-            .handle_command(command, clock::boottime_ns());
-        self.pump(&mut machine);
-        outcome
-    }
-
-    /// Gives a command to the machine and waits for its end. The caller holds `command`.
-    fn run(&self, command: Command) -> Result<(), Reason> {
-        let outcome = self.submit(command)?;
-        self.bell.ring(Reasons::CHANGE);
-        if outcome == Outcome::Done {
-            return Ok(());
-        }
-        let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS + PUBLISH_NS);
-        self.answered
-            .wait_until(deadline_ns, || self.has_answer.load(ordering::Acquire));
-        let answer = self.machine.lock().answer.take();
-        answer.unwrap_or(Err(Reason::ReleaseTimeout))
     }
 }
 

@@ -48,10 +48,17 @@ pub struct Registry {
     hearts: KVec<(Arc<Heart>, Beating)>,
     herald: Arc<Bell>,
     boot_id: [u8; 16],
+    /// Between the start of a system suspend and its end.
+    asleep: bool,
+    /// Sessions made so far.
+    made: u64,
+    /// Tables made so far.
     tables: u64,
 }
 
 struct Entry {
+    /// Counts up; a later session has a higher one.
+    number: u64,
     session: Arc<Session>,
     tables: u32,
 }
@@ -169,6 +176,8 @@ impl Registry {
             hearts: KVec::new(),
             herald,
             boot_id: clock::random_u128().to_le_bytes(),
+            asleep: false,
+            made: 0,
             tables: 0,
         }
     }
@@ -186,6 +195,7 @@ impl Registry {
         };
         let entry = self.sessions.get_mut(index).ok_or(ENOENT)?;
         entry.session.check_member(superblock, device)?;
+        entry.session.reserve(entry.tables.saturating_add(1))?;
         self.tables = self.tables.wrapping_add(1);
         entry.tables = entry.tables.saturating_add(1);
         Ok(Membership {
@@ -235,10 +245,16 @@ impl Registry {
             let beating = heart.beat();
             let _ = self.hearts.push_within_capacity((heart, beating));
         }
+        if self.asleep {
+            session.leave(Reason::Suspend);
+        }
+        self.made = self.made.wrapping_add(1);
         let index = self.sessions.len();
-        let _ = self
-            .sessions
-            .push_within_capacity(Entry { session, tables: 0 });
+        let _ = self.sessions.push_within_capacity(Entry {
+            number: self.made,
+            session,
+            tables: 0,
+        });
         Ok(index)
     }
 
@@ -274,19 +290,22 @@ impl Registry {
         })
     }
 
-    fn all(&self) -> KVec<Arc<Session>> {
-        let mut sessions = KVec::new();
-        for entry in &self.sessions {
-            // Without memory the rest is left out: each lease still ends by itself.
-            let _ = sessions.push(entry.session.clone(), GFP_KERNEL);
-        }
-        sessions
+    /// The session that was made next after number `after`.
+    fn next(&self, after: u64) -> Option<(u64, Arc<Session>)> {
+        let later = self.sessions.iter().filter(|entry| entry.number > after);
+        let entry = later.min_by_key(|entry| entry.number)?;
+        Some((entry.number, entry.session.clone()))
     }
 }
 
-/// All sessions there are now.
-fn sessions() -> KVec<Arc<Session>> {
-    REGISTRY::with(|registry| registry.all()).unwrap_or_default()
+/// Calls `f` with each session, one after the other, without the registry's lock and without
+/// memory: what concerns all of them must reach all of them.
+fn for_each_session(mut f: impl FnMut(&Session)) {
+    let mut after = 0;
+    while let Some((number, session)) = REGISTRY::with(|registry| registry.next(after)).flatten() {
+        f(&session);
+        after = number;
+    }
 }
 
 /// What the module has as long as it is loaded. Dropped in this order: first nobody calls any
@@ -309,7 +328,7 @@ impl Services {
             let registry = REGISTRY::install(Registry::new(bell.clone()))?;
             let herald = Thread::spawn(c"dm_lease_herald", Priority::Normal, move |context| {
                 while bell.wait(context, None).is_some() {
-                    sessions().iter().for_each(|session| session.herald());
+                    for_each_session(Session::herald);
                 }
             })?;
             Ok(try_pin_init!(Self {
@@ -326,9 +345,7 @@ struct Shutting;
 
 impl OnReboot for Shutting {
     fn reboot(&self, _how: Shutdown) {
-        for session in &sessions() {
-            session.leave(Reason::Reboot);
-        }
+        for_each_session(|session| session.leave(Reason::Reboot));
     }
 }
 
@@ -336,12 +353,12 @@ struct Sleeping;
 
 impl OnPm for Sleeping {
     fn pm(&self, event: PmEvent) -> Result {
-        for session in &sessions() {
-            match event.is_before() {
-                true => session.leave(Reason::Suspend),
-                false => session.stay(),
-            }
-        }
+        // A session that is made while the system goes to sleep must not claim either.
+        REGISTRY::with(|registry| registry.asleep = event.is_before());
+        for_each_session(|session| match event.is_before() {
+            true => session.leave(Reason::Suspend),
+            false => session.stay(Reason::Suspend),
+        });
         Ok(())
     }
 }

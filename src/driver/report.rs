@@ -55,8 +55,8 @@ impl fmt::Display for Because {
     }
 }
 
-/// The role or the epoch changed.
-pub fn transition(session: &Session, change: &Transition) {
+/// Traces a change of role or epoch.
+pub fn trace_transition(session: &Session, change: &Transition) {
     events::dm_lease_role(
         &session.superblock.uuid,
         u32::from(session.controller.controller()),
@@ -65,6 +65,10 @@ pub fn transition(session: &Session, change: &Transition) {
         change.epoch,
         &Word::new(change.reason.token()),
     );
+}
+
+/// The role or the epoch changed.
+pub fn transition(session: &Session, change: &Transition) {
     let owned = matches!(change.from, Role::Owner | Role::Releasing);
     let lost = owned && !matches!(change.to, Role::Owner | Role::Releasing);
     let say = if lost && !is_wanted(change.reason) {
@@ -102,16 +106,6 @@ pub fn blocked(session: &Session, reason: Reason) {
         Who(session),
         reason.text()
     ));
-}
-
-/// A session could not be started when its first table was resumed.
-pub fn not_started(session: &Session, error: Error) {
-    let errno = error.to_errno();
-    pr_err!(
-        "{}: cannot start ({})\n",
-        format_args!("{}", Who(session)),
-        errno
-    );
 }
 
 /// The portion could not be released before the session ended or the system went to sleep.

@@ -17,7 +17,6 @@ use super::{
     message,
     portion::Table,
     registry::{self, JoinError, Membership},
-    report,
     superblock::{self, Unreadable},
 };
 use crate::{
@@ -44,6 +43,7 @@ use crate::{
         Visitor, //
     },
     proto::{
+        limit::Limit,
         record::Slot,
         superblock::Superblock,
         table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
@@ -157,8 +157,7 @@ impl Target for LeaseTarget {
         }
     }
 
-    fn resume(data: &Instance<'_>, _ti: &DmTarget) {
-        let session = &data.membership.session;
+    fn preresume(data: &Instance<'_>, _ti: &DmTarget) -> Result {
         let table = Table {
             id: data.membership.id,
             member: data.member,
@@ -169,9 +168,8 @@ impl Target for LeaseTarget {
             batch: data.features.batch,
             handle: data.handle.clone(),
         };
-        if let Err(error) = session.attach(table, data.own.clone()) {
-            report::not_started(session, error);
-        }
+        // Idempotent: a device that is resumed again is attached already.
+        data.membership.session.attach(table, data.own.clone())
     }
 
     fn status(data: &Instance<'_>, _ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>) {
@@ -289,9 +287,13 @@ fn check(
     line: &TableLine<'_>,
     superblock: &Superblock,
 ) -> Result<(), CtrError> {
+    let limit = match superblock.redundancy.limit(0, 0, None) {
+        Limit::Count(limit) => Some(limit),
+        Limit::Unlimited | Limit::Window => None,
+    };
     let at = Surroundings {
         data_sectors: superblock.data_length_sectors,
-        limit: superblock.redundancy.healthy_limit(),
+        limit,
         controllers: superblock.controllers,
         heartbeat_ms: registry::heartbeat_ms(line.controller),
     };

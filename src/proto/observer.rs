@@ -46,6 +46,13 @@ impl Observer {
         *self = Self::new();
     }
 
+    /// Takes every change before `since_ns` for one at `since_ns`: both are long enough ago.
+    pub fn forget(&mut self, since_ns: u64) {
+        for seen in self.seen.iter_mut().flatten() {
+            seen.since_ns = seen.since_ns.max(since_ns);
+        }
+    }
+
     /// A read of `member` completed at `completed_ns` and showed `value`, or `None` when what it
     /// showed carries no such value: the watched one has not written there, or its next
     /// incarnation already has (after it listened to the same silence).

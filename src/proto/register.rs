@@ -42,6 +42,8 @@ pub struct OwnRegister {
     counts_from_ns: u64,
     /// Whether this incarnation has a successful write here.
     written: bool,
+    /// The write in flight went to another device than the one that is here now.
+    outdated: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +72,7 @@ impl OwnRegister {
             copies: 0,
             counts_from_ns: 0,
             written: false,
+            outdated: false,
         }
     }
 
@@ -112,11 +115,30 @@ impl OwnRegister {
         })
     }
 
+    /// Another device is here: nothing is known of the register, and ballots do not count before
+    /// `settled_ns`.
+    pub fn forget(&mut self, settled_ns: u64) {
+        let outdated = self.is_writing();
+        *self = Self {
+            state: self.state,
+            outdated,
+            counts_from_ns: self.counts_from_ns.max(settled_ns),
+            ..Self::new()
+        };
+        if !outdated {
+            self.state = State::Unknown;
+        }
+    }
+
     /// The write in flight succeeded.
     pub fn succeeded(&mut self) {
         let State::Writing { target, image } = self.state else {
             return;
         };
+        if core::mem::take(&mut self.outdated) {
+            self.state = State::Unknown;
+            return;
+        }
         self.copies = if image == self.image {
             self.copies.saturating_add(1).min(2)
         } else {
@@ -134,6 +156,7 @@ impl OwnRegister {
     pub fn failed(&mut self, settled_ns: u64) {
         if self.is_writing() {
             self.state = State::Unknown;
+            self.outdated = false;
             self.copies = 0;
             self.counts_from_ns = self.counts_from_ns.max(settled_ns);
         }
@@ -251,6 +274,23 @@ mod tests {
         register.succeeded();
         assert!(!register.counts(8, 0));
         assert!(!register.counts(7, 0));
+    }
+
+    #[test]
+    fn r41_a_write_to_a_device_that_went_says_nothing_of_the_one_that_came() {
+        let mut register = ready(Some((Side::A, 7)));
+        register.begin(7);
+        register.forget(1_000);
+        register.succeeded();
+        assert!(register.is_unknown() && !register.is_written());
+        register.learned(Some((Side::B, 3)));
+        assert_eq!(
+            register.begin(7),
+            Some(Write {
+                side: Side::A,
+                seq: 4
+            })
+        );
     }
 
     #[test]

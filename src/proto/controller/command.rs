@@ -39,8 +39,8 @@ pub enum Command {
         /// As for [`Command::Release`].
         deadline_ns: u64,
     },
-    /// Claim again.
-    Stay,
+    /// What [`Command::Leave`] with this reason forbade is over.
+    Stay(Reason),
 }
 
 /// How a command ended, if it did.
@@ -79,14 +79,14 @@ impl Controller {
                 reason,
                 deadline_ns,
             } => {
-                self.leaving = true;
+                self.leaving |= leaving_bit(reason);
                 if matches!(self.phase, Phase::Claiming { .. }) {
                     self.abandon_claim(now_ns);
                 }
                 self.release(None, reason, deadline_ns, now_ns)
             }
-            Command::Stay => {
-                self.leaving = false;
+            Command::Stay(reason) => {
+                self.leaving &= !leaving_bit(reason);
                 Ok(Outcome::Done)
             }
         }
@@ -99,6 +99,7 @@ impl Controller {
             (Phase::Draining { .. }, _) => return Err(Reason::Busy),
             (_, Some(reason)) => return Err(reason),
             (_, None) if self.stale => return Err(Reason::StaleOpeners),
+            (_, None) if self.leaving != 0 => return Err(self.reason),
             (_, None) => {}
         }
         self.claim_requested = true;
@@ -183,5 +184,15 @@ impl Controller {
         self.claim_requested = true;
         self.try_claim(now_ns);
         Ok(Outcome::Done)
+    }
+}
+
+/// Each reason to leave stands for itself: waking up does not undo a removal.
+fn leaving_bit(reason: Reason) -> u8 {
+    match reason {
+        Reason::Removed => 1 << 0,
+        Reason::Suspend => 1 << 1,
+        Reason::Reboot => 1 << 2,
+        _ => 1 << 3,
     }
 }

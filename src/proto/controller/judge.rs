@@ -202,6 +202,8 @@ impl Controller {
         }
         let above = self.highest.max(self.promise.mbal);
         let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else {
+            // The numbers are used up: a damaged register. Nobody can claim any more.
+            self.backoff_until_ns = u64::MAX;
             return;
         };
         self.promise.mbal = ballot;
@@ -228,7 +230,7 @@ impl Controller {
         (self.claim_auto || self.claim_requested)
             && self.blocked.is_none()
             && !self.stale
-            && !self.leaving
+            && self.leaving == 0
     }
 
     /// The owner showed a heartbeat after all: the evidence was wrong [R29].

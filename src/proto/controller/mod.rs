@@ -236,6 +236,18 @@ struct ReadTag {
 }
 
 impl ReadTag {
+    /// The read goes to a device that is not the member any more: it belongs to no round, and
+    /// teaches nothing about the own registers.
+    fn outdate(&mut self) {
+        *self = Self {
+            round: Some(0),
+            ballot_unknown: false,
+            heartbeat_unknown: false,
+            ballot_written: false,
+            heartbeat_written: false,
+        };
+    }
+
     /// Whether a read that was to look at the own blocks came to nothing.
     fn is_failed_look(&self, ok: bool) -> bool {
         self.round.is_none() && !ok
@@ -297,7 +309,8 @@ pub struct Controller {
     guarded: bool,
     /// A device may be open since before an epoch of another controller [R31].
     stale: bool,
-    leaving: bool,
+    /// Why it does not claim for now, a bit for each reason.
+    leaving: u8,
     reason: Reason,
     pending: Option<Pending>,
     told: (Role, Decided),
@@ -397,7 +410,7 @@ impl Controller {
             blocked: None,
             guarded: true,
             stale: false,
-            leaving: false,
+            leaving: 0,
             reason: Reason::None,
             pending: None,
             told: (Role::Joining, Decided::NEVER),
@@ -420,6 +433,20 @@ impl Controller {
                 false => self.present &= !member_bit(member),
             }
             self.healthy &= self.present;
+        }
+    }
+
+    /// Another device is `member` from now on: nothing is known of its mailboxes any more, and what
+    /// is under way says nothing about it.
+    pub fn forget_member(&mut self, member: u8, now_ns: u64) {
+        let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
+        let Some(state) = self.members.get_mut(usize::from(member)) else {
+            return;
+        };
+        state.ballot.forget(settled_ns);
+        state.heartbeat.forget(settled_ns);
+        if let Some(tag) = state.read.as_mut() {
+            tag.outdate();
         }
     }
 

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Running a session's machine: what is fed to it, and what it wants done.
+//!
+//! The machine is only ever touched through [`Session::with_machine`]: after each event all its
+//! actions are carried out, in order, before the mutex is released; then what waited at a gate
+//! that was latched is failed, without the mutex, because that runs the completions of everything
+//! above.
+//!
+//! The portion thread feeds it ticks, completions and deadlines; messages, tables, shutdown and
+//! sleep feed it commands from their own context. Nothing is printed here and no event is raised:
+//! the herald thread does both, so that a slow console cannot delay a heartbeat [R44]. Who only
+//! wants to look reads [`Shown`], under a spinlock: a real-time thread never waits for a mutex
+//! whose holder an ordinary task has pushed aside while it looked.
+
+use super::{
+    bell::Reasons,
+    mailbox::{Decoded, Which},
+    portion::{Session, Tables, PUBLISH_NS, RELEASE_NS},
+    report,
+};
+use crate::{
+    dm::{clock, Context},
+    proto::{
+        controller::{Action, Command, Controller, Outcome, Setup, Transition},
+        record::{Decided, Register},
+        status::{Reason, Role}, //
+    },
+};
+use kernel::{prelude::*, sync::atomic::ordering};
+
+/// Shortest sleep of the portion thread, so that no clock can make a real-time thread spin.
+const NAP_NS: u64 = 100_000;
+
+/// News that the herald can be behind with; the oldest are dropped beyond it.
+const MAX_NEWS: usize = 8;
+
+/// The machine with what belongs to it.
+pub struct Machine {
+    controller: KBox<Controller>,
+    decoded: Decoded,
+    answer: Option<Result<(), Reason>>,
+    /// The gate was latched: what waits there is to be failed.
+    latched: bool,
+}
+
+/// What others may see of the machine.
+#[derive(Clone, Copy)]
+pub struct View {
+    /// The role.
+    pub role: Role,
+    /// The highest decided epoch, and its owner.
+    pub decided: Decided,
+    /// Heartbeats of this epoch.
+    pub heartbeats: u64,
+    /// The batch limit.
+    pub limit: u32,
+    /// Members that answered last time.
+    pub members_ok: u8,
+    /// Why it is not the owner.
+    pub reason: Reason,
+    /// The epoch for which a claim waits until nobody has a device open.
+    pub stale_epoch: Option<u64>,
+}
+
+/// The last view, and the transitions that were not told yet, oldest first.
+pub struct Shown {
+    view: View,
+    news: [Option<Transition>; MAX_NEWS],
+}
+
+impl Machine {
+    /// A machine that has just come.
+    pub fn new(setup: Setup) -> Result<Self> {
+        let slots = setup.slots;
+        Ok(Self {
+            controller: KBox::new(Controller::new(setup), GFP_KERNEL)?,
+            decoded: Decoded::new(slots)?,
+            answer: None,
+            latched: false,
+        })
+    }
+
+    /// Access for what is not an event.
+    pub fn controller(&mut self) -> &mut Controller {
+        &mut self.controller
+    }
+
+    fn view(&self) -> View {
+        View {
+            role: self.controller.role(),
+            decided: self.controller.decided(),
+            heartbeats: self.controller.heartbeats(),
+            limit: self.controller.limit(),
+            members_ok: self.controller.members_ok() as u8,
+            reason: self.controller.reason(),
+            stale_epoch: self.controller.waits_for_openers(),
+        }
+    }
+}
+
+impl Shown {
+    /// What a machine looks like before its first event.
+    pub fn new(machine: &Machine) -> Self {
+        Self {
+            view: machine.view(),
+            news: [None; MAX_NEWS],
+        }
+    }
+
+    fn push(&mut self, transition: Transition) {
+        if self.news.iter().all(Option::is_some) {
+            self.news.rotate_left(1);
+            if let Some(last) = self.news.last_mut() {
+                *last = None;
+            }
+        }
+        if let Some(free) = self.news.iter_mut().find(|place| place.is_none()) {
+            *free = Some(transition);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Transition> {
+        let first = self.news.first_mut()?.take();
+        self.news.rotate_left(1);
+        first
+    }
+}
+
+impl Session {
+    /// What the machine last looked like.
+    pub fn view(&self) -> View {
+        self.shown.lock().view
+    }
+
+    /// The oldest transition that was not told yet.
+    pub(super) fn take_news(&self) -> Option<Transition> {
+        self.shown.lock().pop()
+    }
+
+    /// The body of the portion thread.
+    pub(super) fn portion_loop(&self, context: &Context) {
+        let mut deadline_ns = None;
+        while let Some(reasons) = self.bell.wait(context, deadline_ns) {
+            let next_ns = self.with_machine(|machine| {
+                machine.controller.note_open(self.gate.count().open);
+                self.take_completions(machine);
+                if reasons.contains(Reasons::TICK) {
+                    machine.controller.handle_tick(clock::boottime_ns());
+                    self.pump(machine);
+                }
+                self.watch_gate(machine);
+                machine.controller.handle_timeout(clock::boottime_ns());
+                self.pump(machine);
+                machine.controller.poll_timeout_ns()
+            });
+            if reasons.contains(Reasons::TICK) && self.view().stale_epoch.is_some() {
+                self.herald.ring(Reasons::CHANGE);
+            }
+            // The dispatcher may hang in a member: what is kept must not outlive its time.
+            let kept_ns = self.gate.end_kept();
+            let soonest_ns = clock::boottime_ns().saturating_add(NAP_NS);
+            let next_ns = [next_ns, kept_ns].into_iter().flatten().min();
+            deadline_ns = next_ns.map(|at| at.max(soonest_ns));
+        }
+    }
+
+    /// The body of the dispatcher thread.
+    pub(super) fn dispatch_loop(&self, context: &Context) {
+        while self.dispatcher.wait(context, None).is_some() {
+            self.gate.dispatch();
+        }
+    }
+
+    /// Lets `change` change the machine, and what follows from the tables with it.
+    pub(super) fn apply(&self, tables: &Tables, change: impl FnOnce(&mut Controller)) {
+        let live = || tables.live.iter();
+        let batch = live().filter_map(|table| table.batch).min();
+        let failed = u32::from(tables.degraded);
+        let limit = self.superblock.redundancy.limit(failed, 0, batch).to_wire();
+        let read_only = live().count() > 0 && live().all(|table| table.read_only);
+        let unable = read_only || !self.superblock.may_own();
+        self.with_machine(|machine| {
+            let controller = &mut machine.controller;
+            controller.set_claim_auto(live().any(|table| table.claim_auto));
+            controller.set_guarded(live().any(|table| !table.stateless));
+            controller.set_blocked(unable.then_some(Reason::ReadOnly));
+            controller.set_limit(limit);
+            change(controller);
+        });
+    }
+
+    /// Gives a command to the machine and carries out what follows at once.
+    pub(super) fn submit(&self, command: Command) -> Result<Outcome, Reason> {
+        self.with_machine(|machine| {
+            machine.controller.note_open(self.gate.count().open);
+            let now_ns = clock::boottime_ns();
+            machine.controller.handle_command(command, now_ns)
+        })
+    }
+
+    /// Gives a command to the machine and waits for its end, for less than a second. The caller
+    /// holds `command`.
+    pub(super) fn run(&self, command: Command) -> Result<(), Reason> {
+        let _ = self.has_answer.xchg(false, ordering::Full);
+        self.with_machine(|machine| machine.answer = None);
+        let outcome = self.submit(command)?;
+        self.bell.ring(Reasons::CHANGE);
+        if outcome == Outcome::Done {
+            return Ok(());
+        }
+        let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS + PUBLISH_NS);
+        let has_answer = || self.has_answer.load(ordering::Acquire);
+        self.answered.wait_until(deadline_ns, has_answer);
+        let answer = self.with_machine(|machine| machine.answer.take());
+        answer.unwrap_or(Err(Reason::ReleaseTimeout))
+    }
+
+    /// Calls `f` with the machine and does everything that follows; see the top.
+    pub(super) fn with_machine<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
+        let mut machine = self.machine.lock();
+        let result = f(&mut machine);
+        self.pump(&mut machine);
+        self.shown.lock().view = machine.view();
+        let latched = core::mem::take(&mut machine.latched);
+        drop(machine);
+        if latched {
+            self.gate.fail_pending();
+        }
+        result
+    }
+
+    /// Tells the machine of every mailbox transfer that has ended.
+    fn take_completions(&self, machine: &mut Machine) {
+        for mailbox in &self.mailboxes {
+            while let Some((which, buf, ok)) = mailbox.take_done() {
+                let member = mailbox.member;
+                if which == Which::Read && ok {
+                    machine
+                        .decoded
+                        .fill(mailbox, &buf, self.superblock.controllers);
+                }
+                mailbox.put_idle(which, buf);
+                let Machine {
+                    controller,
+                    decoded,
+                    ..
+                } = &mut *machine;
+                // The clock is read after the transfer was seen to have ended.
+                let now_ns = clock::boottime_ns();
+                match which {
+                    Which::Ballot => controller.handle_write(member, Register::Ballot, ok, now_ns),
+                    Which::Heartbeat => {
+                        controller.handle_write(member, Register::Heartbeat, ok, now_ns)
+                    }
+                    Which::Read => controller.handle_read(member, ok.then_some(&*decoded), now_ns),
+                }
+                self.pump(machine);
+            }
+        }
+    }
+
+    /// Tells the machine what the gate has seen.
+    fn watch_gate(&self, machine: &mut Machine) {
+        let now_ns = clock::boottime_ns();
+        if machine.controller.expiry_ns().is_some() && self.gate.expiry_ns() == 0 {
+            machine.controller.handle_lapse(now_ns);
+        }
+        if self.gate.is_drained() {
+            machine.controller.handle_drained(now_ns);
+        }
+        self.pump(machine);
+    }
+
+    /// Carries out everything that the machine wants done, in order.
+    fn pump(&self, machine: &mut Machine) {
+        while let Some(action) = machine.controller.poll_action() {
+            match action {
+                Action::OpenEpoch { epoch, expiry_ns } => {
+                    if !self.gate.open_epoch(epoch, expiry_ns) {
+                        machine.controller.handle_lapse(clock::boottime_ns());
+                    }
+                }
+                Action::Extend { from_ns, to_ns } => {
+                    if !self.gate.extend(from_ns, to_ns) {
+                        machine.controller.handle_lapse(clock::boottime_ns());
+                    }
+                }
+                Action::Latch => {
+                    self.gate.latch();
+                    machine.latched = true;
+                }
+                Action::SetLimit(limit) => self.set_limit(machine, limit),
+                Action::Transition(transition) => self.tell(transition),
+                Action::Heartbeat(beat) => report::heartbeat(self, &beat),
+                Action::Answer(answer) => {
+                    machine.answer = Some(answer);
+                    let _ = self.has_answer.xchg(true, ordering::Full);
+                    self.answered.wake_all();
+                }
+                io => self.begin_io(machine, io),
+            }
+        }
+    }
+
+    fn set_limit(&self, machine: &mut Machine, limit: u32) {
+        self.gate.set_limit(limit);
+        if self.gate.is_drained() {
+            machine.controller.handle_drained(clock::boottime_ns());
+        }
+    }
+
+    /// Hands a transfer to its member's thread; what cannot be handed over has failed.
+    fn begin_io(&self, machine: &mut Machine, action: Action) {
+        let now_ns = clock::boottime_ns();
+        let mailbox = |member: u8| self.mailboxes.get(usize::from(member));
+        match action {
+            Action::WriteBallot {
+                member,
+                side,
+                record,
+            } => {
+                if !mailbox(member).is_some_and(|m| m.write_ballot(side, &record)) {
+                    machine
+                        .controller
+                        .handle_write(member, Register::Ballot, false, now_ns);
+                }
+            }
+            Action::WriteHeartbeat {
+                member,
+                side,
+                fua,
+                record,
+            } => {
+                if !mailbox(member).is_some_and(|m| m.write_heartbeat(side, fua, &record)) {
+                    machine
+                        .controller
+                        .handle_write(member, Register::Heartbeat, false, now_ns);
+                }
+            }
+            Action::Read { member } => {
+                if !mailbox(member).is_some_and(|m| m.read_all()) {
+                    machine
+                        .controller
+                        .handle_read::<Decoded>(member, None, now_ns);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Traces a transition, and leaves the rest to the herald [R47].
+    fn tell(&self, transition: Transition) {
+        report::trace_transition(self, &transition);
+        self.shown.lock().push(transition);
+        self.herald.ring(Reasons::CHANGE);
+    }
+}
