@@ -72,8 +72,9 @@ TRACE_EVENT(dm_lease_heartbeat,
 /* The gate gave a permit to a state-changing bio. */
 TRACE_EVENT(dm_lease_permit,
 	TP_PROTO(const u8 *portion, u32 controller, u32 dev, u32 op, u64 sector, u32 sectors,
-		 u64 epoch, u64 expiry_ns),
-	TP_ARGS(portion, controller, dev, op, sector, sectors, epoch, expiry_ns),
+		 u64 epoch, u64 checked_ns, u64 expiry_ns),
+	TP_ARGS(portion, controller, dev, op, sector, sectors, epoch, checked_ns,
+		expiry_ns),
 	TP_STRUCT__entry(
 		__array(u8, portion, LEASE_UUID)
 		__field(u32, controller)
@@ -82,6 +83,7 @@ TRACE_EVENT(dm_lease_permit,
 		__field(u64, sector)
 		__field(u32, sectors)
 		__field(u64, epoch)
+		__field(u64, checked_ns)
 		__field(u64, expiry_ns)
 	),
 	TP_fast_assign(
@@ -92,12 +94,13 @@ TRACE_EVENT(dm_lease_permit,
 		__entry->sector = sector;
 		__entry->sectors = sectors;
 		__entry->epoch = epoch;
+		__entry->checked_ns = checked_ns;
 		__entry->expiry_ns = expiry_ns;
 	),
-	TP_printk("portion=%pUb controller=%u member=%u:%u op=%u sector=%llu sectors=%u epoch=%llu expiry=%llu",
+	TP_printk("portion=%pUb controller=%u member=%u:%u op=%u sector=%llu sectors=%u epoch=%llu checked=%llu expiry=%llu",
 		  __entry->portion, __entry->controller, MAJOR(__entry->dev), MINOR(__entry->dev),
 		  __entry->op, __entry->sector, __entry->sectors, __entry->epoch,
-		  __entry->expiry_ns)
+		  __entry->checked_ns, __entry->expiry_ns)
 );
 
 /*

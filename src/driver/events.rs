@@ -35,7 +35,7 @@ trace_events! {
     );
 
     /// The gate gave a permit to a state-changing bio of `sectors` at `sector` of member `dev`, in
-    /// `epoch`, under a lease that is valid until `expiry_ns` [R13].
+    /// `epoch`: the clock was at `checked_ns` and the lease valid until `expiry_ns` [R13].
     pub fn dm_lease_permit(
         portion: &[u8; 16],
         controller: u32,
@@ -44,6 +44,7 @@ trace_events! {
         sector: u64,
         sectors: u32,
         epoch: u64,
+        checked_ns: u64,
         expiry_ns: u64,
     );
 

@@ -40,7 +40,7 @@ use crate::{
         Op, //
     },
     proto::{
-        permits::{Admission, Count, Gate, Lapsed, Word},
+        permits::{Admission, Check, Count, Gate, Lapsed, Word},
         record::Slot,
         superblock::Superblock,
         table::{FailWith, OnFull}, //
@@ -207,12 +207,12 @@ impl PortionGate {
                 extent,
                 hold_ms: rules.lapse_hold_ms,
                 fail_with: rules.fail_with,
-                permit: admission == Admission::Granted,
+                permit: matches!(admission, Admission::Granted(_)),
             };
         }
         match admission {
-            Admission::Granted => {
-                self.trace_permit(bio.op(), &extent, epoch);
+            Admission::Granted(check) => {
+                self.trace_permit(bio.op(), &extent, epoch, check);
                 bio.remap(dev, sector)
             }
             Admission::Full => self.full(bio, dev, sector, rules),
@@ -364,14 +364,14 @@ impl PortionGate {
         let epoch = self.gate.epoch();
         match self.gate.enter_waiting(boottime_ns) {
             Admission::Full => false,
-            Admission::Granted => {
+            Admission::Granted(check) => {
                 let next = self.held.lock().pending.pop();
                 match next {
                     Some(mut bio) => {
                         bio.per_bio().epoch = epoch;
                         bio.per_bio().permit = true;
                         let extent = bio.per_bio().extent;
-                        self.trace_permit(bio.op(), &extent, epoch);
+                        self.trace_permit(bio.op(), &extent, epoch, check);
                         bio.submit();
                     }
                     None => self.leave(),
@@ -540,7 +540,7 @@ impl PortionGate {
     }
 
     #[inline]
-    fn trace_permit(&self, op: Op, extent: &Extent, epoch: u64) {
+    fn trace_permit(&self, op: Op, extent: &Extent, epoch: u64, check: Check) {
         events::dm_lease_permit(
             &self.portion_uuid,
             self.controller,
@@ -549,7 +549,8 @@ impl PortionGate {
             extent.sector,
             extent.sectors,
             epoch,
-            self.gate.expiry_ns(),
+            check.now_ns,
+            check.expiry_ns,
         );
     }
 

@@ -88,7 +88,7 @@ impl Count {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// A permit is held; it must be given back with [`Gate::leave`].
-    Granted,
+    Granted(Check),
     /// The lease is valid and the limit is reached, or the gate is being closed.
     Full,
     /// There is no valid lease. `lapsed` when this very call saw it end and latched it.
@@ -104,9 +104,18 @@ pub enum Admission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lapsed(pub bool);
 
+/// What was compared when a lease was found valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The clock.
+    pub now_ns: u64,
+    /// The end of the lease.
+    pub expiry_ns: u64,
+}
+
 /// What a look at the lease showed.
 enum Sight {
-    Valid,
+    Valid(Check),
     Over { lapsed: bool },
 }
 
@@ -161,7 +170,7 @@ impl<W: Word> Gate<W> {
     fn admit(&self, has_waited: bool, now: impl Fn() -> u64) -> Admission {
         if !self.take(has_waited) {
             return match self.see(now) {
-                Sight::Valid => Admission::Full,
+                Sight::Valid(_) => Admission::Full,
                 Sight::Over { lapsed } => Admission::Refused {
                     lapsed,
                     wake: false,
@@ -169,7 +178,7 @@ impl<W: Word> Gate<W> {
             };
         }
         match self.see(now) {
-            Sight::Valid => Admission::Granted,
+            Sight::Valid(check) => Admission::Granted(check),
             Sight::Over { lapsed } => Admission::Refused {
                 lapsed,
                 wake: self.leave().wake,
@@ -185,8 +194,12 @@ impl<W: Word> Gate<W> {
     fn see(&self, now: impl Fn() -> u64) -> Sight {
         loop {
             let expiry = self.expiry.load();
-            if is_within(now(), expiry, self.length_ns) {
-                return Sight::Valid;
+            let now_ns = now();
+            if is_within(now_ns, expiry, self.length_ns) {
+                return Sight::Valid(Check {
+                    now_ns,
+                    expiry_ns: expiry,
+                });
             }
             if expiry == 0 {
                 return Sight::Over { lapsed: false };
@@ -255,8 +268,8 @@ impl<W: Word> Gate<W> {
     #[inline]
     pub fn acknowledge(&self, epoch: u64, now: impl Fn() -> u64) -> Result<(), Lapsed> {
         match self.see(now) {
-            Sight::Valid if self.epoch.load() == epoch => Ok(()),
-            Sight::Valid => Err(Lapsed(false)),
+            Sight::Valid(_) if self.epoch.load() == epoch => Ok(()),
+            Sight::Valid(_) => Err(Lapsed(false)),
             Sight::Over { lapsed } => Err(Lapsed(lapsed)),
         }
     }
@@ -356,6 +369,10 @@ mod tests {
 
     const L: u64 = 1_000;
 
+    fn is_granted(admission: Admission) -> bool {
+        matches!(admission, Admission::Granted(_))
+    }
+
     fn leased(limit: u32) -> Gate<AtomicU64> {
         let gate = Gate::new(L, limit);
         assert!(gate.open_epoch(7, 2_000));
@@ -365,13 +382,13 @@ mod tests {
     #[test]
     fn r13_the_limit_bounds_the_open_permits() {
         let gate = leased(2);
-        assert_eq!(gate.enter(|| 1_500), Admission::Granted);
-        assert_eq!(gate.enter(|| 1_500), Admission::Granted);
+        assert!(is_granted(gate.enter(|| 1_500)));
+        assert!(is_granted(gate.enter(|| 1_500)));
         assert_eq!(gate.enter(|| 1_500), Admission::Full);
         assert!(!gate.wait());
         assert!(gate.leave().wake);
         assert_eq!(gate.enter(|| 1_500), Admission::Full, "others wait already");
-        assert_eq!(gate.enter_waiting(|| 1_500), Admission::Granted);
+        assert!(is_granted(gate.enter_waiting(|| 1_500)));
         gate.no_waiters();
         assert_eq!(gate.count().peak, 2);
     }
@@ -400,7 +417,7 @@ mod tests {
     #[test]
     fn r6_a_full_gate_refuses_once_the_lease_is_gone() {
         let gate = leased(1);
-        assert_eq!(gate.enter(|| 1_500), Admission::Granted);
+        assert!(is_granted(gate.enter(|| 1_500)));
         assert_eq!(
             gate.enter(|| 2_500),
             Admission::Refused {
@@ -431,7 +448,7 @@ mod tests {
             gate.extend(2_000, 3_000);
             2_500
         };
-        assert_eq!(gate.enter(late), Admission::Granted);
+        assert!(is_granted(gate.enter(late)));
         let late = || {
             gate.extend(3_000, 4_000);
             3_500
@@ -457,7 +474,7 @@ mod tests {
     #[test]
     fn r34_a_closed_gate_lets_nobody_in_and_drains() {
         let gate = leased(2);
-        assert_eq!(gate.enter(|| 1_500), Admission::Granted);
+        assert!(is_granted(gate.enter(|| 1_500)));
         gate.set_limit(0);
         assert_eq!(gate.enter(|| 1_500), Admission::Full);
         assert!(!gate.is_drained());
@@ -468,7 +485,7 @@ mod tests {
     #[test]
     fn no_wake_up_is_lost_when_room_appears_while_queueing() {
         let gate = leased(1);
-        assert_eq!(gate.enter(|| 1_500), Admission::Granted);
+        assert!(is_granted(gate.enter(|| 1_500)));
         assert_eq!(gate.enter(|| 1_500), Admission::Full);
         assert!(!gate.leave().wake);
         assert!(
@@ -481,7 +498,7 @@ mod tests {
     fn unlimited_is_wide_enough() {
         let gate = leased(UNLIMITED);
         for _ in 0..1_000 {
-            assert_eq!(gate.enter(|| 1_500), Admission::Granted);
+            assert!(is_granted(gate.enter(|| 1_500)));
         }
         assert_eq!(gate.count().limit, UNLIMITED);
     }

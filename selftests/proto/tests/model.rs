@@ -285,10 +285,14 @@ impl Portion {
             }
         }
         next.follow(step);
-        next.judge(self.timing.lease_ns);
-        if step != Step::Clock {
-            next.shrink();
+        let mut all = Vec::new();
+        self.all_steps(&next, &mut all);
+        for node in 0..2 {
+            // Who has no local step to take is in the same place, fresh or not.
+            next.fresh[node] &= all.iter().any(|it| it.is_local() && it.node() == Some(node));
         }
+        next.judge(self.timing.lease_ns);
+        next.shrink();
         next
     }
 
@@ -495,7 +499,11 @@ impl State {
                     flight.payload.set_seq(seq);
                 }
             }
-            nodes[own].controller = nodes[own].controller.canonical(rank);
+            nodes[own].controller = nodes[own].controller.canonical(self.now, rank);
+            disk[own] = disk[own].newest_only(true);
+            if let Some(Some(mailbox)) = &mut nodes[1 - own].read {
+                *mailbox = mailbox.newest_only(false);
+            }
         }
         self.nodes = nodes.map(Shared::new);
         self.disk = disk.map(Shared::new);
@@ -532,8 +540,10 @@ impl State {
             }
         }
         let highest = self.decided.iter().rposition(Option::is_some).unwrap_or(0) as u64;
-        for node in (0..2).filter(|&node| self.is_valid(node, lease)) {
-            self.valid[node] = Some(self.nodes[node].get().gate.0);
+        for node in 0..2 {
+            if self.is_valid(node, lease) {
+                self.valid[node] = Some(self.nodes[node].get().gate.0);
+            }
         }
         if self.valid.iter().all(Option::is_some) {
             self.broken = Some("S1: two valid leases");

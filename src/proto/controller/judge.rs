@@ -219,7 +219,9 @@ impl Controller {
 
     /// When the next claim may begin, with what is known now.
     pub(super) fn claim_at_ns(&self) -> Option<u64> {
+        let reachable = is_majority(self.healthy & self.present, self.majority());
         let ready = self.phase == Phase::Secondary
+            && reachable
             && self.evidence.is_some()
             && self.wants_claim()
             && self.pending.is_none();

@@ -664,7 +664,13 @@ impl Controller {
 
     fn poll_transition(&mut self) -> Option<Action> {
         let (from, decided) = self.told;
-        let now = (self.role(), self.decided);
+        let role = self.role();
+        // A joiner only gathers what is known; what it takes from that it says when it has joined.
+        let known = match role {
+            Role::Joining => Decided::NEVER,
+            _ => self.decided,
+        };
+        let now = (role, known);
         if (from, decided) == now {
             return None;
         }

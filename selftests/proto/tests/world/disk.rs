@@ -68,6 +68,17 @@ impl Mailbox {
         }
     }
 
+    /// The same for every reader, where no block is ever torn: the older block of each register
+    /// is blank, and so is what `side_too` says about which block is the newer one.
+    pub fn newest_only(&self, side_too: bool) -> Self {
+        let (ballot, heartbeat) = (join(self.ballot), join(self.heartbeat));
+        let mut only = Self::BLANK;
+        let at = |side: Option<Side>| side.filter(|_| side_too).unwrap_or(Side::A).index();
+        only.ballot[at(ballot.newest)] = ballot.reading;
+        only.heartbeat[at(heartbeat.newest)] = heartbeat.reading;
+        only
+    }
+
     /// The sequence numbers in a register.
     pub fn seqs(&self, register: Register) -> impl Iterator<Item = u64> + use<> {
         match register {

@@ -788,7 +788,7 @@ impl World {
         let local_ns = self.local_ns(machine);
         let it = &mut self.machines[machine];
         match it.gate.enter(|| local_ns) {
-            Admission::Granted => {
+            Admission::Granted(_) => {
                 let op = it.begin_op(self.now_ns);
                 self.monitor.stats.granted += 1;
                 let takes_ns = self.rng.between(MS, 30 * MS);
