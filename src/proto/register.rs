@@ -42,6 +42,8 @@ pub struct OwnRegister {
     counts_from_ns: u64,
     /// Whether this incarnation has a successful write here.
     written: bool,
+    /// Whether any write of this incarnation was given to the member.
+    given: bool,
     /// The write in flight went to another device than the one that is here now.
     outdated: bool,
 }
@@ -72,6 +74,7 @@ impl OwnRegister {
             copies: 0,
             counts_from_ns: 0,
             written: false,
+            given: false,
             outdated: false,
         }
     }
@@ -91,10 +94,17 @@ impl OwnRegister {
         self.written
     }
 
-    /// Both blocks were read by a read that was issued while the register was unknown: `newest`
-    /// is the newest valid one and its sequence number, `None` when neither is valid.
+    /// Whether nothing of this incarnation was ever given to the member: what is on it is the truth,
+    /// however often it is read.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.state, State::Ready { .. }) && !self.given
+    }
+
+    /// Both blocks were read by a read that was issued while the register was unknown, or is fresh
+    /// still: `newest` is the newest valid one and its sequence number, `None` when neither is
+    /// valid.
     pub fn learned(&mut self, newest: Option<(Side, u64)>) {
-        if !self.is_unknown() {
+        if !self.is_unknown() && !self.is_fresh() {
             return;
         }
         let target = newest.map_or(Side::A, |(side, _)| side.other());
@@ -108,6 +118,7 @@ impl OwnRegister {
             return None;
         };
         self.seq = self.seq.checked_add(1)?;
+        self.given = true;
         self.state = State::Writing { target, image };
         Some(Write {
             side: target,
@@ -238,6 +249,30 @@ mod tests {
             Some(Write {
                 side: Side::B,
                 seq: 43
+            })
+        );
+    }
+
+    #[test]
+    fn r36_what_lands_while_a_joiner_listens_is_continued_from() {
+        let mut register = ready(Some((Side::A, 7)));
+        // A command of the former incarnation lands late, and the next read shows it.
+        register.learned(Some((Side::B, 8)));
+        assert_eq!(
+            register.begin(1),
+            Some(Write {
+                side: Side::A,
+                seq: 9
+            })
+        );
+        register.learned(Some((Side::B, 99)));
+        register.succeeded();
+        register.learned(Some((Side::B, 99)));
+        assert_eq!(
+            register.begin(1),
+            Some(Write {
+                side: Side::B,
+                seq: 10
             })
         );
     }

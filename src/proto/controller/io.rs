@@ -266,13 +266,13 @@ impl Controller {
         let Some(state) = self.member_mut(member) else {
             return;
         };
-        if tag.ballot_unknown {
+        if tag.ballot_unknown || state.ballot.is_fresh() {
             let found = boxes.ballot(slot);
             state
                 .ballot
                 .learned(newest_seq(&found, |record| record.seq));
         }
-        if tag.heartbeat_unknown {
+        if tag.heartbeat_unknown || state.heartbeat.is_fresh() {
             let found = boxes.heartbeat(slot);
             state
                 .heartbeat
