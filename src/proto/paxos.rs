@@ -136,3 +136,118 @@ pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot
         inc,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::record::Charges;
+
+    fn slot(index: u8) -> Slot {
+        Slot::new(index).unwrap()
+    }
+
+    fn ballot(round: u64, index: u8) -> Ballot {
+        Ballot {
+            round,
+            slot: slot(index),
+            inc: Incarnation(u128::from(index) + 1),
+        }
+    }
+
+    fn value(index: u8) -> Value {
+        Value {
+            slot: slot(index),
+            inc: Incarnation(u128::from(index) + 1),
+        }
+    }
+
+    fn decided(epoch: u64) -> Decided {
+        Decided {
+            epoch,
+            value: Some(value(0)),
+        }
+    }
+
+    fn record(epoch: u64, mbal: Ballot, accepted: Option<(Ballot, Value)>) -> BallotRecord {
+        BallotRecord {
+            seq: 1,
+            inc: mbal.inc,
+            boot_id: [0; 16],
+            dec: decided(epoch),
+            mbal,
+            bal: accepted.map_or(Ballot::NONE, |(bal, _)| bal),
+            val: accepted.map(|(_, value)| value),
+            limit: 1,
+            charges: Charges::NONE,
+        }
+    }
+
+    #[test]
+    fn r28_the_next_ballot_is_higher_than_every_one_seen_and_never_used_before() {
+        let inc = Incarnation(2);
+        let next = |above| next_ballot(above, slot(1), inc).unwrap();
+        assert_eq!(next(Ballot::NONE), ballot(1, 1));
+        // A lower slot's ballot is overtaken in the same round, a higher slot's in the next.
+        assert_eq!(next(ballot(3, 0)), ballot(3, 1));
+        assert_eq!(next(ballot(3, 2)), ballot(4, 1));
+        assert_eq!(next(ballot(3, 1)), ballot(4, 1));
+        for above in [ballot(3, 0), ballot(3, 1), ballot(3, 2)] {
+            assert!(next(above) > above);
+        }
+        assert_eq!(next_ballot(ballot(u64::MAX, 2), slot(1), inc), None);
+    }
+
+    #[test]
+    fn r28_the_value_of_the_highest_ballot_is_put_forward() {
+        let mut seen = Seen::new(decided(4));
+        assert_eq!(seen.value(&Promise::NONE, value(1)), value(1));
+        let low = record(4, ballot(2, 2), Some((ballot(1, 2), value(2))));
+        let high = record(4, ballot(2, 3), Some((ballot(2, 3), value(3))));
+        seen.add(slot(3), &high, slot(1));
+        seen.add(slot(2), &low, slot(1));
+        assert_eq!(seen.value(&Promise::NONE, value(1)), value(3));
+        // The own image counts like everybody's record.
+        let own = Promise::of(&record(4, ballot(5, 1), Some((ballot(3, 1), value(2)))));
+        assert_eq!(seen.value(&own, value(1)), value(2));
+    }
+
+    #[test]
+    fn r28_records_of_another_instance_say_nothing_about_this_one() {
+        let mut seen = Seen::new(decided(4));
+        let old = record(3, ballot(9, 2), Some((ballot(9, 2), value(2))));
+        seen.add(slot(2), &old, slot(1));
+        assert_eq!(seen, Seen::new(decided(4)));
+    }
+
+    #[test]
+    fn r33_a_later_decision_makes_all_ballots_seen_obsolete() {
+        let mut seen = Seen::new(decided(4));
+        let claim = record(4, ballot(2, 2), Some((ballot(2, 2), value(2))));
+        seen.add(slot(2), &claim, slot(1));
+        seen.decided(decided(5));
+        assert_eq!(seen, Seen::new(decided(5)));
+        seen.add(slot(2), &claim, slot(1));
+        assert_eq!(seen.highest, Ballot::NONE);
+    }
+
+    #[test]
+    fn r29_a_claim_in_the_own_slot_is_nobody_elses() {
+        let mut seen = Seen::new(decided(4));
+        seen.add(slot(1), &record(4, ballot(7, 1), None), slot(1));
+        assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), Ballot::NONE));
+        seen.add(slot(2), &record(4, ballot(6, 2), None), slot(1));
+        assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), ballot(6, 2)));
+    }
+
+    #[test]
+    fn r35_a_promise_is_later_by_its_ballot_then_by_what_it_accepted() {
+        let promise = |mbal, accepted| Promise::of(&record(4, mbal, accepted));
+        let claimed = promise(ballot(2, 1), None);
+        let accepted = promise(ballot(2, 1), Some((ballot(2, 1), value(1))));
+        let again = promise(ballot(3, 1), None);
+        assert!(claimed.is_later_than(&Promise::NONE));
+        assert!(accepted.is_later_than(&claimed));
+        assert!(again.is_later_than(&accepted));
+        assert!(!accepted.is_later_than(&accepted));
+    }
+}

@@ -214,3 +214,118 @@ impl Round {
 pub const fn is_majority(members: u16, majority: u8) -> bool {
     members.count_ones() >= majority as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::record::{Ballot, Charges, Incarnation, Value};
+
+    /// Two controllers.
+    const SLOTS: u64 = 0b11;
+
+    /// Three members.
+    const ALL: u16 = 0b111;
+
+    fn beat() -> Round {
+        Round::new(1, Kind::Heartbeat, Decided::NEVER, 100)
+    }
+
+    fn both_known(round: &mut Round, member: u8) {
+        round.read(member, true);
+        for slot in Slot::all_in(SLOTS) {
+            round.informed(slot, member);
+        }
+    }
+
+    #[test]
+    fn r3_no_read_begins_before_a_majority_is_written() {
+        let mut round = beat();
+        round.given = ALL;
+        round.wrote(0, true);
+        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.stage, Stage::Writing);
+        round.wrote(2, true);
+        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!((round.stage, round.given), (Stage::Reading, 0));
+        // The stamp is that of the beginning, the reads were issued now [R2].
+        assert_eq!((round.stamp_ns, round.issued_ns), (100, 120));
+    }
+
+    #[test]
+    fn r3_a_round_is_complete_when_every_slot_is_known_from_a_majority() {
+        let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        both_known(&mut round, 0);
+        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        // One slot is unreadable on the second member: the third must tell.
+        round.read(1, true);
+        round.informed(Slot::FIRST, 1);
+        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Waiting);
+        both_known(&mut round, 2);
+        assert_eq!(round.advance(130, SLOTS, ALL, 2), Progress::Complete);
+    }
+
+    #[test]
+    fn r26_what_all_members_together_do_not_know_fails_the_round() {
+        let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        for member in 0..3 {
+            round.read(member, true);
+            round.informed(Slot::FIRST, member);
+        }
+        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Failed);
+    }
+
+    #[test]
+    fn r42_a_round_fails_when_a_majority_can_no_longer_be_reached() {
+        let mut round = beat();
+        round.wrote(0, false);
+        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        round.wrote(1, false);
+        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Failed);
+        // Without enough devices it fails before it begins.
+        assert_eq!(beat().advance(100, SLOTS, 0b1, 2), Progress::Failed);
+    }
+
+    #[test]
+    fn r42_a_hanging_member_makes_a_round_stuck_only_when_the_others_were_not_enough() {
+        let mut round = beat();
+        round.wrote(0, true);
+        assert!(!round.is_stuck(2, 50, 1_000), "one of three has answered");
+        round.wrote(1, false);
+        assert!(!round.is_stuck(2, 50, 149), "the third still has time");
+        assert!(round.is_stuck(2, 50, 150));
+    }
+
+    #[test]
+    fn r35_the_latest_own_promise_is_the_one_behind_the_latest_decision() {
+        let promise = |epoch, number| {
+            let value = Value {
+                slot: Slot::FIRST,
+                inc: Incarnation(1),
+            };
+            BallotRecord {
+                seq: 1,
+                inc: Incarnation(1),
+                boot_id: [0; 16],
+                dec: Decided {
+                    epoch,
+                    value: Some(value),
+                },
+                mbal: Ballot {
+                    round: number,
+                    slot: Slot::FIRST,
+                    inc: Incarnation(1),
+                },
+                bal: Ballot::NONE,
+                val: None,
+                limit: 1,
+                charges: Charges::NONE,
+            }
+        };
+        let mut round = beat();
+        for (member, record) in [(0, promise(3, 9)), (1, promise(4, 2)), (2, promise(4, 1))] {
+            round.own_slot(member, Some(&record));
+        }
+        let (decided, kept) = round.own_promise;
+        assert_eq!((decided.epoch, kept.mbal.round), (4, 2));
+    }
+}

@@ -67,10 +67,10 @@ impl Controller {
         };
         round.number = 1;
         if !beats || round.kind != Kind::Heartbeat {
-            round.stamp_ns = 0;
+            round.stamp_ns = now_ns;
         }
         if claims || beats || round.stage == Stage::Writing {
-            round.issued_ns = 0;
+            round.issued_ns = now_ns;
         }
     }
 }

@@ -99,6 +99,7 @@ impl Controller {
         self.rounds = self.rounds.wrapping_add(1);
         self.last_look_ns = now_ns;
         self.round = Some(Round::new(self.rounds, kind, self.decided, now_ns));
+        self.note_hanging();
         // Without enough members the round fails at once, and the next tick tries again.
         self.advance(now_ns);
     }
@@ -441,6 +442,16 @@ impl Controller {
             self.highest = self.highest.max(round.seen.highest);
         }
         self.round = Some(round);
+    }
+
+    /// A member that still owes an answer from before this round did not answer in time.
+    fn note_hanging(&mut self) {
+        for (member, state) in (0_u8..).zip(&self.members) {
+            let writes = state.ballot.is_writing() || state.heartbeat.is_writing();
+            if writes || state.read.is_some() {
+                self.healthy &= !member_bit(member);
+            }
+        }
     }
 
     fn note_health(&mut self, member: u8, ok: bool) {
