@@ -7,7 +7,7 @@
 #   check TEXT COMMAND...       a case: passes if the command succeeds
 #   check_fails TEXT COMMAND... a case: passes if it fails
 #   check_equal TEXT A B        a case: passes if the strings are equal
-#   need TEXT COMMAND...        a case without which the others mean nothing: ends the test if it fails
+#   need TEXT COMMAND...        a case without which the others mean nothing: it ends the test
 #   eventually S COMMAND...     succeeds as soon as the command does, fails after S seconds
 #   note TEXT...                a line for who reads the report
 #   skip_all TEXT...            ends the test as skipped (a failure in our own runs: say why)
@@ -18,14 +18,16 @@
 #   load_module [PARAMETER...]  makes sure that dm_lease is loaded
 #   field NAME FIELD            one field of the status of a mapped device, by its name
 #
-#   format P OPTION...          formats portion P: `alpha` (0) or `beta` (1), controllers 1, 2 and 3,
-#                               leases of 2 s and no redundancy, unless an option says otherwise
-#   up C P [OPTION...]          maps portion P for controller C; options are those of leasectl table
+#   format P OPTION...          formats portion P, `alpha` (0) or `beta` (1), for controllers 1-3,
+#                               with leases of 2 s and no redundancy unless an option says so
+#   up C P [OPTION...]          maps portion P for controller C, with options of leasectl table
 #   down C P                    removes that
 #   owner C P                   the same as `up`, and waits until C owns P
 #   is C P ROLE                 whether the role is that; `reason_is C P REASON` likewise
-#   stall C P                   holds everything that C sends to two of the members of P
+#   stall C P                   holds what C sends to the mailboxes of two of the members of P
 #   unstall C P                 lets it go on
+#   hold C P M                  holds what C sends to the data of a member
+#   let_go C P M                lets it go on
 #   beats C P                   how many heartbeat records C has written, as the disk says
 #   after N C P                 whether that is more than N
 #   tell C P WORD...            sends a message
@@ -33,8 +35,9 @@
 #   said TEXT                   whether the kernel's log has TEXT since the mark
 #   clean_up                    removes all of it and unloads the module
 #
-# Controller C reaches member M of portion P by a path of its own, the linear device pPmMwC, and maps
-# it as pPmMcC. So each of several controllers in one kernel can be stalled alone.
+# Controller C reaches member M of portion P by a path of its own, the linear device pPmMwC, and
+# maps it as pPmMcC. The path has two parts, pPmMhC for mailboxes and pPmMdC for data. So each of
+# several controllers in one kernel can be stalled alone, and its heartbeats or its data alone.
 #
 # Devices come from /dev/lease/, where qemu/ links them by serial number: p0m0..p0m2 and p1m0..p1m2
 # (portions), scsi0, nvme0, four0 (4096-byte sectors). LEASE_DEVICES names another directory.
@@ -47,6 +50,8 @@ KTAP_HELPERS=${KTAP_HELPERS:-../kselftest/ktap_helpers.sh}
 [ -S /run/udev/control ] || export DM_DISABLE_UDEV=1
 
 devices=${LEASE_DEVICES:-/dev/lease}
+# Where the makefile leaves bio and reseal; in the guest they are installed.
+PATH=$PATH:$PWD/tools
 exit_commands=
 
 plan() {
@@ -163,19 +168,33 @@ format() {
 	shift
 	name=alpha
 	[ "$portion" = 0 ] || name=beta
-	case " $* " in *" --redundancy "*) ;; *) set -- --redundancy external "$@" ;; esac
-	case " $* " in *" --lease-ms "*) ;; *) set -- --lease-ms 2000 "$@" ;; esac
+	for default in --redundancy=external --lease-ms=2000 --controllers=1-3; do
+		case " $* " in
+		*" ${default%=*} "*) ;;
+		*) set -- "$default" "$@" ;;
+		esac
+	done
 	# shellcheck disable=SC2046 # devices have no blanks
-	leasectl format --force --name "$name" --controllers 1-3 --device-delay-ms 100 \
-		--heartbeat-ms 100 "$@" $(members "$portion") >/dev/null
+	leasectl format --force --name "$name" --device-delay-ms 100 --heartbeat-ms 100 "$@" \
+		$(members "$portion") >/dev/null
 }
 
 # The path of controller $1 to member $3 of portion $2.
 way() {
-	way=p$2m$3w$1
-	[ -e "/dev/mapper/$way" ] && return 0
-	size=$(blockdev --getsz "$(member "$2" "$3")")
-	dmsetup create "$way" --table "0 $size linear $(member "$2" "$3") 0"
+	device=$(member "$2" "$3") name=p$2m$3
+	[ ! -e "/dev/mapper/${name}w$1" ] || return 0
+	size=$(blockdev --getsz "$device")
+	for part in h d; do
+		[ -e "/dev/mapper/$name$part$1" ] ||
+			dmsetup create "$name$part$1" --table "0 $size linear $device 0" || return 1
+	done
+	# The first and the last 8 MiB are not data.
+	tail=$((size - 16392))
+	dmsetup create "${name}w$1" <<-END
+		0 16384 linear /dev/mapper/${name}h$1 0
+		16384 $((tail - 16384)) linear /dev/mapper/${name}d$1 16384
+		$tail 16392 linear /dev/mapper/${name}h$1 $tail
+	END
 }
 
 up() {
@@ -190,11 +209,10 @@ up() {
 }
 
 down() {
-	for index in 0 1 2; do
-		dmsetup remove --retry "p$2m${index}c$1" || return 1
-	done
-	for index in 0 1 2; do
-		dmsetup remove --retry "p$2m${index}w$1" || return 1
+	for part in c w h d; do
+		for index in 0 1 2; do
+			dmsetup remove --retry "p$2m$index$part$1" || return 1
+		done
 	done
 }
 
@@ -212,14 +230,22 @@ reason_is() {
 
 stall() {
 	for index in 1 2; do
-		dmsetup suspend --noflush --nolockfs "p$2m${index}w$1" || return 1
+		dmsetup suspend --noflush --nolockfs "p$2m${index}h$1" || return 1
 	done
 }
 
 unstall() {
 	for index in 1 2; do
-		dmsetup resume "p$2m${index}w$1" || return 1
+		dmsetup resume "p$2m${index}h$1" || return 1
 	done
+}
+
+hold() {
+	dmsetup suspend --noflush --nolockfs "p$2m$3d$1"
+}
+
+let_go() {
+	dmsetup resume "p$2m$3d$1"
 }
 
 beats() {
@@ -228,7 +254,8 @@ beats() {
 }
 
 after() {
-	[ "$(beats "$2" "$3")" -gt "$1" ]
+	count=$(beats "$2" "$3")
+	[ "${count:-0}" -gt "$1" ]
 }
 
 tell() {
@@ -250,12 +277,12 @@ said() {
 }
 
 clean_up() {
-	for name in $(dmsetup ls | sed -n 's/^\(p[0-9]m[0-9]w[0-9]\)[ \t].*/\1/p'); do
+	for name in $(dmsetup ls | sed -n 's/^\(p[0-9]m[0-9][hd][0-9]\)[ \t].*/\1/p'); do
 		dmsetup resume "$name"
 	done
 	for name in $(dmsetup ls | sed -n 's/^\(p[0-9]m[0-9]c[0-9]\)[ \t].*/\1/p'); do
 		dmsetup remove --retry "$name"
 	done
 	dmsetup remove_all
-	rmmod dm_lease
+	rmmod dm_lease 2>/dev/null
 }

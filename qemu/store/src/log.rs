@@ -75,7 +75,10 @@ pub(crate) fn heads(data: &[u8], offset: u64) -> String {
             text.push(',');
         }
         let head = &block[..block.len().min(HEAD)];
-        let end = head.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let end = head
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1);
         if end == 0 {
             text.push('0');
             continue;

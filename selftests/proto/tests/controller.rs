@@ -11,7 +11,7 @@ use dm_lease_proto::proto::controller::{Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
-use world::{timing, Clock, Config, Path, World, MS};
+use world::{timing, Clock, Config, Io, Path, What, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -47,13 +47,20 @@ fn owned(config: Config) -> World {
     let mut world = World::new(config);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     let last = world.machines.len() - 1;
-    until(&mut world, 10 * SECOND, |w| (1..=last).all(|m| w.role(m) == Role::Secondary));
+    until(&mut world, 10 * SECOND, |w| {
+        (1..=last).all(|m| w.role(m) == Role::Secondary)
+    });
     run(&mut world, SECOND);
     world
 }
 
 fn owners(world: &World) -> Vec<(u64, usize)> {
-    world.monitor.leases.iter().map(|&(epoch, machine, _)| (epoch, machine)).collect()
+    world
+        .monitor
+        .leases
+        .iter()
+        .map(|&(epoch, machine, _)| (epoch, machine))
+        .collect()
 }
 
 #[test]
@@ -61,7 +68,11 @@ fn r28_at_a_cold_start_the_home_controller_wins_alone() {
     for (controllers, members) in [(1, 1), (2, 1), (3, 1), (2, 3), (3, 3), (4, 2)] {
         let mut world = World::new(Config::healthy(controllers, members));
         run(&mut world, 10 * SECOND);
-        assert_eq!(owners(&world), [(1, 0)], "{controllers} controllers, {members} members");
+        assert_eq!(
+            owners(&world),
+            [(1, 0)],
+            "{controllers} controllers, {members} members"
+        );
         assert_eq!(world.monitor.stats.reason(Reason::Outbid), 0);
     }
 }
@@ -86,7 +97,10 @@ fn r4_healthy_heartbeats_renew_the_lease_for_a_long_time_without_a_gap() {
     // One heartbeat for each period, one write and one read for each heartbeat.
     let beats = world.machines[0].controller.as_ref().unwrap().heartbeats();
     let periods = world.now_ns / PERIOD;
-    assert!((periods - 20..=periods + 2).contains(&beats), "{beats} in {periods}");
+    assert!(
+        (periods - 20..=periods + 2).contains(&beats),
+        "{beats} in {periods}"
+    );
     assert!(world.machines[0].issued <= 2 * beats + 60);
 }
 
@@ -111,7 +125,10 @@ fn r24_a_silent_owner_is_replaced_after_the_window_and_soon_after_it() {
         let took_ns = world.now_ns - last_ns;
         let window_ns = timing().window_ns;
         assert!(took_ns >= window_ns, "{took_ns}");
-        assert!(took_ns <= window_ns + 2 * PERIOD + 16 * IO, "{took_ns}, {members} members");
+        assert!(
+            took_ns <= window_ns + 2 * PERIOD + 16 * IO,
+            "{took_ns}, {members} members"
+        );
         assert_eq!(owners(&world), [(1, 0), (2, 1)]);
     }
 }
@@ -134,7 +151,9 @@ fn r27_a_stalled_observer_must_look_again() {
     let mut world = owned(Config::healthy(2, 1));
     // It sleeps for many windows, while the owner lives: its old observation proves nothing.
     world.stall(1, 20 * timing().window_ns);
-    assert!(!world.run_until(40 * timing().window_ns, |w| w.role(1) == Role::Claiming).unwrap());
+    assert!(!world
+        .run_until(40 * timing().window_ns, |w| w.role(1) == Role::Claiming)
+        .unwrap());
     assert!(world.is_valid(0));
 }
 
@@ -148,7 +167,9 @@ fn r6_an_owner_that_stalls_at_any_step_never_writes_under_the_old_epoch_again() 
         until(&mut world, 10 * SECOND, |w| w.is_valid(1));
         until(&mut world, 10 * SECOND, |w| !w.machines[0].is_stalled());
         // Everything it had in its hands is done now, and changes nothing [R33].
-        let gone = world.run_until(20 * SECOND, |w| w.is_valid(0) || !w.is_valid(1)).unwrap();
+        let gone = world
+            .run_until(20 * SECOND, |w| w.is_valid(0) || !w.is_valid(1))
+            .unwrap();
         assert!(!gone, "step {step}");
         assert_eq!(owners(&world), [(1, 0), (2, 1)], "step {step}");
         stalled += 1;
@@ -161,8 +182,14 @@ fn r30_a_winner_that_stalls_at_any_step_of_its_claim_is_replaced_or_owns() {
     for step in 0..80 {
         let mut world = owned(Config::healthy(3, 1));
         world.crash(0);
-        until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming || w.role(2) == Role::Claiming);
-        let claimant = if world.role(1) == Role::Claiming { 1 } else { 2 };
+        until(&mut world, 10 * SECOND, |w| {
+            w.role(1) == Role::Claiming || w.role(2) == Role::Claiming
+        });
+        let claimant = if world.role(1) == Role::Claiming {
+            1
+        } else {
+            2
+        };
         world.stall_at = Some((claimant, step, 3 * timing().window_ns));
         until(&mut world, 10 * SECOND, |w| w.owner() == Some(3 - claimant));
         run(&mut world, 10 * SECOND);
@@ -179,7 +206,7 @@ fn r9_a_demoted_owner_does_not_revive() {
     until(&mut world, SECOND, |w| w.epoch(0) == 2);
     until(&mut world, SECOND, |w| w.is_valid(0));
     assert_eq!(owners(&world), [(1, 0), (2, 0)]);
-    assert_eq!(world.monitor.stats.reason(Reason::Lapse) > 0, true);
+    assert!(world.monitor.stats.reason(Reason::Lapse) > 0);
 }
 
 #[test]
@@ -190,7 +217,9 @@ fn r11_as_many_lost_heartbeats_as_configured_are_survived_and_not_many_more() {
         world.set_member(0, Path::Failing);
         run(&mut world, 2 * PERIOD - 5 * IO);
         world.set_member(0, Path::Up);
-        assert!(!world.run_until(SECOND + 7 * MS, |w| !w.is_valid(0)).unwrap());
+        assert!(!world
+            .run_until(SECOND + 7 * MS, |w| !w.is_valid(0))
+            .unwrap());
     }
     assert_eq!(owners(&world), [(1, 0)]);
     world.set_member(0, Path::Failing);
@@ -201,7 +230,10 @@ fn r11_as_many_lost_heartbeats_as_configured_are_survived_and_not_many_more() {
 fn r34_a_release_drains_and_another_takes_over_without_a_window() {
     let mut world = owned(Config::healthy(2, 1));
     let deadline_ns = world.local_ns(0) + SECOND;
-    let release = Command::Release { successor: None, deadline_ns };
+    let release = Command::Release {
+        successor: None,
+        deadline_ns,
+    };
     assert_eq!(world.command(0, release), Ok(Outcome::Pending));
     let took_ns = until(&mut world, SECOND, |w| w.is_valid(1));
     // At most: the longest operation drains, a period until it is seen, and the claim.
@@ -216,7 +248,15 @@ fn r34_a_released_portion_that_nobody_takes_returns_after_a_window() {
     let mut world = owned(Config::healthy(2, 1));
     world.crash(1);
     let deadline_ns = world.local_ns(0) + SECOND;
-    world.command(0, Command::Release { successor: None, deadline_ns }).unwrap();
+    world
+        .command(
+            0,
+            Command::Release {
+                successor: None,
+                deadline_ns,
+            },
+        )
+        .unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
     let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(0));
     assert!(took_ns + 2 * PERIOD >= timing().window_ns, "{took_ns}");
@@ -227,7 +267,10 @@ fn r34_a_named_successor_comes_first_and_at_once() {
     for successor in [1, 2] {
         let mut world = owned(Config::healthy(3, 3));
         let deadline_ns = world.local_ns(0) + SECOND;
-        let handoff = Command::Release { successor: Some(slot(successor)), deadline_ns };
+        let handoff = Command::Release {
+            successor: Some(slot(successor)),
+            deadline_ns,
+        };
         assert_eq!(world.command(0, handoff), Ok(Outcome::Pending));
         let heir = usize::from(successor);
         let took_ns = until(&mut world, SECOND, |w| w.is_valid(heir));
@@ -243,7 +286,15 @@ fn r34_a_dead_successor_delays_by_a_window_and_no_more() {
     let mut world = owned(Config::healthy(3, 1));
     world.crash(2);
     let deadline_ns = world.local_ns(0) + SECOND;
-    world.command(0, Command::Release { successor: Some(slot(2)), deadline_ns }).unwrap();
+    world
+        .command(
+            0,
+            Command::Release {
+                successor: Some(slot(2)),
+                deadline_ns,
+            },
+        )
+        .unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
     let took_ns = until(&mut world, 3 * SECOND, |w| w.owner().is_some());
     assert!(took_ns + 2 * PERIOD >= timing().window_ns, "{took_ns}");
@@ -255,7 +306,15 @@ fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
     let local_ns = world.local_ns(0);
     world.machines[0].gate.enter(|| local_ns);
     let deadline_ns = world.local_ns(0) + 200 * MS;
-    world.command(0, Command::Release { successor: None, deadline_ns }).unwrap();
+    world
+        .command(
+            0,
+            Command::Release {
+                successor: None,
+                deadline_ns,
+            },
+        )
+        .unwrap();
     until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
     assert_eq!(world.machines[0].answers, [Err(Reason::ReleaseTimeout)]);
     // The gate is open again.
@@ -271,7 +330,15 @@ fn r34_a_lease_that_lapses_while_draining_makes_release_fail() {
     let local_ns = world.local_ns(0);
     world.machines[0].gate.enter(|| local_ns);
     let deadline_ns = world.local_ns(0) + 10 * SECOND;
-    world.command(0, Command::Release { successor: None, deadline_ns }).unwrap();
+    world
+        .command(
+            0,
+            Command::Release {
+                successor: None,
+                deadline_ns,
+            },
+        )
+        .unwrap();
     world.set_member(0, Path::Failing);
     until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
     assert_eq!(world.machines[0].answers, [Err(Reason::Lapse)]);
@@ -280,11 +347,17 @@ fn r34_a_lease_that_lapses_while_draining_makes_release_fail() {
 #[test]
 fn fence_latches_at_once_and_is_not_undone_by_itself() {
     let mut world = owned(Config::healthy(2, 1));
-    assert_eq!(world.command(0, Command::Fence(Reason::Fence)), Ok(Outcome::Done));
+    assert_eq!(
+        world.command(0, Command::Fence(Reason::Fence)),
+        Ok(Outcome::Done)
+    );
     assert!(!world.is_valid(0), "no disk is needed");
     let took_ns = until(&mut world, 5 * SECOND, |w| w.owner().is_some());
     assert!(took_ns + 2 * PERIOD >= timing().window_ns, "{took_ns}");
-    assert_eq!(world.command(0, Command::Fence(Reason::Fence)), Ok(Outcome::Done));
+    assert_eq!(
+        world.command(0, Command::Fence(Reason::Fence)),
+        Ok(Outcome::Done)
+    );
 }
 
 #[test]
@@ -325,7 +398,11 @@ fn r35_a_restarted_owner_has_no_role() {
     world.start(0);
     assert!(!world.is_valid(0));
     until(&mut world, 10 * SECOND, |w| w.owner().is_some());
-    assert_eq!(owners(&world), [(1, 0), (2, 1)], "its own window is not shorter than the other's");
+    assert_eq!(
+        owners(&world),
+        [(1, 0), (2, 1)],
+        "its own window is not shorter than the other's"
+    );
 }
 
 #[test]
@@ -349,7 +426,10 @@ fn r35_promises_survive_a_restart_at_any_step_of_a_claim() {
         let from = world.completions[1];
         until(&mut world, SECOND, |w| w.completions[1] >= from + steps);
         world.crash(1);
-        let before = world.disks.iter().filter_map(|slots| slots[1].ballot().valid());
+        let before = world
+            .disks
+            .iter()
+            .filter_map(|slots| slots[1].ballot().valid());
         let (dec, mbal) = before.map(|r| (r.dec.epoch, r.mbal)).max().unwrap();
         world.start(1);
         world.start(0);
@@ -390,7 +470,9 @@ fn r42_without_a_majority_the_lease_lapses_and_nobody_takes_over_until_it_return
     world.set_member(0, Path::Failing);
     world.set_member(1, Path::Failing);
     until(&mut world, timing().lease_ns, |w| !w.is_valid(0));
-    assert!(!world.run_until(30 * SECOND, |w| w.owner().is_some()).unwrap());
+    assert!(!world
+        .run_until(30 * SECOND, |w| w.owner().is_some())
+        .unwrap());
     world.set_member(1, Path::Up);
     until(&mut world, 10 * SECOND, |w| w.owner().is_some());
 }
@@ -434,7 +516,11 @@ fn r36_two_machines_with_one_number_that_start_at_once_do_not_both_stay() {
         let mut world = World::new(config);
         run(&mut world, 20 * SECOND);
         let both = [world.role(0), world.role(2)];
-        assert!(both.iter().any(|role| matches!(role, Role::Failed | Role::Joining)), "{both:?}");
+        assert!(
+            both.iter()
+                .any(|role| matches!(role, Role::Failed | Role::Joining)),
+            "{both:?}"
+        );
         failed += both.iter().filter(|role| **role == Role::Failed).count();
     }
     assert!(failed > 0);
@@ -460,9 +546,17 @@ fn r36_a_read_from_before_the_first_own_write_shows_no_foreign_incarnation() {
 #[test]
 fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later() {
     let mut world = owned(Config::healthy(2, 1));
-    let confirm = Command::ConfirmDead { owner: slot(0), epoch: 1, force: false };
+    let confirm = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 1,
+        force: false,
+    };
     assert_eq!(world.command(1, confirm), Err(Reason::OwnerAlive));
-    let wrong = Command::ConfirmDead { owner: slot(0), epoch: 7, force: false };
+    let wrong = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 7,
+        force: false,
+    };
     assert_eq!(world.command(1, wrong), Err(Reason::WrongEpoch));
     world.crash(0);
     run(&mut world, PERIOD + timing().lease_elsewhere_ns());
@@ -475,10 +569,18 @@ fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later(
 #[test]
 fn r29_an_owner_that_sees_a_claim_latches_and_somebody_owns_again() {
     let mut world = owned(Config::healthy(2, 1));
-    let forced = Command::ConfirmDead { owner: slot(0), epoch: 1, force: true };
+    let forced = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 1,
+        force: true,
+    };
     assert_eq!(world.command(1, forced), Ok(Outcome::Done));
-    until(&mut world, SECOND, |w| w.monitor.stats.reason(Reason::ClaimSeen) > 0);
-    until(&mut world, 10 * SECOND, |w| w.owner().is_some() && w.epoch(0) == 2);
+    until(&mut world, SECOND, |w| {
+        w.monitor.stats.reason(Reason::ClaimSeen) > 0
+    });
+    until(&mut world, 10 * SECOND, |w| {
+        w.owner().is_some() && w.epoch(0) == 2
+    });
 }
 
 #[test]
@@ -491,7 +593,11 @@ fn r31_stale_openers_keep_a_controller_from_claiming() {
     assert_eq!(world.owner(), None);
     let reason = world.machines[1].controller.as_ref().unwrap().reason();
     assert_eq!(reason, Reason::StaleOpeners);
-    world.machines[1].controller.as_mut().unwrap().openers_gone(1);
+    world.machines[1]
+        .controller
+        .as_mut()
+        .unwrap()
+        .openers_gone(1);
     until(&mut world, SECOND, |w| w.is_valid(1));
 }
 
@@ -502,7 +608,9 @@ fn r41_a_first_write_that_was_torn_does_not_lock_its_writer_out() {
         world.disks[0][1].tear(Side::A, register);
         world.start(0);
         world.start(1);
-        until(&mut world, 10 * SECOND, |w| w.is_valid(0) && w.role(1) == Role::Secondary);
+        until(&mut world, 10 * SECOND, |w| {
+            w.is_valid(0) && w.role(1) == Role::Secondary
+        });
     }
 }
 
@@ -518,7 +626,11 @@ fn r42_a_member_that_fails_at_once_is_not_asked_again_and_again() {
     assert!(world.is_valid(0));
     // Two members take a write and a read for each heartbeat, the third at most two tries.
     let beats = 20 * SECOND / PERIOD;
-    assert!(world.machines[0].issued < 7 * beats, "{}", world.machines[0].issued);
+    assert!(
+        world.machines[0].issued < 7 * beats,
+        "{}",
+        world.machines[0].issued
+    );
 }
 
 #[test]
@@ -541,12 +653,78 @@ fn r8_a_heartbeat_that_hangs_and_completes_later_counts_for_its_own_round_only()
 fn r24_clocks_that_run_apart_within_the_bound_are_safe_both_ways() {
     for (owner_ppm, observer_ppm) in [(1_000, -1_000), (-1_000, 1_000), (0, 1_000), (-1_000, 0)] {
         let mut config = Config::healthy(2, 1);
-        config.clocks[0] = Clock { offset_ns: 1, rate_ppm: owner_ppm };
-        config.clocks[1] = Clock { offset_ns: 1 << 40, rate_ppm: observer_ppm };
+        config.clocks[0] = Clock {
+            offset_ns: 1,
+            rate_ppm: owner_ppm,
+        };
+        config.clocks[1] = Clock {
+            offset_ns: 1 << 40,
+            rate_ppm: observer_ppm,
+        };
         let mut world = owned(config);
         world.stall(0, 3 * SECOND);
         until(&mut world, 10 * SECOND, |w| w.is_valid(1));
         run(&mut world, 10 * SECOND);
         assert_eq!(owners(&world), [(1, 0), (2, 1)]);
     }
+}
+
+#[test]
+fn r24_the_window_begins_after_the_read_completed_not_when_it_was_issued() {
+    for hangs_ms in [100, 300, 500, 650] {
+        let mut world = owned(Config::healthy(2, 1));
+        // The observer's write is on its way; the read that follows it hangs, and in the end it
+        // shows a heartbeat of just now, the owner's last.
+        let writes = |io: &Io| io.machine == 1 && matches!(io.what, What::Write { .. });
+        until(&mut world, SECOND, |w| w.ios.last().is_some_and(writes));
+        world.set_path(1, 0, Path::Hung);
+        run(&mut world, hangs_ms * MS);
+        world.stall(0, 5 * SECOND);
+        world.set_path(1, 0, Path::Up);
+        // The monitor fails the run if the owner's lease is still valid, or was less than D ago.
+        until(&mut world, 5 * SECOND, |w| w.is_valid(1));
+    }
+}
+
+#[test]
+fn r26_an_unreadable_record_is_neither_life_nor_silence() {
+    let mut world = owned(Config::healthy(2, 1));
+    for _ in 0..1_000 {
+        for side in Side::BOTH {
+            world.disks[0][0].tear(side, Register::Heartbeat);
+        }
+        run(&mut world, 3 * MS);
+    }
+    assert_eq!(
+        world.owner(),
+        None,
+        "the owner cannot know who else is there"
+    );
+    assert_eq!(
+        owners(&world),
+        [(1, 0)],
+        "and nobody takes that for its death"
+    );
+    until(&mut world, 5 * SECOND, |w| w.owner().is_some());
+}
+
+#[test]
+fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_heartbeat() {
+    let mut world = owned(Config::healthy(2, 1));
+    // The machine is paused and its clock with it: no rule of time can tell (design section 8).
+    world.monitor.clocks_are_sound = false;
+    let paused_ns = 3 * SECOND;
+    world.stall(0, paused_ns);
+    world.machines[0].clock.offset_ns -= paused_ns;
+    until(&mut world, paused_ns, |w| w.is_valid(1));
+    until(&mut world, paused_ns, |w| !w.machines[0].is_stalled());
+    assert!(world.is_valid(0), "that is the danger");
+    let took_ns = until(&mut world, SECOND, |w| !w.is_valid(0));
+    assert!(took_ns <= PERIOD + 4 * IO, "{took_ns}");
+    let reason = world.machines[0].controller.as_ref().unwrap().reason();
+    assert_eq!(reason, Reason::HigherEpoch);
+    // What it wrote meanwhile changes neither owner nor epoch [R33].
+    assert!(!world
+        .run_until(10 * SECOND, |w| w.is_valid(0) || !w.is_valid(1))
+        .unwrap());
 }

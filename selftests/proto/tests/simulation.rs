@@ -8,12 +8,12 @@
 //!
 //! | fault | survived because |
 //! |---|---|
-//! | stall between any two steps, also between a clock reading and its use | expiry is compared with the clock where it counts; continuity latch |
-//! | write or read fails | nothing is changed; the next heartbeat is in time, or the lease lapses |
-//! | write is reported failed and lands anyway, at once or within D | own blocks are read before the next write; ballots count in both blocks, after D |
-//! | torn block | the other block is spared; no information is neither life nor silence |
+//! | stall between any two steps, also after a clock reading | continuity latch; the gate's clock |
+//! | write or read fails | nothing is changed; the next one is in time, or the lease lapses |
+//! | write fails and lands anyway, at once or within D | own blocks are read again; two copies |
+//! | torn block | the other block is spared; it is neither life nor silence |
 //! | command takes up to D, path hangs up to D / 2 | W contains D |
-//! | crash, restart with or without the last commands | promises are on disk, the role is dropped |
+//! | crash and restart, last commands lost or not | promises are on disk, the role is dropped |
 //! | path to a member fails for seconds | majority |
 //! | clocks differ in rate by up to 2 rho | W contains it |
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
@@ -77,18 +77,25 @@ fn run(seed: u64, watch: bool) -> Result<Stats, Failure> {
     if watch {
         world.watch();
     }
-    let failed = |world: &World, text| Failure { text, timeline: world.timeline(400) };
+    let failed = |world: &World, text| Failure {
+        text,
+        timeline: world.timeline(400),
+    };
     let go = |world: &mut World| -> Result<(), String> {
         let broken = |violation: world::Violation| format!("{violation:?}");
         world.run(40 * SECOND).map_err(broken)?;
         world.heal();
-        let owned = world.run_until(15 * SECOND, |w| w.owner().is_some()).map_err(broken)?;
+        let owned = world
+            .run_until(15 * SECOND, |w| w.owner().is_some())
+            .map_err(broken)?;
         if !owned {
             return Err("nobody owns 15 s after the last fault".into());
         }
         // What stalled before the end of the faults may still take over once.
         world.run(5 * SECOND).map_err(broken)?;
-        let lost = world.run_until(10 * SECOND, |w| w.owner().is_none()).map_err(broken)?;
+        let lost = world
+            .run_until(10 * SECOND, |w| w.owner().is_none())
+            .map_err(broken)?;
         match lost {
             true => Err("the lease is lost without a fault".into()),
             false => Ok(()),
@@ -118,7 +125,10 @@ fn r45_random_runs_keep_every_safety_rule_and_come_to_an_owner() {
             Err(failure) => {
                 // The same run once more, now with a timeline.
                 let again = run(seed, true).err().unwrap_or(failure);
-                panic!("seed {seed}: {}\n{}\nseed {seed}: {}", again.text, again.timeline, again.text);
+                panic!(
+                    "seed {seed}: {}\n{}\nseed {seed}: {}",
+                    again.text, again.timeline, again.text
+                );
             }
         }
     }

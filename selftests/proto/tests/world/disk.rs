@@ -47,8 +47,10 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    pub const BLANK: Self =
-        Self { ballot: [Reading::Blank; 2], heartbeat: [Reading::Blank; 2] };
+    pub const BLANK: Self = Self {
+        ballot: [Reading::Blank; 2],
+        heartbeat: [Reading::Blank; 2],
+    };
 
     /// The block on `side` now says what `payload` says.
     pub fn put(&mut self, side: Side, payload: &Payload) {
@@ -95,11 +97,17 @@ impl Mailbox {
             let at = side.index();
             match (register, self.ballot[at], self.heartbeat[at]) {
                 (Register::Ballot, Reading::Valid(it), _) => {
-                    let it = BallotRecord { seq: seq(it.seq), ..it };
+                    let it = BallotRecord {
+                        seq: seq(it.seq),
+                        ..it
+                    };
                     self.ballot[at] = Reading::Valid(it);
                 }
                 (Register::Heartbeat, _, Reading::Valid(it)) => {
-                    let it = HeartbeatRecord { seq: seq(it.seq), ..it };
+                    let it = HeartbeatRecord {
+                        seq: seq(it.seq),
+                        ..it
+                    };
                     self.heartbeat[at] = Reading::Valid(it);
                 }
                 _ => {}

@@ -44,15 +44,29 @@ pub enum Call {
     Drained,
     /// A client's operation comes to the gate.
     Op,
-    Written { member: u8, register: Register, ok: bool },
-    Read { member: u8, boxes: Option<Snapshot> },
+    Written {
+        member: u8,
+        register: Register,
+        ok: bool,
+    },
+    Read {
+        member: u8,
+        boxes: Option<Snapshot>,
+    },
 }
 
 impl Call {
     pub fn brief(&self) -> String {
         match self {
-            Call::Written { member, register, ok } => {
-                format!("wrote {} on member {member}: {ok}", super::register_name(*register))
+            Call::Written {
+                member,
+                register,
+                ok,
+            } => {
+                format!(
+                    "wrote {} on member {member}: {ok}",
+                    super::register_name(*register)
+                )
             }
             Call::Read { member, boxes } => format!("read member {member}: {}", boxes.is_some()),
             other => format!("{other:?}").to_lowercase(),
@@ -138,7 +152,7 @@ impl Machine {
             claim_auto: config.claim_auto,
         });
         for member in 0..config.members {
-            let original = config.originals & 1 << member != 0;
+            let original = config.originals & (1 << member) != 0;
             controller.handle_member(member, true, original);
         }
         controller.set_guarded(config.guarded);
@@ -186,14 +200,20 @@ impl Machine {
 
     /// Tells the state machine.
     pub fn call(&mut self, call: &Call, now_ns: u64) {
-        let Some(controller) = self.controller.as_mut() else { return };
+        let Some(controller) = self.controller.as_mut() else {
+            return;
+        };
         match call {
             Call::Tick => controller.handle_tick(now_ns),
             Call::Timeout => controller.handle_timeout(now_ns),
             Call::Lapse => controller.handle_lapse(now_ns),
             Call::Drained => controller.handle_drained(now_ns),
             Call::Op => {}
-            Call::Written { member, register, ok } => {
+            Call::Written {
+                member,
+                register,
+                ok,
+            } => {
                 controller.handle_write(*member, *register, *ok, now_ns);
             }
             Call::Read { member, boxes } => {
@@ -203,7 +223,9 @@ impl Machine {
     }
 
     pub fn role(&self) -> Role {
-        self.controller.as_ref().map_or(Role::Failed, |controller| controller.role())
+        self.controller
+            .as_ref()
+            .map_or(Role::Failed, |controller| controller.role())
     }
 
     /// Whether the gate lets state-changing operations through at a true time.
@@ -214,7 +236,10 @@ impl Machine {
     /// A permit was given; returns the number of the operation.
     pub fn begin_op(&mut self, true_ns: u64) -> u64 {
         self.next_op += 1;
-        self.ops.push(Op { number: self.next_op, begun_ns: true_ns });
+        self.ops.push(Op {
+            number: self.next_op,
+            begun_ns: true_ns,
+        });
         self.next_op
     }
 

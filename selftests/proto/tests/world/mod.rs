@@ -15,7 +15,7 @@
 //!
 //! What may go wrong is in [`Faults`]; a test may also break a path or stall a machine by hand.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(unused, reason = "each test uses a part of it")]
 
 mod clock;
 mod disk;
@@ -53,7 +53,9 @@ pub fn timing() -> Timing {
         jitter_ns: 10 * MS,
     };
     timing.window_ns = timing.needed_window_ns();
-    timing.validate().expect("the timings of the tests are safe");
+    timing
+        .validate()
+        .expect("the timings of the tests are safe");
     timing
 }
 
@@ -110,8 +112,10 @@ pub struct Config {
 impl Config {
     /// Healthy machines with different clocks; controller 1 is the home.
     pub fn healthy(controllers: u8, members: u8) -> Self {
-        let clocks = (0..u64::from(controllers))
-            .map(|i| Clock { offset_ns: 7_000_000_000 + 1_000_000_007 * i, rate_ppm: 0 });
+        let clocks = (0..u64::from(controllers)).map(|i| Clock {
+            offset_ns: 7_000_000_000 + 1_000_000_007 * i,
+            rate_ppm: 0,
+        });
         Self {
             seed: 1,
             controllers,
@@ -133,7 +137,10 @@ impl Config {
     pub fn with_duplicate_of(mut self, slot: u8) -> Self {
         self.slot_of.push(slot);
         self.period_ns.push(self.period_ns[0]);
-        self.clocks.push(Clock { offset_ns: 5_000_000_000, rate_ppm: 0 });
+        self.clocks.push(Clock {
+            offset_ns: 5_000_000_000,
+            rate_ppm: 0,
+        });
         self
     }
 
@@ -215,6 +222,8 @@ pub struct World {
     pub trace: Option<Vec<String>>,
     /// A machine that is going to stall: when it has come to this many more steps, for so long.
     pub stall_at: Option<(usize, u64, u64)>,
+    /// Events since time went on: a machine that keeps asking for the present moment is stuck.
+    same_instant: u32,
     /// For each machine when its last write succeeded, and how many commands did so far.
     pub last_write_ns: Vec<u64>,
     pub completions: Vec<u64>,
@@ -259,6 +268,7 @@ impl World {
             serial: 0,
             trace: std::env::var_os("TRACE").map(|_| Vec::new()),
             stall_at: None,
+            same_instant: 0,
             last_write_ns: vec![0; count],
             completions: vec![0; count],
             config,
@@ -276,12 +286,13 @@ impl World {
 
     fn at(&mut self, true_ns: u64, event: Event) {
         self.serial += 1;
-        self.events.push(Reverse((true_ns.max(self.now_ns), self.serial, event)));
+        self.events
+            .push(Reverse((true_ns.max(self.now_ns), self.serial, event)));
     }
 
     /// Starts a machine, or starts it again with a new incarnation.
     pub fn start(&mut self, machine: usize) {
-        let inc = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
+        let inc = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
         let config = self.config.clone();
         self.machines[machine].boot(&config, inc);
         let life = self.machines[machine].life;
@@ -364,7 +375,14 @@ impl World {
                 return Ok(false);
             }
         }
-        let Some(Reverse((at, _, event))) = self.events.pop() else { return Ok(false) };
+        let Some(Reverse((at, _, event))) = self.events.pop() else {
+            return Ok(false);
+        };
+        self.same_instant = if at == self.now_ns {
+            self.same_instant + 1
+        } else {
+            0
+        };
         self.now_ns = at;
         self.process(event);
         self.check()?;
@@ -373,6 +391,13 @@ impl World {
 
     fn check(&mut self) -> Result<(), Violation> {
         let now_ns = self.now_ns;
+        if self.same_instant > 20_000 {
+            let text = format!("nothing but events at {now_ns}");
+            return Err(Violation {
+                rule: "time goes on",
+                text,
+            });
+        }
         self.monitor.check(now_ns, &self.machines)
     }
 
@@ -410,12 +435,18 @@ impl World {
 
     /// The role of a machine; `Failed` when it is off.
     pub fn role(&self, machine: usize) -> Role {
-        self.machines[machine].controller.as_ref().map_or(Role::Failed, |c| c.role())
+        self.machines[machine]
+            .controller
+            .as_ref()
+            .map_or(Role::Failed, |c| c.role())
     }
 
     /// The epoch a machine knows.
     pub fn epoch(&self, machine: usize) -> u64 {
-        self.machines[machine].controller.as_ref().map_or(0, |c| c.decided().epoch)
+        self.machines[machine]
+            .controller
+            .as_ref()
+            .map_or(0, |c| c.decided().epoch)
     }
 
     fn process(&mut self, event: Event) {
@@ -515,7 +546,9 @@ impl World {
         }
         self.drain(machine);
         while !self.machines[machine].is_stalled() {
-            let Some(call) = self.machines[machine].waiting.pop_front() else { break };
+            let Some(call) = self.machines[machine].waiting.pop_front() else {
+                break;
+            };
             self.deliver(machine, call);
         }
     }
@@ -532,7 +565,9 @@ impl World {
     fn drain(&mut self, machine: usize) {
         while !self.machines[machine].is_stalled() {
             let it = &mut self.machines[machine];
-            let Some(controller) = it.controller.as_mut() else { return };
+            let Some(controller) = it.controller.as_mut() else {
+                return;
+            };
             let (action, fresh) = match it.held.take() {
                 Some(held) => (Some(held), false),
                 None => (controller.poll_action(), true),
@@ -560,7 +595,8 @@ impl World {
 
     fn perform(&mut self, machine: usize, action: Action) {
         let local_ns = self.local_ns(machine);
-        self.monitor.performed(machine, &action, self.now_ns, &self.machines[machine]);
+        self.monitor
+            .performed(machine, &action, self.now_ns, &self.machines[machine]);
         match action {
             Action::OpenEpoch { epoch, expiry_ns } => {
                 note!(self, "C{} LEASE of epoch {epoch}", machine + 1);
@@ -577,16 +613,6 @@ impl World {
             Action::SetLimit(limit) => {
                 self.machines[machine].gate.set_limit(limit);
                 self.tell_drained(machine);
-            }
-            Action::WriteBallot { member, side, record } => {
-                self.issue(machine, member, What::Write { side, payload: Payload::Ballot(record) });
-            }
-            Action::WriteHeartbeat { member, side, record, .. } => {
-                let payload = Payload::Heartbeat(record);
-                self.issue(machine, member, What::Write { side, payload });
-            }
-            Action::Read { member } => {
-                self.issue(machine, member, What::Read { samples: Vec::new() });
             }
             Action::Transition(change) => {
                 note!(
@@ -605,7 +631,40 @@ impl World {
                 note!(self, "C{} answers {answer:?}", machine + 1);
                 self.machines[machine].answers.push(answer);
             }
+            Action::WriteBallot { .. } | Action::WriteHeartbeat { .. } | Action::Read { .. } => {
+                self.begin_io(machine, action);
+            }
         }
+    }
+
+    fn begin_io(&mut self, machine: usize, action: Action) {
+        let (member, what) = match action {
+            Action::WriteBallot {
+                member,
+                side,
+                record,
+            } => {
+                let payload = Payload::Ballot(record);
+                (member, What::Write { side, payload })
+            }
+            Action::WriteHeartbeat {
+                member,
+                side,
+                record,
+                ..
+            } => {
+                let payload = Payload::Heartbeat(record);
+                (member, What::Write { side, payload })
+            }
+            Action::Read { member } => (
+                member,
+                What::Read {
+                    samples: Vec::new(),
+                },
+            ),
+            _ => return,
+        };
+        self.issue(machine, member, what);
     }
 
     fn tell_drained(&mut self, machine: usize) {
@@ -620,8 +679,14 @@ impl World {
         let it = &mut self.machines[machine];
         it.issued += 1;
         let (local_ns, life) = (it.clock.local_ns(self.now_ns), it.life);
-        self.monitor.issued(machine, &what, local_ns, &self.machines[machine]);
-        note!(self, "C{} issues {} to member {member}", machine + 1, brief(&what));
+        self.monitor
+            .issued(machine, &what, local_ns, &self.machines[machine]);
+        note!(
+            self,
+            "C{} issues {} to member {member}",
+            machine + 1,
+            brief(&what)
+        );
         self.ios.push(Io {
             machine,
             life,
@@ -654,7 +719,9 @@ impl World {
         if self.rng.chance(faults.slow) {
             // D bounds the whole delay, that of a path that hung included.
             let waited_ns = self.now_ns - self.ios[io].issued_ns;
-            takes_ns = self.rng.between(low, delay_ns.saturating_sub(waited_ns).max(low));
+            takes_ns = self
+                .rng
+                .between(low, delay_ns.saturating_sub(waited_ns).max(low));
             self.monitor.stats.slow += 1;
         }
         if self.rng.chance(faults.error) {
@@ -726,11 +793,18 @@ impl World {
     }
 
     fn land(&mut self, io: usize, half: bool) {
-        let Io { machine, member, lost, .. } = self.ios[io];
+        let Io {
+            machine,
+            member,
+            lost,
+            ..
+        } = self.ios[io];
         if lost {
             return;
         }
-        let What::Write { side, payload } = self.ios[io].what.clone() else { return };
+        let What::Write { side, payload } = self.ios[io].what.clone() else {
+            return;
+        };
         let slot = usize::from(self.config.slot_of[machine]);
         let mailbox = &mut self.disks[usize::from(member)][slot];
         match half {
@@ -750,7 +824,14 @@ impl World {
     }
 
     fn complete(&mut self, io: usize) {
-        let Io { machine, life, member, ok, issued_ns, .. } = self.ios[io];
+        let Io {
+            machine,
+            life,
+            member,
+            ok,
+            issued_ns,
+            ..
+        } = self.ios[io];
         self.completions[machine] += 1;
         let call = match &mut self.ios[io].what {
             What::Write { payload, .. } => {
@@ -758,15 +839,23 @@ impl World {
                 if ok {
                     self.last_write_ns[machine] = self.now_ns;
                 }
-                self.monitor.completed(machine, life, member, &payload, ok, self.now_ns);
-                Call::Written { member, register: payload.register(), ok }
+                self.monitor
+                    .completed(machine, life, member, &payload, ok, self.now_ns);
+                Call::Written {
+                    member,
+                    register: payload.register(),
+                    ok,
+                }
             }
             What::Read { samples } => {
                 let samples = std::mem::take(samples);
                 if ok {
                     self.monitor.read_ok(machine, life, member, issued_ns);
                 }
-                Call::Read { member, boxes: ok.then_some(Snapshot(samples)) }
+                Call::Read {
+                    member,
+                    boxes: ok.then_some(Snapshot(samples)),
+                }
             }
         };
         if self.machines[machine].life == life {
@@ -851,7 +940,10 @@ impl World {
         let other = self.rng.below(u64::from(self.config.controllers)) as u8;
         let successor = self.rng.chance(500).then(|| Slot::new(other)).flatten();
         let command = match self.rng.below(5) {
-            0 | 1 => Command::Release { successor, deadline_ns },
+            0 | 1 => Command::Release {
+                successor,
+                deadline_ns,
+            },
             2 => Command::Fence(Reason::Fence),
             3 => self.confirm_dead(machine).unwrap_or(Command::Claim),
             _ => Command::Claim,
@@ -864,9 +956,16 @@ impl World {
     fn confirm_dead(&self, machine: usize) -> Option<Command> {
         let decided = self.machines[machine].controller.as_ref()?.decided();
         let owner = decided.value?;
-        let dead = !self.machines.iter().any(|it| it.controller.is_some() && it.inc == owner.inc.0);
+        let dead = !self
+            .machines
+            .iter()
+            .any(|it| it.controller.is_some() && it.inc == owner.inc.0);
         let epoch = decided.epoch;
-        dead.then_some(Command::ConfirmDead { owner: owner.slot, epoch, force: false })
+        dead.then_some(Command::ConfirmDead {
+            owner: owner.slot,
+            epoch,
+            force: false,
+        })
     }
 
     /// Nothing goes wrong any more: paths heal, machines run.
@@ -897,11 +996,17 @@ impl World {
 
 fn brief(what: &What) -> String {
     match what {
-        What::Write { side, payload: Payload::Ballot(record) } => format!(
+        What::Write {
+            side,
+            payload: Payload::Ballot(record),
+        } => format!(
             "ballot {side:?} seq {} dec {} mbal {} bal {}",
             record.seq, record.dec.epoch, record.mbal.round, record.bal.round
         ),
-        What::Write { side, payload: Payload::Heartbeat(record) } => format!(
+        What::Write {
+            side,
+            payload: Payload::Heartbeat(record),
+        } => format!(
             "heartbeat {side:?} seq {} dec {} hb {} {:?}",
             record.seq, record.dec.epoch, record.hb, record.role
         ),

@@ -1,0 +1,240 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a table may say: every refusal with its own words, every feature and the way back [R39, R10],
+# members that do not belong, and what a raw member looks like to others.
+
+. ./lib.sh
+
+accepted=14 refusals=38 damages=27
+plan $((accepted * 2 + refusals + damages + 36))
+
+work=$(mktemp -d)
+on_exit 'rm -rf "$work"'
+on_exit clean_up
+load_module
+
+disk=$(member 0 0)
+
+# refused WORDS LINE: the line is refused, and the log says why in these words
+refused() {
+	mark
+	! dmsetup create wrong --table "$2" 2>/dev/null && said "$1"
+}
+
+# All features but one, in another order than TABLE's, and in that.
+backwards="lapse_hold_ms 1 fail_with medium on_full fail batch 2 claim manual heartbeat_ms 10"
+forwards="heartbeat_ms 10 claim manual batch 2 on_full fail fail_with medium lapse_hold_ms 1"
+
+# Lines that are accepted, and what TABLE says of them: the features that are not at their default.
+accept() {
+	dmsetup create right --table "0 $length lease $number $1"
+	result=$(dmsetup table right)
+	dmsetup remove --retry right
+}
+
+accept_all() {
+	while IFS='|' read -r line canonical; do
+		accept "$line"
+		check_equal "TABLE of '$line'" "0 $length lease $number $canonical" "$result"
+		accept "$canonical"
+		check_equal "and back" "0 $length lease $number $canonical" "$result"
+	done <<-END
+		1|1
+		07|7
+		64|64
+		1 0|1
+		1 2 heartbeat_ms 50|1 2 heartbeat_ms 50
+		1 2 claim auto|1
+		1 2 claim manual|1 2 claim manual
+		1 2 batch 1|1 2 batch 1
+		1 2 on_full hold|1
+		1 2 on_full fail|1 2 on_full fail
+		1 2 fail_with ioerr|1 2 fail_with ioerr
+		1 2 lapse_hold_ms 600000|1 2 lapse_hold_ms 600000
+		1 1 stateless|1 1 stateless
+		1 13 stateless $backwards|1 13 $forwards stateless
+	END
+}
+
+refuse_all() {
+	range='is out of range: must be a number from'
+	while IFS='|' read -r line words; do
+		check "'$line': $words" refused "lease: $words" "0 $length lease $line"
+	done <<-END
+		|Device is missing
+		$disk|Controller number is missing
+		$disk one|Controller must be a number from 1 to 64
+		$disk -1|Controller must be a number from 1 to 64
+		$disk 0|Controller is out of range: must be a number from 1 to 64
+		$disk 65|Controller is out of range: must be a number from 1 to 64
+		$disk 1 many|Number of feature arguments must be a number from 0 to 13
+		$disk 1 14|Number of feature arguments is out of range: at most 13
+		$disk 1 2 stateless|Fewer feature arguments than their number says
+		$disk 1 0 stateless|More arguments than the number of feature arguments says
+		$disk 1 1 reckless|Unknown feature
+		$disk 1 2 stateless stateless|Feature stateless is given twice
+		$disk 1 4 claim auto claim auto|Feature claim is given twice
+		$disk 1 4 claim auto claim manual|Feature claim is given twice, with different values
+		$disk 1 1 heartbeat_ms|Feature heartbeat_ms needs a number from 1 to 60000 within the count
+		$disk 1 1 claim|Feature claim needs auto or manual within the count
+		$disk 1 1 batch|Feature batch needs a number from 1 to 65535 within the count
+		$disk 1 1 on_full|Feature on_full needs hold or fail within the count
+		$disk 1 1 fail_with|Feature fail_with needs resv_conflict, ioerr or medium within the count
+		$disk 1 1 lapse_hold_ms|Feature lapse_hold_ms needs a number from 0 to 600000 within the count
+		$disk 1 2 heartbeat_ms fast|Feature heartbeat_ms must be a number from 1 to 60000
+		$disk 1 2 claim Auto|Feature claim must be auto or manual
+		$disk 1 2 batch x|Feature batch must be a number from 1 to 65535
+		$disk 1 2 on_full wait|Feature on_full must be hold or fail
+		$disk 1 2 fail_with enospc|Feature fail_with must be resv_conflict, ioerr or medium
+		$disk 1 2 lapse_hold_ms -5|Feature lapse_hold_ms must be a number from 0 to 600000
+		$disk 1 2 heartbeat_ms 0|Feature heartbeat_ms $range 1 to 60000
+		$disk 1 2 heartbeat_ms 60001|Feature heartbeat_ms $range 1 to 60000
+		$disk 1 2 heartbeat_ms 99999999999999999999|Feature heartbeat_ms $range 1 to 60000
+		$disk 1 2 batch 0|Feature batch $range 1 to 65535
+		$disk 1 2 batch 65536|Feature batch $range 1 to 65535
+		$disk 1 2 lapse_hold_ms 600001|Feature lapse_hold_ms $range 0 to 600000
+		$disk 63|Portion is not formatted for this controller
+		$disk 1 2 batch 3|Feature batch may only lower the limit of the portion
+		$disk 1 2 heartbeat_ms 101|Heartbeat period does not fit the portion's timings
+		/dev/none 1|Device cannot be opened
+	END
+	check "the length must be that of the data area" \
+		refused "Length must be that of the member's data area" \
+		"0 $((length - 8)) lease $disk 1"
+	check "and the start 0" refused "" "8 $length lease $disk 1"
+}
+
+# damage WORDS [OFFSET=HEX]...: a superblock that says something else is refused in these words
+damage() {
+	words=$1
+	shift
+	reseal "$disk" "$@" || return 1
+	refused "$words" "0 $length lease $disk 1"
+	result=$?
+	dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
+	return $result
+}
+
+# The offsets are those of src/proto/superblock.rs.
+damage_all() {
+	while IFS='|' read -r words changes; do
+		# shellcheck disable=SC2086 # changes are words
+		check "$words" damage "$words" $changes
+	done <<-END
+		no superblock: wrong magic|0=00
+		unknown on-disk version 2|8=0200
+		unknown incompatible features 0x4|24=04000000
+		the portion uuid is zero|32=00000000000000000000000000000000
+		the portion name is not 1 to 32 letters|48=2f
+		impossible value of replacement|82=02
+		the home controller is not among the formatted controllers|83=3f
+		the home controller is not among the formatted controllers|83=00
+		the number of members is not 1 to 16|80=0011
+		the member index is not below the number of members|80=03
+		no controller is formatted|88=0000000000000000
+		reserved bytes of the superblock are not zero|28=01
+		reserved bytes of the superblock are not zero|4095=01
+		the lease time is zero|96=0000000000000000
+		the takeover window is zero|104=0000000000000000
+		the takeover window is too short|104=0094357700000000
+		the lease time is too short|96=0084d71700000000
+		the clock drift bound is above 100000 ppm|160=ffffffff
+		more than 1000 lost heartbeats|164=ffffffff
+		the device delay is longer than one day|112=ffffffffffffffff
+		the longest heartbeat period is below 1 ms|120=0000000000000000
+		impossible value of redundancy|168=09
+		parity must be at least 1|169=00
+		impossible value of exhausted|171=00
+		the batch limit is above 4|176=05000000
+		the data area does not lie between head and tail|192=0800000000000000
+		impossible value of generation|216=0000000000000000
+	END
+}
+
+sound() {
+	dmsetup create right --table "0 $length lease $number 1" && dmsetup remove --retry right
+}
+
+need "a portion for all controllers but one" format 0 --controllers 1-62,64 \
+	--redundancy parity:4 --detect yes
+length=$(leasectl table --controller 1 "$disk" | cut -d ' ' -f 2)
+number=$(lsblk -ndo MAJ:MIN "$disk" | tr -d ' ')
+accept_all
+refuse_all
+
+dd if="$disk" of="$work/superblock" bs=4k skip=1 count=1 iflag=direct 2>/dev/null
+damage_all
+check "after all that the member is as it was" sound
+dd if=/dev/zero of="$disk" bs=4k seek=1 count=1 oflag=direct 2>/dev/null
+check "no superblock" refused "no superblock: the block is blank" "0 $length lease $disk 1"
+dd if="$work/superblock" bs=4k 2>/dev/null | tr '\001' '\003' |
+	dd of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
+check "a damaged superblock" refused "superblock checksum mismatch" "0 $length lease $disk 1"
+dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
+check "a feature that may be ignored" reseal "$disk" 12=80000000
+check "is" sound
+
+# Members that belong together, and others.
+need "a portion of three" format 0
+need "and another" format 1
+line() {
+	echo "0 $length lease $1 1"
+}
+check "the first member comes" dmsetup create first --table "$(line "$disk")"
+cp_superblock() {
+	dd if="$1" of="$2" bs=4k skip=1 seek=1 count=1 iflag=direct oflag=direct 2>/dev/null
+}
+check "a copy of it on another device" cp_superblock "$disk" "$(member 1 0)"
+check "is refused" refused "Another device is this member already" "$(line "$(member 1 0)")"
+check "a member that tells something else of the portion" \
+	reseal "$(member 0 1)" 152=8096980000000000
+check "is refused" refused "Member does not fit the others of its portion" \
+	"$(line "$(member 0 1)")"
+check "with the difference" said "members disagree about the portion's timings"
+check "a second number for the same session is its own" \
+	dmsetup create second --table "$(line "$(member 0 2)")"
+check "another period of the same controller is refused" \
+	refused "Feature heartbeat_ms differs from the controller's period" \
+	"$(line "$(member 0 2)") 2 heartbeat_ms 60"
+field_is() {
+	[ "$(field "$1" "$2")" = "$3" ]
+}
+check "two of three members are a majority" eventually 60 field_is first role owner
+check_equal "and status says how many" 2 "$(field first members_ok)"
+check_equal "of how many" 0/3 "$(field first member)"
+check_equal "and who is the second" 2/3 "$(field second member)"
+check_equal "name" alpha "$(field first portion)"
+check_equal "owner" 1 "$(field first owner)"
+check_equal "epoch" 1 "$(field first epoch)"
+check_equal "limit" 0/unlimited "$(field first permits)"
+dmsetup remove --retry first
+dmsetup remove --retry second
+
+# One member alone knows nothing.
+need "a portion of three" format 0
+check "one member comes" dmsetup create first --table "$(line "$disk")"
+check "and stays out for want of a majority [R42]" field_is first role joining
+dmsetup remove --retry first
+
+# A disk with sectors of 4096 bytes.
+# shellcheck disable=SC2154 # lib.sh assigns it
+four=$devices/four0
+leasectl format --force --name four --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
+	--redundancy external "$four" >/dev/null
+check "a disk with sectors of 4096 bytes is mapped" \
+	dmsetup create four --table "$(leasectl table --controller 1 "$four")"
+check "and owned" eventually 60 field_is four role owner
+check_equal "a write of half a sector is refused before the gate" EINVAL \
+	"$(bio /dev/mapper/four write 512 512 direct)"
+check_equal "a whole one is written" ok "$(bio /dev/mapper/four write 4096 4096 direct)"
+
+# What others see on a raw member: nothing.
+check_equal "wipefs finds nothing" "" "$(wipefs "$disk")"
+check_equal "blkid finds nothing" "" "$(blkid -p "$disk")"
+check_fails "mdadm finds nothing" mdadm --examine "$disk" 2>/dev/null
+check "leasectl finds a portion" sh -c "leasectl check $(members 0) >/dev/null"
+check "and says to people what it is" sh -c "head -c 512 $disk | grep -aq 'dm-lease'"
+dmsetup remove --retry four
+
+finish
