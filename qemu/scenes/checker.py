@@ -45,9 +45,6 @@ MS = 10**6
 # Mailbox I/Os, one after the other, between the end of the window and the first permit.
 TAKEOVER_IOS = 16
 
-# What `leasectl format` was told to be the longest ordinary write.
-ORDINARY_NS = 300 * MS
-
 
 @dataclass
 class Takeover:
@@ -518,11 +515,12 @@ class Checker:
         self.count(f"writes of {portion} during the stall", len(during), 5)
         if not during or not before:
             return
-        longest, ordinary = during[-1][0], max(before[-1][0], ORDINARY_NS)
+        told = int(self.evidence.shown[portion]["timing"]["write_ms"] * MS)
+        longest, ordinary = during[-1][0], max(before[-1][0], told)
         self.found.notes.append(
             f"controller {controller}'s writes to {portion} went on during the stall of the other: "
             f"longest pause {longest / MS:.0f} ms; before it {before[-1][0] / MS:.0f} ms; an "
-            f"ordinary write is one of up to {ORDINARY_NS / MS:.0f} ms"
+            f"ordinary write is one of up to {told / MS:.0f} ms"
         )
         if longest > ordinary:
             self.fail(

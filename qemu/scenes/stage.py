@@ -27,9 +27,9 @@ from rig.host import BUILD
 MIB = 1 << 20
 
 # Timings suit an emulated machine that shares two processors with another one: a mailbox write
-# takes milliseconds, now and then a few hundred. `leasectl format` computes lease and window.
+# takes milliseconds, now and then hundreds. `leasectl format` computes lease and window.
 TIMINGS = (
-    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 300 --read-ms 300 --jitter-ms 200 "
+    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 500 --read-ms 300 --jitter-ms 200 "
     "--device-delay-ms 400"
 ).split()
 

@@ -42,6 +42,7 @@ SHOWN = {
     "lease_ms": LEASE / MS,
     "window_ms": WINDOW / MS,
     "period_max_ms": PERIOD / MS,
+    "write_ms": 300,
     "drift_ppm": 1000,
 }
 

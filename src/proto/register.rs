@@ -94,8 +94,8 @@ impl OwnRegister {
         self.written
     }
 
-    /// Whether nothing of this incarnation was ever given to the member: what is on it is the truth,
-    /// however often it is read.
+    /// Whether nothing of this incarnation was ever given to the member: what is on it is the
+    /// truth, however often it is read.
     pub fn is_fresh(&self) -> bool {
         matches!(self.state, State::Ready { .. }) && !self.given
     }
