@@ -7,7 +7,7 @@
 . ./lib.sh
 
 accepted=14 refusals=38 damages=27
-plan $((accepted * 2 + refusals + damages + 36))
+plan $((accepted * 2 + refusals + damages + 38))
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -233,6 +233,11 @@ check_equal "a whole one is written" ok "$(bio /dev/mapper/four write 4096 4096 
 check_equal "wipefs finds nothing" "" "$(wipefs "$disk")"
 check_equal "blkid finds nothing" "" "$(blkid -p "$disk")"
 check_fails "mdadm finds nothing" mdadm --examine "$disk" 2>/dev/null
+# It would say which signature it is about to wipe.
+pv=$(lvm pvcreate --test --yes --config 'devices { use_devicesfile = 0 }' "$disk" 2>&1)
+note "$pv"
+check "pvcreate looks at it" [ "${pv#*successfully created}" != "$pv" ]
+check "and finds nothing to wipe" [ "${pv#*signature}" = "$pv" ]
 check "leasectl finds a portion" sh -c "leasectl check $(members 0) >/dev/null"
 check "and says to people what it is" sh -c "head -c 512 $disk | grep -aq 'dm-lease'"
 dmsetup remove --retry four
