@@ -7,8 +7,8 @@
 //! from the superblock on the device.
 //!
 //! The constructor only reads: a table that is never resumed neither heartbeats nor claims.
-//! Activity begins with `resume` and ends with the destructor of the last table, which on a reload
-//! runs after the resume of the new one.
+//! Activity begins with `preresume`, which can still fail, and ends with the destructor of the
+//! last table, which on a reload runs after the resume of the new one.
 //!
 //! Locking: none here; instances are shared by concurrent callbacks and never change.
 
