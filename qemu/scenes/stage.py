@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from rig import Job, Lab, RigError, Vm, patience
 from rig.history import BLOCK
-from rig.host import BUILD
+from rig.host import BUILD, leasectl
 
 MIB = 1 << 20
 
@@ -355,7 +354,6 @@ class Stage:
         self.writers: list[Writer] = []
         self.complete = False
         self.lock = only_one()
-        build_leasectl()
         self.lab = Lab("demo", controllers=2, members=3, portions=2, size=40 * MIB)
         self.directory = self.lab.directory
         self.controllers = [Controller(number, self.lab.vm(number), self) for number in (1, 2)]
@@ -394,7 +392,7 @@ class Stage:
         for portion in PORTIONS:
             images = [str(self.lab.store.image(disk)) for disk in portion.disks]
             command = [
-                str(LEASECTL), "format", "--name", portion.name, "--controllers", "1,2",
+                str(leasectl()), "format", "--name", portion.name, "--controllers", "1,2",
                 "--home", str(portion.home), *TIMINGS, *portion.redundancy, *images,
             ]  # fmt: skip
             said = subprocess.run(
@@ -454,9 +452,6 @@ class Stage:
         (self.directory / "run.json").write_text(json.dumps(run, indent=1))
 
 
-LEASECTL = Path(os.environ.get("CARGO_TARGET_DIR", "/cache/target")) / "release/leasectl"
-
-
 def only_one() -> IO[str]:
     """Keeps a second demonstration out of the run directory, until the file is closed."""
     BUILD.mkdir(exist_ok=True)
@@ -468,18 +463,10 @@ def only_one() -> IO[str]:
     return lock
 
 
-def build_leasectl() -> None:
-    """Builds the tool if it is not up to date."""
-    manifest = "/src/scripts/leasectl/Cargo.toml"
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest]
-    built = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    if built.returncode:
-        raise RigError(f"leasectl does not build:\n{built.stderr}")
-
-
 def show(images: list[str]) -> list[dict[str, Any]]:
     """What `leasectl show` reads from raw images."""
-    said = subprocess.run([LEASECTL, "show", "--json", *images], stdout=subprocess.PIPE, check=True)
+    command = [leasectl(), "show", "--json", *images]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(said.stdout)  # type: ignore[no-any-return]
 
 
