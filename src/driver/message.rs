@@ -32,7 +32,7 @@ pub fn handle(session: &Session, args: Args<'_>) -> Result {
 
 fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
     match command {
-        Command::Claim => session.command(controller::Command::Claim),
+        Command::Claim => session.claim(),
         Command::Release => session.release(None),
         Command::Handoff(successor) => session.release(Some(successor)),
         Command::Fence => {

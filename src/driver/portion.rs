@@ -326,6 +326,15 @@ impl Session {
         self.run(command)
     }
 
+    /// Claims as soon as the owner's term is over. Who has a device open is looked at now: the
+    /// herald may not have got to it since another's epoch was learnt.
+    pub fn claim(&self) -> Result<(), Reason> {
+        if let Some(epoch) = self.view().stale_epoch {
+            self.look_for_openers(epoch);
+        }
+        self.command(Command::Claim)
+    }
+
     /// Hands the portion to `successor`, or to anybody.
     pub fn release(&self, successor: Option<Slot>) -> Result<(), Reason> {
         let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS);
