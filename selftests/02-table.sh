@@ -110,6 +110,7 @@ damage() {
 	words=$1
 	shift
 	reseal "$disk" "$@" || return 1
+	provokes "$words"
 	refused "$words" "0 $length lease $disk 1"
 	result=$?
 	dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
@@ -167,9 +168,11 @@ dd if="$disk" of="$work/superblock" bs=4k skip=1 count=1 iflag=direct 2>/dev/nul
 damage_all
 check "after all that the member is as it was" sound
 dd if=/dev/zero of="$disk" bs=4k seek=1 count=1 oflag=direct 2>/dev/null
+provokes "the block is blank"
 check "no superblock" refused "no superblock: the block is blank" "0 $length lease $disk 1"
 dd if="$work/superblock" bs=4k 2>/dev/null | tr '\001' '\003' |
 	dd of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
+provokes "superblock checksum mismatch"
 check "a damaged superblock" refused "superblock checksum mismatch" "0 $length lease $disk 1"
 dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
 check "a feature that may be ignored" reseal "$disk" 12=80000000
@@ -189,6 +192,7 @@ check "a copy of it on another device" cp_superblock "$disk" "$(member 1 0)"
 check "is refused" refused "Another device is this member already" "$(line "$(member 1 0)")"
 check "a member that tells something else of the portion" \
 	reseal "$(member 0 1)" 152=8096980000000000
+provokes "members disagree"
 check "is refused" refused "Member does not fit the others of its portion" \
 	"$(line "$(member 0 1)")"
 check "with the difference" said "members disagree about the portion's timings"

@@ -160,6 +160,7 @@ check "and listens once more" eventually 120 after $(($(beats 1 0) + 60)) 1 0
 check "it gets the portion" tell 2 0 handoff 1
 check "told to, it claims" tell 1 0 claim
 check "and owns" eventually 60 is 1 0 owner
+provokes "controller 1: owner -> failed"
 check "the other machine begins again" forge last
 check "controller 1 withdraws [R36]" eventually 60 is 1 0 failed
 check "and says why" reason_is 1 0 foreign_incarnation

@@ -24,7 +24,8 @@
 #   down C P                    removes that
 #   owner C P                   the same as `up`, and waits until C owns P
 #   is C P ROLE                 whether the role is that; `reason_is C P REASON` likewise
-#   stall C P                   holds what C sends to the mailboxes of two of the members of P
+#   stall C P                   holds what C sends to the mailboxes of two of the members of P, so
+#                               that C loses P if it owns it
 #   unstall C P                 lets it go on
 #   hold C P M                  holds what C sends to the data of a member
 #   let_go C P M                lets it go on
@@ -33,6 +34,8 @@
 #   tell C P WORD...            sends a message
 #   mark                        what `said` looks for begins here
 #   said TEXT                   whether the kernel's log has TEXT since the mark
+#   provokes TEXT               the module will say this once above notice level; whatever else it
+#                               says there, and its silence, are failures of the run
 #   clean_up                    removes all of it and unloads the module
 #
 # Controller C reaches member M of portion P by a path of its own, the linear device pPmMwC, and
@@ -229,12 +232,14 @@ reason_is() {
 }
 
 stall() {
+	is "$1" "$2" owner && provokes "controller $1: owner -> secondary"
 	for index in 1 2; do
 		dmsetup suspend --noflush --nolockfs "p$2m${index}h$1" || return 1
 	done
 }
 
 unstall() {
+	is "$1" "$2" owner && provokes "controller $1: owner -> secondary"
 	for index in 1 2; do
 		dmsetup resume "p$2m${index}h$1" || return 1
 	done
@@ -271,6 +276,11 @@ mark() {
 }
 # The log must not lose a mark.
 echo on >/proc/sys/kernel/printk_devkmsg
+echo "dm-lease selftest $$: begins" >/dev/kmsg
+
+provokes() {
+	echo "dm-lease selftest $$: provokes $*" >/dev/kmsg
+}
 
 said() {
 	dmesg | sed "1,/selftest $$: mark $marks\$/d" | grep -qF -- "$*"

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A guest's console log: what its kernel said, and whether it complained."""
+"""A guest's console log: what its kernel said, and whether it complained.
+
+A line of the module above notice level is a complaint, too, unless the run announced it in the log
+itself before it provoked it (`Vm.provokes`, and `provokes` in selftests/lib.sh). Each announcement stands for one line, and a line that did not come is a complaint as well.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,15 @@ COMPLAINTS = re.compile(
 # "KFENCE: initialized" and the like: a tool that introduces itself has not found anything.
 HARMLESS = re.compile(r"(kfence|KASAN|KCSAN).*(initialized|init)", re.IGNORECASE)
 
+# A line of the module, with its level (below 5: warning, error, ...); the kernel puts the module's
+# name before its own remark that it comes from elsewhere.
+OURS = re.compile(r"^<(\d+)>\[[ \d.]+\] dm_lease: (?!loading out-of-tree module|module verification)")
+NOTICE = 5
+
+# What is written into the log: where a selftest begins, and what is about to be provoked.
+BEGINS = re.compile(r"dm-lease selftest \d+: begins")
+PROVOKES = re.compile(r"dm-lease (?:selftest \d+|rig): provokes (.+)")
+
 
 class Console:
     """The log of one guest, over all its boots."""
@@ -39,16 +52,34 @@ class Console:
         return "".join(f"    | {line}\n" for line in self.text().splitlines()[-lines:])
 
     def complaints(self, allow: str | None = None) -> list[str]:
-        """The lines on which the kernel complained.
+        """The lines on which the kernel complained, or the module said more than a notice.
 
         `allow` is a pattern of complaints that the run provokes on purpose: a guest that was
         stopped for seconds may report a stall of RCU.
         """
         allowed = re.compile(allow) if allow else None
-        return [
+        found = [
             line
             for line in self.text().splitlines()
             if COMPLAINTS.search(line)
             and not HARMLESS.search(line)
             and not (allowed and allowed.search(line))
         ]
+        return found + self._warnings()
+
+    def _warnings(self) -> list[str]:
+        found: list[str] = []
+        due: list[str] = []
+        for line in self.text().splitlines():
+            if BEGINS.search(line):
+                found += [f"nothing said: {text}" for text in due]
+                due.clear()
+            elif announcement := PROVOKES.search(line):
+                due.append(announcement[1])
+            elif (ours := OURS.match(line)) and int(ours[1]) % 8 < NOTICE:
+                expected = next((text for text in due if text in line), None)
+                if expected is None:
+                    found.append(line)
+                else:
+                    due.remove(expected)
+        return found + [f"nothing said: {text}" for text in due]

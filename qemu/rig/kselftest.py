@@ -109,7 +109,7 @@ class Run:
         if self.vm.verdict == f"PASS {self.nonce}\n":
             reason = ""
         if complaints := self.vm.console.complaints():
-            reason = f"the kernel complained: {complaints[0].strip()}"
+            reason = "the kernel complained: " + "\n    | ".join(complaints)
         return Outcome(reason, self.passed, self.failed)
 
     def _execute(self) -> None:

@@ -21,9 +21,11 @@ from .qmp import Qmp
 #   oops=panic, panic=-1   a kernel in doubt ends the guest at once (with -no-reboot)
 #   clocksource=hpet, tsc=unstable   on a loaded machine an emulated TSC may be calibrated wrongly
 #                    by a factor; the HPET counts real time (it wraps after 42 s of a stall)
+#   console_msg_format=syslog   each line begins with its level, so that a warning of the module is
+#                    told from a notice
 #   nokaslr          module addresses are the same in every boot
 COMMAND_LINE = (
-    "console=ttyS0 loglevel=5 no_timer_check clocksource=hpet tsc=unstable oops=panic panic=-1 "
+    "console=ttyS0 console_msg_format=syslog loglevel=5 no_timer_check clocksource=hpet tsc=unstable oops=panic panic=-1 "
     "nokaslr mitigations=off random.trust_cpu=on rdinit=/init"
 )
 
@@ -210,6 +212,10 @@ class Vm:
         return self.agent.pull(path)
 
     # Faults.
+
+    def provokes(self, text: str) -> None:
+        """Announces a line of the module above notice level, which is a complaint otherwise."""
+        self.sh(f"echo 'dm-lease rig: provokes {text}' >/dev/kmsg")
 
     def freeze(self) -> None:
         """Stalls the machine (SIGSTOP): when it goes on, its clocks have jumped by the pause."""

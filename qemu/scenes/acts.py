@@ -109,6 +109,7 @@ class Play:
         stuck = stage.lab.store.hold("c1", ops="W", start=DATA)
         stuck.wait_held(1)
         self.database.controller.wait_full(ALPHA)
+        one.vm.provokes("alpha controller 1: owner -> secondary")
         one.vm.freeze()
         with stage.span("fault", what="stall", controller=1):
             stage.say(
@@ -242,6 +243,7 @@ class Play:
             status = two.status(BETA)
             expect((status.role, status.epoch) == ("owner", epoch), "nothing changes")
             stage.say(f"nothing changes: epoch {epoch}, {status.members_ok} of 3 members answer")
+            two.vm.provokes("beta controller 2: owner -> secondary")
             with (
                 stage.span("fault", what="2 members of beta", portion="beta"),
                 store.fail("*", "p1m1"),
