@@ -787,6 +787,18 @@ impl<H: Held> BioList<H> {
         self.len = self.len.wrapping_add(1);
     }
 
+    /// Puts a bio in front of all others.
+    pub fn push_front(&mut self, held: H) {
+        let bio = held.into_bio();
+        let first = self.head.map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        // SAFETY: The bio is ours now.
+        unsafe { (*bio.as_ptr()).bi_next = first };
+        // INVARIANT: The bio is the new first one, and the last one if there was none.
+        self.head = Some(bio);
+        self.tail = self.tail.or(Some(bio));
+        self.len = self.len.wrapping_add(1);
+    }
+
     /// Removes the first bio.
     pub fn pop(&mut self) -> Option<H> {
         let bio = self.head?;

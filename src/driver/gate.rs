@@ -10,13 +10,16 @@
 //! ```
 //!
 //! The decision itself is [`crate::proto::permits::Gate`]: one compare-and-swap and one comparison
-//! [R13]. What is here is where the bio goes then. Per-bio data says whether a permit is held
-//! before any exit of `map`, because `end_io` also sees bios that were ended inside `map`.
+//! [R13]. What is here is where the bio goes then. Per-bio data says whether a permit is held, and
+//! where it was charged, before any exit of `map`, because `end_io` also sees bios that were ended
+//! inside `map`.
 //!
 //! While the lease is valid nothing fails for having waited; when it is gone all that waited fail
-//! together [R17].
+//! together [R17]. What waits for one lane of the gate waits in one queue, in order; lanes that
+//! wait for nothing of each other are in different queues as far as there are queues. An operation
+//! on many rows waits for all of them, and everybody who comes later waits for it.
 //!
-//! Locking: the lists of held bios and completions have one interrupt-disabling spinlock. It is
+//! Locking: the queues of held bios and completions have one interrupt-disabling spinlock. It is
 //! taken on the path of a bio only when the bio has to wait, or is refused within the hold time of
 //! a lapse. Nothing is ended or submitted under it.
 
@@ -40,13 +43,15 @@ use crate::{
         Op, //
     },
     proto::{
-        permits::{Admission, Check, Count, Gate, Lapsed, Word},
+        limit,
+        permits::{Admission, Charge, Check, Count, Counting, Fields, Gate, Lapsed, Word},
         record::Slot,
         superblock::Superblock,
         table::{FailWith, OnFull}, //
     },
 };
 use kernel::{
+    cpu::CpuId,
     new_spinlock_irq,
     prelude::*,
     sync::{
@@ -75,7 +80,15 @@ impl Word for Atomic<u64> {
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
         self.cmpxchg(old, new, ordering::Full)
     }
+
+    #[inline]
+    fn fetch_add(&self, value: u64) -> u64 {
+        Atomic::fetch_add(self, value, ordering::Full)
+    }
 }
+
+/// Queues of bios that wait for a permit.
+const QUEUES: usize = 16;
 
 /// What is remembered of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
@@ -84,6 +97,8 @@ pub struct PerBio {
     epoch: u64,
     /// Where it goes on the member, and how much of it there is.
     extent: Extent,
+    /// Where in the gate its permit is charged.
+    charge: Charge,
     /// How long after a lapse it is kept; 0: not at all.
     hold_ms: u32,
     /// How it fails.
@@ -108,6 +123,7 @@ impl Default for PerBio {
         Self {
             epoch: 0,
             extent: Extent::default(),
+            charge: Charge::ONE,
             hold_ms: 0,
             fail_with: FailWith::ResvConflict,
             permit: false,
@@ -118,7 +134,9 @@ impl Default for PerBio {
 /// What waits at the gate.
 struct Held {
     /// For a permit.
-    pending: BioList<HeldBio<LeaseTarget>>,
+    pending: [BioList<HeldBio<LeaseTarget>>; QUEUES],
+    /// For a permit that counts for every row.
+    wide: BioList<HeldBio<LeaseTarget>>,
     /// Refused, until the hold time is over.
     refused: BioList<HeldBio<LeaseTarget>>,
     /// Completed too late, until the hold time is over.
@@ -127,10 +145,37 @@ struct Held {
     until_ns: u64,
 }
 
+impl Held {
+    /// The queue for what is charged like this.
+    fn queue(&mut self, charge: Charge) -> &mut BioList<HeldBio<LeaseTarget>> {
+        let queue = charge.lane() as usize % QUEUES;
+        match self.pending.get_mut(queue) {
+            Some(pending) if !charge.is_wide() => pending,
+            _ => &mut self.wide,
+        }
+    }
+
+    /// Everything that waits for a permit; the queues are empty afterwards.
+    fn take_pending(&mut self) -> BioList<HeldBio<LeaseTarget>> {
+        let mut all = self.wide.take_all();
+        for queue in &mut self.pending {
+            all.append(queue.take_all());
+        }
+        all
+    }
+
+    fn pending(&self) -> usize {
+        let narrow = self.pending.iter().map(BioList::len);
+        narrow.fold(self.wide.len(), usize::wrapping_add)
+    }
+}
+
 /// The gate of a session.
 #[pin_data]
 pub struct PortionGate {
-    gate: Gate<Atomic<u64>>,
+    gate: Gate<Atomic<u64>, KVec<Atomic<u64>>>,
+    /// How long a stripe row is on a member; 0 where rows do not count.
+    chunk_sectors: u32,
     refused: Atomic<u64>,
     late: Atomic<u64>,
     /// When the lease ended last; 0: never, or what was kept was dropped since.
@@ -145,18 +190,29 @@ pub struct PortionGate {
 
 impl PortionGate {
     /// A gate without a lease.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for its lanes.
     pub fn new(
         superblock: &Superblock,
         controller: Slot,
         limit: u32,
         portion: Arc<Bell>,
         dispatcher: Arc<Bell>,
-    ) -> impl PinInit<Self> {
+    ) -> Result<impl PinInit<Self>> {
         let portion_uuid = superblock.uuid;
         let lease_ns = superblock.timing.lease_ns;
         let controller = u32::from(controller.controller());
-        pin_init!(Self {
-            gate: Gate::new(lease_ns, limit),
+        let (counting, chunk_sectors) = counting(superblock);
+        let words = counting.words(kernel::cpu::nr_cpu_ids() as usize);
+        let mut lanes = KVec::with_capacity(words, GFP_KERNEL)?;
+        for _ in 0..words {
+            lanes.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        Ok(pin_init!(Self {
+            gate: Gate::new(lease_ns, limit, counting, lanes),
+            chunk_sectors,
             refused: Atomic::new(0),
             late: Atomic::new(0),
             lapsed_ns: Atomic::new(0),
@@ -166,14 +222,15 @@ impl PortionGate {
             dispatcher,
             held <- new_spinlock_irq!(
                 Held {
-                    pending: BioList::new(),
+                    pending: [const { BioList::new() }; QUEUES],
+                    wide: BioList::new(),
                     refused: BioList::new(),
                     late: BioList::new(),
                     until_ns: 0,
                 },
                 "dm_lease held bios"
             ),
-        })
+        }))
     }
 
     /// Decides about a state-changing bio, which goes to `sector` of `dev` if it may.
@@ -189,12 +246,13 @@ impl PortionGate {
         bio.clear_polled();
         // Read before the permit is taken: what was held up in between counts for the older epoch.
         let epoch = self.gate.epoch();
+        let charge = self.charge(&bio, rules.member);
         let admission = match rules.read_only {
             true => Admission::Refused {
                 lapsed: false,
                 wake: false,
             },
-            false => self.gate.enter(boottime_ns),
+            false => self.gate.enter(charge, boottime_ns),
         };
         let extent = Extent {
             dev: dev.devt().as_raw(),
@@ -205,6 +263,7 @@ impl PortionGate {
             *per_bio = PerBio {
                 epoch,
                 extent,
+                charge,
                 hold_ms: rules.lapse_hold_ms,
                 fail_with: rules.fail_with,
                 permit: matches!(admission, Admission::Granted(_)),
@@ -215,10 +274,35 @@ impl PortionGate {
                 self.trace_permit(bio.op(), &extent, epoch, check);
                 bio.remap(dev, sector)
             }
-            Admission::Full => self.full(bio, dev, sector, rules),
+            Admission::Full { wake } => {
+                if wake {
+                    self.woken_by_permit();
+                }
+                self.full(bio, dev, sector, rules, charge)
+            }
             Admission::Refused { lapsed, wake } => {
                 self.note_refusal(lapsed, wake);
                 self.refuse(bio, dev, sector)
+            }
+        }
+    }
+
+    /// Where the permit of a bio is charged [R19].
+    #[inline]
+    fn charge(&self, bio: &MapBio<'_, LeaseTarget>, member: u8) -> Charge {
+        match self.gate.counting() {
+            Counting::Ops => Charge::ONE,
+            Counting::Spread => Charge::cpu(CpuId::current().as_u32()),
+            Counting::Rows(fields) => {
+                let (sector, chunk) = (bio.sector(), u64::from(self.chunk_sectors));
+                let row = sector.checked_div(chunk).unwrap_or(0);
+                let begin = row.wrapping_mul(chunk);
+                let end = sector.wrapping_add(bio.sectors().into());
+                // Plain bios were split at the end of a row; a discard is as long as it likes.
+                match end.wrapping_sub(begin) <= chunk {
+                    true => Charge::row(fields, row, member),
+                    false => Charge::rows(fields, member),
+                }
             }
         }
     }
@@ -241,7 +325,7 @@ impl PortionGate {
         }
         // The verdict stands, so the permit may close; afterwards nothing of the session may be
         // touched that the end of this bio could take away.
-        self.leave();
+        self.leave(per_bio.charge);
         match verdict {
             Ok(()) => bio.done(status),
             Err(_) => self.too_late(bio, &per_bio),
@@ -289,7 +373,7 @@ impl PortionGate {
 
     /// Bios that wait for a permit.
     pub fn pending(&self) -> u64 {
-        self.held.lock().pending.len() as u64
+        self.held.lock().pending() as u64
     }
 
     /// Bios that were refused since the session began.
@@ -315,7 +399,7 @@ impl PortionGate {
             let mut held = self.held.lock();
             let held = &mut *held;
             (
-                held.pending.take_all(),
+                held.take_pending(),
                 held.refused.take_all(),
                 held.late.take_all(),
             )
@@ -325,18 +409,29 @@ impl PortionGate {
         late.for_each(fail_late);
         let mut held = self.held.lock();
         // Whatever came meanwhile came later.
-        let newer = held.pending.take_all();
-        held.pending.append(pending);
-        held.pending.append(newer);
+        let newer = held.take_pending();
+        for mut bio in Iterator::chain(pending, newer) {
+            let charge = bio.per_bio().charge;
+            held.queue(charge).push(bio);
+            self.gate.wait(charge);
+        }
         held.refused.append(refused);
-        self.gate.wait();
         drop(held);
         self.dispatcher.ring(Reasons::CHANGE);
     }
 
     /// What the dispatcher does each time it is woken. May sleep in the submission of a bio.
     pub fn dispatch(&self) {
-        while self.dispatch_one() {}
+        // Who waits for every row comes first, or would wait for ever.
+        if !self.dispatch_queue(|held| &mut held.wide) {
+            return;
+        }
+        for queue in 0..QUEUES {
+            self.dispatch_queue(|held| match held.pending.get_mut(queue) {
+                Some(pending) => pending,
+                None => &mut held.wide,
+            });
+        }
     }
 
     /// Fails what has been kept for its time after a lapse; returns when to look again.
@@ -352,38 +447,66 @@ impl PortionGate {
         }
     }
 
-    /// Dispatches the bio that has waited longest; `false` when there is none, or no room.
-    fn dispatch_one(&self) -> bool {
-        {
-            let held = self.held.lock();
-            if held.pending.is_empty() {
-                self.gate.no_waiters();
-                return false;
-            }
-        }
-        let epoch = self.gate.epoch();
-        match self.gate.enter_waiting(boottime_ns) {
-            Admission::Full => false,
-            Admission::Granted(check) => {
-                let next = self.held.lock().pending.pop();
-                match next {
-                    Some(mut bio) => {
-                        bio.per_bio().epoch = epoch;
-                        bio.per_bio().permit = true;
-                        let extent = bio.per_bio().extent;
-                        self.trace_permit(bio.op(), &extent, epoch, check);
-                        bio.submit();
-                    }
-                    None => self.leave(),
+    /// Dispatches from a queue for as long as there is room; whether it is empty then.
+    fn dispatch_queue(
+        &self,
+        queue: impl Fn(&mut Held) -> &mut BioList<HeldBio<LeaseTarget>>,
+    ) -> bool {
+        loop {
+            // It is out of the queue while it is decided about, so nobody else disposes of it.
+            let Some(mut bio) = queue(&mut self.held.lock()).pop() else {
+                return true;
+            };
+            let charge = bio.per_bio().charge;
+            let epoch = self.gate.epoch();
+            match self.gate.enter_waiting(charge, boottime_ns) {
+                Admission::Granted(check) => {
+                    self.stop_waiting(charge);
+                    bio.per_bio().epoch = epoch;
+                    bio.per_bio().permit = true;
+                    let extent = bio.per_bio().extent;
+                    self.trace_permit(bio.op(), &extent, epoch, check);
+                    bio.submit();
                 }
-                true
-            }
-            Admission::Refused { lapsed, wake } => {
-                self.note_refusal(lapsed, wake);
-                self.fail_pending();
-                true
+                Admission::Full { .. } => {
+                    if self.wait_on(bio, charge) {
+                        continue;
+                    }
+                    return false;
+                }
+                Admission::Refused { lapsed, wake } => {
+                    self.note_refusal(lapsed, wake);
+                    self.refuse_held(bio);
+                    self.fail_pending();
+                }
             }
         }
+    }
+
+    /// If the queue is empty now, nothing waits for the lane of the bio that was last in it. Lanes
+    /// that were left marked are found out when the next bio has waited for them.
+    fn stop_waiting(&self, charge: Charge) {
+        let mut held = self.held.lock();
+        if held.queue(charge).is_empty() {
+            self.gate.no_waiters(charge);
+        }
+    }
+
+    /// Puts a bio back where it was; whether there is room for it after all.
+    fn wait_on(&self, bio: HeldBio<LeaseTarget>, charge: Charge) -> bool {
+        let mut held = self.held.lock();
+        if bio.target().noflush_suspending() {
+            drop(held);
+            bio.requeue();
+            return true;
+        }
+        held.queue(charge).push_front(bio);
+        let room = self.gate.wait(charge);
+        drop(held);
+        if self.gate.expiry_ns() == 0 {
+            self.fail_pending();
+        }
+        room
     }
 
     #[cold]
@@ -393,6 +516,7 @@ impl PortionGate {
         dev: DmDevice<'ti>,
         sector: u64,
         rules: &Rules,
+        charge: Charge,
     ) -> MapOutcome<'ti> {
         if bio.is_nowait() {
             return bio.would_block();
@@ -407,8 +531,8 @@ impl PortionGate {
             return bio.requeue();
         }
         let (kept, outcome) = bio.hold(dev, sector);
-        held.pending.push(kept);
-        let room = self.gate.wait();
+        held.queue(charge).push(kept);
+        let room = self.gate.wait(charge);
         drop(held);
         if room {
             self.dispatcher.ring(Reasons::PERMIT);
@@ -456,8 +580,8 @@ impl PortionGate {
             if self.gate.expiry_ns() != 0 {
                 return;
             }
-            self.gate.no_waiters();
-            held.pending.take_all()
+            self.gate.no_waiters_at_all();
+            held.take_pending()
         };
         pending.for_each(|bio| self.refuse_held(bio));
     }
@@ -500,8 +624,8 @@ impl PortionGate {
     }
 
     #[inline]
-    fn leave(&self) {
-        if self.gate.leave().wake {
+    fn leave(&self, charge: Charge) {
+        if self.gate.leave(charge).wake {
             self.woken_by_permit();
         }
     }
@@ -584,6 +708,21 @@ impl PortionGate {
             bio.end(status_of(fail_with));
         }
         late.for_each(fail_late);
+    }
+}
+
+/// How the permits of a portion are counted, and how long a row is.
+fn counting(superblock: &Superblock) -> (Counting, u32) {
+    let redundancy = &superblock.redundancy;
+    match redundancy.counting {
+        limit::Counting::Stripe { chunk_sectors } => {
+            let fields = Fields::new(superblock.members);
+            (Counting::Rows(fields), chunk_sectors)
+        }
+        limit::Counting::Ops => match redundancy.healthy_limit() {
+            Some(_) => (Counting::Ops, 0),
+            None => (Counting::Spread, 0),
+        },
     }
 }
 

@@ -169,7 +169,7 @@ impl Session {
             limit,
             bell.clone(),
             dispatcher.clone(),
-        );
+        )?;
         Arc::pin_init(
             pin_init!(Self {
                 superblock,

@@ -43,7 +43,7 @@ use crate::{
         Visitor, //
     },
     proto::{
-        limit::Limit,
+        limit::{Counting, Limit},
         record::Slot,
         superblock::Superblock,
         table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
@@ -57,6 +57,8 @@ pub struct LeaseTarget;
 
 /// What the gate needs to know of a table for each bio.
 pub struct Rules {
+    /// The member.
+    pub member: u8,
     /// State-changing bios are refused whatever the lease says.
     pub read_only: bool,
     /// What happens to a bio beyond the limit.
@@ -74,7 +76,6 @@ pub struct Instance<'ti> {
     rules: Rules,
     features: Features,
     controller: Slot,
-    member: u8,
     replacement: bool,
     membership: Membership,
     /// The member, opened for the session's own use.
@@ -111,8 +112,8 @@ impl Target for LeaseTarget {
             own,
             handle,
         } = made;
-        let rules = Rules::of(&features, ti.is_read_only());
         let (member, replacement) = (superblock.member, superblock.replacement);
+        let rules = Rules::of(member, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
         Ok(try_init!(Instance {
             device,
@@ -120,7 +121,6 @@ impl Target for LeaseTarget {
             rules,
             features,
             controller: slot,
-            member,
             replacement,
             membership,
             own,
@@ -160,7 +160,7 @@ impl Target for LeaseTarget {
     fn preresume(data: &Instance<'_>, _ti: &DmTarget) -> Result {
         let table = Table {
             id: data.membership.id,
-            member: data.member,
+            member: data.rules.member,
             replacement: data.replacement,
             stateless: data.features.stateless,
             read_only: data.rules.read_only,
@@ -179,7 +179,9 @@ impl Target for LeaseTarget {
             features: data.features,
         };
         let _ = match kind {
-            StatusKind::Info => write!(out, "{}", data.membership.session.status(data.member)),
+            StatusKind::Info => {
+                write!(out, "{}", data.membership.session.status(data.rules.member))
+            }
             StatusKind::Table => write!(out, "{line}"),
             StatusKind::Ima => write!(out, "{}", line.ima()),
         };
@@ -198,9 +200,15 @@ impl Target for LeaseTarget {
         visitor.visit(data.device, data.offset_sectors, ti.len_sectors());
     }
 
-    fn io_hints(_data: &Instance<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
+    fn io_hints(data: &Instance<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
         // A polled write would keep its permit until its submitter cares to poll.
         limits.clear_poll();
+        let superblock = &data.membership.session.superblock;
+        if let Counting::Stripe { chunk_sectors } = superblock.redundancy.counting {
+            limits.set_chunk_sectors(chunk_sectors);
+            // An atomic write must not be split, and might not fit into a row.
+            limits.clear_atomic_writes();
+        }
     }
 }
 
@@ -215,8 +223,9 @@ struct Made<'ti> {
 }
 
 impl Rules {
-    fn of(features: &Features, read_only: bool) -> Self {
+    fn of(member: u8, features: &Features, read_only: bool) -> Self {
         Self {
+            member,
             read_only,
             on_full: features.on_full,
             fail_with: features.fail_with,
@@ -241,6 +250,9 @@ fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'t
     ti.set_num_discard_bios(1)
         .set_num_secure_erase_bios(1)
         .set_num_write_zeroes_bios(1);
+    if let Counting::Stripe { chunk_sectors } = superblock.redundancy.counting {
+        ti.set_max_io_sectors(chunk_sectors);
+    }
     let line = (line.controller, line.features);
     Ok(Made {
         device,

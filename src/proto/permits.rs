@@ -1,26 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The gate: one atomic decision for each state-changing operation.
 //!
-//! Two words decide. `expiry` is the end of the lease, 0 when there is none. `permits` holds the
-//! whole budget, so that taking a permit is one compare-and-swap that can neither exceed the
-//! limit nor slip past a gate that is being closed [R13, R16]:
+//! An operation takes a *permit* out of a *lane*, **then** looks at the lease, with a clock value
+//! read after that, and gives the permit back when there is none. So what passed was counted before
+//! its lease was seen valid, and what never completes keeps its permit [R13, R16]. How many lanes
+//! there are, and what fits into one, is the way of counting:
+//!
+//! * `Ops`: one lane; fewer permits than the limit may be open.
+//! * `Spread`: a lane for each CPU, and no limit; one that is set later is compared with the sum.
+//! * `Rows`: many lanes; a stripe row goes to one by its hash. The members with open permits in a
+//!   lane, the new one included, may not be more than the limit.
+//!
+//! A lane is one word, so taking a permit is one compare-and-swap that cannot exceed the limit:
 //!
 //! ```text
-//!  63        62..60   59........40   39.......20   19.........0
-//!  waiters   0        peak           limit         open
+//!  63        62      59 ............................ 0
+//!  waiters   watch   open permits, or a field for each member with its open permits in these rows
 //! ```
 //!
-//! * `limit` 0 is a closed gate: operations wait. Release and hand-over close the gate, then wait
-//!   for `open` to become 0. Both stand in one word, so "closed and drained" is one load, and it
-//!   stays true: nobody can enter a closed gate.
-//! * `waiters` says that operations wait for a permit. Whoever gives a permit back sees it, and
+//! * Rows that share a lane share its budget, which is only stricter. An operation on more rows
+//!   than one (a discard) is charged once, in a word that counts for every row [R19].
+//! * `waiters` says that operations wait for this lane. Whoever gives a permit back sees it, and
 //!   whoever sets it sees whether there is room: no wake-up is lost.
-//! * `peak` is the highest `open` ever seen, exact because it is written in the same swap.
+//! * The gate is *closed* by a bit in the lease word, which everybody reads after taking a permit.
+//!   So with every lane empty once after the gate was closed, nothing is open and nothing can
+//!   become so: "drained" stays true. `watch` makes whoever empties a lane say so.
 //!
-//! Order in the request path: take a permit, *then* look at the lease (with a clock value taken
-//! after the permit), and give the permit back when it is not valid. An operation that passed
-//! therefore was counted before its lease was seen valid; one that never completes keeps its
-//! permit [R16].
+//! Whatever concerns more than one word is taken first and looked at again afterwards: the limit,
+//! the operations on many rows, the sum of all lanes. Of two that meet there at least one sees the
+//! other, and goes back to wait.
 //!
 //! The lease word is changed by compare-and-swap only: [`Gate::extend`] by the heartbeat path and
 //! whoever first sees the end of it, so that neither overwrites the other [R9].
@@ -28,11 +36,12 @@
 //!
 //! Locking: none; every method may be called from any context. `W` is the atomic word of the
 //! world: the kernel's on a controller, a model checker's in the tests. All operations of a `W`
-//! are fully ordered.
+//! that change it are fully ordered.
 
 use super::lease::is_within;
+use core::ops::Deref;
 
-/// An atomic 64-bit word whose operations are fully ordered.
+/// An atomic 64-bit word whose changes are fully ordered.
 pub trait Word {
     /// A word with this value.
     fn new(value: u64) -> Self;
@@ -42,46 +51,163 @@ pub trait Word {
     fn store(&self, value: u64);
     /// Replaces `old` by `new`; `Err` carries what was found instead.
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64>;
+    /// Adds, wrapping around; returns the value before.
+    fn fetch_add(&self, value: u64) -> u64;
 }
 
 /// A limit that is never reached in practice: what `external` redundancy has.
-pub const UNLIMITED: u32 = FIELD as u32;
+pub const UNLIMITED: u32 = (1 << 20) - 1;
 
-const FIELD: u64 = (1 << 20) - 1;
-const LIMIT_SHIFT: u32 = 20;
-const PEAK_SHIFT: u32 = 40;
+/// Lanes of [`Counting::Rows`]: a power of two, many more than operations are open at once.
+pub const ROW_LANES: usize = 1 << ROW_LANE_BITS;
+
+/// From one lane of [`Counting::Spread`] to the next, in words: no two share a cache line.
+pub const SPREAD_STRIDE: usize = 8;
+
+const ROW_LANE_BITS: u32 = 10;
+/// Bits of a lane that count.
+const COUNT_BITS: u32 = 60;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+const WATCH: u64 = 1 << 62;
 const WAITERS: u64 = 1 << 63;
+/// The bit of the lease word that closes the gate. As a time it would be 292 years.
+const CLOSED: u64 = 1 << 63;
+/// The word that is charged for operations on many rows is no lane.
+const WIDE: u32 = u32::MAX;
 
-/// The permits word, unpacked.
+/// How permits are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count {
-    /// Permits given and not given back.
-    pub open: u32,
-    /// How many may be open at once; 0 while the gate is closed.
-    pub limit: u32,
-    /// The highest `open` since the gate was made.
-    pub peak: u32,
-    /// Whether operations wait for a permit.
-    pub waiters: bool,
+pub enum Counting {
+    /// Each open permit counts.
+    Ops,
+    /// As `Ops`, with a lane for each CPU, for a portion that has no limit.
+    Spread,
+    /// What counts is how many members have open permits in one stripe row.
+    Rows(Fields),
 }
 
-impl Count {
-    fn unpack(word: u64) -> Self {
+/// The fields of a lane of [`Counting::Rows`], one for each member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fields {
+    bits: u32,
+    /// The highest bit of every field, and all bits below it.
+    high: u64,
+    low: u64,
+}
+
+impl Fields {
+    /// Fields for up to 16 members, as wide as there is room.
+    pub const fn new(members: u8) -> Self {
+        let members = match members {
+            0 => 1,
+            1..=16 => members as u32,
+            _ => 16,
+        };
+        let bits = COUNT_BITS / members;
+        let (mut high, mut low) = (0, 0);
+        let mut shift = 0;
+        while shift < members * bits {
+            high |= 1 << (shift + bits - 1);
+            low |= ((1 << (bits - 1)) - 1) << shift;
+            shift += bits;
+        }
+        Self { bits, high, low }
+    }
+
+    /// How many fields of a lane are not zero.
+    #[inline]
+    fn members(&self, word: u64) -> u32 {
+        // All ones below the highest bit carry into it from every field that is not zero.
+        (((word & self.low).wrapping_add(self.low) | word) & self.high).count_ones()
+    }
+
+    /// Whether a field cannot count any further.
+    #[inline]
+    fn is_full(&self, word: u64, shift: u32) -> bool {
+        let ones = (1_u64 << self.bits) - 1;
+        (word >> (shift & 63)) & ones == ones
+    }
+}
+
+/// Where an operation is charged: chosen once, remembered until its permit comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Charge {
+    lane: u32,
+    shift: u32,
+}
+
+impl Charge {
+    /// The only lane there is.
+    pub const ONE: Charge = Charge { lane: 0, shift: 0 };
+
+    /// The lane of a CPU; any will do, the one that runs is the fastest.
+    #[inline]
+    pub const fn cpu(cpu: u32) -> Self {
         Self {
-            open: (word & FIELD) as u32,
-            limit: ((word >> LIMIT_SHIFT) & FIELD) as u32,
-            peak: ((word >> PEAK_SHIFT) & FIELD) as u32,
-            waiters: word & WAITERS != 0,
+            lane: cpu.wrapping_mul(SPREAD_STRIDE as u32),
+            shift: 0,
         }
     }
 
-    fn pack(self) -> u64 {
-        let waiters = if self.waiters { WAITERS } else { 0 };
-        waiters
-            | ((u64::from(self.peak) & FIELD) << PEAK_SHIFT)
-            | ((u64::from(self.limit) & FIELD) << LIMIT_SHIFT)
-            | (u64::from(self.open) & FIELD)
+    /// A stripe row and a member.
+    #[inline]
+    pub const fn row(fields: Fields, row: u64, member: u8) -> Self {
+        // Multiplicative hashing: Knuth, The Art of Computer Programming, volume 3, section 6.4.
+        let hash = row.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self {
+            lane: (hash >> (64 - ROW_LANE_BITS)) as u32,
+            shift: (member as u32).wrapping_mul(fields.bits),
+        }
     }
+
+    /// A member and more rows than one.
+    pub const fn rows(fields: Fields, member: u8) -> Self {
+        Self {
+            lane: WIDE,
+            shift: (member as u32).wrapping_mul(fields.bits),
+        }
+    }
+
+    /// Whether it counts for every row.
+    pub const fn is_wide(self) -> bool {
+        self.lane == WIDE
+    }
+
+    /// The lane, to keep what waits for it in order.
+    pub const fn lane(self) -> u32 {
+        self.lane
+    }
+
+    #[inline]
+    const fn unit(self) -> u64 {
+        1 << (self.shift & 63)
+    }
+}
+
+impl Counting {
+    /// How many words the lanes take on a machine with so many CPUs.
+    pub const fn words(self, cpus: usize) -> usize {
+        match self {
+            Counting::Ops => 1,
+            Counting::Spread => cpus.wrapping_mul(SPREAD_STRIDE),
+            Counting::Rows(_) => ROW_LANES,
+        }
+    }
+}
+
+/// What is open, and what may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// What is measured against the limit: permits given and not given back, or the members that
+    /// have some in one row, in the row that has most of them.
+    pub open: u32,
+    /// How many may be open at once; 0 while the gate is closed.
+    pub limit: u32,
+    /// The highest `open` since the gate was made, of operations that were admitted; not kept for
+    /// [`Counting::Spread`].
+    pub peak: u32,
+    /// Whether operations wait for a permit.
+    pub waiters: bool,
 }
 
 /// What the gate says to a state-changing operation.
@@ -90,7 +216,10 @@ pub enum Admission {
     /// A permit is held; it must be given back with [`Gate::leave`].
     Granted(Check),
     /// The lease is valid and the limit is reached, or the gate is being closed.
-    Full,
+    Full {
+        /// As in [`Left`]: a permit was taken and given back.
+        wake: bool,
+    },
     /// There is no valid lease. `lapsed` when this very call saw it end and latched it.
     Refused {
         /// This call latched the lease; the caller tells the controller's machine.
@@ -116,73 +245,88 @@ pub struct Check {
 /// What a look at the lease showed.
 enum Sight {
     Valid(Check),
-    Over { lapsed: bool },
+    /// The lease is valid, and the gate is closed.
+    Closed,
+    Over {
+        lapsed: bool,
+    },
 }
 
 /// What [`Gate::leave`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// Operations wait and there is room (or the gate is closed and empty): wake the dispatcher.
+    /// Operations wait for this lane, or it is empty in a closed gate: wake the dispatcher.
     pub wake: bool,
 }
 
-/// The gate of one portion.
-pub struct Gate<W> {
+/// The gate of one portion. `L` holds the lanes, [`Counting::words`] of them, all zero at first.
+pub struct Gate<W, L> {
+    /// The end of the lease, and whether the gate is closed.
     expiry: W,
     epoch: W,
-    permits: W,
+    limit: W,
+    peak: W,
+    /// A lane for operations on many rows, which counts for every row.
+    wide: W,
+    lanes: L,
     length_ns: u64,
+    counting: Counting,
 }
 
-impl<W: Word> Gate<W> {
-    /// A gate without a lease, with `limit` permits and a lease time of `length_ns`.
-    pub fn new(length_ns: u64, limit: u32) -> Self {
-        let count = Count {
-            open: 0,
-            limit,
-            peak: 0,
-            waiters: false,
-        };
+impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
+    /// A gate without a lease, with a lease time of `length_ns`.
+    pub fn new(length_ns: u64, limit: u32, counting: Counting, lanes: L) -> Self {
+        let closed = if limit == 0 { CLOSED } else { 0 };
         Self {
-            expiry: W::new(0),
+            expiry: W::new(closed),
             epoch: W::new(0),
-            permits: W::new(count.pack()),
+            limit: W::new(limit.min(UNLIMITED).into()),
+            peak: W::new(0),
+            wide: W::new(0),
+            lanes,
             length_ns,
+            counting,
         }
+    }
+
+    /// How permits are counted.
+    #[inline]
+    pub fn counting(&self) -> Counting {
+        self.counting
     }
 
     /// Asks to perform a state-changing operation [R12, R13].
     ///
     /// `now` is read after the permit was taken, so that a stall between the two cannot pass.
     ///
-    /// Whoever comes while others wait goes behind them.
+    /// Whoever comes while others wait for the same lane goes behind them.
     #[inline]
-    pub fn enter(&self, now: impl Fn() -> u64) -> Admission {
-        self.admit(false, now)
+    pub fn enter(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
+        self.admit(charge, false, now)
     }
 
-    /// Asks for the operation that has waited longest.
-    pub fn enter_waiting(&self, now: impl Fn() -> u64) -> Admission {
-        self.admit(true, now)
+    /// Asks for the operation that has waited longest for its lane.
+    pub fn enter_waiting(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
+        self.admit(charge, true, now)
     }
 
     #[inline]
-    fn admit(&self, has_waited: bool, now: impl Fn() -> u64) -> Admission {
-        if !self.take(has_waited) {
-            return match self.see(now) {
-                Sight::Valid(_) => Admission::Full,
-                Sight::Over { lapsed } => Admission::Refused {
-                    lapsed,
-                    wake: false,
-                },
-            };
-        }
-        match self.see(now) {
-            Sight::Valid(check) => Admission::Granted(check),
-            Sight::Over { lapsed } => Admission::Refused {
-                lapsed,
-                wake: self.leave().wake,
+    fn admit(&self, charge: Charge, has_waited: bool, now: impl Fn() -> u64) -> Admission {
+        let taken = self.take(charge, has_waited);
+        match (taken, self.see(now)) {
+            (Ok(used), Sight::Valid(check)) => {
+                self.note_peak(used);
+                Admission::Granted(check)
+            }
+            (Ok(_), Sight::Closed) => Admission::Full {
+                wake: self.leave(charge).wake,
             },
+            (Ok(_), Sight::Over { lapsed }) => Admission::Refused {
+                lapsed,
+                wake: self.leave(charge).wake,
+            },
+            (Err(Left { wake }), Sight::Valid(_) | Sight::Closed) => Admission::Full { wake },
+            (Err(Left { wake }), Sight::Over { lapsed }) => Admission::Refused { lapsed, wake },
         }
     }
 
@@ -193,18 +337,19 @@ impl<W: Word> Gate<W> {
     #[inline]
     fn see(&self, now: impl Fn() -> u64) -> Sight {
         loop {
-            let expiry = self.expiry.load();
+            let word = self.expiry.load();
+            let expiry_ns = word & !CLOSED;
             let now_ns = now();
-            if is_within(now_ns, expiry, self.length_ns) {
-                return Sight::Valid(Check {
-                    now_ns,
-                    expiry_ns: expiry,
-                });
+            if is_within(now_ns, expiry_ns, self.length_ns) {
+                return match word & CLOSED {
+                    0 => Sight::Valid(Check { now_ns, expiry_ns }),
+                    _ => Sight::Closed,
+                };
             }
-            if expiry == 0 {
+            if expiry_ns == 0 {
                 return Sight::Over { lapsed: false };
             }
-            if self.expiry.compare_exchange(expiry, 0).is_ok() {
+            if self.expiry.compare_exchange(word, word & CLOSED).is_ok() {
                 return Sight::Over { lapsed: true };
             }
         }
@@ -212,10 +357,15 @@ impl<W: Word> Gate<W> {
 
     /// Gives a permit back.
     #[inline]
-    pub fn leave(&self) -> Left {
-        let count = self.give();
+    pub fn leave(&self, charge: Charge) -> Left {
+        let Some(lane) = self.lane(charge) else {
+            return Left { wake: false };
+        };
+        let unit = charge.unit();
+        let word = lane.fetch_add(unit.wrapping_neg()).wrapping_sub(unit);
+        let flags = word & (WAITERS | WATCH);
         Left {
-            wake: count.waiters || count.limit == 0 && count.open == 0,
+            wake: charge.is_wide() || flags != 0 && (flags & WAITERS != 0 || word & COUNT == 0),
         }
     }
 
@@ -223,41 +373,70 @@ impl<W: Word> Gate<W> {
     /// because nobody who leaves will.
     ///
     /// The caller has queued the operation, under its own lock, before the call.
-    pub fn wait(&self) -> bool {
-        self.update(|count| {
-            Some(Count {
-                waiters: true,
-                ..count
-            })
-        })
-        .is_some_and(|count| count.open < count.limit)
+    pub fn wait(&self, charge: Charge) -> bool {
+        self.each_lane(charge, |lane| set_bits(lane, WAITERS));
+        let limit = self.limit();
+        let Some(lane) = self.lane(charge) else {
+            return true;
+        };
+        let word = lane.load();
+        let used = self.used(charge, word.wrapping_add(charge.unit()), limit);
+        // The sum of all lanes is that of the present, without this one.
+        let more = u32::from(self.counting == Counting::Spread);
+        let fits = self.fits(word, charge, limit) && used.saturating_add(more) <= limit;
+        fits && !self.is_closed()
     }
 
-    /// Notes that nothing waits any more.
-    pub fn no_waiters(&self) {
-        self.update(|count| {
-            Some(Count {
-                waiters: false,
-                ..count
-            })
-        });
+    /// Notes that nothing waits for this lane any more.
+    pub fn no_waiters(&self, charge: Charge) {
+        self.each_lane(charge, |lane| clear_bits(lane, WAITERS));
+    }
+
+    /// Notes that nothing waits for any lane.
+    pub fn no_waiters_at_all(&self) {
+        for lane in self.all() {
+            clear_bits(lane, WAITERS);
+        }
     }
 
     /// Sets the limit; 0 closes the gate. Operations that hold a permit keep it.
     pub fn set_limit(&self, limit: u32) {
-        let limit = limit.min(UNLIMITED);
-        self.update(|count| Some(Count { limit, ..count }));
+        self.limit.store(limit.min(UNLIMITED).into());
+        match limit {
+            0 => {
+                set_bits(&self.expiry, CLOSED);
+                self.all().for_each(|lane| set_bits(lane, WATCH));
+            }
+            _ => {
+                self.all().for_each(|lane| clear_bits(lane, WATCH));
+                clear_bits(&self.expiry, CLOSED);
+            }
+        }
     }
 
-    /// The permits as they are now.
+    /// The permits as they are now. Looks at every lane.
     pub fn count(&self) -> Count {
-        Count::unpack(self.permits.load())
+        let wide = self.wide.load();
+        let (mut open, mut waiters) = (0_u32, wide & WAITERS != 0);
+        for lane in self.lanes.iter() {
+            let word = lane.load();
+            waiters |= word & WAITERS != 0;
+            open = match self.counting {
+                Counting::Rows(fields) => open.max(fields.members((word | wide) & COUNT)),
+                _ => open.saturating_add((word & COUNT) as u32),
+            };
+        }
+        Count {
+            open,
+            limit: if self.is_closed() { 0 } else { self.limit() },
+            peak: self.peak.load() as u32,
+            waiters,
+        }
     }
 
     /// Whether the gate is closed and every permit has come back.
     pub fn is_drained(&self) -> bool {
-        let count = self.count();
-        count.limit == 0 && count.open == 0
+        self.is_closed() && self.all().all(|lane| lane.load() & COUNT == 0)
     }
 
     /// Whether a success of `epoch` may be acknowledged [R18].
@@ -268,9 +447,9 @@ impl<W: Word> Gate<W> {
     #[inline]
     pub fn acknowledge(&self, epoch: u64, now: impl Fn() -> u64) -> Result<(), Lapsed> {
         match self.see(now) {
-            Sight::Valid(_) if self.epoch.load() == epoch => Ok(()),
-            Sight::Valid(_) => Err(Lapsed(false)),
             Sight::Over { lapsed } => Err(Lapsed(lapsed)),
+            _ if self.epoch.load() == epoch => Ok(()),
+            _ => Err(Lapsed(false)),
         }
     }
 
@@ -282,68 +461,159 @@ impl<W: Word> Gate<W> {
 
     /// Whether the lease is valid at `now_ns`.
     pub fn is_valid(&self, now_ns: u64) -> bool {
-        is_within(now_ns, self.expiry.load(), self.length_ns)
+        is_within(now_ns, self.expiry_ns(), self.length_ns)
     }
 
     /// The end of the lease as the gate sees it; 0 when there is none.
     pub fn expiry_ns(&self) -> u64 {
-        self.expiry.load()
+        self.expiry.load() & !CLOSED
     }
 
     /// Begins the lease of a new epoch. Only the heartbeat path calls it, once an epoch, and only
     /// while no lease stands: an epoch follows a latch.
     pub fn open_epoch(&self, epoch: u64, expiry_ns: u64) -> bool {
         self.epoch.store(epoch);
-        self.expiry.compare_exchange(0, expiry_ns).is_ok()
+        self.change_lease(|lease| (lease == 0).then_some(expiry_ns))
     }
 
     /// Moves the end of the lease from `from_ns` to `to_ns`; `false` when it was latched meanwhile.
     pub fn extend(&self, from_ns: u64, to_ns: u64) -> bool {
-        from_ns != 0 && self.expiry.compare_exchange(from_ns, to_ns).is_ok()
+        from_ns != 0 && self.change_lease(|lease| (lease == from_ns).then_some(to_ns))
     }
 
     /// Latches the lease, whatever it is.
     pub fn latch(&self) {
-        self.expiry.store(0);
+        self.change_lease(|_| Some(0));
     }
 
-    #[inline]
-    fn take(&self, has_waited: bool) -> bool {
-        self.update(|count| {
-            let open = count.open.wrapping_add(1);
-            let peak = count.peak.max(open);
-            let may = count.open < count.limit && (has_waited || !count.waiters);
-            may.then_some(Count {
-                open,
-                peak,
-                ..count
-            })
-        })
-        .is_some()
-    }
-
-    #[inline]
-    fn give(&self) -> Count {
-        self.update(|count| {
-            Some(Count {
-                open: count.open.saturating_sub(1),
-                ..count
-            })
-        })
-        .unwrap_or_else(|| self.count())
-    }
-
-    /// Changes the permits word in one step; `None` when `change` declined. Returns what it became.
-    #[inline]
-    fn update(&self, change: impl Fn(Count) -> Option<Count>) -> Option<Count> {
-        let mut seen = self.permits.load();
+    /// Changes the end of the lease in one step and leaves the gate closed or open as it is;
+    /// `false` when `change` declined.
+    fn change_lease(&self, change: impl Fn(u64) -> Option<u64>) -> bool {
+        let mut word = self.expiry.load();
         loop {
-            let next = change(Count::unpack(seen))?;
-            match self.permits.compare_exchange(seen, next.pack()) {
-                Ok(_) => return Some(next),
-                Err(found) => seen = found,
+            let Some(lease) = change(word & !CLOSED) else {
+                return false;
+            };
+            let next = word & CLOSED | lease & !CLOSED;
+            match self.expiry.compare_exchange(word, next) {
+                Ok(_) => return true,
+                Err(found) => word = found,
             }
         }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.expiry.load() & CLOSED != 0
+    }
+
+    #[inline]
+    fn limit(&self) -> u32 {
+        self.limit.load() as u32
+    }
+
+    #[inline]
+    fn lane(&self, charge: Charge) -> Option<&W> {
+        match charge.is_wide() {
+            false => self.lanes.get(charge.lane as usize),
+            true => Some(&self.wide),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &W> {
+        self.lanes.iter().chain(core::iter::once(&self.wide))
+    }
+
+    /// The lanes on whose leavers an operation waits: it may wait for the sum of all.
+    fn each_lane(&self, charge: Charge, act: impl Fn(&W)) {
+        match charge.is_wide() || self.counting == Counting::Spread {
+            true => self.all().for_each(act),
+            false => self.lane(charge).into_iter().for_each(act),
+        }
+    }
+
+    /// Takes a permit; the number is what is used now, as [`Count::open`].
+    #[inline]
+    fn take(&self, charge: Charge, has_waited: bool) -> Result<u32, Left> {
+        let no = Left { wake: false };
+        let (Some(lane), limit) = (self.lane(charge), self.limit()) else {
+            return Err(no);
+        };
+        let mut word = lane.load();
+        let taken = loop {
+            if word & WAITERS != 0 && !has_waited || !self.fits(word, charge, limit) {
+                return Err(no);
+            }
+            let next = word.wrapping_add(charge.unit());
+            match lane.compare_exchange(word, next) {
+                Ok(_) => break next,
+                Err(found) => word = found,
+            }
+        };
+        // With the permit taken: a limit that was lowered meanwhile, and what other words hold.
+        let limit = self.limit();
+        match self.used(charge, taken, limit) {
+            used if used <= limit => Ok(used),
+            _ => Err(self.leave(charge)),
+        }
+    }
+
+    /// Whether one more fits, as far as its own lane says.
+    #[inline]
+    fn fits(&self, word: u64, charge: Charge, limit: u32) -> bool {
+        match self.counting {
+            Counting::Ops | Counting::Spread => word & COUNT < limit.into(),
+            Counting::Rows(fields) => {
+                !fields.is_full(word, charge.shift)
+                    && fields.members((word & COUNT).wrapping_add(charge.unit())) <= limit
+            }
+        }
+    }
+
+    /// What is used of the limit when the lane of `charge` is `word`.
+    #[inline]
+    fn used(&self, charge: Charge, word: u64, limit: u32) -> u32 {
+        match self.counting {
+            Counting::Ops => (word & COUNT) as u32,
+            Counting::Spread if limit == UNLIMITED => 0,
+            Counting::Spread => self.count().open,
+            Counting::Rows(fields) if charge.is_wide() => self
+                .lanes
+                .iter()
+                .map(|lane| fields.members((lane.load() | word) & COUNT))
+                .fold(fields.members(word & COUNT), u32::max),
+            Counting::Rows(fields) => fields.members((word | self.wide.load()) & COUNT),
+        }
+    }
+
+    #[inline]
+    fn note_peak(&self, used: u32) {
+        if used == 0 {
+            return;
+        }
+        let used = u64::from(used);
+        let mut peak = self.peak.load();
+        while peak < used {
+            match self.peak.compare_exchange(peak, used) {
+                Ok(_) => return,
+                Err(found) => peak = found,
+            }
+        }
+    }
+}
+
+fn set_bits<W: Word>(word: &W, bits: u64) {
+    change(word, |value| value | bits);
+}
+
+fn clear_bits<W: Word>(word: &W, bits: u64) {
+    change(word, |value| value & !bits);
+}
+
+/// Changes a word, or makes sure with full ordering that it is so already.
+fn change<W: Word>(word: &W, change: impl Fn(u64) -> u64) {
+    let mut seen = word.load();
+    while let Err(found) = word.compare_exchange(seen, change(seen)) {
+        seen = found;
     }
 }
 
@@ -365,6 +635,9 @@ mod tests {
         fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
             AtomicU64::compare_exchange(self, old, new, SeqCst, SeqCst)
         }
+        fn fetch_add(&self, value: u64) -> u64 {
+            AtomicU64::fetch_add(self, value, SeqCst)
+        }
     }
 
     const L: u64 = 1_000;
@@ -373,23 +646,33 @@ mod tests {
         matches!(admission, Admission::Granted(_))
     }
 
-    fn leased(limit: u32) -> Gate<AtomicU64> {
-        let gate = Gate::new(L, limit);
+    type Lanes = std::vec::Vec<AtomicU64>;
+
+    fn counted(counting: Counting, cpus: usize, limit: u32) -> Gate<AtomicU64, Lanes> {
+        let lanes = (0..counting.words(cpus)).map(|_| AtomicU64::new(0));
+        let gate = Gate::new(L, limit, counting, lanes.collect());
         assert!(gate.open_epoch(7, 2_000));
         gate
     }
 
+    fn leased(limit: u32) -> Gate<AtomicU64, Lanes> {
+        counted(Counting::Ops, 1, limit)
+    }
+
+    const ONE: Charge = Charge::ONE;
+    const FULL: Admission = Admission::Full { wake: false };
+
     #[test]
     fn r13_the_limit_bounds_the_open_permits() {
         let gate = leased(2);
-        assert!(is_granted(gate.enter(|| 1_500)));
-        assert!(is_granted(gate.enter(|| 1_500)));
-        assert_eq!(gate.enter(|| 1_500), Admission::Full);
-        assert!(!gate.wait());
-        assert!(gate.leave().wake);
-        assert_eq!(gate.enter(|| 1_500), Admission::Full, "others wait already");
-        assert!(is_granted(gate.enter_waiting(|| 1_500)));
-        gate.no_waiters();
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        assert_eq!(gate.enter(ONE, || 1_500), FULL);
+        assert!(!gate.wait(ONE));
+        assert!(gate.leave(ONE).wake);
+        assert_eq!(gate.enter(ONE, || 1_500), FULL, "others wait already");
+        assert!(is_granted(gate.enter_waiting(ONE, || 1_500)));
+        gate.no_waiters(ONE);
         assert_eq!(gate.count().peak, 2);
     }
 
@@ -397,14 +680,14 @@ mod tests {
     fn r6_an_expired_lease_refuses_and_latches() {
         let gate = leased(2);
         assert_eq!(
-            gate.enter(|| 2_000),
+            gate.enter(ONE, || 2_000),
             Admission::Refused {
                 lapsed: true,
                 wake: false
             }
         );
         assert_eq!(
-            gate.enter(|| 1_500),
+            gate.enter(ONE, || 1_500),
             Admission::Refused {
                 lapsed: false,
                 wake: false
@@ -417,9 +700,9 @@ mod tests {
     #[test]
     fn r6_a_full_gate_refuses_once_the_lease_is_gone() {
         let gate = leased(1);
-        assert!(is_granted(gate.enter(|| 1_500)));
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
         assert_eq!(
-            gate.enter(|| 2_500),
+            gate.enter(ONE, || 2_500),
             Admission::Refused {
                 lapsed: true,
                 wake: false
@@ -448,7 +731,7 @@ mod tests {
             gate.extend(2_000, 3_000);
             2_500
         };
-        assert!(is_granted(gate.enter(late)));
+        assert!(is_granted(gate.enter(ONE, late)));
         let late = || {
             gate.extend(3_000, 4_000);
             3_500
@@ -468,28 +751,28 @@ mod tests {
             lapsed: true,
             wake: true,
         };
-        assert_eq!(gate.enter(closing), refused);
+        assert_eq!(gate.enter(ONE, closing), refused);
     }
 
     #[test]
     fn r34_a_closed_gate_lets_nobody_in_and_drains() {
         let gate = leased(2);
-        assert!(is_granted(gate.enter(|| 1_500)));
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
         gate.set_limit(0);
-        assert_eq!(gate.enter(|| 1_500), Admission::Full);
+        assert_eq!(gate.enter(ONE, || 1_500), FULL);
         assert!(!gate.is_drained());
-        assert!(gate.leave().wake);
+        assert!(gate.leave(ONE).wake);
         assert!(gate.is_drained());
     }
 
     #[test]
     fn no_wake_up_is_lost_when_room_appears_while_queueing() {
         let gate = leased(1);
-        assert!(is_granted(gate.enter(|| 1_500)));
-        assert_eq!(gate.enter(|| 1_500), Admission::Full);
-        assert!(!gate.leave().wake);
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        assert_eq!(gate.enter(ONE, || 1_500), FULL);
+        assert!(!gate.leave(ONE).wake);
         assert!(
-            gate.wait(),
+            gate.wait(ONE),
             "there is room, and nobody left to notice the waiter"
         );
     }
@@ -498,8 +781,163 @@ mod tests {
     fn unlimited_is_wide_enough() {
         let gate = leased(UNLIMITED);
         for _ in 0..1_000 {
-            assert!(is_granted(gate.enter(|| 1_500)));
+            assert!(is_granted(gate.enter(ONE, || 1_500)));
         }
         assert_eq!(gate.count().limit, UNLIMITED);
+    }
+
+    #[test]
+    fn r13_a_limit_that_is_lowered_while_a_permit_is_taken_is_not_exceeded() {
+        let gate = leased(2);
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        gate.set_limit(1);
+        assert_eq!(gate.enter(ONE, || 1_500), FULL);
+        gate.set_limit(2);
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        assert_eq!((gate.count().open, gate.count().peak), (2, 2));
+    }
+
+    #[test]
+    fn r34_a_closed_gate_keeps_its_lease_and_stays_closed_over_a_latch() {
+        let gate = leased(2);
+        let closing = || {
+            gate.set_limit(0);
+            1_500
+        };
+        // The clock is read after the lease: this one was let in before the gate was closed.
+        assert!(is_granted(gate.enter(ONE, closing)));
+        assert!(!gate.is_drained());
+        assert_eq!(gate.enter(ONE, || 1_500), FULL);
+        assert!(gate.leave(ONE).wake && gate.is_drained());
+        assert!(gate.extend(2_000, 2_500), "a closed gate keeps its lease");
+        gate.latch();
+        assert!(gate.is_drained(), "a latched one stays closed");
+        assert!(gate.open_epoch(8, 3_000));
+        assert_eq!(gate.enter(ONE, || 2_500), FULL);
+    }
+
+    const MEMBERS: u8 = 3;
+    const FIELDS: Fields = Fields::new(MEMBERS);
+
+    fn rows(limit: u32) -> Gate<AtomicU64, Lanes> {
+        counted(Counting::Rows(FIELDS), 1, limit)
+    }
+
+    fn row(row: u64, member: u8) -> Charge {
+        Charge::row(FIELDS, row, member)
+    }
+
+    /// Another row than `first` that has a lane of its own.
+    fn other(first: u64) -> u64 {
+        let lane = row(first, 0).lane();
+        (first + 1..).find(|&it| row(it, 0).lane() != lane).unwrap()
+    }
+
+    #[test]
+    fn r19_fields_count_every_member_of_every_width() {
+        for members in 1..=16 {
+            let fields = Fields::new(members);
+            let last = Charge::row(fields, 5, members - 1);
+            assert!(last.unit() <= COUNT && last.unit().leading_zeros() >= 4);
+            let top = (1 << fields.bits) - 1;
+            let mut word = 0;
+            for member in 0..members {
+                let unit = Charge::row(fields, 5, member).unit();
+                for count in [1, 2, top / 2, top / 2 + 1, top] {
+                    assert_eq!(fields.members(word + count * unit), u32::from(member) + 1);
+                }
+                word += top * unit;
+                assert!(fields.is_full(word, Charge::row(fields, 5, member).shift));
+                assert_eq!(word & !COUNT, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn r19_many_operations_on_one_member_of_a_row_put_one_shard_at_risk() {
+        let gate = rows(1);
+        for _ in 0..20 {
+            assert!(is_granted(gate.enter(row(9, 1), || 1_500)));
+        }
+        assert_eq!(gate.enter(row(9, 0), || 1_500), FULL);
+        assert_eq!(gate.enter(row(9, 2), || 1_500), FULL);
+        assert!(
+            is_granted(gate.enter(row(other(9), 0), || 1_500)),
+            "rows are independent"
+        );
+        assert_eq!((gate.count().open, gate.count().peak), (1, 1));
+        for _ in 0..20 {
+            assert!(!gate.leave(row(9, 1)).wake);
+        }
+        assert!(is_granted(gate.enter(row(9, 0), || 1_500)));
+    }
+
+    #[test]
+    fn r16_a_row_never_has_more_members_at_risk_than_the_limit() {
+        let gate = rows(2);
+        assert!(is_granted(gate.enter(row(9, 0), || 1_500)));
+        assert!(is_granted(gate.enter(row(9, 1), || 1_500)));
+        assert_eq!(gate.enter(row(9, 2), || 1_500), FULL);
+        assert!(!gate.wait(row(9, 2)));
+        assert!(gate.leave(row(9, 0)).wake);
+        assert!(is_granted(gate.enter_waiting(row(9, 2), || 1_500)));
+        assert_eq!(gate.count().peak, 2);
+    }
+
+    #[test]
+    fn r19_an_operation_on_many_rows_counts_for_every_row() {
+        let gate = rows(1);
+        let wide = |member| Charge::rows(FIELDS, member);
+        assert!(is_granted(gate.enter(wide(1), || 1_500)));
+        assert_eq!(gate.enter(row(9, 0), || 1_500), FULL);
+        assert!(
+            is_granted(gate.enter(row(9, 1), || 1_500)),
+            "the same shard"
+        );
+        assert_eq!(gate.enter(wide(2), || 1_500), FULL);
+        assert!(gate.leave(wide(1)).wake, "whoever waits may wait for this");
+        assert_eq!(
+            gate.enter(wide(2), || 1_500),
+            Admission::Full { wake: true },
+            "a row is in use by another member: the permit goes back"
+        );
+        assert!(!gate.wait(wide(2)));
+        assert_eq!(
+            gate.enter(row(other(9), 2), || 1_500),
+            FULL,
+            "nobody overtakes it"
+        );
+        assert!(gate.leave(row(9, 1)).wake);
+        assert!(is_granted(gate.enter_waiting(wide(2), || 1_500)));
+        gate.no_waiters(wide(2));
+        assert!(!gate.count().waiters);
+        gate.set_limit(0);
+        assert!(!gate.is_drained());
+        gate.leave(wide(2));
+        assert!(gate.is_drained());
+    }
+
+    #[test]
+    fn r13_a_limit_that_is_set_later_bounds_the_sum_of_all_lanes() {
+        let gate = counted(Counting::Spread, 4, UNLIMITED);
+        for cpu in 0..4 {
+            assert!(is_granted(gate.enter(Charge::cpu(cpu), || 1_500)));
+        }
+        assert_eq!((gate.count().open, gate.count().peak), (4, 0));
+        gate.set_limit(4);
+        assert!(matches!(
+            gate.enter(Charge::cpu(0), || 1_500),
+            Admission::Full { .. }
+        ));
+        assert!(!gate.wait(Charge::cpu(0)));
+        assert!(gate.leave(Charge::cpu(3)).wake, "it waits for every lane");
+        assert!(is_granted(gate.enter_waiting(Charge::cpu(0), || 1_500)));
+        gate.no_waiters_at_all();
+        gate.set_limit(0);
+        for cpu in [0, 0, 1, 2] {
+            assert!(!gate.is_drained());
+            gate.leave(Charge::cpu(cpu));
+        }
+        assert!(gate.is_drained());
     }
 }

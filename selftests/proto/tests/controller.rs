@@ -9,6 +9,7 @@ mod world;
 
 use dm_lease_proto::proto::controller::{Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use world::{timing, Clock, Config, Io, Path, What, World, MS};
@@ -304,7 +305,7 @@ fn r34_a_dead_successor_delays_by_a_window_and_no_more() {
 fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
     let mut world = owned(Config::healthy(2, 1));
     let local_ns = world.local_ns(0);
-    world.machines[0].gate.enter(|| local_ns);
+    world.machines[0].gate.enter(Charge::ONE, || local_ns);
     let deadline_ns = world.local_ns(0) + 200 * MS;
     world
         .command(
@@ -328,7 +329,7 @@ fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
 fn r34_a_lease_that_lapses_while_draining_makes_release_fail() {
     let mut world = owned(Config::healthy(2, 1));
     let local_ns = world.local_ns(0);
-    world.machines[0].gate.enter(|| local_ns);
+    world.machines[0].gate.enter(Charge::ONE, || local_ns);
     let deadline_ns = world.local_ns(0) + 10 * SECOND;
     world
         .command(

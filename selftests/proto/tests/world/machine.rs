@@ -3,7 +3,7 @@
 
 use super::{Clock, Config, Snapshot};
 use dm_lease_proto::proto::controller::{Action, Controller, Setup};
-use dm_lease_proto::proto::permits::{Gate, Word};
+use dm_lease_proto::proto::permits::{Charge, Counting, Gate, Word};
 use dm_lease_proto::proto::record::{Incarnation, Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use std::cell::Cell;
@@ -32,6 +32,10 @@ impl Word for Plain {
             return Ok(found);
         }
         Err(found)
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        self.0.replace(self.0.get().wrapping_add(value))
     }
 }
 
@@ -93,7 +97,7 @@ pub struct Machine {
     pub inc: u128,
     /// `None` while the machine is off.
     pub controller: Option<Controller>,
-    pub gate: Gate<Plain>,
+    pub gate: Gate<Plain, Vec<Plain>>,
     /// Calls that came while the machine stood still.
     pub waiting: VecDeque<Call>,
     /// A call whose clock value was read before the machine stood still.
@@ -111,6 +115,11 @@ pub struct Machine {
     stall: u64,
 }
 
+fn gate(config: &Config) -> Gate<Plain, Vec<Plain>> {
+    let lanes = vec![Plain::new(0)];
+    Gate::new(config.timing.lease_ns, LIMIT, Counting::Ops, lanes)
+}
+
 impl Machine {
     pub fn new(config: &Config, index: usize) -> Self {
         Self {
@@ -120,7 +129,7 @@ impl Machine {
             life: 0,
             inc: 0,
             controller: None,
-            gate: Gate::new(config.timing.lease_ns, LIMIT),
+            gate: gate(config),
             waiting: VecDeque::new(),
             frozen: None,
             held: None,
@@ -157,7 +166,7 @@ impl Machine {
         }
         controller.set_guarded(config.guarded);
         self.controller = Some(controller);
-        self.gate = Gate::new(config.timing.lease_ns, LIMIT);
+        self.gate = gate(config);
     }
 
     /// Power off.
@@ -249,7 +258,7 @@ impl Machine {
         self.ops.retain(|op| op.number != number);
         let ended = self.ops.len() < before;
         if ended {
-            self.gate.leave();
+            self.gate.leave(Charge::ONE);
         }
         ended
     }

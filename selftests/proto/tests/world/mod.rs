@@ -29,7 +29,7 @@ pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::permits::Admission;
+use dm_lease_proto::proto::permits::{Admission, Charge};
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::Timing;
@@ -876,14 +876,14 @@ impl World {
     fn try_op(&mut self, machine: usize) {
         let local_ns = self.local_ns(machine);
         let it = &mut self.machines[machine];
-        match it.gate.enter(|| local_ns) {
+        match it.gate.enter(Charge::ONE, || local_ns) {
             Admission::Granted(_) => {
                 let op = it.begin_op(self.now_ns);
                 self.monitor.stats.granted += 1;
                 let takes_ns = self.rng.between(MS, 30 * MS);
                 self.after(takes_ns, Event::OpDone(machine, op));
             }
-            Admission::Full => {}
+            Admission::Full { .. } => {}
             Admission::Refused { lapsed: true, .. } => it.call(&Call::Lapse, local_ns),
             Admission::Refused { lapsed: false, .. } => {}
         }

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The gate under every interleaving: the very code that `map`, `end_io`, the heartbeat and a
+//! release run in the kernel, on loom's words instead of the kernel's.
+//!
+//! A word's changes are fully ordered, in the kernel by the memory model's value-returning atomics,
+//! here by fences around them: loom knows sequential consistency of fences only. Each test is a
+//! handful of calls, since loom tries every order of every access to every word, and what a load
+//! may still see of older values.
+
+use dm_lease_proto::proto::permits::{
+    Admission, Charge, Check, Counting, Fields, Gate, Word, UNLIMITED,
+};
+use loom::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
+use loom::sync::Arc;
+use loom::thread;
+
+/// The kernel's word.
+struct Kernel(AtomicU64);
+
+impl Word for Kernel {
+    fn new(value: u64) -> Self {
+        Kernel(AtomicU64::new(value))
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        full(|| self.0.swap(value, Ordering::AcqRel));
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        // One that fails orders nothing.
+        fence(Ordering::SeqCst);
+        let result = self
+            .0
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+        if result.is_ok() {
+            fence(Ordering::SeqCst);
+        }
+        result
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        full(|| self.0.fetch_add(value, Ordering::AcqRel))
+    }
+}
+
+fn full<R>(change: impl FnOnce() -> R) -> R {
+    fence(Ordering::SeqCst);
+    let result = change();
+    fence(Ordering::SeqCst);
+    result
+}
+
+const L: u64 = 1_000;
+const EXPIRY: u64 = 2_000;
+const FIELDS: Fields = Fields::new(3);
+
+type Shipped = Gate<Kernel, Vec<Kernel>>;
+
+/// A gate with a lease; as many lanes as a test can follow.
+fn leased(counting: Counting, lanes: usize, limit: u32) -> Arc<Shipped> {
+    let words = (0..lanes).map(|_| Kernel::new(0)).collect();
+    let gate = Gate::new(L, limit, counting, words);
+    assert!(gate.open_epoch(7, EXPIRY));
+    Arc::new(gate)
+}
+
+fn in_time() -> u64 {
+    EXPIRY - 1
+}
+
+fn row(member: u8) -> Charge {
+    // Row 0 has lane 0, the only one there is here.
+    Charge::row(FIELDS, 0, member)
+}
+
+fn granted(admission: Admission) -> Option<Check> {
+    match admission {
+        Admission::Granted(check) => Some(check),
+        _ => None,
+    }
+}
+
+fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // Enough for every bug of two threads known, and what makes three threads finite in practice.
+    builder.preemption_bound = Some(3);
+    builder.check(test);
+}
+
+/// Enters and leaves, and says how many were inside at most.
+fn visit(gate: &Shipped, charge: Charge, inside: &AtomicUsize) -> usize {
+    if granted(gate.enter(charge, in_time)).is_none() {
+        return 0;
+    }
+    let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+    inside.fetch_sub(1, Ordering::SeqCst);
+    gate.leave(charge);
+    now
+}
+
+fn never_more_than_one(counting: Counting, charges: [Charge; 2]) {
+    model(move || {
+        let gate = leased(counting, 1, 1);
+        let inside = Arc::new(AtomicUsize::new(0));
+        let other = {
+            let (gate, inside) = (gate.clone(), inside.clone());
+            thread::spawn(move || visit(&gate, charges[0], &inside))
+        };
+        let here = visit(&gate, charges[1], &inside);
+        let there = other.join().unwrap();
+        assert!(here <= 1 && there <= 1, "two were inside at once");
+        assert_eq!(gate.count().open, 0);
+        assert!(gate.count().peak <= 1);
+    });
+}
+
+#[test]
+fn r13_two_operations_do_not_share_the_last_permit() {
+    never_more_than_one(Counting::Ops, [Charge::ONE; 2]);
+}
+
+#[test]
+fn r16_two_members_of_a_row_are_not_at_risk_at_once() {
+    never_more_than_one(Counting::Rows(FIELDS), [row(0), row(1)]);
+}
+
+#[test]
+fn r19_nor_a_row_and_an_operation_on_many() {
+    never_more_than_one(Counting::Rows(FIELDS), [row(0), Charge::rows(FIELDS, 1)]);
+}
+
+#[test]
+fn r13_a_limit_set_later_bounds_all_lanes_together() {
+    model(|| {
+        let gate = leased(Counting::Spread, 16, UNLIMITED);
+        gate.set_limit(1);
+        let inside = Arc::new(AtomicUsize::new(0));
+        let other = {
+            let (gate, inside) = (gate.clone(), inside.clone());
+            thread::spawn(move || visit(&gate, Charge::cpu(1), &inside))
+        };
+        let here = visit(&gate, Charge::cpu(0), &inside);
+        assert!(here <= 1 && other.join().unwrap() <= 1);
+    });
+}
+
+/// A release closes the gate and waits until it is empty; from then on nobody is inside.
+fn drained_is_final(counting: Counting, lanes: usize, charges: &'static [Charge]) {
+    model(move || {
+        let gate = leased(counting, lanes, UNLIMITED.min(4));
+        let (inside, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let others: Vec<_> = charges
+            .iter()
+            .map(|&charge| {
+                let (gate, inside, over) = (gate.clone(), inside.clone(), over.clone());
+                thread::spawn(move || {
+                    match gate.enter(charge, in_time) {
+                        Admission::Granted(_) => {}
+                        Admission::Full { wake } => return wake,
+                        Admission::Refused { .. } => panic!("the lease is valid"),
+                    }
+                    inside.fetch_add(1, Ordering::SeqCst);
+                    assert_eq!(over.load(Ordering::SeqCst), 0, "inside after the drain");
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    gate.leave(charge).wake
+                })
+            })
+            .collect();
+        gate.set_limit(0);
+        let drained = gate.is_drained();
+        if drained {
+            over.store(1, Ordering::SeqCst);
+            assert_eq!(inside.load(Ordering::SeqCst), 0, "drained with one inside");
+        }
+        let mut woken = false;
+        for other in others {
+            woken |= other.join().unwrap();
+        }
+        assert!(gate.is_drained());
+        assert!(drained || woken, "nobody says that the gate is empty");
+    });
+}
+
+#[test]
+fn r34_a_drained_gate_stays_empty() {
+    static CHARGES: [Charge; 2] = [Charge::ONE; 2];
+    drained_is_final(Counting::Ops, 1, &CHARGES);
+}
+
+#[test]
+fn r34_a_drained_gate_with_a_lane_for_each_cpu_stays_empty() {
+    static CHARGES: [Charge; 1] = [Charge::cpu(1)];
+    drained_is_final(Counting::Spread, 9, &CHARGES);
+}
+
+#[test]
+fn r34_a_drained_gate_that_counts_rows_stays_empty() {
+    static CHARGES: [Charge; 1] = [Charge::rows(FIELDS, 2)];
+    drained_is_final(Counting::Rows(FIELDS), 1, &CHARGES);
+}
+
+#[test]
+fn r9_a_heartbeat_and_whoever_sees_the_end_do_not_overwrite_each_other() {
+    model(|| {
+        let gate = leased(Counting::Ops, 1, 4);
+        let heart = {
+            let gate = gate.clone();
+            thread::spawn(move || gate.extend(EXPIRY, EXPIRY + L))
+        };
+        let admission = gate.enter(Charge::ONE, || EXPIRY + 1);
+        let extended = heart.join().unwrap();
+        match admission {
+            Admission::Granted(check) => {
+                assert!(extended, "granted under a lease that nobody gave");
+                assert_eq!(check.expiry_ns, EXPIRY + L);
+            }
+            Admission::Refused { lapsed, .. } => {
+                assert!(lapsed && !extended, "a latched lease was revived");
+                assert_eq!(gate.expiry_ns(), 0);
+            }
+            Admission::Full { .. } => panic!("there was room"),
+        }
+    });
+}
+
+#[test]
+fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
+    model(|| {
+        let gate = leased(Counting::Ops, 1, 4);
+        let next = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.latch();
+                assert!(gate.open_epoch(8, EXPIRY + L));
+            })
+        };
+        // The clock stands where both leases are valid: only the epoch tells them apart.
+        let before = gate.acknowledge(7, in_time).is_ok();
+        next.join().unwrap();
+        let after = gate.acknowledge(7, in_time).is_ok();
+        assert!(!after && (before || gate.epoch() == 8));
+    });
+}
+
+/// One operation finds no room and waits, another one leaves: somebody wakes the dispatcher.
+fn no_wake_up_is_lost(counting: Counting, lanes: usize, leaver: Charge, waiter: Charge) {
+    model(move || {
+        let gate = leased(counting, lanes, if lanes > 1 { UNLIMITED } else { 1 });
+        assert!(granted(gate.enter(leaver, in_time)).is_some());
+        gate.set_limit(1);
+        let other = {
+            let gate = gate.clone();
+            thread::spawn(move || gate.leave(leaver).wake)
+        };
+        let woken = match gate.enter(waiter, in_time) {
+            Admission::Granted(_) => true,
+            // What is woken by the permit that went back comes before the queueing, and is no help.
+            Admission::Full { .. } => gate.wait(waiter),
+            Admission::Refused { .. } => panic!("the lease is valid"),
+        };
+        assert!(other.join().unwrap() || woken, "it waits for ever");
+    });
+}
+
+#[test]
+fn r17_no_wake_up_is_lost() {
+    no_wake_up_is_lost(Counting::Ops, 1, Charge::ONE, Charge::ONE);
+}
+
+#[test]
+fn r17_no_wake_up_is_lost_in_a_row() {
+    no_wake_up_is_lost(Counting::Rows(FIELDS), 1, row(0), row(1));
+}
+
+#[test]
+fn r17_no_wake_up_is_lost_behind_an_operation_on_many_rows() {
+    no_wake_up_is_lost(Counting::Rows(FIELDS), 1, Charge::rows(FIELDS, 0), row(1));
+}
+
+#[test]
+fn r17_no_wake_up_is_lost_before_an_operation_on_many_rows() {
+    no_wake_up_is_lost(Counting::Rows(FIELDS), 1, row(0), Charge::rows(FIELDS, 1));
+}
+
+#[test]
+fn r17_no_wake_up_is_lost_across_lanes() {
+    no_wake_up_is_lost(Counting::Spread, 9, Charge::cpu(1), Charge::cpu(0));
+}
+
+/// Two that meet in different words may both step back; then both wait, and whoever stepped back
+/// last has woken the dispatcher or found room.
+#[test]
+fn r17_two_that_step_back_for_each_other_do_not_both_sleep() {
+    model(|| {
+        let gate = leased(Counting::Rows(FIELDS), 1, 1);
+        let try_or_wait = |gate: &Shipped, charge| match gate.enter(charge, in_time) {
+            Admission::Granted(_) => {
+                gate.leave(charge);
+                true
+            }
+            Admission::Full { .. } => gate.wait(charge),
+            Admission::Refused { .. } => panic!("the lease is valid"),
+        };
+        let other = {
+            let gate = gate.clone();
+            thread::spawn(move || try_or_wait(&gate, Charge::rows(FIELDS, 1)))
+        };
+        let here = try_or_wait(&gate, row(0));
+        assert!(
+            other.join().unwrap() || here,
+            "both wait, and nobody wakes them"
+        );
+    });
+}
