@@ -148,6 +148,24 @@ fn r13_a_limit_set_later_bounds_all_lanes_together() {
     });
 }
 
+#[test]
+fn r14_a_lowered_limit_holds_for_the_next_permit() {
+    model(|| {
+        let gate = leased(Counting::Ops, 1, 2);
+        assert!(granted(gate.enter(Charge::ONE, in_time)).is_some());
+        let other = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.set_limit(1);
+                gate.count().open
+            })
+        };
+        let second = granted(gate.enter(Charge::ONE, in_time)).is_some();
+        let open = other.join().unwrap();
+        assert!(!second || open == 2, "admitted after the limit was lowered");
+    });
+}
+
 /// A release closes the gate and waits until it is empty; from then on nobody is inside.
 fn drained_is_final(counting: Counting, lanes: usize, charges: &'static [Charge]) {
     model(move || {
