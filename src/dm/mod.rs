@@ -77,8 +77,8 @@
 //! [`target`] callbacks and registration; [`args`] the words of a table line; [`bio`] bios and
 //! their dispositions; [`device`] block devices; [`limits`] queue limits; [`writer`] status text;
 //! [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting; [`notifier`] reboot and
-//! system sleep; [`clock`] time and random numbers; [`trace`] trace events; [`global`] what all
-//! targets of a module share.
+//! system sleep; [`clock`] time and random numbers; [`word`] atomic words; [`trace`] trace events;
+//! [`global`] what all targets of a module share.
 
 pub mod args;
 pub(crate) mod bindings;
@@ -92,6 +92,7 @@ pub mod notifier;
 pub mod target;
 pub mod thread;
 pub mod trace;
+pub mod word;
 pub mod writer;
 
 pub use self::{
@@ -143,5 +144,6 @@ pub use self::{
         WaitQueue,
         Wake, //
     },
+    word::Word64,
     writer::TextWriter, //
 };

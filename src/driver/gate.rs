@@ -40,11 +40,12 @@ use crate::{
         HeldEnd,
         MapBio,
         MapOutcome,
-        Op, //
+        Op,
+        Word64, //
     },
     proto::{
         limit,
-        permits::{Admission, Charge, Check, Count, Counting, Fields, Gate, Lapsed, Word},
+        permits::{self, Admission, Charge, Check, Count, Counting, Fields, Gate, Lapsed},
         record::Slot,
         superblock::Superblock,
         table::{FailWith, OnFull}, //
@@ -61,29 +62,29 @@ use kernel::{
     },
 };
 
-impl Word for Atomic<u64> {
+impl permits::Word for Word64 {
     fn new(value: u64) -> Self {
-        Atomic::new(value)
+        Word64::new(value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn load(&self) -> u64 {
-        Atomic::load(self, ordering::Acquire)
+        Word64::load(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn store(&self, value: u64) {
-        let _ = self.xchg(value, ordering::Full);
+        let _ = self.swap(value);
     }
 
-    #[inline]
+    #[inline(always)]
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-        self.cmpxchg(old, new, ordering::Full)
+        Word64::compare_exchange(self, old, new)
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_add(&self, value: u64) -> u64 {
-        Atomic::fetch_add(self, value, ordering::Full)
+        Word64::fetch_add(self, value)
     }
 }
 
@@ -173,7 +174,7 @@ impl Held {
 /// The gate of a session.
 #[pin_data]
 pub struct PortionGate {
-    gate: Gate<Atomic<u64>, KVec<Atomic<u64>>>,
+    gate: Gate<Word64, KVec<Word64>>,
     /// How long a stripe row is on a member; 0 where rows do not count.
     chunk_sectors: u32,
     refused: Atomic<u64>,
@@ -208,7 +209,7 @@ impl PortionGate {
         let words = counting.words(kernel::cpu::nr_cpu_ids() as usize);
         let mut lanes = KVec::with_capacity(words, GFP_KERNEL)?;
         for _ in 0..words {
-            lanes.push(Atomic::new(0), GFP_KERNEL)?;
+            lanes.push(Word64::new(0), GFP_KERNEL)?;
         }
         Ok(pin_init!(Self {
             gate: Gate::new(lease_ns, limit, counting, lanes),
@@ -310,14 +311,18 @@ impl PortionGate {
     /// Sees the end of a state-changing bio.
     #[inline]
     pub fn end_io<'ti>(&self, mut bio: EndBio<'ti, LeaseTarget>) -> EndOutcome<'ti> {
-        let per_bio = *bio.per_bio();
         let status = bio.status();
-        if !per_bio.permit {
+        let PerBio {
+            epoch,
+            charge,
+            ref mut permit,
+            ..
+        } = *bio.per_bio();
+        if !core::mem::take(permit) {
             return bio.done(status);
         }
-        bio.per_bio().permit = false;
         let verdict = match status.is_ok() {
-            true => self.gate.acknowledge(per_bio.epoch, boottime_ns),
+            true => self.gate.acknowledge(epoch, boottime_ns),
             false => Ok(()),
         };
         if let Err(Lapsed(lapsed)) = verdict {
@@ -325,10 +330,10 @@ impl PortionGate {
         }
         // The verdict stands, so the permit may close; afterwards nothing of the session may be
         // touched that the end of this bio could take away.
-        self.leave(per_bio.charge);
+        self.leave(charge);
         match verdict {
             Ok(()) => bio.done(status),
-            Err(_) => self.too_late(bio, &per_bio),
+            Err(_) => self.too_late(bio),
         }
     }
 
@@ -606,7 +611,8 @@ impl PortionGate {
 
     /// A success that must not be acknowledged: its outcome is indeterminate [R18].
     #[cold]
-    fn too_late<'ti>(&self, bio: EndBio<'ti, LeaseTarget>, per_bio: &PerBio) -> EndOutcome<'ti> {
+    fn too_late<'ti>(&self, mut bio: EndBio<'ti, LeaseTarget>) -> EndOutcome<'ti> {
+        let per_bio = *bio.per_bio();
         self.late.add(1, ordering::Relaxed);
         self.trace_refusal(bio.op(), &per_bio.extent, true);
         let until_ns = self.hold_until_ns(per_bio.hold_ms);

@@ -300,7 +300,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// `now` is read after the permit was taken, so that a stall between the two cannot pass.
     ///
     /// Whoever comes while others wait for the same lane goes behind them.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
         self.admit(charge, false, now)
     }
@@ -310,7 +310,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.admit(charge, true, now)
     }
 
-    #[inline]
+    #[inline(always)]
     fn admit(&self, charge: Charge, has_waited: bool, now: impl Fn() -> u64) -> Admission {
         let taken = self.take(charge, has_waited);
         match (taken, self.see(now)) {
@@ -334,7 +334,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     ///
     /// A caller that was held up between the two may have seen a lease that was extended since:
     /// then the latch fails, and it looks again. So a valid lease is never taken for an ended one.
-    #[inline]
+    #[inline(always)]
     fn see(&self, now: impl Fn() -> u64) -> Sight {
         loop {
             let word = self.expiry.load();
@@ -356,7 +356,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Gives a permit back.
-    #[inline]
+    #[inline(always)]
     pub fn leave(&self, charge: Charge) -> Left {
         let Some(lane) = self.lane(charge) else {
             return Left { wake: false };
@@ -506,7 +506,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.expiry.load() & CLOSED != 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn limit(&self) -> u32 {
         self.limit.load() as u32
     }
@@ -532,7 +532,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Takes a permit; the number is what is used now, as [`Count::open`].
-    #[inline]
+    #[inline(always)]
     fn take(&self, charge: Charge, has_waited: bool) -> Result<u32, Left> {
         let no = Left { wake: false };
         let (Some(lane), limit) = (self.lane(charge), self.limit()) else {
@@ -558,7 +558,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Whether one more fits, as far as its own lane says.
-    #[inline]
+    #[inline(always)]
     fn fits(&self, word: u64, charge: Charge, limit: u32) -> bool {
         match self.counting {
             Counting::Ops | Counting::Spread => word & COUNT < limit.into(),
@@ -570,7 +570,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// What is used of the limit when the lane of `charge` is `word`.
-    #[inline]
+    #[inline(always)]
     fn used(&self, charge: Charge, word: u64, limit: u32) -> u32 {
         match self.counting {
             Counting::Ops => (word & COUNT) as u32,
@@ -585,7 +585,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_peak(&self, used: u32) {
         if used == 0 {
             return;

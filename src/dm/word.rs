@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An atomic 64-bit word that costs no call.
+//!
+//! In a kernel built with gcc each operation of [`kernel::sync::atomic::Atomic`] is a call of a C
+//! function, because Rust cannot inline what gcc compiled. On the path of a bio that is half of
+//! the cost. [`Word64`] has the few operations such a path needs and means by them exactly what the
+//! kernel's memory model does (`Documentation/memory-barriers.txt`, `tools/memory-model`):
+//!
+//! | here | in C | order |
+//! |---|---|---|
+//! | [`Word64::load`] | `atomic64_read_acquire()` | acquire |
+//! | [`Word64::swap`] | `atomic64_xchg()` | full |
+//! | [`Word64::compare_exchange`] | `atomic64_cmpxchg()` | full if it succeeds |
+//! | [`Word64::fetch_add`] | `atomic64_fetch_add()` | full |
+//!
+//! On x86-64 they are what `arch/x86/include/asm/atomic64_64.h` makes of them: plain loads, which
+//! the processor keeps in order, and locked instructions, which are full barriers. On other
+//! architectures they are the kernel crate's.
+
+#[cfg(target_arch = "x86_64")]
+mod arch {
+    use core::{
+        arch::asm,
+        cell::UnsafeCell,
+        sync::atomic::{compiler_fence, Ordering},
+    };
+
+    /// See the top of the file.
+    #[repr(transparent)]
+    pub struct Word64(UnsafeCell<u64>);
+
+    // SAFETY: After its construction the word is only ever changed by single locked instructions,
+    // and read by single aligned loads.
+    unsafe impl Sync for Word64 {}
+
+    impl Word64 {
+        /// A word with this value.
+        pub const fn new(value: u64) -> Self {
+            Self(UnsafeCell::new(value))
+        }
+
+        /// Reads the word.
+        #[inline(always)]
+        pub fn load(&self) -> u64 {
+            // SAFETY: The pointer is that of a live, aligned word; a volatile load is one load.
+            let value = unsafe { self.0.get().read_volatile() };
+            compiler_fence(Ordering::Acquire);
+            value
+        }
+
+        /// Replaces the value; returns what was there.
+        #[inline(always)]
+        pub fn swap(&self, mut value: u64) -> u64 {
+            // SAFETY: The pointer is that of a live, aligned word; an exchange with memory locks.
+            unsafe {
+                asm!("xchg qword ptr [{word}], {value}", word = in(reg) self.0.get(),
+                     value = inout(reg) value, options(nostack, preserves_flags))
+            };
+            value
+        }
+
+        /// Replaces `old` by `new`; `Err` carries what was found instead.
+        #[inline(always)]
+        pub fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+            let found: u64;
+            // SAFETY: The pointer is that of a live, aligned word.
+            unsafe {
+                asm!("lock cmpxchg qword ptr [{word}], {new}", word = in(reg) self.0.get(),
+                     new = in(reg) new, inout("rax") old => found, options(nostack))
+            };
+            match found == old {
+                true => Ok(found),
+                false => Err(found),
+            }
+        }
+
+        /// Adds, wrapping around; returns the value before.
+        #[inline(always)]
+        pub fn fetch_add(&self, mut value: u64) -> u64 {
+            // SAFETY: The pointer is that of a live, aligned word.
+            unsafe {
+                asm!("lock xadd qword ptr [{word}], {value}", word = in(reg) self.0.get(),
+                     value = inout(reg) value, options(nostack))
+            };
+            value
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod arch {
+    use kernel::sync::atomic::{ordering, Atomic};
+
+    /// See the top of the file.
+    #[repr(transparent)]
+    pub struct Word64(Atomic<u64>);
+
+    impl Word64 {
+        /// A word with this value.
+        pub const fn new(value: u64) -> Self {
+            Self(Atomic::new(value))
+        }
+
+        /// Reads the word.
+        pub fn load(&self) -> u64 {
+            self.0.load(ordering::Acquire)
+        }
+
+        /// Replaces the value; returns what was there.
+        pub fn swap(&self, value: u64) -> u64 {
+            self.0.xchg(value, ordering::Full)
+        }
+
+        /// Replaces `old` by `new`; `Err` carries what was found instead.
+        pub fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+            self.0.cmpxchg(old, new, ordering::Full)
+        }
+
+        /// Adds, wrapping around; returns the value before.
+        pub fn fetch_add(&self, value: u64) -> u64 {
+            self.0.fetch_add(value, ordering::Full)
+        }
+    }
+}
+
+pub use arch::Word64;
