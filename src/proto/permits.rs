@@ -312,7 +312,23 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
 
     #[inline(always)]
     fn admit(&self, charge: Charge, has_waited: bool, now: impl Fn() -> u64) -> Admission {
-        let taken = self.take(charge, has_waited);
+        // One decision here, and none of it again: each arm is compiled for its way of counting.
+        match self.counting {
+            Counting::Ops => self.admit_by(Counting::Ops, charge, has_waited, now),
+            Counting::Spread => self.admit_by(Counting::Spread, charge, has_waited, now),
+            Counting::Rows(it) => self.admit_by(Counting::Rows(it), charge, has_waited, now),
+        }
+    }
+
+    #[inline(always)]
+    fn admit_by(
+        &self,
+        counting: Counting,
+        charge: Charge,
+        has_waited: bool,
+        now: impl Fn() -> u64,
+    ) -> Admission {
+        let taken = self.take(counting, charge, has_waited);
         match (taken, self.see(now)) {
             (Ok(used), Sight::Valid(check)) => {
                 self.note_peak(used);
@@ -380,10 +396,15 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
             return true;
         };
         let word = lane.load();
-        let used = self.used(charge, word.wrapping_add(charge.unit()), limit);
+        let used = self.used(
+            self.counting,
+            charge,
+            word.wrapping_add(charge.unit()),
+            limit,
+        );
         // The sum of all lanes is that of the present, without this one.
         let more = u32::from(self.counting == Counting::Spread);
-        let fits = self.fits(word, charge, limit) && used.saturating_add(more) <= limit;
+        let fits = fits(self.counting, word, charge, limit) && used.saturating_add(more) <= limit;
         fits && !self.is_closed()
     }
 
@@ -533,14 +554,18 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Takes a permit; the number is what is used now, as [`Count::open`].
     #[inline(always)]
-    fn take(&self, charge: Charge, has_waited: bool) -> Result<u32, Left> {
+    fn take(&self, counting: Counting, charge: Charge, has_waited: bool) -> Result<u32, Left> {
         let no = Left { wake: false };
-        let (Some(lane), limit) = (self.lane(charge), self.limit()) else {
+        let lane = match counting {
+            Counting::Rows(_) => self.lane(charge),
+            Counting::Ops | Counting::Spread => self.lanes.get(charge.lane as usize),
+        };
+        let (Some(lane), limit) = (lane, self.limit()) else {
             return Err(no);
         };
         let mut word = lane.load();
         let taken = loop {
-            if word & WAITERS != 0 && !has_waited || !self.fits(word, charge, limit) {
+            if word & WAITERS != 0 && !has_waited || !fits(counting, word, charge, limit) {
                 return Err(no);
             }
             let next = word.wrapping_add(charge.unit());
@@ -551,28 +576,16 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         };
         // With the permit taken: a limit that was lowered meanwhile, and what other words hold.
         let limit = self.limit();
-        match self.used(charge, taken, limit) {
+        match self.used(counting, charge, taken, limit) {
             used if used <= limit => Ok(used),
             _ => Err(self.leave(charge)),
         }
     }
 
-    /// Whether one more fits, as far as its own lane says.
-    #[inline(always)]
-    fn fits(&self, word: u64, charge: Charge, limit: u32) -> bool {
-        match self.counting {
-            Counting::Ops | Counting::Spread => word & COUNT < limit.into(),
-            Counting::Rows(fields) => {
-                !fields.is_full(word, charge.shift)
-                    && fields.members((word & COUNT).wrapping_add(charge.unit())) <= limit
-            }
-        }
-    }
-
     /// What is used of the limit when the lane of `charge` is `word`.
     #[inline(always)]
-    fn used(&self, charge: Charge, word: u64, limit: u32) -> u32 {
-        match self.counting {
+    fn used(&self, counting: Counting, charge: Charge, word: u64, limit: u32) -> u32 {
+        match counting {
             Counting::Ops => (word & COUNT) as u32,
             Counting::Spread if limit == UNLIMITED => 0,
             Counting::Spread => self.count().open,
@@ -597,6 +610,18 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
                 Ok(_) => return,
                 Err(found) => peak = found,
             }
+        }
+    }
+}
+
+/// Whether one more fits into a lane, as far as the lane itself says.
+#[inline(always)]
+fn fits(counting: Counting, word: u64, charge: Charge, limit: u32) -> bool {
+    match counting {
+        Counting::Ops | Counting::Spread => word & COUNT < limit.into(),
+        Counting::Rows(fields) => {
+            !fields.is_full(word, charge.shift)
+                && fields.members((word & COUNT).wrapping_add(charge.unit())) <= limit
         }
     }
 }
