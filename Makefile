@@ -9,6 +9,7 @@
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
 #   make kselftest       the tests in virtual machines only
+#   make bench           what a bio costs, in instructions, next to other targets
 #   make demo            two controllers, a stall and a takeover, to watch
 #   make clean           remove .build; the toolchain's cache stays
 #
@@ -26,7 +27,7 @@ enter := scripts/enter
 stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test kselftest demo clean
+.PHONY: all setup module leasectl check test kselftest bench demo clean
 
 all: module
 
@@ -57,6 +58,9 @@ test:
 
 kselftest: module
 	@selftests/run
+
+bench: module leasectl
+	@$(enter) qemu/bench
 
 demo: module
 	@qemu/demo

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Runs the guest and turns its records into costs."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rig.host import BUILD, SOURCE, RigError, kernel_modules
+
+from .machine import CountingVm, qemu_version
+from .symbols import Symbols
+from .targets import LEASE_MODULE, Target, set_up
+from .windows import Cost, Window, cost, read_windows
+
+OPS = ("write", "read", "flush", "discard")
+# What the first round finds is not there yet: trees that grow, statistics that begin.
+WARM_UP_ROUNDS = 1
+TURN_SECONDS = 5
+
+
+@dataclass
+class Results:
+    """What was measured."""
+
+    bios: int
+    rounds: int
+    targets: list[Target]
+    skipped: dict[str, str]
+    environment: dict[str, str]
+    costs: dict[tuple[str, str], Cost] = field(default_factory=dict)
+    """By operation and target."""
+    outcomes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """How all operations of a kind ended: "ok", or an errno."""
+    text_address: int = 0
+    """Where the module's text lies."""
+
+
+def output(*command: str | Path) -> str:
+    """What a command says."""
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=SOURCE
+    ).stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on."""
+    git = ["git", "-c", "safe.directory=*"]
+    return {
+        "commit": output(*git, "describe", "--always", "--dirty", "--abbrev=12"),
+        "kernel": kernel_modules().name,
+        "qemu": qemu_version(),
+        "rustc": output("rustc", "--version"),
+        "module": output("sha256sum", BUILD / "module/dm_lease.ko").split()[0],
+    }
+
+
+def measure(vm: CountingVm, bios: int, rounds: int) -> Results:
+    """Starts the guest, sets up the devices and measures all of them, interleaved."""
+    try:
+        vm.start().wait_up()
+        targets, skipped = set_up(vm)
+        turns = [(op, target) for op in OPS for target in targets]
+        words = " ".join(f"{op}:{target.device}:{target.offset}" for op, target in turns)
+        limit = TURN_SECONDS * len(turns) * (WARM_UP_ROUNDS + rounds)
+        told = vm.sh(f"issue {bios} {WARM_UP_ROUNDS + rounds} 0 {words}", limit).splitlines()
+        symbols = Symbols(vm.pull("/proc/kallsyms").decode())
+        text = vm.sh(f"cat /sys/module/{LEASE_MODULE}/sections/.text")
+    finally:
+        vm.power_cut()
+    results = Results(bios, rounds, targets, skipped, environment(), text_address=int(text, 16))
+    fill_in(results, turns, told, list(read_windows(vm.records)), symbols)
+    return results
+
+
+def fill_in(
+    results: Results,
+    turns: list[tuple[str, Target]],
+    told: list[str],
+    windows: list[Window],
+    symbols: Symbols,
+) -> None:
+    """Costs and outcomes, from what `issue` and the plugin say of each turn."""
+    every = len(turns)
+    if len(told) != len(windows) or len(told) != every * (WARM_UP_ROUNDS + results.rounds):
+        raise RigError(f"{len(told)} turns and {len(windows)} windows do not match")
+    for number, (op, target) in enumerate(turns):
+        mine = slice(WARM_UP_ROUNDS * every + number, None, every)
+        results.outcomes[op, target.name] = outcome(told[mine], results.bios)
+        results.costs[op, target.name] = cost(windows[mine], results.bios, symbols)
+
+
+def outcome(lines: list[str], bios: int) -> str:
+    """How all operations of some turns ended, which must be the same way."""
+    ends = {tuple(line.split()[2:]) for line in lines}
+    if ends == {(str(bios), "0")}:
+        return "ok"
+    if len(ends) == 1:
+        good, errno = ends.pop()
+        if good == "0":
+            return f"errno {errno}"
+    raise RigError(f"operations of one kind ended in different ways: {lines}")
