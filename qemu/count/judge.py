@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .measure import Results
+from .sharing import beyond
 from .symbols import VMLINUX, Symbol
 from .targets import LEASE_MODULE, Target
 from .windows import Cost
@@ -98,6 +99,11 @@ def judge(results: Results) -> list[Verdict]:
     for name in OWNERS:
         if name in have:
             verdicts += judge_owner(results, have[name])
+    for (op, name), found in results.sharing.items():
+        if name in UNSHARED:
+            lines = beyond(found, results.sharing[op, have[name].linear])
+            text = f"{name}: cache lines that every processor writes, a {op}"
+            verdicts.append(at_most(text, len(lines), 0))
     if REFUSED in have and "lease" in have:
         verdicts += judge_refused(results, have[REFUSED], have["lease"])
     return verdicts

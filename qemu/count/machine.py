@@ -36,8 +36,9 @@ class CountingVm(Vm):
         initramfs: Path,
         cpus: int = 1,
         stores: bool = False,
+        append: str = "",
     ) -> None:
-        super().__init__(name, directory, initramfs, [], memory=512, cpus=cpus)
+        super().__init__(name, directory, initramfs, [], 512, cpus, append)
         self.records = directory / f"{name}.count"
         plugin = f"{build_plugin()},out={self.records}"
         self.plugin = plugin + (",stores=on" if stores else "")

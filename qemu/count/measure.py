@@ -10,11 +10,20 @@ from pathlib import Path
 from rig.host import BUILD, SOURCE, RigError, kernel_modules
 
 from .machine import CountingVm, qemu_version
-from .symbols import Symbols
+from .sharing import Sharing
+from .symbols import VMLINUX, Symbol, Symbols
 from .targets import LEASE_MODULE, Target, set_up
 from .windows import Cost, Window, cost, read_windows
 
-OPS = ("write", "read", "flush", "discard")
+# The operations, and the system call that is made for each once: if that is not what was counted,
+# nothing else can be believed.
+SYSTEM_CALL = {
+    "write": "__x64_sys_pwrite64",
+    "read": "__x64_sys_pread64",
+    "flush": "__x64_sys_fsync",
+    "discard": "__x64_sys_ioctl",
+}
+OPS = tuple(SYSTEM_CALL)
 # What the first round finds is not there yet: trees that grow, statistics that begin.
 WARM_UP_ROUNDS = 1
 TURN_SECONDS = 5
@@ -35,6 +44,8 @@ class Results:
     """How all operations of a kind ended: "ok", or an errno."""
     text_address: int = 0
     """Where the module's text lies."""
+    sharing: dict[tuple[str, str], Sharing] = field(default_factory=dict)
+    """Cache lines, by operation and target; empty if they were not asked for."""
 
 
 def output(*command: str | Path) -> str:
@@ -89,11 +100,14 @@ def fill_in(
         mine = slice(WARM_UP_ROUNDS * every + number, None, every)
         results.outcomes[op, target.name] = outcome(told[mine], results.bios)
         results.costs[op, target.name] = cost(windows[mine], results.bios, symbols)
+        entries = results.costs[op, target.name].calls[Symbol(SYSTEM_CALL[op], VMLINUX)]
+        if entries != 1:
+            raise RigError(f"{op} on {target.name}: {entries} system calls are counted for one bio")
 
 
 def outcome(lines: list[str], bios: int) -> str:
     """How all operations of some turns ended, which must be the same way."""
-    ends = {tuple(line.split()[2:]) for line in lines}
+    ends = {tuple(line.split()[3:]) for line in lines}
     if ends == {(str(bios), "0")}:
         return "ok"
     if len(ends) == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .judge import Parts, Verdict, parts_of
 from .measure import OPS, Results
 from .plot import plot
+from .sharing import beyond
 from .symbols import Symbol, readable
 from .targets import LEASE_MODULE
 
@@ -25,6 +26,7 @@ def report(results: Results, verdicts: list[Verdict], directory: Path) -> None:
         for target in results.targets:
             if LEASE_MODULE in target.modules:
                 lines += profile(results, op, target.name)
+    lines += sharing_table(results)
     text = "\n".join([*lines, *judgement(results, verdicts)])
     print(text)
     (directory / "report.txt").write_text(text + "\n")
@@ -85,6 +87,30 @@ def profile(results: Results, op: str, name: str) -> list[str]:
     return lines
 
 
+def shared_lines(results: Results, op: str, name: str) -> list[dict[str, int]]:
+    """For each shared line beyond linear's: who writes it, and how often for each bio."""
+    linear = next(target.linear for target in results.targets if target.name == name)
+    lines = beyond(results.sharing[op, name], results.sharing[op, linear]).values()
+    names = readable([symbol for writers in lines for symbol in writers])
+    return [{names[s]: n for s, n in writers.items()} for writers in lines]
+
+
+def sharing_table(results: Results) -> list[str]:
+    """Cache lines: how many the module writes, and which ones every processor writes."""
+    lines = []
+    for (op, name), found in results.sharing.items():
+        target = next(target for target in results.targets if target.name == name)
+        if LEASE_MODULE not in target.modules:
+            continue
+        shared = shared_lines(results, op, name)
+        lines.append(f"{op + ' ' + name:22}{found.lines:>9}{len(shared):>9}")
+        for writers in shared:
+            lines.append("    " + ", ".join(f"{n} x {who}" for who, n in writers.items()))
+    head = f"{'cache lines':22}{'own':>9}{'shared':>9}"
+    note = "(own: written by the module; shared: by every processor, beyond linear)"
+    return ["", f"{head}  {note}", *lines] if lines else []
+
+
 def judgement(results: Results, verdicts: list[Verdict]) -> list[str]:
     """The bars."""
     lines = ["", "bars"]
@@ -115,5 +141,9 @@ def as_data(results: Results, verdicts: list[Verdict]) -> dict[str, object]:
         "rounds": results.rounds,
         "skipped": results.skipped,
         "operations": operations,
+        "cache_lines": {
+            f"{op} {name}": {"written": found.lines, "shared": shared_lines(results, op, name)}
+            for (op, name), found in results.sharing.items()
+        },
         "bars": [vars(verdict) for verdict in verdicts],
     }

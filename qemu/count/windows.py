@@ -3,9 +3,9 @@
 
 A window has a known number of bios, and each instruction in it a number of executions. Beside the
 path of the bios there is what the machine does from time to time: the timer tick, heartbeats,
-statistics. Nearly always it adds, rarely or in bursts, so two steps leave the path alone: of several
-windows of one kind the lower quartile, for each instruction, and of that the nearest whole number
-for each bio. What every bio does is then exact; `mean` still has everything in it.
+statistics. Nearly always it adds, rarely or in bursts, so two steps leave the path alone: of
+several windows of one kind the lower quartile, for each instruction, and of that the nearest whole
+number for each bio. What every bio does is then exact; `mean` still has everything in it.
 """
 
 from __future__ import annotations
