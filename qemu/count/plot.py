@@ -9,7 +9,14 @@ from .judge import READ_BAR, WRITE_BAR, Parts, parts_of
 from .measure import Results
 
 WIDTH, LEFT, ROW, GAP = 900, 150, 18, 44
+LONGEST = 600
+"""Where bars are cut off: some targets copy or log, and would make all others dots."""
 PLOTTED = {"write": WRITE_BAR, "read": READ_BAR, "discard": WRITE_BAR}
+MEANING = {
+    "own": "the target's modules",
+    "called": "what they call",
+    "core": "more in dm core",
+}
 COLOURS = {"own": "#2f6f9f", "called": "#e08b2c", "core": "#8a8a8a"}
 
 
@@ -26,29 +33,31 @@ def plot(results: Results) -> str:
         body += group(op, bar, part, results.costs[op, "linear"].total, top)
         top += len(part) * ROW + GAP
     legend = "".join(
-        f'<rect x="{LEFT + 90 * i}" y="38" width="12" height="12" fill="{colour}"/>'
-        f'<text x="{LEFT + 90 * i + 18}" y="49">{name}</text>'
-        for i, (name, colour) in enumerate(COLOURS.items())
+        f'<rect x="{LEFT + 200 * i}" y="38" width="12" height="12" fill="{colour}"/>'
+        f'<text x="{LEFT + 200 * i + 18}" y="49">{kind}: {MEANING[kind]}</text>'
+        for i, (kind, colour) in enumerate(COLOURS.items())
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" '
         'font-family="sans-serif" font-size="12">\n'
         f'<rect width="{WIDTH}" height="{top}" fill="white"/>\n'
         '<text x="10" y="22" font-size="15">Guest instructions for one bio of 4 KiB, '
-        "beside those of linear; dashed: the bar</text>\n"
+        f"beside those of linear; dashed: the bar; cut off at {LONGEST}</text>\n"
         f"{legend}\n" + "\n".join(body) + "\n</svg>\n"
     )
 
 
 def group(op: str, bar: int, part: dict[str, Parts], linear: int, top: int) -> list[str]:
     """One operation."""
-    longest = max([bar, *(sum(widths(p).values()) for p in part.values())])
-    scale = (WIDTH - LEFT - 70) / longest
+    scale = (WIDTH - LEFT - 70) / LONGEST
     lines = [f'<text x="10" y="{top}" font-weight="bold">{op} (linear: {linear})</text>']
     for row, (name, parts) in enumerate(part.items()):
         y, x = top + 8 + row * ROW, float(LEFT)
         lines.append(f'<text x="10" y="{y + 12}">{escape(name)}</text>')
-        for kind, value in widths(parts).items():
+        room = LONGEST
+        for kind, length in widths(parts).items():
+            value = min(length, room)
+            room -= value
             shape = f'x="{x:.1f}" y="{y}" width="{value * scale:.1f}" height="{ROW - 4}"'
             lines.append(f'<rect {shape} fill="{COLOURS[kind]}"/>')
             x += value * scale

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from .judge import Parts, Verdict, parts_of
+from .lines import listing
 from .measure import OPS, Results
 from .plot import plot
 from .sharing import beyond
@@ -31,6 +32,7 @@ def report(results: Results, verdicts: list[Verdict], directory: Path) -> None:
     print(text)
     (directory / "report.txt").write_text(text + "\n")
     (directory / "bench.json").write_text(json.dumps(as_data(results, verdicts), indent=1) + "\n")
+    (directory / "lines.txt").write_text(listing(results))
     (directory / "bench.svg").write_text(plot(results))
 
 
@@ -118,7 +120,8 @@ def judgement(results: Results, verdicts: list[Verdict]) -> list[str]:
         state = "ok" if verdict.holds else "NOT OK"
         lines.append(f"  {state:6} {verdict.text}: {verdict.found}")
     broken = sum(not verdict.holds for verdict in verdicts)
-    lines.append(f"bench: {'PASS' if not broken else f'FAIL: {broken} of {len(verdicts)} bars'}")
+    lines.append(f"{len(verdicts) - broken} passed, {broken} failed")
+    lines.append(f"bench: {'FAIL' if broken else 'PASS'}")
     return lines
 
 

@@ -123,6 +123,9 @@ def make_disk(vm: Vm, name: str, **changes: int) -> None:
 
 def prepare(vm: Vm) -> None:
     """Loads what is needed, and stops what the kernel does on its own from time to time."""
+    clock = vm.sh("cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
+    if clock != "tsc":
+        raise RigError(f"the guest's clock is {clock}, which costs something else than the TSC")
     vm.sh(
         "set -e; modprobe configfs; mount -t configfs config /sys/kernel/config\n"
         "modprobe null_blk nr_devices=0\n"
