@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 
 from .judge import READ_BAR, WRITE_BAR, Parts, parts_of
 from .measure import Results
+from .reservations import UNRESERVED
 
 WIDTH, LEFT, ROW, GAP = 900, 150, 18, 44
 LONGEST = 600
@@ -28,7 +29,7 @@ def plot(results: Results) -> str:
         part = {
             target.name: parts_of(results, op, target)
             for target in results.targets
-            if target.modules
+            if target.modules and target.linear != UNRESERVED
         }
         body += group(op, bar, part, results.costs[op, "linear"].total, top)
         top += len(part) * ROW + GAP

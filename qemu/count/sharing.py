@@ -18,7 +18,7 @@ from rig.host import RigError, build
 
 from .machine import CountingVm
 from .symbols import Symbol, Symbols
-from .targets import LEASE_MODULE, set_up
+from .targets import LEASE_MODULE, prepare, set_up_leases
 from .windows import Window, read_windows
 
 OPS = ("write", "read")
@@ -80,11 +80,9 @@ def measure_sharing(vm: CountingVm) -> dict[tuple[str, str], Sharing]:
     """Runs the guest; by operation and target, for the leases and their linear devices."""
     try:
         vm.start().wait_up()
-        every, _ = set_up(vm)
-        leases = [target for target in every if LEASE_MODULE in target.modules]
-        names = {target.linear for target in leases}
-        wanted = leases + [target for target in every if target.name in names]
-        turns = [(op, target) for op in OPS for target in wanted]
+        prepare(vm)
+        targets, _ = set_up_leases(vm)
+        turns = [(op, target) for op in OPS for target in targets]
         words = " ".join(f"{op}:{target.device}:{target.offset}" for op, target in turns)
         cpus = ",".join(map(str, CPUS))
         told = vm.sh(f"issue {BIOS} {WARM_UP_ROUNDS + 1} {cpus} {words}", LIMIT_SECONDS)

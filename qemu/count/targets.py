@@ -20,6 +20,8 @@ from rig.host import RigError, patience
 from rig.lease import MODULE, Status
 from rig.vm import Vm
 
+from .reservations import RESERVED, UNRESERVED, export
+
 MIB = 1 << 20
 DISK_MIB = 64
 # Where a portion's data begins. Whatever has no offset of its own is used from there, too.
@@ -140,12 +142,15 @@ def prepare(vm: Vm) -> None:
 def set_up(vm: Vm) -> tuple[list[Target], dict[str, str]]:
     """Makes all devices; returns those that there are, and why the others are not."""
     prepare(vm)
+    others, no_others = set_up_others(vm)
+    leases, no_leases = set_up_leases(vm)
+    return others + leases, no_others | no_leases
+
+
+def set_up_others(vm: Vm) -> tuple[list[Target], dict[str, str]]:
+    """The devices that leases are compared with."""
     targets = [Target("null_blk", f"/dev/{PLAIN}", DATA)]
-    skipped: dict[str, str] = {}
-    # Nothing that is mapped can be formatted.
-    for lease in LEASES:
-        if lease.options and (why := format_disk(vm, lease)):
-            skipped[lease.name] = why
+    skipped = {}
     for name, table in MAPPED.items():
         offset = DATA if name in AT_START else 0
         sectors = DISK_MIB * MIB // 512 if name in AT_START else SECTORS
@@ -153,6 +158,26 @@ def set_up(vm: Vm) -> tuple[list[Target], dict[str, str]]:
             skipped[name] = why
         else:
             targets.append(Target(name, f"/dev/mapper/{name}", offset, MODULES.get(name, ())))
+    for name, reserve in ((UNRESERVED, False), (RESERVED, True)):
+        try:
+            device = export(vm, name, f"/dev/{PLAIN}", reserve)
+        except RigError as error:
+            # Without the first there is nothing to compare the second with.
+            skipped[name] = last_line(str(error))
+            break
+        modules = ("nvmet",) if reserve else ()
+        targets.append(Target(name, device, DATA, modules, linear=UNRESERVED))
+    return targets, skipped
+
+
+def set_up_leases(vm: Vm) -> tuple[list[Target], dict[str, str]]:
+    """The leases, each in its role, and a linear device beside each portion."""
+    targets = []
+    skipped = {}
+    # Nothing that is mapped can be formatted.
+    for lease in LEASES:
+        if lease.options and (why := format_disk(vm, lease)):
+            skipped[lease.name] = why
     for disk in portion_disks():
         name = f"linear-{disk}"
         make_device(vm, name, f"0 {SECTORS} linear /dev/{disk} {DATA // 512}", must=True)

@@ -77,7 +77,8 @@ class Costs(unittest.TestCase):
     def test_a_window_that_differs_is_noticed(self) -> None:
         even, odd = window(MAP), window(own=N + 1)
         self.assertTrue(cost([even] * 4, N, SYMBOLS).is_exact(LEASE_MODULE))
-        self.assertFalse(cost([even, even, odd, even], N, SYMBOLS).is_exact(LEASE_MODULE))
+        self.assertTrue(cost([even, even, odd, even], N, SYMBOLS).is_exact(LEASE_MODULE))
+        self.assertFalse(cost([even, odd, odd, even], N, SYMBOLS).is_exact(LEASE_MODULE))
 
     def test_each_instruction_is_in_one_part(self) -> None:
         linear = cost([window(BIO, CORE, LINEAR_MAP)] * 4, N, SYMBOLS)
@@ -106,7 +107,7 @@ class Bars(unittest.TestCase):
 
     def test_counts_that_are_not_exact_are_found(self) -> None:
         found = broken(results([window(MAP), window(own=N + 3)]))
-        self.assertTrue(any("every window counts the same" in text for text in found))
+        self.assertTrue(any("most windows" in text for text in found))
 
     def test_a_lease_that_could_not_be_measured_is_found(self) -> None:
         found = results([window(MAP)])
