@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rig.host import BUILD, SOURCE
 
-from .measure import OPS, Results
+from .measure import Results
 from .targets import LEASE_MODULE
 
 MODULE = BUILD / "module/dm_lease.ko"
@@ -74,7 +74,7 @@ def source_line(place: str) -> str:
 def listing(results: Results) -> str:
     """All operations on all leases, most expensive lines first."""
     text = []
-    for op in OPS:
+    for op in results.ops:
         seen: dict[str, Counter[str]] = {}
         for target in results.targets:
             if LEASE_MODULE not in target.modules:

@@ -12,7 +12,7 @@ from .reservations import UNRESERVED
 WIDTH, LEFT, ROW, GAP = 900, 150, 18, 44
 LONGEST = 600
 """Where bars are cut off: some targets copy or log, and would make all others dots."""
-PLOTTED = {"write": WRITE_BAR, "read": READ_BAR, "discard": WRITE_BAR}
+PLOTTED: dict[str, int | None] = {"write": WRITE_BAR, "read": READ_BAR, "discard": None}
 MEANING = {
     "own": "the target's modules",
     "called": "what they call",
@@ -25,13 +25,13 @@ def plot(results: Results) -> str:
     """The chart as SVG."""
     body: list[str] = []
     top = 70
-    for op, bar in PLOTTED.items():
+    for op in [op for op in PLOTTED if op in results.ops]:
         part = {
             target.name: parts_of(results, op, target)
             for target in results.targets
             if target.modules and target.linear != UNRESERVED
         }
-        body += group(op, bar, part, results.costs[op, "linear"].total, top)
+        body += group(op, part, top)
         top += len(part) * ROW + GAP
     legend = "".join(
         f'<rect x="{LEFT + 200 * i}" y="38" width="12" height="12" fill="{colour}"/>'
@@ -48,10 +48,10 @@ def plot(results: Results) -> str:
     )
 
 
-def group(op: str, bar: int, part: dict[str, Parts], linear: int, top: int) -> list[str]:
+def group(op: str, part: dict[str, Parts], top: int) -> list[str]:
     """One operation."""
     scale = (WIDTH - LEFT - 70) / LONGEST
-    lines = [f'<text x="10" y="{top}" font-weight="bold">{op} (linear: {linear})</text>']
+    lines = [f'<text x="10" y="{top}" font-weight="bold">{op}</text>']
     for row, (name, parts) in enumerate(part.items()):
         y, x = top + 8 + row * ROW, float(LEFT)
         lines.append(f'<text x="10" y="{y + 12}">{escape(name)}</text>')
@@ -63,6 +63,8 @@ def group(op: str, bar: int, part: dict[str, Parts], linear: int, top: int) -> l
             lines.append(f'<rect {shape} fill="{COLOURS[kind]}"/>')
             x += value * scale
         lines.append(f'<text x="{x + 6:.1f}" y="{y + 12}">{sum(widths(parts).values())}</text>')
+    if (bar := PLOTTED[op]) is None:
+        return lines
     x = LEFT + (bar + linear_own(part)) * scale
     bottom = top + 6 + len(part) * ROW
     lines.append(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .judge import Parts, Verdict, parts_of
 from .lines import listing
-from .measure import OPS, Results
+from .measure import JUDGED, Results
 from .plot import plot
 from .sharing import beyond
 from .symbols import Symbol, readable
@@ -21,9 +21,9 @@ COLUMNS = ("total", "over", "own", "called", "core", "spared", "figure", "allocs
 def report(results: Results, verdicts: list[Verdict], directory: Path) -> None:
     """Prints everything and leaves it in a directory."""
     lines = head(results)
-    for op in OPS:
+    for op in results.ops:
         lines += table(results, op)
-    for op in OPS[:2]:
+    for op in JUDGED:
         for target in results.targets:
             if LEASE_MODULE in target.modules:
                 lines += profile(results, op, target.name)
@@ -128,7 +128,7 @@ def judgement(results: Results, verdicts: list[Verdict]) -> list[str]:
 def as_data(results: Results, verdicts: list[Verdict]) -> dict[str, object]:
     """Everything, for programs."""
     operations: dict[str, dict[str, object]] = {}
-    for op in OPS:
+    for op in results.ops:
         operations[op] = {}
         for name, part in rows(results, op):
             names = readable([*part.own, *part.called, *part.core])

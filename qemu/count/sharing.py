@@ -18,7 +18,7 @@ from rig.host import RigError, build
 
 from .machine import CountingVm
 from .symbols import Symbol, Symbols
-from .targets import LEASE_MODULE, prepare, set_up_leases
+from .targets import LEASE_MODULE, set_up
 from .windows import Window, read_windows
 
 OPS = ("write", "read")
@@ -80,8 +80,7 @@ def measure_sharing(vm: CountingVm) -> dict[tuple[str, str], Sharing]:
     """Runs the guest; by operation and target, for the leases and their linear devices."""
     try:
         vm.start().wait_up()
-        prepare(vm)
-        targets, _ = set_up_leases(vm)
+        targets, _ = set_up(vm, leases_only=True)
         turns = [(op, target) for op in OPS for target in targets]
         words = " ".join(f"{op}:{target.device}:{target.offset}" for op, target in turns)
         cpus = ",".join(map(str, CPUS))

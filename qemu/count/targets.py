@@ -139,10 +139,10 @@ def prepare(vm: Vm) -> None:
     make_disk(vm, "journal", memory_backed=0, cache_size=0, discard=0, size=65536)
 
 
-def set_up(vm: Vm) -> tuple[list[Target], dict[str, str]]:
+def set_up(vm: Vm, leases_only: bool) -> tuple[list[Target], dict[str, str]]:
     """Makes all devices; returns those that there are, and why the others are not."""
     prepare(vm)
-    others, no_others = set_up_others(vm)
+    others, no_others = ([], {}) if leases_only else set_up_others(vm)
     leases, no_leases = set_up_leases(vm)
     return others + leases, no_others | no_leases
 

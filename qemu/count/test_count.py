@@ -44,7 +44,7 @@ def window(*addresses: int, **more: int) -> Window:
 
 def results(lease: list[Window], told: str = f"{N} 0", rounds: int = 4) -> Results:
     """A whole run in which the lease's windows are the given ones, for every operation."""
-    found = Results(N, rounds, [LINEAR, LEASE], {}, {})
+    found = Results(N, rounds, OPS, [LINEAR, LEASE], {}, {})
     turns = [(op, target) for op in OPS for target in found.targets]
     windows, lines = [], []
     for number in range(rounds + 1):
