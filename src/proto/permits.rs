@@ -312,6 +312,13 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
 
     #[inline(always)]
     fn admit(&self, charge: Charge, has_waited: bool, now: impl Fn() -> u64) -> Admission {
+        // A controller without a lease, a secondary mostly, need not take what it would give back.
+        if self.expiry_ns() == 0 {
+            return Admission::Refused {
+                lapsed: false,
+                wake: false,
+            };
+        }
         // One decision here, and none of it again: each arm is compiled for its way of counting.
         match self.counting {
             Counting::Ops => self.admit_by(Counting::Ops, charge, has_waited, now),
@@ -486,6 +493,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// The end of the lease as the gate sees it; 0 when there is none.
+    #[inline]
     pub fn expiry_ns(&self) -> u64 {
         self.expiry.load() & !CLOSED
     }
