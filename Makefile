@@ -8,6 +8,7 @@
 #   make leasectl        the administration tool
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
+#   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
 #   make bench           what a bio costs, in instructions, next to other targets
 #   make demo            two controllers, a stall and a takeover, to watch
@@ -27,7 +28,7 @@ enter := scripts/enter
 stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test kselftest bench demo clean
+.PHONY: all setup module leasectl check test model kselftest bench demo clean
 
 all: module
 
@@ -55,6 +56,10 @@ check: setup
 
 test:
 	@scripts/test
+
+model: setup
+	@$(enter) nice cargo test --locked --manifest-path selftests/proto/Cargo.toml --features long \
+		--test model -- --nocapture --test-threads 1
 
 kselftest: module
 	@selftests/run

@@ -146,6 +146,39 @@ impl Lease {
         }
     }
 
+    /// The same lease `by_ns` later, with every moment counted from `by_ns` later.
+    #[must_use]
+    pub fn aged(self, by_ns: u64) -> Self {
+        self.with_moments(
+            |at_ns| at_ns.saturating_sub(by_ns),
+            |at_ns| at_ns.saturating_sub(by_ns),
+        )
+    }
+
+    /// The same lease from `now_ns` on: an end that has passed is an end now.
+    #[must_use]
+    pub fn settled(self, now_ns: u64) -> Self {
+        let stamp_ns = now_ns.saturating_sub(self.length_ns);
+        self.with_moments(|at_ns| at_ns.max(stamp_ns), |at_ns| at_ns.max(now_ns))
+    }
+
+    fn with_moments(mut self, stamp: impl Fn(u64) -> u64, end: impl Fn(u64) -> u64) -> Self {
+        self.state = match self.state {
+            State::Fresh { s0_ns } => State::Fresh {
+                s0_ns: stamp(s0_ns),
+            },
+            State::Held {
+                previous_ns,
+                expiry_ns,
+            } => State::Held {
+                previous_ns: stamp(previous_ns),
+                expiry_ns: expiry_ns.map(end),
+            },
+            State::Latched => State::Latched,
+        };
+        self
+    }
+
     /// Ends the lease for this epoch.
     pub fn latch(&mut self) {
         self.state = State::Latched;

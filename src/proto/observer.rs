@@ -46,11 +46,33 @@ impl Observer {
         *self = Self::new();
     }
 
-    /// Takes every change before `since_ns` for one at `since_ns`: both are long enough ago.
-    pub fn forget(&mut self, since_ns: u64) {
+    /// The same observer with every moment of a change replaced.
+    #[must_use]
+    pub fn with_since(mut self, since: impl Fn(u64) -> u64) -> Self {
         for seen in self.seen.iter_mut().flatten() {
-            seen.since_ns = seen.since_ns.max(since_ns);
+            seen.since_ns = since(seen.since_ns);
         }
+        self
+    }
+
+    /// The same observer where member `n` is what `from[n]` was.
+    #[must_use]
+    pub fn with_members(&self, from: &[u8]) -> Self {
+        let mut same = self.clone();
+        for (seen, &from) in same.seen.iter_mut().zip(from) {
+            *seen = self.of_member(from);
+        }
+        same
+    }
+
+    /// What is remembered of one member, as a number to compare.
+    pub fn remembers(&self, member: u8) -> Option<(u64, u64)> {
+        self.of_member(member)
+            .map(|seen| (seen.value, seen.since_ns))
+    }
+
+    fn of_member(&self, member: u8) -> Option<Seen> {
+        self.seen.get(usize::from(member)).copied().flatten()
     }
 
     /// A read of `member` completed at `completed_ns` and showed `value`, or `None` when what it

@@ -205,6 +205,22 @@ impl OwnRegister {
         self
     }
 
+    /// The same register with its two blocks exchanged.
+    #[must_use]
+    pub fn with_sides_swapped(mut self) -> Self {
+        if let State::Ready { target } | State::Writing { target, .. } = &mut self.state {
+            *target = target.other();
+        }
+        self
+    }
+
+    /// The same register with the moment from which ballots count replaced.
+    #[must_use]
+    pub fn with_counts_from(mut self, moment: impl Fn(u64) -> u64) -> Self {
+        self.counts_from_ns = moment(self.counts_from_ns);
+        self
+    }
+
     /// The local time from which ballots count here.
     pub fn counts_from_ns(&self) -> u64 {
         self.counts_from_ns

@@ -1,40 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The same machine with its counters as small as they can be, so that a model check sees that two
-//! histories led to the same place.
+//! The same machine in the smallest form, so that a model check sees that two histories led to the
+//! same place.
 //!
-//! Numbers of rounds and images are only ever compared for equality with the present one; what is
-//! not the present one is "an earlier one". A moment that has passed, or whose only use was to
-//! choose a length for the next back-off, is forgotten. Nothing here is called by the module.
+//! * Numbers of rounds and images are only ever compared for equality with the present one; what is
+//!   not the present one is "an earlier one".
+//! * The machine compares moments with each other and with the present, so it may as well call the
+//!   present moment always the same; a moment long past is only past.
+//! * Members are alike: what was member 2 may be called member 0.
+//! * A back-off may end at once: whoever calls later has waited longer.
+//!
+//! Nothing here is called by the module.
 
-use super::{Controller, Phase};
-use crate::proto::observer::Observer;
+use core::hash::{Hash, Hasher};
+
+use super::{Controller, Evidence, Phase, Queued};
+use crate::proto::observer::{member_bit, Observer};
 use crate::proto::record::Register;
-use crate::proto::round::{Kind, Stage};
+use crate::proto::round::Stage;
+use crate::proto::status::Reason;
 
 impl Controller {
     /// A machine that behaves like this one from `now_ns` on, with small counters and the shortest
-    /// back-offs. `seq` gives the number that stands for a sequence number of a register, in the
-    /// same order.
+    /// back-offs. `seq` gives the number that stands for a sequence number of a register of a
+    /// member, in the same order; while [`Controller::listens`] it must be the number itself.
     #[must_use]
-    pub fn canonical(&self, now_ns: u64, seq: impl Fn(Register, u64) -> u64) -> Self {
+    pub fn canonical(&self, now_ns: u64, seq: impl Fn(u8, Register, u64) -> u64) -> Self {
         let mut same = self.clone();
         let present = self.round.as_ref().map(|round| round.number);
         let short = |number: u32| u32::from(present == Some(number));
-        for (member, state) in same.members.iter_mut().enumerate() {
-            let before = self.members.get(member);
-            state.ballot = state.ballot.with_image(self.image);
+        for (member, state) in (0_u8..).zip(&mut same.members) {
             state.ballot = state
                 .ballot
-                .with_seq(|number| seq(Register::Ballot, number));
-            state.heartbeat = state.heartbeat.with_image(self.rounds);
+                .with_image(self.image)
+                .with_seq(|number| seq(member, Register::Ballot, number))
+                .with_counts_from(|at_ns| passed(at_ns, now_ns));
             state.heartbeat = state
                 .heartbeat
-                .with_seq(|number| seq(Register::Heartbeat, number));
-            state.ballot_round = before.map_or(0, |before| short(before.ballot_round));
-            state.heartbeat_round = before.map_or(0, |before| short(before.heartbeat_round));
+                .with_image(self.rounds)
+                .with_seq(|number| seq(member, Register::Heartbeat, number))
+                .with_counts_from(|_| 0);
+            state.ballot_round = short(state.ballot_round);
+            state.heartbeat_round = short(state.heartbeat_round);
             if let Some(tag) = state.read.as_mut() {
                 tag.round = tag.round.map(short);
             }
+        }
+        if let Some(round) = same.round.as_mut() {
+            round.number = 1;
         }
         same.rounds = 1;
         same.image = 1;
@@ -43,34 +55,245 @@ impl Controller {
         same
     }
 
-    fn forget(&mut self, now_ns: u64) {
-        let passed = |at_ns: u64| if at_ns <= now_ns { 0 } else { at_ns };
-        self.ballots_from_ns = passed(self.ballots_from_ns);
-        self.backoff_until_ns = passed(self.backoff_until_ns);
-        self.last_round_ns = 0;
-        // An earlier look is forgotten: looking once more changes nothing.
-        self.last_look_ns = if self.last_look_ns < now_ns {
-            0
-        } else {
-            now_ns
+    /// Whether the own slot is only listened to yet.
+    pub fn listens(&self) -> bool {
+        self.phase == Phase::Joining
+    }
+
+    /// Whether a ballot of this machine is under way.
+    pub fn is_candidate(&self) -> bool {
+        matches!(self.phase, Phase::Claiming { .. })
+    }
+
+    /// The highest number of a ballot that this machine wrote or saw in the present instance.
+    pub fn ballots(&self) -> u64 {
+        self.promise.mbal.max(self.highest).round
+    }
+
+    /// Whether the write in flight to a register belongs to the present round.
+    pub fn is_awaited(&self, member: u8, register: Register) -> bool {
+        let Some(state) = self.members.get(usize::from(member)) else {
+            return false;
         };
-        let silence_ns = self.silence_ns().max(self.setup.timing.join_listen_ns());
-        self.owner.forget(now_ns.saturating_sub(silence_ns));
-        match self.phase {
-            Phase::Joining => self.own_slot.forget(now_ns.saturating_sub(silence_ns)),
-            _ => self.own_slot = Observer::new(),
+        let number = match register {
+            Register::Ballot => state.ballot_round,
+            Register::Heartbeat => state.heartbeat_round,
+        };
+        self.round
+            .as_ref()
+            .is_some_and(|round| round.number == number && round.stage == Stage::Writing)
+    }
+
+    /// The same machine with the two blocks of one of its registers exchanged.
+    #[must_use]
+    pub fn with_sides_swapped(mut self, member: u8, register: Register) -> Self {
+        if let Some(state) = self.members.get_mut(usize::from(member)) {
+            let own = state.register(register);
+            *own = own.with_sides_swapped();
         }
+        self
+    }
+
+    /// The same machine where no operator will fence it: what it knows of its own heartbeats serves
+    /// for nothing else.
+    #[must_use]
+    pub fn without_fence(mut self) -> Self {
+        let is_own = matches!(self.phase, Phase::Owner | Phase::Draining { .. });
+        if is_own || self.evidence == Some(Evidence::OwnLapse) {
+            self.owner.reset();
+        }
+        self
+    }
+
+    /// The same machine where its timer does not fire any more: only the age of an owner's
+    /// heartbeat matters then.
+    #[must_use]
+    pub fn without_ticks(mut self, now_ns: u64) -> Self {
         let beats = matches!(self.phase, Phase::Owner | Phase::Draining { .. });
-        let claims = matches!(self.phase, Phase::Claiming { .. });
-        let Some(round) = self.round.as_mut() else {
-            return;
-        };
-        round.number = 1;
-        if !beats || round.kind != Kind::Heartbeat {
+        if let Some(round) = self.round.as_mut().filter(|_| !beats) {
             round.stamp_ns = now_ns;
         }
-        if claims || beats || round.stage == Stage::Writing {
-            round.issued_ns = now_ns;
+        self
+    }
+
+    /// The same machine, `by_ns` later, when that is called the present moment again.
+    #[must_use]
+    pub fn aged(&self, by_ns: u64) -> Self {
+        let mut same = self.clone();
+        let aged = |at_ns: u64| match at_ns {
+            u64::MAX => u64::MAX,
+            _ => at_ns.saturating_sub(by_ns),
+        };
+        same.ballots_from_ns = aged(self.ballots_from_ns);
+        same.backoff_until_ns = aged(self.backoff_until_ns);
+        same.last_look_ns = aged(self.last_look_ns);
+        same.owner = self.owner.clone().with_since(aged);
+        same.own_slot = self.own_slot.clone().with_since(aged);
+        same.lease = self.lease.aged(by_ns);
+        same.phase.with_moments(aged, aged);
+        if let Some(round) = same.round.as_mut() {
+            round.stamp_ns = aged(round.stamp_ns);
+            round.issued_ns = aged(round.issued_ns);
+        }
+        for state in &mut same.members {
+            state.ballot = state.ballot.with_counts_from(aged);
+            state.heartbeat = state.heartbeat.with_counts_from(aged);
+        }
+        for queued in same.queue.items.iter_mut().flatten() {
+            queued.for_each_moment(|at_ns| *at_ns = aged(*at_ns));
+        }
+        same
+    }
+
+    /// The same machine where member `n` is what `from[n]` was.
+    #[must_use]
+    pub fn with_members(&self, from: &[u8]) -> Self {
+        let mut same = self.clone();
+        let set = |members: u16| {
+            let moved = (0_u8..)
+                .zip(from)
+                .filter(|(_, &from)| members & member_bit(from) != 0);
+            moved.fold(0, |set, (member, _)| set | member_bit(member))
+        };
+        for (state, &from) in same.members.iter_mut().zip(from) {
+            if let Some(old) = self.members.get(usize::from(from)) {
+                *state = old.clone();
+            }
+        }
+        same.setup.originals = set(self.setup.originals);
+        same.present = set(self.present);
+        same.healthy = set(self.healthy);
+        same.owner = self.owner.with_members(from);
+        same.own_slot = self.own_slot.with_members(from);
+        same.round = self.round.clone().map(|round| round.with_sets(set));
+        same
+    }
+
+    /// Hashes what this machine knows of one member and has under way there.
+    pub fn hash_member<H: Hasher>(&self, member: u8, state: &mut H) {
+        let bit = member_bit(member);
+        self.members.get(usize::from(member)).hash(state);
+        for members in [self.setup.originals, self.present, self.healthy] {
+            (members & bit).count_ones().hash(state);
+        }
+        self.owner.remembers(member).hash(state);
+        self.own_slot.remembers(member).hash(state);
+        if let Some(round) = self.round.clone() {
+            let only = |members: u16| u16::from(members & bit != 0);
+            round.with_sets(only).hash(state);
+        }
+    }
+
+    fn forget(&mut self, now_ns: u64) {
+        self.ballots_from_ns = passed(self.ballots_from_ns, now_ns);
+        self.backoff_until_ns = match passed(self.backoff_until_ns, now_ns) {
+            u64::MAX => u64::MAX,
+            at_ns => at_ns.min(now_ns.saturating_add(1)),
+        };
+        self.attempts = 0;
+        self.last_round_ns = 0;
+        // An earlier look is forgotten: looking once more changes nothing.
+        self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
+        self.lease = self.lease.settled(now_ns);
+        self.reason = Reason::None;
+        let silence_ns = self.silence_ns();
+        let listen_ns = self.setup.timing.join_listen_ns();
+        let lease_ns = self.setup.timing.lease_ns;
+        let stamp_ns = now_ns.saturating_sub(lease_ns.max(self.patience_ns()));
+        self.phase.with_moments(
+            |end_ns| end_ns.max(now_ns),
+            |s0_ns| s0_ns.max(now_ns.saturating_sub(lease_ns)),
+        );
+        let listens = self.listens();
+        let watches = listens || self.phase == Phase::Secondary;
+        // What is ripe for a read is settled when the read is issued, however long it takes.
+        let mut issued_ns = now_ns;
+        if let Some(round) = self.round.as_mut() {
+            round.stamp_ns = round.stamp_ns.max(stamp_ns);
+            if watches && round.stage == Stage::Reading {
+                issued_ns = round.issued_ns;
+            }
+            round.issued_ns = issued_ns.max(now_ns.saturating_sub(1));
+        }
+        let settle = |observer: &Observer, window_ns: u64| {
+            let ripe_ns = issued_ns.saturating_sub(window_ns);
+            let shown_ns = issued_ns.max(now_ns.saturating_sub(1));
+            observer
+                .clone()
+                .with_since(|since_ns| match since_ns <= ripe_ns {
+                    true => shown_ns.saturating_sub(window_ns),
+                    false => since_ns.max(now_ns.saturating_sub(window_ns)),
+                })
+        };
+        match listens {
+            true => {
+                self.own_slot = settle(&self.own_slot, listen_ns);
+                self.owner.reset();
+            }
+            false => {
+                self.owner = settle(&self.owner, silence_ns);
+                self.own_slot.reset();
+                if self.phase != Phase::Announcing {
+                    self.virgin = None;
+                }
+            }
+        }
+    }
+}
+
+/// A moment, or 0 when it has passed.
+fn passed(at_ns: u64, now_ns: u64) -> u64 {
+    if at_ns <= now_ns {
+        0
+    } else {
+        at_ns
+    }
+}
+
+impl Phase {
+    fn with_moments(&mut self, end: impl Fn(u64) -> u64, stamp: impl Fn(u64) -> u64) {
+        match self {
+            Phase::Claiming {
+                proposal,
+                deadline_ns,
+                ..
+            } => {
+                *deadline_ns = end(*deadline_ns);
+                if let Some(proposal) = proposal {
+                    proposal.s0_ns = stamp(proposal.s0_ns);
+                }
+            }
+            Phase::Draining { deadline_ns, .. } => *deadline_ns = end(*deadline_ns),
+            Phase::Joining
+            | Phase::Announcing
+            | Phase::Secondary
+            | Phase::Owner
+            | Phase::Failed => {}
+        }
+    }
+}
+
+impl Queued {
+    fn for_each_moment(&mut self, change: impl Fn(&mut u64)) {
+        match self {
+            Queued::OpenEpoch { expiry_ns, .. } => change(expiry_ns),
+            Queued::Extend { from_ns, to_ns } => {
+                change(from_ns);
+                change(to_ns);
+            }
+            Queued::Heartbeat {
+                stamp_ns,
+                judged_ns,
+                expiry_ns,
+                ..
+            } => {
+                change(stamp_ns);
+                change(judged_ns);
+                if let Some(expiry_ns) = expiry_ns {
+                    change(expiry_ns);
+                }
+            }
+            Queued::Latch | Queued::SetLimit(_) | Queued::Answer(_) => {}
         }
     }
 }
