@@ -11,6 +11,8 @@
 #   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
 #   make bench           what a bio costs, in instructions, next to other targets
+#   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
+#                        injection, which is built first (about 30 CPU minutes, once)
 #   make demo            two controllers, a stall and a takeover, to watch
 #   make clean           remove .build; the toolchain's cache stays
 #
@@ -26,9 +28,10 @@ MAKEFLAGS += --no-print-directory
 enter := scripts/enter
 # The stock kernel's own compiler by its full name: another one makes kbuild warn.
 stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
+debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest bench demo clean
+.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench demo clean
 
 all: module
 
@@ -66,6 +69,15 @@ kselftest: module
 
 bench: module leasectl
 	@$(enter) qemu/bench
+
+# The planted defects show first that such a kernel would be heard.
+kselftest-debug: setup
+	@scripts/debug-kernel
+	@mkdir -p .build/module-debug/planted
+	@$(enter) make $(jobs) $(debug) M=/src MO=/src/.build/module-debug modules
+	@$(enter) make $(debug) M=/src/qemu/planted/debug MO=/src/.build/module-debug/planted modules
+	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/selftest
+	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/kselftest
 
 demo: module
 	@qemu/demo

@@ -9,11 +9,12 @@ plan 16
 
 on_exit clean_up
 load_module
+mark
 
 need "a portion of three members is formatted" format 0 --home 1
 need "controller 1 maps it" up 1 0
-check "and listens first" is 1 0 joining
 need "it owns, because it is home" eventually 60 is 1 0 owner
+check "but listened first" said "alpha controller 1: joining -> secondary"
 check_equal "epoch 1" 1 "$(field p0m0c1 epoch)"
 check_equal "it writes" ok "$(bio /dev/mapper/p0m0c1 write 0 65536 direct)"
 need "controller 2 maps it, too" up 2 0

@@ -13,6 +13,23 @@ SOURCE = Path(__file__).resolve().parents[2]
 BUILD = SOURCE / ".build"
 CACHE = Path("/cache")
 
+# DM_LEASE_KERNEL names another unpacked kernel, such as the one of scripts/debug-kernel.
+KERNEL = Path(os.environ.get("DM_LEASE_KERNEL", str(CACHE / "kernel")))
+
+
+def _watches_itself() -> bool:
+    config = KERNEL / "config"
+    return config.exists() and "CONFIG_KASAN=y\n" in config.read_text()
+
+
+# A kernel that watches itself needs a module of its own, more memory and more time; what a run with
+# it leaves behind is kept apart by a suffix.
+DEBUG = _watches_itself()
+SUFFIX = "-debug" if DEBUG else ""
+SLOWNESS = 4 if DEBUG else 1
+EXTRA_MEMORY = 768 if DEBUG else 0
+MODULE = BUILD / f"module{SUFFIX}"
+
 
 class RigError(Exception):
     """The rig, the guest or the store did not do what was asked of it."""
@@ -24,17 +41,13 @@ def patience(seconds: float) -> float:
     Under emulation a loaded machine is easily several times slower; a limit is there to end a
     hang, not to measure. DM_LEASE_PATIENCE multiplies all of them.
     """
-    return seconds * float(os.environ.get("DM_LEASE_PATIENCE", "3"))
+    return seconds * float(os.environ.get("DM_LEASE_PATIENCE", "3")) * SLOWNESS
 
 
 def require_root() -> None:
     """Ends the program unless it runs inside the toolchain root."""
     if not Path("/etc/dm-lease-root").exists():
         sys.exit(f"{sys.argv[0]}: run this as: scripts/enter {sys.argv[0]}")
-
-
-# DM_LEASE_KERNEL names another unpacked kernel, such as one with debugging switched on.
-KERNEL = Path(os.environ.get("DM_LEASE_KERNEL", str(CACHE / "kernel")))
 
 
 def kernel_modules() -> Path:
@@ -65,7 +78,7 @@ def accelerator() -> list[str]:
 
 def build(profile: str) -> Path:
     """The initramfs of a profile, built now if anything in it changed."""
-    output = BUILD / f"initramfs-{profile}.cpio"
+    output = BUILD / f"initramfs-{profile}{SUFFIX}.cpio"
     subprocess.run([SOURCE / "qemu/initramfs", profile, output], check=True)
     return output
 

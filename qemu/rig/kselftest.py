@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .agent import Job
-from .host import BUILD, SOURCE, RigError, build, patience
+from .host import BUILD, DEBUG, SLOWNESS, SOURCE, SUFFIX, RigError, build, patience
 from .vm import Disk, Vm
 
 MIB = 1 << 20
@@ -49,6 +49,12 @@ def settings_timeout(directory: Path) -> int:
     return 45
 
 
+def tests_of(directory: Path) -> list[Path]:
+    """The tests of a collection; some of ours are for kernels that watch themselves only."""
+    tests = list(directory.glob("[0-9]*.sh"))
+    return tests + (list(directory.glob("debug/[0-9]*.sh")) if DEBUG else [])
+
+
 def plant(vm: Vm, collection: Path) -> list[str]:
     """Puts another collection of tests into the guest; the names of its tests."""
     name = collection.name
@@ -78,7 +84,7 @@ class Run:
         cpus: int = 2,
         initramfs: Path | None = None,
     ) -> None:
-        self.directory = BUILD / "run" / name
+        self.directory = BUILD / "run" / f"{name}{SUFFIX}"
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.tests = tests
@@ -90,7 +96,8 @@ class Run:
         self.failed = 0
         self.bad: list[str] = []
         self.last = "nothing"
-        append += f" rig.nonce={self.nonce}"
+        self.seconds = settings_timeout(collection or SOURCE / "selftests") * SLOWNESS
+        append += f" rig.nonce={self.nonce} rig.timeout={self.seconds}"
         initramfs = initramfs or build("selftest")
         self.vm = Vm(name, self.directory, initramfs, disks(self.directory), 256, cpus, append)
 
@@ -118,8 +125,8 @@ class Run:
         if self.collection:
             planted = plant(self.vm, self.collection)
             names = [x for x in planted if not self.tests or x.partition(":")[2] in self.tests]
-        count = len(names) or len(list(source.glob("[0-9]*.sh")))
-        limit = self.limit or patience(30) + count * settings_timeout(source)
+        count = len(names) or len(tests_of(source))
+        limit = self.limit or patience(30) + count * self.seconds
         job = self.vm.spawn(f"/kselftest/run-selftests {' '.join(names)}")
         self._follow(job, time.monotonic() + limit)
         # A complaint may be on its way to the console: an orderly end brings it there.

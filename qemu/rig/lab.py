@@ -16,7 +16,7 @@ import shutil
 import sys
 from types import TracebackType
 
-from .host import BUILD, RigError, build
+from .host import BUILD, SUFFIX, RigError, build
 from .store import Store
 from .vm import Disk, Vm
 
@@ -46,7 +46,7 @@ class Lab:
         self.name = name
         self.model = model
         self.allow = allow
-        self.directory = BUILD / "run" / name
+        self.directory = BUILD / "run" / f"{name}{SUFFIX}"
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         if portions == 1:

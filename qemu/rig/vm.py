@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .agent import Agent, Job, Result
 from .console import Console
-from .host import RigError, accelerator, kernel_image, patience
+from .host import DEBUG, EXTRA_MEMORY, RigError, accelerator, kernel_image, patience
 from .qmp import Qmp
 
 # Everything a guest is told at boot, whoever starts it.
@@ -25,9 +25,12 @@ from .qmp import Qmp
 #                    told from a notice
 #   nokaslr          module addresses are the same in every boot
 COMMAND_LINE = (
-    "console=ttyS0 console_msg_format=syslog loglevel=5 no_timer_check clocksource=hpet tsc=unstable oops=panic panic=-1 "
-    "nokaslr mitigations=off random.trust_cpu=on rdinit=/init"
+    "console=ttyS0 console_msg_format=syslog loglevel=5 no_timer_check clocksource=hpet "
+    "tsc=unstable oops=panic panic=-1 nokaslr mitigations=off random.trust_cpu=on rdinit=/init"
 )
+# The first finding of a kernel that watches itself ends the guest: what comes later is its echo.
+if DEBUG:
+    COMMAND_LINE += " panic_on_warn=1"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Vm:
         self.directory = directory
         self.initramfs = initramfs
         self.disks = disks
-        self.memory = memory
+        self.memory = memory + EXTRA_MEMORY
         self.cpus = cpus
         self.append = append
         self.console = Console(directory / f"{name}.console")
