@@ -367,9 +367,7 @@ impl Session {
             news = true;
         }
         if news {
-            for handle in self.handles(|_| true) {
-                handle.event();
-            }
+            self.raise_events();
         }
         let waits = self.view().stale_epoch;
         if let Some(epoch) = waits {
@@ -403,28 +401,36 @@ impl Session {
         }
     }
 
-    /// Handles to the live tables for which `wanted` holds.
-    fn handles(&self, wanted: impl Fn(&Table) -> bool) -> KVec<TargetHandle> {
+    /// Handles to the live tables for which `wanted` holds: all of them, or `ENOMEM`.
+    fn handles(&self, wanted: impl Fn(&Table) -> bool) -> Result<KVec<TargetHandle>> {
         let tables = self.tables.lock();
         let mut handles = KVec::new();
         for table in tables.live.iter().filter(|table| wanted(table)) {
-            // Without memory an event is late; the next one tells the same.
-            let _ = handles.push(table.handle.clone(), GFP_KERNEL);
+            handles.push(table.handle.clone(), GFP_KERNEL)?;
         }
-        handles
+        Ok(handles)
+    }
+
+    /// Raises an event of each live table. Without memory there is none; the next one tells the
+    /// same.
+    fn raise_events(&self) {
+        for handle in self.handles(|_| true).into_iter().flatten() {
+            handle.event();
+        }
     }
 
     /// Somebody who had a device open before another controller's epoch may write back what is no
     /// longer true: nothing is claimed until nobody has one open [R31].
     fn look_for_openers(&self, epoch: u64) {
-        let handles = self.handles(|table| !table.stateless);
+        // Without memory nobody knows who has one open: the herald looks again at its next tick.
+        let Ok(handles) = self.handles(|table| !table.stateless) else {
+            return;
+        };
         let open = |handle: &TargetHandle| handle.with(|ti| ti.open_count() > 0) == Some(true);
         if handles.iter().any(open) {
             if !self.told_stale.xchg(true, ordering::Full) {
                 report::blocked(self, Reason::StaleOpeners);
-                for handle in self.handles(|_| true) {
-                    handle.event();
-                }
+                self.raise_events();
             }
             return;
         }
