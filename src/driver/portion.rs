@@ -233,21 +233,25 @@ impl Session {
         if tables.live.iter().any(|known| known.id == table.id) {
             return Ok(());
         }
-        let known = tables.devices.get_mut(usize::from(member)).ok_or(EINVAL)?;
+        let place = usize::from(member);
+        let known = *tables.devices.get(place).ok_or(EINVAL)?;
         let devt = device.devt();
         if known.now.is_some_and(|now| now != devt) {
             return Err(EBUSY);
         }
-        let moved = known.last.is_some_and(|last| last != devt);
-        *known = Device {
-            now: Some(devt),
-            last: Some(devt),
-        };
         if tables.threads.is_empty() {
             self.start(&mut tables)?;
         }
         if tables.live.push_within_capacity(table).is_err() {
             return Err(ENOMEM);
+        }
+        // Only now: a table that did not become live must not keep another device out.
+        let moved = known.last.is_some_and(|last| last != devt);
+        if let Some(known) = tables.devices.get_mut(place) {
+            *known = Device {
+                now: Some(devt),
+                last: Some(devt),
+            };
         }
         tables.attached = tables.attached.wrapping_add(1);
         mailbox.set_device(device);
