@@ -5,7 +5,8 @@
 //! test); it keeps the path to every waiting state and copies it for every step, which these
 //! models, tens of steps deep and tens of millions of states wide, have no room for. Here a visited
 //! state is 16 bytes. A violation stops the search at the end of its level, so that it is one of
-//! the shortest; the path to it comes from a second search that remembers where each state came from.
+//! the shortest; the path to it comes from a second search that remembers where each state came
+//! from.
 
 use crate::portion::{Portion, State, Step};
 use crate::print::Shards;

@@ -3,10 +3,10 @@
 //!
 //! A state is some whole [`dm_lease_proto::proto::controller::Controller`]s, their gates, their
 //! mailboxes on the members and the commands in flight (`node`, `medium`); a step is one event of
-//! one of them, or a tick of the clock (`portion`). Between any two steps the clock may go on: every
-//! stall of every length is there, since no model bounds time. What the machine wants is done at
-//! once, because a command that is issued and has not landed is the same as one that is not issued
-//! yet, and a gate that is reached late has `lag`.
+//! one of them, or a tick of the clock (`portion`). Between any two steps the clock may go on:
+//! every stall of every length is there, since no model bounds time. What the machine wants is done
+//! at once, because a command that is issued and has not landed is the same as one that is not
+//! issued yet, and a gate that is reached late has `lag`.
 //!
 //! | what goes wrong | in the model |
 //! |---|---|
@@ -19,15 +19,15 @@
 //! | members | `dead`, `replaces` |
 //! | operators | `commands`: release, hand-over, fence |
 //!
-//! Checked in every state: S1 no two valid leases, and (S1') none of an epoch before the highest that
-//! was decided; S3 one value for each epoch, no epoch decreases; S4 no write is acknowledged that
-//! landed after a later owner's lease began; R36 nobody takes itself for another. L1, where all is
-//! `timely`: the owner keeps its lease. L2, from a sample of the states: each controller, alone from
-//! then on, comes to own. And what a model is about must happen in it (`sometimes`).
+//! Checked in every state: S1 no two valid leases, and (S1') none of an epoch before the highest
+//! that was decided; S3 one value for each epoch, no epoch decreases; S4 no write is acknowledged
+//! that landed after a later owner's lease began; R36 nobody takes itself for another. L1, where
+//! all is `timely`: the owner keeps its lease. L2, from a sample of the states: each controller,
+//! alone from then on, comes to own. And what a model is about must happen in it (`sometimes`).
 //!
-//! What the bounds leave out: more epochs, ballots, heartbeats of the timer, faults and restarts than
-//! each model allows (they are in its definition); members more than 3; the reader's own mailbox is
-//! read at the moment the read is reported; a copy of a command counts as at most one.
+//! What the bounds leave out: more epochs, ballots, heartbeats of the timer, faults and restarts
+//! than each model allows (they are in its definition); members more than 3; the reader's own
+//! mailbox is read at the moment the read is reported; a copy of a command counts as at most one.
 //!
 //! The models at the bottom run with every `cargo test`; `make model` runs the large ones.
 
