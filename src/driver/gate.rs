@@ -488,11 +488,14 @@ impl PortionGate {
         }
     }
 
-    /// If the queue is empty now, nothing waits for the lane of the bio that was last in it. Lanes
-    /// that were left marked are found out when the next bio has waited for them.
+    /// If nothing waits any more that this lane, or every lane, is marked for, takes the mark away.
+    /// A mark that is left too long is found out when the next bio has waited for its lane; one
+    /// that is taken away from under an operation on many rows would cost it its wake-up.
     fn stop_waiting(&self, charge: Charge) {
         let mut held = self.held.lock();
-        if held.queue(charge).is_empty() {
+        let everywhere = charge.is_wide() || self.gate.counting() == Counting::Spread;
+        let alone = held.wide.is_empty() && held.queue(charge).is_empty();
+        if alone && (!everywhere || held.pending() == 0) {
             self.gate.no_waiters(charge);
         }
     }
