@@ -22,7 +22,7 @@ use super::{
 use crate::{
     dm::{clock, Context},
     proto::{
-        controller::{Action, Command, Controller, Outcome, Setup, Transition},
+        controller::{Action, Budget, Command, Controller, Outcome, Setup, Transition},
         record::{Decided, Register},
         status::{Reason, Role}, //
     },
@@ -59,14 +59,25 @@ pub struct View {
     pub members_ok: u8,
     /// Why it is not the owner.
     pub reason: Reason,
+    /// What is charged for earlier owners.
+    pub charged: u32,
     /// The epoch for which a claim waits until nobody has a device open.
     pub stale_epoch: Option<u64>,
 }
 
-/// The last view, and the transitions that were not told yet, oldest first.
+/// What the herald has to tell.
+#[derive(Clone, Copy)]
+pub enum News {
+    /// The role or the epoch changed.
+    Transition(Transition),
+    /// What an owner may have open changed.
+    Budget(Budget),
+}
+
+/// The last view, and the news that were not told yet, oldest first.
 pub struct Shown {
     view: View,
-    news: [Option<Transition>; MAX_NEWS],
+    news: [Option<News>; MAX_NEWS],
 }
 
 impl Machine {
@@ -94,6 +105,7 @@ impl Machine {
             limit: self.controller.limit(),
             members_ok: self.controller.members_ok() as u8,
             reason: self.controller.reason(),
+            charged: self.controller.charges().total(),
             stale_epoch: self.controller.waits_for_openers(),
         }
     }
@@ -108,7 +120,7 @@ impl Shown {
         }
     }
 
-    fn push(&mut self, transition: Transition) {
+    fn push(&mut self, news: News) {
         if self.news.iter().all(Option::is_some) {
             self.news.rotate_left(1);
             if let Some(last) = self.news.last_mut() {
@@ -116,11 +128,11 @@ impl Shown {
             }
         }
         if let Some(free) = self.news.iter_mut().find(|place| place.is_none()) {
-            *free = Some(transition);
+            *free = Some(news);
         }
     }
 
-    fn pop(&mut self) -> Option<Transition> {
+    fn pop(&mut self) -> Option<News> {
         let first = self.news.first_mut()?.take();
         self.news.rotate_left(1);
         first
@@ -133,8 +145,8 @@ impl Session {
         self.shown.lock().view
     }
 
-    /// The oldest transition that was not told yet.
-    pub(super) fn take_news(&self) -> Option<Transition> {
+    /// The oldest news that were not told yet.
+    pub(super) fn take_news(&self) -> Option<News> {
         self.shown.lock().pop()
     }
 
@@ -177,7 +189,6 @@ impl Session {
         let live = || tables.live.iter();
         let batch = live().filter_map(|table| table.batch).min();
         let failed = u32::from(tables.degraded);
-        let limit = self.superblock.redundancy.limit(failed, 0, batch).to_wire();
         let read_only = live().count() > 0 && live().all(|table| table.read_only);
         let unable = read_only || !self.superblock.may_own();
         self.with_machine(|machine| {
@@ -185,7 +196,7 @@ impl Session {
             controller.set_claim_auto(live().any(|table| table.claim_auto));
             controller.set_guarded(live().any(|table| !table.stateless));
             controller.set_blocked(unable.then_some(Reason::ReadOnly));
-            controller.set_limit(limit);
+            controller.set_budget(failed, batch);
             change(controller);
         });
     }
@@ -291,7 +302,11 @@ impl Session {
                     machine.latched = true;
                 }
                 Action::SetLimit(limit) => self.set_limit(machine, limit),
-                Action::Transition(transition) => self.tell(transition),
+                Action::Transition(transition) => {
+                    report::trace_transition(self, &transition);
+                    self.tell(News::Transition(transition));
+                }
+                Action::Budget(budget) => self.tell(News::Budget(budget)),
                 Action::Heartbeat(beat) => report::heartbeat(self, &beat),
                 Action::Answer(answer) => {
                     machine.answer = Some(answer);
@@ -349,10 +364,9 @@ impl Session {
         }
     }
 
-    /// Traces a transition, and leaves the rest to the herald [R47].
-    fn tell(&self, transition: Transition) {
-        report::trace_transition(self, &transition);
-        self.shown.lock().push(transition);
+    /// Leaves to the herald what there is to tell [R47].
+    fn tell(&self, news: News) {
+        self.shown.lock().push(news);
         self.herald.ring(Reasons::CHANGE);
     }
 }

@@ -55,9 +55,8 @@ fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
                 force,
             })
         }
-        // Nothing is charged to a term yet: budgets of undrained owners are not counted.
-        Command::AcceptRisk { .. } => Err(Reason::NotExhausted),
-        Command::Repaired { .. } => Err(Reason::WrongEpoch),
+        Command::AcceptRisk { epoch } => session.command(controller::Command::AcceptRisk { epoch }),
+        Command::Repaired { epoch } => session.command(controller::Command::Repaired { epoch }),
         Command::Degraded(failed) => {
             session.degraded(failed);
             Ok(())

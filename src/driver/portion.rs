@@ -153,7 +153,7 @@ impl Session {
             mailboxes.push(mailbox, GFP_KERNEL)?;
         }
         let limit = superblock.redundancy.limit(0, 0, None).to_wire();
-        let setup = setup(&superblock, &heart, boot_id, limit);
+        let setup = setup(&superblock, &heart, boot_id);
         let machine = Machine::new(setup)?;
         let shown = Shown::new(&machine);
         let tables = Tables {
@@ -366,8 +366,8 @@ impl Session {
     /// memory that is written back through this very portion.
     pub fn herald(&self) {
         let mut news = false;
-        while let Some(transition) = self.take_news() {
-            report::transition(self, &transition);
+        while let Some(item) = self.take_news() {
+            report::news(self, &item);
             news = true;
         }
         if news {
@@ -402,6 +402,8 @@ impl Session {
             late: self.gate.late(),
             members_ok: view.members_ok,
             reason: view.reason,
+            charged: view.charged,
+            peak: count.peak,
         }
     }
 
@@ -488,7 +490,7 @@ impl Session {
 }
 
 /// What the machine is given at the start.
-fn setup(superblock: &Superblock, heart: &Heart, boot_id: [u8; 16], limit: u32) -> Setup {
+fn setup(superblock: &Superblock, heart: &Heart, boot_id: [u8; 16]) -> Setup {
     Setup {
         slot: heart.controller,
         inc: Incarnation(clock::random_u128()),
@@ -499,7 +501,8 @@ fn setup(superblock: &Superblock, heart: &Heart, boot_id: [u8; 16], limit: u32) 
         home: superblock.home,
         timing: superblock.timing,
         period_ns: heart.period_ns(),
-        limit,
+        redundancy: superblock.redundancy,
+        batch: None,
         claim_auto: false,
     }
 }

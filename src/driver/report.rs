@@ -4,14 +4,15 @@
 //!
 //! A lease that was lost without being given up is a warning; everything else is a notice.
 
-use super::{events, portion::Session};
+use super::{engine::News, events, portion::Session};
 use crate::{
     dm::trace::Word,
     proto::{
-        controller::{Heartbeat, Transition},
+        controller::{Budget, Heartbeat, Transition},
+        limit::Limit,
         message::Command,
         record::Slot,
-        status::{Reason, Role}, //
+        status::{Charged, Reason, Role}, //
     },
 };
 use core::fmt;
@@ -67,8 +68,31 @@ pub fn trace_transition(session: &Session, change: &Transition) {
     );
 }
 
+/// What the herald has to tell.
+pub fn news(session: &Session, news: &News) {
+    match news {
+        News::Transition(change) => transition(session, change),
+        News::Budget(change) => budget(session, change),
+    }
+}
+
+/// What an owner may have open changed, or what is charged for earlier owners.
+fn budget(session: &Session, change: &Budget) {
+    let reason = match change.is_exhausted {
+        true => Reason::Exhausted,
+        false => Reason::None,
+    };
+    notice(format_args!(
+        "{}: limit {}, {} charged{}",
+        Who(session),
+        Limit::from_wire(change.limit),
+        Charged(change.charged),
+        Because(reason),
+    ));
+}
+
 /// The role or the epoch changed.
-pub fn transition(session: &Session, change: &Transition) {
+fn transition(session: &Session, change: &Transition) {
     let owned = matches!(change.from, Role::Owner | Role::Releasing);
     let lost = owned && !matches!(change.to, Role::Owner | Role::Releasing);
     let say = if lost && !is_wanted(change.reason) {

@@ -31,7 +31,7 @@ use core::fmt;
 pub const MAX_CHUNK_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 
 /// "Under time alone" in a ballot record; a batch limit is never that large.
-const LIMIT_WINDOW: u32 = LIMIT_UNLIMITED - 1;
+pub const LIMIT_WINDOW: u32 = LIMIT_UNLIMITED - 1;
 
 /// What repairs strays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -17,7 +17,8 @@
 //! [`Promise`] is the image of the own ballot fields; the controller's machine writes it and lets
 //! it count as `register` says. What others wrote is gathered in [`Seen`].
 
-use super::record::{Ballot, BallotRecord, Decided, Incarnation, Slot, Value};
+use super::limit::Limit;
+use super::record::{Ballot, BallotRecord, Charge, Charges, Decided, Incarnation, Slot, Value};
 
 /// The own ballot fields of instance D + 1. They only grow while D stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +70,79 @@ pub struct Seen {
     pub foreign: Ballot,
     /// The highest `bal` of that instance and its value.
     pub accepted: Option<(Ballot, Value)>,
+    /// What the decided epoch is charged with.
+    pub lists: Lists,
+}
+
+/// What one round showed of the budget that old owners are still charged with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lists {
+    /// By the owner of the epoch: what holds.
+    owner: Option<Charges>,
+    /// By others that know the whole list.
+    whole: Option<Charges>,
+    /// By everybody, candidates for the epoch included.
+    partial: Charges,
+    /// A charge found no room.
+    overflow: bool,
+    /// The most that the owner of the epoch may have had open.
+    open: u32,
+    /// The owner published that it drained and gave the epoch back.
+    pub released: bool,
+}
+
+impl Lists {
+    const NONE: Self = Self {
+        owner: None,
+        whole: None,
+        partial: Charges::NONE,
+        overflow: false,
+        open: 0,
+        released: false,
+    };
+
+    /// Adds what a record of `decided`, or of a candidate for it, carries.
+    fn add(&mut self, record: &BallotRecord, decided: Decided, is_owner: bool) {
+        let before = record.dec.epoch.checked_add(1) == Some(decided.epoch);
+        if record.dec.epoch != decided.epoch && !(before && record.val.is_some()) {
+            return;
+        }
+        let (list, now) = (&record.charges, record.dec.epoch == decided.epoch);
+        self.overflow |= self.partial.merge(list).is_err();
+        // Who was the owner before, too, has one gate for both terms; it may not know of this one.
+        if is_owner && record.dec.value == decided.value {
+            self.open = self.open.max(Limit::from_wire(record.limit).charge());
+        }
+        if !now {
+            return;
+        }
+        // A later incarnation of the owner says what the former one may have had open.
+        let owner = |charge: &Charge| {
+            let term = Some(Value {
+                slot: charge.slot,
+                inc: charge.inc,
+            });
+            charge.epoch == decided.epoch && term == decided.value
+        };
+        let open = list.iter().filter(owner).map(|charge| charge.amount);
+        self.open = open.fold(self.open, u32::max);
+        if list.is_partial() {
+            return;
+        }
+        let known = match is_owner {
+            true => &mut self.owner,
+            false => &mut self.whole,
+        };
+        self.overflow |= known.get_or_insert(Charges::NONE).merge(list).is_err();
+    }
+
+    /// The list of the epoch, and what its owner is charged with when it ends now. `None` when
+    /// the list does not fit: nobody may own then.
+    pub fn of_epoch(&self) -> Option<(Charges, u32)> {
+        let open = if self.released { 0 } else { self.open };
+        let list = self.owner.or(self.whole).unwrap_or(self.partial);
+        (!self.overflow).then_some((list, open))
+    }
 }
 
 impl Seen {
@@ -79,6 +153,7 @@ impl Seen {
             highest: Ballot::NONE,
             foreign: Ballot::NONE,
             accepted: None,
+            lists: Lists::NONE,
         }
     }
 
@@ -92,6 +167,12 @@ impl Seen {
     /// Adds a valid ballot record of `slot`.
     pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot) {
         self.decided(record.dec);
+        let is_owner = self.decided.value
+            == Some(Value {
+                slot,
+                inc: record.inc,
+            });
+        self.lists.add(record, self.decided, is_owner);
         if record.dec.epoch != self.decided.epoch {
             return;
         }
@@ -140,7 +221,6 @@ pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::Charges;
 
     fn slot(index: u8) -> Slot {
         Slot::new(index).unwrap()

@@ -194,6 +194,32 @@ pub struct Charge {
     pub inc: Incarnation,
     /// How much of the redundancy it may have used up; `u32::MAX` if it was not limited.
     pub amount: u32,
+    /// Whether the term is known to have no more strays to come. Once true it stays true.
+    pub drained: bool,
+}
+
+impl Charge {
+    /// What a term that has just ended uncleanly is charged with.
+    pub const fn new(epoch: u64, owner: Value, amount: u32) -> Charge {
+        Charge {
+            epoch,
+            slot: owner.slot,
+            inc: owner.inc,
+            amount,
+            drained: false,
+        }
+    }
+
+    /// Whether both speak of one term.
+    pub fn is_of_term(&self, other: &Charge) -> bool {
+        (self.epoch, self.slot, self.inc) == (other.epoch, other.slot, other.inc)
+    }
+
+    /// Joins what two records say of one term: the larger amount, and every evidence.
+    fn join(&mut self, other: &Charge) {
+        self.amount = self.amount.max(other.amount);
+        self.drained |= other.drained;
+    }
 }
 
 /// The list of charges of a portion: at most [`MAX_CHARGES`] terms.
@@ -204,13 +230,29 @@ pub struct Charge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Charges {
     entries: [Option<Charge>; MAX_CHARGES],
+    /// Whether there may be charges of the epoch that this list does not have: its writer learnt
+    /// of the decision from a record that carries no list.
+    partial: bool,
 }
 
 impl Charges {
     /// Nothing is charged.
     pub const NONE: Charges = Charges {
         entries: [None; MAX_CHARGES],
+        partial: false,
     };
+
+    /// Whether charges may be missing.
+    pub const fn is_partial(&self) -> bool {
+        self.partial
+    }
+
+    /// The same charges, of which more may be missing, or not.
+    #[must_use]
+    pub const fn with_partial(mut self, partial: bool) -> Self {
+        self.partial = partial;
+        self
+    }
 
     /// The charges, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = Charge> + Clone + '_ {
@@ -233,20 +275,21 @@ impl Charges {
             .fold(0, |sum, charge| charge.amount.saturating_add(sum))
     }
 
-    /// Adds a charge; a term that is already there keeps the larger amount.
+    /// Adds a charge; a term that is already there keeps the larger amount. In a full list two
+    /// drained terms become one: nothing but their repair is awaited, and it is of both or none.
     ///
     /// # Errors
     ///
     /// Gives the charge back when the list is full. It must not be forgotten then: a controller
     /// that cannot carry a charge must not own.
     pub fn add(&mut self, charge: Charge) -> Result<(), Charge> {
+        if self.entries.iter().all(Option::is_some) && !self.has_term(&charge) {
+            self.fold_drained();
+        }
         for entry in &mut self.entries {
             match entry {
-                Some(old)
-                    if (old.epoch, old.slot, old.inc)
-                        == (charge.epoch, charge.slot, charge.inc) =>
-                {
-                    old.amount = old.amount.max(charge.amount);
+                Some(old) if old.is_of_term(&charge) => {
+                    old.join(&charge);
                     return Ok(());
                 }
                 Some(_) => {}
@@ -260,10 +303,54 @@ impl Charges {
         Err(charge)
     }
 
+    /// Adds all charges of another list.
+    ///
+    /// # Errors
+    ///
+    /// Gives the first charge back for which there is no room.
+    pub fn merge(&mut self, other: &Charges) -> Result<(), Charge> {
+        other.iter().try_for_each(|charge| self.add(charge))
+    }
+
+    /// Whether the term of `charge` is charged.
+    fn has_term(&self, charge: &Charge) -> bool {
+        self.iter().any(|known| known.is_of_term(charge))
+    }
+
+    /// Makes one charge of the first two that are drained; the later term stands for both.
+    fn fold_drained(&mut self) {
+        let before = *self;
+        let mut drained = before.iter().filter(|charge| charge.drained);
+        let (Some(first), Some(second)) = (drained.next(), drained.next()) else {
+            return;
+        };
+        let later = if first.epoch > second.epoch {
+            first
+        } else {
+            second
+        };
+        let both = Charge {
+            amount: first.amount.saturating_add(second.amount),
+            ..later
+        };
+        self.retain(|charge| !charge.is_of_term(&first) && !charge.is_of_term(&second));
+        // Two places are free now.
+        let _ = self.add(both);
+    }
+
+    /// Lets `change` change each charge; says whether anything is different.
+    pub fn update(&mut self, mut change: impl FnMut(&mut Charge)) -> bool {
+        let before = *self;
+        for charge in self.entries.iter_mut().flatten() {
+            change(charge);
+        }
+        *self != before
+    }
+
     /// Keeps the charges for which `keep` holds, in their order.
     pub fn retain(&mut self, keep: impl Fn(&Charge) -> bool) {
         let before = *self;
-        *self = Charges::NONE;
+        *self = Charges::NONE.with_partial(before.partial);
         for (entry, charge) in self.entries.iter_mut().zip(before.iter().filter(keep)) {
             // INVARIANT: filled from the front without gaps.
             *entry = Some(charge);
@@ -590,6 +677,7 @@ mod sealed {
             for entry in &self.charges.entries {
                 put_charge(out, entry);
             }
+            out.u32(u32::from(self.charges.partial));
         }
 
         fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject> {
@@ -708,6 +796,9 @@ fn take_decided(from: &mut FieldReader<'_>) -> Result<Decided, Reject> {
     Ok(Decided { epoch, value })
 }
 
+/// The flag of a charge whose term is drained.
+const CHARGE_DRAINED: u32 = 1 << 0;
+
 fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
     let (epoch, amount) = charge.map_or((0, 0), |charge| (charge.epoch, charge.amount));
     out.u64(epoch);
@@ -716,6 +807,8 @@ fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
         charge.map(|Charge { slot, inc, .. }| Value { slot, inc }),
     );
     out.u32(amount);
+    let drained = charge.is_some_and(|charge| charge.drained);
+    out.u32(if drained { CHARGE_DRAINED } else { 0 });
 }
 
 fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
@@ -725,20 +818,25 @@ fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
         let epoch = from.u64();
         let owner = take_value(from)?;
         let amount = from.u32();
+        let flags = from.u32();
+        ensure(flags & !CHARGE_DRAINED == 0, Reject::Reserved)?;
         match owner {
-            Some(Value { slot, inc }) if !ended && epoch != 0 => {
+            Some(owner) if !ended && epoch != 0 => {
                 // INVARIANT: `ended` refuses a used entry behind a free one.
                 *entry = Some(Charge {
-                    epoch,
-                    slot,
-                    inc,
-                    amount,
+                    drained: flags & CHARGE_DRAINED != 0,
+                    ..Charge::new(epoch, owner, amount)
                 });
             }
-            None if epoch == 0 && amount == 0 => ended = true,
+            None if epoch == 0 && amount == 0 && flags == 0 => ended = true,
             _ => return Err(Reject::Field),
         }
     }
+    charges.partial = match from.u32() {
+        0 => false,
+        1 => true,
+        _ => return Err(Reject::Field),
+    };
     Ok(charges)
 }
 
@@ -801,13 +899,7 @@ mod tests {
     }
 
     fn charge(epoch: u64, slot: u8, amount: u32) -> Charge {
-        let Value { slot, inc } = value(slot, u128::MAX);
-        Charge {
-            epoch,
-            slot,
-            inc,
-            amount,
-        }
+        Charge::new(epoch, value(slot, u128::from(epoch)), amount)
     }
 
     fn ballot_record(seq: u64) -> BallotRecord {
@@ -978,12 +1070,16 @@ mod tests {
         check(144, 0, Reject::Field);
         check(144, 5, Reject::Field);
         check(176, 0, Reject::Field);
-        // Charges of 36 bytes at 204: the third is free, its epoch alone must not be set.
-        check(204 + 72, 1, Reject::Field);
-        check(204 + 72 + 8, 1, Reject::Field);
-        check(204 + 72 + 32, 1, Reject::Field);
+        // Charges of 40 bytes at 204: the third is free, no field of it must be set.
+        check(204 + 80, 1, Reject::Field);
+        check(204 + 80 + 8, 1, Reject::Field);
+        check(204 + 80 + 32, 1, Reject::Field);
+        check(204 + 80 + 36, 1, Reject::Field);
         check(204, 0, Reject::Field);
-        check(204 + 8 * 36, 1, Reject::Reserved);
+        check(204 + 36, 2, Reject::Reserved);
+        // Behind them, whether the list is partial.
+        check(204 + 8 * 40, 2, Reject::Field);
+        check(204 + 8 * 40 + 4, 1, Reject::Reserved);
         check(4095, 1, Reject::Reserved);
     }
 

@@ -20,7 +20,7 @@
 use super::layout::{Side, MAX_CONTROLLERS};
 use super::observer::member_bit;
 use super::paxos::{Promise, Seen};
-use super::record::{BallotRecord, Decided, HeartbeatRecord, Reading, Slot};
+use super::record::{BallotRecord, Charges, Decided, HeartbeatRecord, Reading, Slot};
 
 /// What a read of one member's mailboxes brought, decoded.
 pub trait Mailboxes {
@@ -99,6 +99,8 @@ pub struct Round {
     pub blank: u16,
     /// The latest promise found in the own slot, and the decision it stands behind.
     pub own_promise: (Decided, Promise),
+    /// The charges that stand with it.
+    pub own_charges: Charges,
     /// For each slot the members that gave information about it.
     info: [u16; MAX_CONTROLLERS as usize],
 }
@@ -124,6 +126,7 @@ impl Round {
             own_slot: 0,
             blank: 0,
             own_promise: (Decided::NEVER, Promise::NONE),
+            own_charges: Charges::NONE,
             info: [0; MAX_CONTROLLERS as usize],
         }
     }
@@ -156,6 +159,7 @@ impl Round {
                 && found.1.is_later_than(&self.own_promise.1);
         if later {
             self.own_promise = found;
+            self.own_charges = record.charges;
         }
     }
 
@@ -237,7 +241,7 @@ pub const fn is_majority(members: u16, majority: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::{Ballot, Charges, Incarnation, Value};
+    use crate::proto::record::{Ballot, Incarnation, Value};
 
     /// Two controllers.
     const SLOTS: u64 = 0b11;

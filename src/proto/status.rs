@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq>
-//! <open>/<limit> <pending> <refused> <late> <members_ok> <reason>
+//! <open>/<limit> <pending> <refused> <late> <members_ok> <reason> <charged> <peak>
 //! ```
 //!
 //! One line, single tokens, this order, `-` for none. Fields are only ever appended, so a reader
@@ -56,6 +56,12 @@ pub struct Status<'a> {
     pub members_ok: u8,
     /// Why the controller is not the owner; of an owner, why it last was not.
     pub reason: Reason,
+    /// What the batch limit is charged with for earlier owners [R21]; `u32::MAX` if nothing limited
+    /// one of them.
+    pub charged: u32,
+    /// The most permits that were open at once since the session began, of what counts against
+    /// the limit; 0 where there is none [R16].
+    pub peak: u32,
 }
 
 /// What a controller is to a portion.
@@ -234,6 +240,12 @@ reasons! {
     /// A hand-over was drained and published, but its successor was not decided in time; the
     /// portion stays released to it.
     Undecided = 35, "undecided", "the successor was not decided in time";
+
+    // What an owner is held up by.
+
+    /// Redundancy repairs no more strays than old owners may have left: state-changing operations
+    /// are held, or go on under time alone, as formatted [R15].
+    Exhausted = 36, "exhausted", "the batch limit is exhausted";
 }
 
 impl Reason {
@@ -277,6 +289,18 @@ impl<T: fmt::Display> fmt::Display for OrNone<T> {
     }
 }
 
+/// An amount of charges; nothing limited it if it is `u32::MAX`.
+pub struct Charged(pub u32);
+
+impl fmt::Display for Charged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            u32::MAX => f.write_str("unlimited"),
+            amount => amount.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Status<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -294,9 +318,10 @@ impl fmt::Display for Status<'_> {
         write!(f, "{}/{} {} ", self.open, self.limit, self.pending)?;
         write!(
             f,
-            "{} {} {} {}",
+            "{} {} {} {} ",
             self.refused, self.late, self.members_ok, self.reason
-        )
+        )?;
+        write!(f, "{} {}", Charged(self.charged), self.peak)
     }
 }
 
@@ -354,6 +379,8 @@ impl<'a> Status<'a> {
                 unsigned(token).filter(|ok| *ok <= members)
             })?,
             reason: tokens.read("reason", Reason::from_token)?,
+            charged: tokens.read_appended("charged", charged)?,
+            peak: tokens.read_appended("peak", unsigned)?,
         })
     }
 }
@@ -376,6 +403,29 @@ impl<'a> Tokens<'a> {
             field,
             missing: false,
         })
+    }
+
+    /// Reads a number that an older module does not print: 0 then.
+    fn read_appended(
+        &mut self,
+        field: &'static str,
+        read: impl FnOnce(&'a str) -> Option<u32>,
+    ) -> Result<u32, StatusError> {
+        match self.0.next() {
+            None => Ok(0),
+            Some(token) => read(token).ok_or(StatusError {
+                field,
+                missing: false,
+            }),
+        }
+    }
+}
+
+/// An amount of charges.
+fn charged(token: &str) -> Option<u32> {
+    match token {
+        "unlimited" => Some(u32::MAX),
+        amount => unsigned(amount),
     }
 }
 
@@ -440,6 +490,8 @@ mod tests {
             late: 5,
             members_ok: 3,
             reason: Reason::HigherEpoch,
+            charged: 6,
+            peak: 2,
         }
     }
 
@@ -460,6 +512,8 @@ mod tests {
             late: 0,
             members_ok: 0,
             reason: Reason::None,
+            charged: u32::MAX,
+            peak: 0,
         }
     }
 
@@ -468,10 +522,13 @@ mod tests {
         let line = owner().to_string();
         assert_eq!(
             line,
-            "vault-1 2/3 owner 7 4 412 90001 1/2 3 4 5 3 higher_epoch"
+            "vault-1 2/3 owner 7 4 412 90001 1/2 3 4 5 3 higher_epoch 6 2"
         );
         let line = joining().to_string();
-        assert_eq!(line, "- 0/1 joining - - - - 0/unlimited 0 0 0 0 -");
+        assert_eq!(
+            line,
+            "- 0/1 joining - - - - 0/unlimited 0 0 0 0 - unlimited 0"
+        );
     }
 
     #[test]
@@ -508,7 +565,10 @@ mod tests {
         assert_eq!(Status::parse(&line), Ok(owner()));
     }
 
-    const FIELDS: [&str; 13] = [
+    /// The first field that an older module does not print.
+    const APPENDED: usize = 13;
+
+    const FIELDS: [&str; 15] = [
         "portion",
         "member",
         "role",
@@ -522,6 +582,8 @@ mod tests {
         "late",
         "members_ok",
         "reason",
+        "charged",
+        "peak",
     ];
 
     #[test]
@@ -530,13 +592,18 @@ mod tests {
         let tokens: Vec<&str> = line.split(' ').collect();
         for (length, field) in FIELDS.into_iter().enumerate() {
             let line = tokens[..length].join(" ");
-            assert_eq!(
-                Status::parse(&line),
-                Err(StatusError {
-                    field,
-                    missing: true
-                })
-            );
+            let status = Status::parse(&line);
+            match length < APPENDED {
+                true => assert_eq!(
+                    status,
+                    Err(StatusError {
+                        field,
+                        missing: true
+                    })
+                ),
+                // An older module prints less.
+                false => assert_eq!(status.map(|s| s.peak), Ok(0)),
+            }
         }
         assert_eq!(tokens.len(), FIELDS.len());
     }
@@ -563,6 +630,8 @@ mod tests {
             ("late", "+1"),
             ("members_ok", "4"),
             ("reason", "Lapse"),
+            ("charged", "window"),
+            ("peak", "-"),
         ];
         for (field, token) in wrong {
             let line = owner().to_string();

@@ -197,11 +197,22 @@ fn charges_text(record: &BallotRecord) -> String {
         .charges
         .iter()
         .map(|charge| {
+            let amount = match charge.amount {
+                u32::MAX => String::from("everything"),
+                amount => amount.to_string(),
+            };
+            let drained = if charge.drained { ", drained" } else { "" };
             format!(
-                "{} for epoch {} of controller {}",
-                charge.amount, charge.epoch, charge.slot
+                "{amount} for epoch {} of controller {}{drained}",
+                charge.epoch, charge.slot
             )
         })
+        .chain(
+            record
+                .charges
+                .is_partial()
+                .then(|| String::from("perhaps more")),
+        )
         .collect();
     crate::text::list(&charges)
 }
@@ -306,6 +317,7 @@ struct ChargeJson {
     controller: u8,
     incarnation: String,
     amount: u32,
+    drained: bool,
 }
 
 #[derive(Serialize)]
@@ -317,6 +329,7 @@ struct BallotJson {
     accepted_owner: Option<u8>,
     limit: String,
     charges: Vec<ChargeJson>,
+    charges_partial: bool,
 }
 
 #[derive(Serialize)]
@@ -462,6 +475,7 @@ fn charge_json(charge: Charge) -> ChargeJson {
         controller: charge.slot.controller(),
         incarnation: charge.inc.to_string(),
         amount: charge.amount,
+        drained: charge.drained,
     }
 }
 
@@ -474,6 +488,7 @@ fn ballot_json(record: &BallotRecord) -> BallotJson {
         accepted_owner: record.val.map(|value| value.slot.controller()),
         limit: Limit::from_wire(record.limit).to_string(),
         charges: record.charges.iter().map(charge_json).collect(),
+        charges_partial: record.charges.is_partial(),
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::cli::Status as Options;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::status::Status;
+use dm_lease_proto::proto::status::{Charged, Status};
 use serde::Serialize;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -82,12 +82,12 @@ pub fn parse(text: &str) -> Result<Vec<Line<'_>>> {
     Ok(lines)
 }
 
-const HEADINGS: [&str; 12] = [
-    "DEVICE", "PORTION", "MEMBER", "ROLE", "EPOCH", "OWNER", "LEFT/MS", "OPEN", "PENDING",
-    "REFUSED", "LATE", "REASON",
+const HEADINGS: [&str; 13] = [
+    "DEVICE", "PORTION", "MEMBER", "ROLE", "EPOCH", "OWNER", "LEFT/MS", "OPEN", "CHARGED",
+    "PENDING", "REFUSED", "LATE", "REASON",
 ];
 
-fn rows(lines: &[Line<'_>]) -> Vec<[String; 12]> {
+fn rows(lines: &[Line<'_>]) -> Vec<[String; 13]> {
     let mut rows = vec![HEADINGS.map(String::from)];
     for Line { device, status } in lines {
         rows.push([
@@ -102,6 +102,7 @@ fn rows(lines: &[Line<'_>]) -> Vec<[String; 12]> {
             or_dash(status.owner),
             or_dash(status.lease_ms_left),
             format!("{}/{}", status.open, status.limit),
+            Charged(status.charged).to_string(),
             status.pending.to_string(),
             status.refused.to_string(),
             status.late.to_string(),
@@ -146,6 +147,8 @@ struct LineJson<'a> {
     heartbeat_seq: Option<u64>,
     open: u32,
     limit: String,
+    charged: String,
+    peak: u32,
     pending: u64,
     refused: u64,
     late: u64,
@@ -169,6 +172,8 @@ impl<'a> LineJson<'a> {
             heartbeat_seq: status.heartbeat_seq,
             open: status.open,
             limit: status.limit.to_string(),
+            charged: Charged(status.charged).to_string(),
+            peak: status.peak,
             pending: status.pending,
             refused: status.refused,
             late: status.late,
@@ -188,7 +193,7 @@ mod tests {
     fn r47_lines_of_dmsetup_are_read() {
         let text = "a:b: 0 81920 lease v 0/3 owner 7 1 412 9 1/2 3 4 5 3 -\n\
                     other: 0 8 linear \n\
-                    c: 0 81920 lease v 1/3 secondary 7 2 - - 0/unlimited 0 0 0 2 lapse later\n";
+                    c: 0 81920 lease v 1/3 secondary 7 2 - - 0/unlimited 0 0 0 2 lapse 0 0 later\n";
         let lines = parse(text).unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(

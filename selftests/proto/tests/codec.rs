@@ -44,19 +44,18 @@ fn decisions() -> impl Strategy<Value = Decided> {
 }
 
 fn charges() -> impl Strategy<Value = Charges> {
-    vec((1_u64.., values(), any::<u32>()), 0..=8).prop_map(|terms| {
+    let terms = vec((1_u64.., values(), any::<u32>(), any::<bool>()), 0..=8);
+    (terms, any::<bool>()).prop_map(|(terms, partial)| {
         let mut charges = Charges::NONE;
-        for (epoch, Value { slot, inc }, amount) in terms {
+        for (epoch, owner, amount, drained) in terms {
             charges
                 .add(Charge {
-                    epoch,
-                    slot,
-                    inc,
-                    amount,
+                    drained,
+                    ..Charge::new(epoch, owner, amount)
                 })
                 .unwrap();
         }
-        charges
+        charges.with_partial(partial)
     })
 }
 

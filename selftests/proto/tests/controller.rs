@@ -9,10 +9,11 @@ mod world;
 
 use dm_lease_proto::proto::controller::{Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
-use world::{timing, Clock, Config, Io, Path, What, World, MS};
+use world::{external, timing, Clock, Config, Io, Path, What, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -728,4 +729,167 @@ fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_hea
     assert!(!world
         .run_until(10 * SECOND, |w| w.is_valid(0) || !w.is_valid(1))
         .unwrap());
+}
+
+/// A portion whose redundancy repairs `failures` strays, with a batch limit of `batch`.
+fn repairable(controllers: u8, failures: u8, batch: u32) -> Config {
+    Config {
+        redundancy: Redundancy {
+            kind: Kind::Parity(failures),
+            detect: true,
+            batch,
+            ..external()
+        },
+        ..Config::healthy(controllers, 3)
+    }
+}
+
+/// The charges that a machine knows: epoch, controller, amount, drained.
+fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
+    let controller = world.machines[machine].controller.as_ref().unwrap();
+    let charge =
+        |c: dm_lease_proto::proto::record::Charge| (c.epoch, c.slot.index(), c.amount, c.drained);
+    controller.charges().iter().map(charge).collect()
+}
+
+fn limit(world: &World, machine: usize) -> u32 {
+    world.machines[machine].controller.as_ref().unwrap().limit()
+}
+
+#[test]
+fn r21_stale_owners_in_a_row_never_have_more_than_redundancy_repairs() {
+    let mut world = owned(repairable(3, 3, 2));
+    assert_eq!(limit(&world, 0), 2);
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.owner().is_some());
+    let second = world.owner().unwrap();
+    assert_eq!(charged(&world, second), [(1, 0, 2, false)]);
+    assert_eq!(limit(&world, second), 1);
+    world.crash(second);
+    let third = 3 - second;
+    until(&mut world, 20 * SECOND, |w| w.is_valid(third));
+    let terms = [(1, 0, 2, false), (2, second as u8, 1, false)];
+    assert_eq!(charged(&world, third), terms);
+    assert_eq!(limit(&world, third), 0);
+}
+
+#[test]
+fn r21_a_clean_hand_over_charges_nothing_and_carries_the_list() {
+    let mut world = owned(repairable(3, 3, 2));
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.owner().is_some());
+    let owner = world.owner().unwrap();
+    let heir = 3 - owner;
+    let deadline_ns = world.local_ns(owner) + SECOND;
+    let handoff = Command::Release {
+        successor: Some(slot(heir as u8)),
+        deadline_ns,
+    };
+    assert_eq!(world.command(owner, handoff), Ok(Outcome::Pending));
+    until(&mut world, 20 * SECOND, |w| w.is_valid(heir));
+    assert_eq!(charged(&world, heir), [(1, 0, 2, false)]);
+}
+
+#[test]
+fn r21_a_charge_is_dropped_when_it_is_drained_and_repaired() {
+    let mut world = owned(repairable(2, 3, 2));
+    // It stalls beyond the window, wakes up, and publishes behind its latch that nothing is open.
+    world.stall(0, 3 * timing().window_ns);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    let repaired = Command::Repaired { epoch: 1 };
+    assert_eq!(world.command(1, repaired), Err(Reason::NotDrained));
+    until(&mut world, 20 * SECOND, |w| {
+        charged(w, 1) == [(1, 0, 2, true)]
+    });
+    assert_eq!(limit(&world, 1), 1, "drained is not repaired");
+    assert_eq!(
+        world.command(1, Command::Repaired { epoch: 3 }),
+        Err(Reason::WrongEpoch)
+    );
+    assert_eq!(world.command(0, repaired), Err(Reason::NotOwner));
+    assert_eq!(world.command(1, repaired), Ok(Outcome::Done));
+    assert_eq!(world.command(1, repaired), Ok(Outcome::Done));
+    assert_eq!(charged(&world, 1), []);
+    assert_eq!(limit(&world, 1), 2);
+}
+
+#[test]
+fn r21_a_restarted_owner_is_charged_by_itself_and_drains() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.crash(0);
+    world.start(0);
+    until(&mut world, 30 * SECOND, |w| w.owner().is_some());
+    let owner = world.owner().unwrap();
+    until(&mut world, 30 * SECOND, |w| {
+        charged(w, owner) == [(1, 0, 2, true)]
+    });
+    assert_eq!(limit(&world, owner), 1);
+}
+
+#[test]
+fn r9_r21_the_same_incarnation_is_not_charged_for_its_own_lapse() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.stall(0, timing().lease_ns);
+    until(&mut world, 5 * SECOND, |w| w.epoch(0) == 2 && w.is_valid(0));
+    assert_eq!(charged(&world, 0), []);
+}
+
+#[test]
+fn r15_an_exhausted_limit_is_named_and_the_risk_can_be_accepted() {
+    let mut world = owned(repairable(2, 2, 2));
+    let accept = |epoch| Command::AcceptRisk { epoch };
+    assert_eq!(world.command(0, accept(1)), Err(Reason::NotExhausted));
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    let reason = |w: &World| w.machines[1].controller.as_ref().unwrap().reason();
+    assert_eq!((limit(&world, 1), reason(&world)), (0, Reason::Exhausted));
+    run(&mut world, SECOND);
+    assert_eq!(world.machines[1].ops.len(), 0, "nothing is admitted");
+    assert!(world.is_valid(1), "and nothing is lost");
+    assert_eq!(world.command(1, accept(1)), Err(Reason::WrongEpoch));
+    assert_eq!(world.command(1, accept(2)), Ok(Outcome::Done));
+    assert_eq!(world.command(1, accept(2)), Ok(Outcome::Done));
+    assert_eq!(limit(&world, 1), LIMIT_WINDOW);
+    until(&mut world, SECOND, |w| !w.machines[1].ops.is_empty());
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)], "kept and shown");
+    // Whoever comes next cannot know how much is under way now.
+    world.start(0);
+    until(&mut world, 20 * SECOND, |w| w.role(0) == Role::Secondary);
+    world.crash(1);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+    let amounts: Vec<u32> = charged(&world, 0).iter().map(|charge| charge.2).collect();
+    assert_eq!(amounts, [2, u32::MAX]);
+    assert_eq!(
+        limit(&world, 0),
+        0,
+        "the word of the operator was for one epoch"
+    );
+}
+
+#[test]
+fn r21_an_operator_may_confirm_that_a_charged_term_is_dead() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    let dead = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 1,
+        force: false,
+    };
+    assert_eq!(world.command(1, dead), Ok(Outcome::Done));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, true)]);
+    assert_eq!(
+        world.command(1, Command::Repaired { epoch: 1 }),
+        Ok(Outcome::Done)
+    );
+    assert_eq!(limit(&world, 1), 2);
+}
+
+#[test]
+fn r21_external_redundancy_charges_nobody() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), []);
 }

@@ -111,12 +111,14 @@ fn statuses() -> impl Strategy<Value = Status<'static>> {
         option::of(any::<u64>()),
         option::of(any::<u64>()),
     );
-    let counters = (any::<u32>(), limits, any::<[u64; 3]>());
+    let budget = (any::<u32>(), any::<u32>());
+    let counters = (any::<u32>(), limits, any::<[u64; 3]>(), budget);
     let words = (select(Role::ALL.to_vec()), select(Reason::ALL.to_vec()));
     (place, term, counters, words).prop_map(
-        |((member, members, members_ok), term, (open, limit, counts), (role, reason))| {
+        |((member, members, members_ok), term, (open, limit, counts, budget), (role, reason))| {
             let (epoch, owner, lease_ms_left, heartbeat_seq) = term;
             let [pending, refused, late] = counts;
+            let (charged, peak) = budget;
             Status {
                 portion: "",
                 member,
@@ -133,6 +135,8 @@ fn statuses() -> impl Strategy<Value = Status<'static>> {
                 late,
                 members_ok,
                 reason,
+                charged,
+                peak,
             }
         },
     )
@@ -260,7 +264,7 @@ proptest! {
     fn r47_statuses_round_trip(portion in "[A-Za-z0-9_.-]{1,32}", status in statuses()) {
         let status = Status { portion: &portion, ..status };
         let printed = status.to_string();
-        prop_assert_eq!(printed.split(' ').count(), 13);
+        prop_assert_eq!(printed.split(' ').count(), 15);
         prop_assert_eq!(Status::parse(&printed), Ok(status));
         // dmsetup ends the line; later versions append fields.
         let later = format!("{printed} more 1/2 -\n");

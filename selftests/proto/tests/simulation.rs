@@ -17,12 +17,14 @@
 //! | path to a member fails for seconds | majority |
 //! | clocks differ in rate by up to 2 rho | W contains it |
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
+//! | operations hang below the gate, or in a machine that stands still, beyond D | limit, charges |
 
 mod world;
 
+use dm_lease_proto::proto::limit::{Kind, Redundancy};
 use dm_lease_proto::proto::status::Reason;
 use std::time::Instant;
-use world::{Clock, Config, Faults, Rng, Stats, World, MS};
+use world::{external, Clock, Config, Faults, Rng, Stats, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -61,8 +63,31 @@ fn config(seed: u64) -> Config {
         broken: rng.below(80),
         broken_ns: 2 * SECOND,
         command: rng.below(60),
+        repair: rng.below(400),
+        degrade: rng.below(100),
+        between: rng.below(20),
+        stuck: rng.below(30),
     };
+    config.redundancy = redundancy(&mut rng);
     config
+}
+
+/// One of three runs has nothing that repairs strays; the others are charged for them.
+fn redundancy(rng: &mut Rng) -> Redundancy {
+    let failures = rng.below(9) as u8;
+    let Some(failures) = failures.checked_sub(2).filter(|&m| m > 0) else {
+        return external();
+    };
+    let mut redundancy = Redundancy {
+        kind: Kind::Parity(failures),
+        detect: rng.below(2) == 0,
+        ..external()
+    };
+    redundancy.batch = match redundancy.healthy_limit() {
+        Some(limit) if limit > 0 => rng.between(1, u64::from(limit)) as u32,
+        _ => 0,
+    };
+    redundancy
 }
 
 /// What went wrong in a run, with its timeline if one was kept.
@@ -145,6 +170,8 @@ fn sometimes(stats: &Stats) {
     assert!(stats.crashes > 100);
     assert!(stats.stalls > 1_000);
     assert!(stats.releases > 20);
+    assert!(stats.strays > 20 && stats.charged > 100);
+    assert!(stats.repaired > 20 && stats.not_drained > 20);
     assert!(stats.errors > 1_000 && stats.torn > 100 && stats.late > 100);
     assert!(stats.error_landed > 100 && stats.slow > 1_000);
     for reason in [

@@ -31,6 +31,16 @@ pub enum Command {
         /// Even though it was heard lately.
         force: bool,
     },
+    /// What the terms up to this one left behind is repaired [R21].
+    Repaired {
+        /// The last of the terms.
+        epoch: u64,
+    },
+    /// Redundancy is exhausted, and operations shall go on all the same [R15].
+    AcceptRisk {
+        /// The present epoch: what the operator has looked at.
+        epoch: u64,
+    },
     /// The session is about to end or to sleep, for this reason: release, if there is something to
     /// release, and do not claim any more before [`Command::Stay`].
     Leave {
@@ -75,6 +85,8 @@ impl Controller {
                 epoch,
                 force,
             } => self.confirm_dead(owner, epoch, force, now_ns),
+            Command::Repaired { epoch } => self.repaired(epoch),
+            Command::AcceptRisk { epoch } => self.accept_risk(epoch),
             Command::Leave {
                 reason,
                 deadline_ns,
@@ -123,7 +135,7 @@ impl Controller {
         self.claim_requested = false;
         match self.phase {
             Phase::Owner if successor == Some(self.setup.slot) => Ok(Outcome::Done),
-            Phase::Owner if self.lease.is_valid(now_ns) => {
+            Phase::Owner if self.opened && self.lease.is_valid(now_ns) => {
                 self.phase = Phase::Draining {
                     successor,
                     reason,
@@ -170,6 +182,9 @@ impl Controller {
         force: bool,
         now_ns: u64,
     ) -> Result<Outcome, Reason> {
+        if let Some(outcome) = self.confirm_drained(owner, epoch) {
+            return outcome;
+        }
         let term = self.decided.value.map(|value| value.slot);
         if term != Some(owner) || self.decided.epoch != epoch || owner == self.setup.slot {
             return Err(Reason::WrongEpoch);
@@ -180,6 +195,7 @@ impl Controller {
         if alive && !force {
             return Err(Reason::OwnerAlive);
         }
+        self.confirmed = epoch;
         self.evidence.get_or_insert(Evidence::Confirmed);
         self.claim_requested = true;
         self.try_claim(now_ns);

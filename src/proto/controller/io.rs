@@ -7,7 +7,7 @@
 use super::{Action, Controller, Evidence, Kind, Member, Phase, ReadTag};
 use crate::proto::observer::member_bit;
 use crate::proto::record::{
-    BallotRecord, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
+    BallotRecord, Charges, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
 };
 use crate::proto::register::Write;
 use crate::proto::round::{Found, Mailboxes, Progress, Round, Stage};
@@ -244,7 +244,7 @@ impl Controller {
             mbal: self.promise.mbal,
             bal: self.promise.bal,
             val: self.promise.val,
-            limit: self.limit,
+            limit: self.limit.max(self.exposed),
             charges: self.charges,
         }
     }
@@ -284,22 +284,30 @@ impl Controller {
     /// Takes what holds for ever, from any read: decisions, foreign records, signs of life.
     fn absorb<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) {
         let mut best = self.decided;
+        let mut list = None;
         for slot in Slot::all_in(self.setup.slots) {
-            let ballot = boxes.ballot(slot).reading.valid().map(|record| record.dec);
+            let ballot = boxes.ballot(slot).reading.valid();
             let mark = boxes
                 .heartbeat(slot)
                 .reading
                 .valid()
                 .map(|record| record.dec);
-            for decided in [ballot, mark].into_iter().flatten() {
+            let dec = ballot.map(|record| record.dec);
+            for decided in [dec, mark].into_iter().flatten() {
                 if decided.epoch > best.epoch {
                     best = decided;
+                    list = None;
                 }
+            }
+            if let Some(record) = ballot.filter(|record| record.dec == best) {
+                list = better_list(list, &record);
             }
         }
         // A joiner has no image yet; it learns from a majority, at the end of its listening.
         if self.phase != Phase::Joining {
-            self.learn(best, now_ns);
+            self.learn(best, list, now_ns);
+            self.complete_list(list);
+            self.watch_charges(boxes, now_ns);
             self.check_own_slot(tag, boxes, now_ns);
         }
         self.watch(member, boxes, now_ns);
@@ -419,6 +427,7 @@ impl Controller {
             }
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);
+                round.seen.lists.released |= has_released(round.seen.decided, slot, &record);
             }
             let (Some(ballot), Some(_)) = (ballot, beat) else {
                 continue;
@@ -464,6 +473,30 @@ impl Controller {
     fn member_mut(&mut self, member: u8) -> Option<&mut Member> {
         self.members.get_mut(usize::from(member))
     }
+}
+
+/// Of two lists of one epoch: the owner's holds, otherwise the first that is whole.
+fn better_list(known: Option<Charges>, record: &BallotRecord) -> Option<Charges> {
+    let by_owner = record
+        .dec
+        .value
+        .is_some_and(|owner| owner.inc == record.inc);
+    let whole = Some(record.charges).filter(|list| !list.is_partial());
+    match by_owner {
+        true => whole.or(known),
+        false => known.or(whole),
+    }
+}
+
+/// Whether a record says that the owner of an epoch drained and gave it back.
+fn has_released(decided: Decided, slot: Slot, record: &HeartbeatRecord) -> bool {
+    let writer = Value {
+        slot,
+        inc: record.inc,
+    };
+    record.dec == decided
+        && decided.value == Some(writer)
+        && matches!(record.role, RecordRole::Released { .. })
 }
 
 fn newest_seq<T: Copy>(

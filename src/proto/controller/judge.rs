@@ -12,6 +12,9 @@ use crate::proto::status::Reason;
 /// A claim that was preempted waits for a random part of up to 2^this rounds.
 const BACKOFF_MAX_SHIFT: u8 = 6;
 
+/// How many heartbeats of an epoch may follow each other at once until the gate has its lease.
+const BACK_TO_BACK: u64 = 4;
+
 impl Controller {
     /// A round is complete: every slot is known from a majority.
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
@@ -63,12 +66,17 @@ impl Controller {
         } else {
             Promise::NONE
         };
+        // What it carried for others it goes on to carry; whether that is all it does not know.
+        if !self.take_over_list(round.own_charges, &round.seen.lists) {
+            self.reason = Reason::ChargesFull;
+            return;
+        }
         let untouched = self.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
         self.virgin = Some(virgin && untouched);
         self.changed_image();
         self.owner.reset();
         self.note_term();
-        if self.reason == Reason::Duplicate {
+        if matches!(self.reason, Reason::Duplicate | Reason::ChargesFull) {
             self.reason = Reason::None;
         }
         self.phase = Phase::Announcing;
@@ -105,6 +113,13 @@ impl Controller {
             return self.outbid(now_ns);
         }
         let value = round.seen.value(&self.promise, self.me());
+        let Some(charges) = self.charges_after(&round.seen.lists, value) else {
+            self.reason = Reason::ChargesFull;
+            self.abandon_claim(now_ns);
+            return self.back_off(now_ns);
+        };
+        // Together with the value: a winner that dies leaves the list on a majority.
+        self.charges = charges;
         self.promise.bal = ballot;
         self.promise.val = Some(value);
         self.changed_image();
@@ -131,7 +146,9 @@ impl Controller {
         };
         self.promise = Promise::NONE;
         self.hb = 0;
+        self.opened = false;
         self.forget_epoch();
+        self.renew_limit();
         self.note_term();
         self.claim_requested = false;
         match proposal.value == self.me() {
@@ -161,35 +178,48 @@ impl Controller {
             Verdict::Broken => return self.latch(late, now_ns),
             // The first heartbeats of an epoch are back to back.
             Verdict::NoLeaseYet => self.due = true,
-            Verdict::Extended { expiry_ns } => self.queue.push(match before {
-                None => Queued::OpenEpoch {
-                    epoch: self.decided.epoch,
-                    expiry_ns,
-                },
-                Some(from_ns) => Queued::Extend {
-                    from_ns,
-                    to_ns: expiry_ns,
-                },
-            }),
+            Verdict::Extended { expiry_ns } => self.extend(before, expiry_ns),
         }
         self.queue.push(Queued::Heartbeat {
             hb: self.hb,
             stamp_ns: round.stamp_ns,
             judged_ns: now_ns,
-            expiry_ns: self.lease.expiry_ns(),
+            expiry_ns: self.expiry_ns(),
         });
         self.raise_limit();
     }
 
-    /// A raised limit holds once a majority carries it [R14].
-    fn raise_limit(&mut self) {
+    /// The lease was extended: the gate gets it, at first not before a majority carries what
+    /// this term may be charged with [R21].
+    fn extend(&mut self, before: Option<u64>, to_ns: u64) {
+        match before {
+            Some(from_ns) if self.opened => self.queue.push(Queued::Extend { from_ns, to_ns }),
+            _ if self.is_published() => {
+                self.opened = true;
+                self.queue.push(Queued::OpenEpoch {
+                    epoch: self.decided.epoch,
+                    expiry_ns: to_ns,
+                });
+            }
+            // The ballot write is on its way, beside the heartbeats.
+            _ => self.due = self.hb <= BACK_TO_BACK,
+        }
+    }
+
+    /// Whether a majority carries the present ballot record.
+    fn is_published(&self) -> bool {
         let carries = |member: &u8| {
             let state = self.members.get(usize::from(*member));
             state.is_some_and(|state| state.ballot.copies(self.image) > 0)
         };
         let members = (0..self.setup.members).filter(carries);
         let members = members.fold(0, |set, member| set | member_bit(member));
-        if self.limit > self.gate_limit && is_majority(members, self.majority()) {
+        is_majority(members, self.majority())
+    }
+
+    /// A raised limit holds once a majority carries it [R14].
+    fn raise_limit(&mut self) {
+        if self.limit > self.gate_limit && self.is_published() {
             self.gate_limit = self.limit;
             self.queue_limit();
         }

@@ -34,6 +34,7 @@
 //! Locking: none; the caller serialises the calls for one machine.
 
 mod canonical;
+mod charges;
 mod command;
 mod io;
 mod judge;
@@ -42,11 +43,12 @@ pub use command::{Command, Outcome};
 
 use super::layout::{Side, MAX_MEMBERS};
 use super::lease::Lease;
+use super::limit::Redundancy;
 use super::observer::{member_bit, Observer};
 use super::paxos::Promise;
 use super::record::{
     Ballot, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, RecordRole, Register,
-    Slot, Value,
+    Slot, Value, MAX_CHARGES,
 };
 use super::register::OwnRegister;
 use super::round::{Kind, Round};
@@ -74,8 +76,10 @@ pub struct Setup {
     pub timing: Timing,
     /// The own heartbeat period.
     pub period_ns: u64,
-    /// The batch limit in force at first.
-    pub limit: u32,
+    /// What repairs strays: the batch limit follows from it [R14].
+    pub redundancy: Redundancy,
+    /// A lower limit that was asked for.
+    pub batch: Option<u32>,
     /// Whether to claim whenever there is evidence, or only when told to.
     pub claim_auto: bool,
 }
@@ -130,6 +134,8 @@ pub enum Action {
     },
     /// The role or the epoch changed: tell the user, in one line and one event [R47].
     Transition(Transition),
+    /// What an owner may have open changed, or what it is charged with: tell the user [R15].
+    Budget(Budget),
     /// A heartbeat was judged a success: for tracing.
     Heartbeat(Heartbeat),
     /// The command that was pending has come to its end.
@@ -149,6 +155,17 @@ pub struct Transition {
     pub owner: Option<Slot>,
     /// Why the controller was demoted, or does not claim.
     pub reason: Reason,
+}
+
+/// What an owner may have open, and why not more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// The batch limit, as in a ballot record.
+    pub limit: u32,
+    /// What is charged for earlier terms; `u32::MAX` if one of them had no limit.
+    pub charged: u32,
+    /// Whether redundancy repairs no stray any more.
+    pub is_exhausted: bool,
 }
 
 /// A successful heartbeat.
@@ -267,11 +284,23 @@ pub struct Controller {
     hb: u64,
     open: u32,
     limit: u32,
+    /// The most that may be open until the gate was seen to hold no more than its limit.
+    exposed: u32,
     charges: Charges,
+    /// What is known of the charged terms, by the local clock.
+    watched: [Option<charges::Watched>; MAX_CHARGES],
+    /// The epoch whose owner an operator confirmed to be dead; 0 for none.
+    confirmed: u64,
+    /// The epoch in which an operator lets operations go on under time alone; 0 for none.
+    risked: u64,
+    /// Members failed or rebuilding.
+    failed: u32,
     /// Counts the changes of what the ballot register says; starts at 1.
     image: u32,
 
     lease: Lease,
+    /// Whether the gate has the lease. It follows the majority that has this epoch's ballot record.
+    opened: bool,
     /// The limit the gate has when it is not closed.
     gate_limit: u32,
     /// Watches the owner's heartbeats, or the ballots of epoch 0.
@@ -314,6 +343,7 @@ pub struct Controller {
     reason: Reason,
     pending: Option<Pending>,
     told: (Role, Decided),
+    told_budget: Option<Budget>,
     queue: Queue,
 }
 
@@ -327,10 +357,11 @@ enum Pending {
 }
 
 /// Actions that are not I/O, in order. The caller empties it after each event, and no event adds
-/// more than a handful.
+/// more than ten: a lapse, a higher epoch and a foreign incarnation with two or three each, and
+/// what a complete round leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Queue {
-    items: [Option<Queued>; 8],
+    items: [Option<Queued>; 16],
 }
 
 /// What [`Queue`] holds: an [`Action`] that carries no record.
@@ -356,7 +387,7 @@ enum Queued {
 }
 
 impl Queue {
-    const EMPTY: Self = Self { items: [None; 8] };
+    const EMPTY: Self = Self { items: [None; 16] };
 
     fn push(&mut self, item: Queued) {
         if let Some(free) = self.items.iter_mut().find(|slot| slot.is_none()) {
@@ -376,6 +407,7 @@ impl Controller {
     pub fn new(setup: Setup) -> Self {
         let inc = setup.inc.0;
         let lease = Lease::none(setup.timing.lease_ns);
+        let limit = setup.redundancy.limit(0, 0, setup.batch).to_wire();
         Self {
             phase: Phase::Joining,
             decided: Decided::NEVER,
@@ -383,11 +415,17 @@ impl Controller {
             role: RecordRole::Secondary,
             hb: 0,
             open: 0,
-            limit: setup.limit,
+            limit,
+            exposed: 0,
             charges: Charges::NONE,
+            watched: [None; MAX_CHARGES],
+            confirmed: 0,
+            risked: 0,
+            failed: 0,
             image: 1,
             lease,
-            gate_limit: setup.limit,
+            opened: false,
+            gate_limit: limit,
             owner: Observer::new(),
             own_slot: Observer::new(),
             evidence: None,
@@ -414,6 +452,7 @@ impl Controller {
             reason: Reason::None,
             pending: None,
             told: (Role::Joining, Decided::NEVER),
+            told_budget: None,
             queue: Queue::EMPTY,
             setup,
         }
@@ -450,9 +489,12 @@ impl Controller {
         }
     }
 
-    /// So many permits are open now; the next record says so.
+    /// So many permits are open now; the next record says so. Every action so far was performed:
+    /// what is counted here was counted behind the latch, if there was one.
     pub fn note_open(&mut self, open: u32) {
         self.open = open;
+        self.note_exposure();
+        self.note_own_drain();
     }
 
     /// The heartbeat timer fired. The clock value is the stamp of the heartbeat that this
@@ -520,7 +562,9 @@ impl Controller {
         if let Some(queued) = self.queue.pop() {
             return Some(queued.into());
         }
-        self.poll_transition().or_else(|| self.poll_io())
+        self.poll_transition()
+            .or_else(|| self.poll_budget())
+            .or_else(|| self.poll_io())
     }
 
     /// Changes the heartbeat period; `false` when it does not fit the timings [R10].
@@ -530,20 +574,6 @@ impl Controller {
             self.setup.period_ns = period_ns;
         }
         fits
-    }
-
-    /// Sets the batch limit: a lower one holds for the next permit, a higher one from the
-    /// heartbeat that published it [R14].
-    pub fn set_limit(&mut self, limit: u32) {
-        if limit == self.limit {
-            return;
-        }
-        self.limit = limit;
-        self.changed_image();
-        if limit < self.gate_limit {
-            self.gate_limit = limit;
-            self.queue_limit();
-        }
     }
 
     /// Says why this controller must not claim for now, or that it may [R31].
@@ -585,7 +615,7 @@ impl Controller {
             Phase::Joining | Phase::Announcing => Role::Joining,
             Phase::Secondary => Role::Secondary,
             Phase::Claiming { .. } => Role::Claiming,
-            Phase::Owner if self.lease.expiry_ns().is_none() => Role::Claiming,
+            Phase::Owner if self.expiry_ns().is_none() => Role::Claiming,
             Phase::Owner => Role::Owner,
             Phase::Draining { .. } => Role::Releasing,
             Phase::Failed => Role::Failed,
@@ -597,9 +627,9 @@ impl Controller {
         self.decided
     }
 
-    /// The end of the lease, if there is one.
+    /// The end of the lease, if the gate has one.
     pub fn expiry_ns(&self) -> Option<u64> {
-        self.lease.expiry_ns()
+        self.lease.expiry_ns().filter(|_| self.opened)
     }
 
     /// Heartbeats of this epoch so far.
@@ -617,6 +647,7 @@ impl Controller {
         match (self.phase, self.blocked) {
             (Phase::Secondary, Some(blocked)) => blocked,
             (Phase::Secondary, None) if self.stale => Reason::StaleOpeners,
+            (Phase::Owner, _) if self.is_exhausted() => Reason::Exhausted,
             _ => self.reason,
         }
     }
@@ -684,8 +715,22 @@ impl Controller {
         }))
     }
 
+    /// An owner says what it may have open when that changed, at first only if it is not all.
+    fn poll_budget(&mut self) -> Option<Action> {
+        let budget = Budget {
+            limit: self.limit,
+            charged: self.charges.total(),
+            is_exhausted: self.is_exhausted(),
+        };
+        let now = (self.role() == Role::Owner).then_some(budget);
+        let before = core::mem::replace(&mut self.told_budget, now);
+        let is_whole = budget.charged == 0 && !budget.is_exhausted;
+        now.filter(|_| now != before && !(before.is_none() && is_whole))
+            .map(Action::Budget)
+    }
+
     /// Learns that an epoch higher than the own knowledge was decided.
-    fn learn(&mut self, decided: Decided, now_ns: u64) {
+    fn learn(&mut self, decided: Decided, list: Option<Charges>, now_ns: u64) {
         if decided.epoch <= self.decided.epoch {
             return;
         }
@@ -697,7 +742,10 @@ impl Controller {
             self.round = None;
         }
         self.decided = decided;
+        self.charges = list.unwrap_or(self.charges.with_partial(true));
+        self.renew_limit();
         self.promise = Promise::NONE;
+        self.opened = false;
         self.role = RecordRole::Secondary;
         self.hb = 0;
         self.forget_epoch();
@@ -734,6 +782,9 @@ impl Controller {
     /// evidence that the epoch is over [R9].
     fn latch(&mut self, reason: Reason, now_ns: u64) {
         self.lease.latch();
+        self.opened = false;
+        // What was counted before the latch is no evidence of a drained gate.
+        self.open = self.open.max(1);
         self.queue.push(Queued::Latch);
         self.queue.push(Queued::SetLimit(self.gate_limit));
         self.phase = Phase::Secondary;

@@ -8,6 +8,7 @@ use crate::node::fence;
 use crate::node::Budget;
 use crate::sometimes::Sometimes;
 use dm_lease_proto::proto::controller::Command;
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
 use dm_lease_proto::proto::time::Timing;
 
 /// Where an exploration starts.
@@ -29,6 +30,8 @@ pub struct Config {
     pub nodes: usize,
     pub members: u8,
     pub timing: Timing,
+    /// What the batch limit is derived from.
+    pub redundancy: Redundancy,
     pub start: Start,
     /// Whether the first claims again by itself after it lost its lease.
     pub returns: bool,
@@ -93,6 +96,18 @@ pub fn ticks(lease: u64, window: u64) -> Timing {
     }
 }
 
+/// Nobody is charged for anything.
+const fn external() -> Redundancy {
+    Redundancy {
+        kind: Kind::External,
+        detect: false,
+        batch: 0,
+        counting: Counting::Ops,
+        exhausted: Exhausted::Stop,
+        drain_ns: None,
+    }
+}
+
 /// An owner and observers of whom nothing is asked; L = W = 2 ticks.
 pub fn base(nodes: usize, members: u8) -> Config {
     Config {
@@ -100,6 +115,7 @@ pub fn base(nodes: usize, members: u8) -> Config {
         nodes,
         members,
         timing: ticks(2, 2),
+        redundancy: external(),
         start: Start::Owned,
         returns: false,
         epochs: 2,

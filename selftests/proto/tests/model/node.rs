@@ -872,7 +872,8 @@ fn machine(slot_index: usize, life: u8, config: &Config) -> Controller {
         home: slot(0),
         timing: config.timing,
         period_ns: 1,
-        limit: 1,
+        redundancy: config.redundancy,
+        batch: Some(1),
         claim_auto: config.returns || slot_index > 0,
     });
     machine.set_guarded(false);

@@ -48,6 +48,10 @@ pub enum Call {
     Drained,
     /// A client's operation comes to the gate.
     Op,
+    /// An operation that has its permit goes out to the members.
+    OpGoes(u64),
+    /// An operation has completed.
+    OpDone(u64),
     Written {
         member: u8,
         register: Register,
@@ -78,14 +82,7 @@ impl Call {
     }
 }
 
-/// A client's operation that holds a permit.
-#[derive(Clone, Copy, Debug)]
-pub struct Op {
-    number: u64,
-    pub begun_ns: u64,
-}
-
-/// The limit of every gate: what is counted is tested elsewhere, here somebody must just be inside.
+/// The highest limit of every gate.
 pub const LIMIT: u32 = 4;
 
 pub struct Machine {
@@ -109,7 +106,8 @@ pub struct Machine {
     /// Commands issued so far, by all lives.
     pub issued: u64,
     pub answers: Vec<Result<(), Reason>>,
-    pub ops: Vec<Op>,
+    /// Operations that hold a permit, by number.
+    pub ops: Vec<u64>,
     next_op: u64,
     stalled: bool,
     stall: u64,
@@ -117,7 +115,8 @@ pub struct Machine {
 
 fn gate(config: &Config) -> Gate<Plain, Vec<Plain>> {
     let lanes = vec![Plain::new(0)];
-    Gate::new(config.timing.lease_ns, LIMIT, Counting::Ops, lanes)
+    let limit = config.redundancy.limit(0, 0, Some(LIMIT)).to_wire();
+    Gate::new(config.timing.lease_ns, limit, Counting::Ops, lanes)
 }
 
 impl Machine {
@@ -157,7 +156,8 @@ impl Machine {
             home: Slot::new(config.home).unwrap(),
             timing: config.timing,
             period_ns: self.period_ns,
-            limit: LIMIT,
+            redundancy: config.redundancy,
+            batch: Some(LIMIT),
             claim_auto: config.claim_auto,
         });
         for member in 0..config.members {
@@ -207,6 +207,15 @@ impl Machine {
         frozen || self.waiting.iter().any(which)
     }
 
+    /// Tells the state machine how many permits are open: as the driver does, before what it tells
+    /// next, and when everything that was wanted so far is done.
+    pub fn note_open(&mut self) {
+        let open = self.gate.count().open;
+        if let Some(controller) = self.controller.as_mut() {
+            controller.note_open(open);
+        }
+    }
+
     /// Tells the state machine.
     pub fn call(&mut self, call: &Call, now_ns: u64) {
         let Some(controller) = self.controller.as_mut() else {
@@ -217,7 +226,7 @@ impl Machine {
             Call::Timeout => controller.handle_timeout(now_ns),
             Call::Lapse => controller.handle_lapse(now_ns),
             Call::Drained => controller.handle_drained(now_ns),
-            Call::Op => {}
+            Call::Op | Call::OpGoes(_) | Call::OpDone(_) => {}
             Call::Written {
                 member,
                 register,
@@ -243,19 +252,16 @@ impl Machine {
     }
 
     /// A permit was given; returns the number of the operation.
-    pub fn begin_op(&mut self, true_ns: u64) -> u64 {
+    pub fn begin_op(&mut self) -> u64 {
         self.next_op += 1;
-        self.ops.push(Op {
-            number: self.next_op,
-            begun_ns: true_ns,
-        });
+        self.ops.push(self.next_op);
         self.next_op
     }
 
     /// The operation completes and gives its permit back; `false` when its machine died meanwhile.
     pub fn end_op(&mut self, number: u64) -> bool {
         let before = self.ops.len();
-        self.ops.retain(|op| op.number != number);
+        self.ops.retain(|op| *op != number);
         let ended = self.ops.len() < before;
         if ended {
             self.gate.leave(Charge::ONE);

@@ -24,11 +24,12 @@ mod monitor;
 
 pub use clock::{Clock, Rng};
 pub use disk::{Mailbox, Payload, Snapshot};
-pub use machine::{Call, Machine};
+pub use machine::{Call, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
 use dm_lease_proto::proto::permits::{Admission, Charge};
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
@@ -85,6 +86,14 @@ pub struct Faults {
     pub broken_ns: u64,
     /// Per second and machine: the operator does something.
     pub command: u64,
+    /// Per second and owner: somebody repairs what earlier owners left behind.
+    pub repair: u64,
+    /// Per second and machine: another number of members is failed or rebuilding.
+    pub degrade: u64,
+    /// Another processor's operation comes to the gate between two steps of the machine.
+    pub between: u64,
+    /// An operation of a user hangs below the gate, for up to three windows: longer than D.
+    pub stuck: u64,
 }
 
 /// What a run starts with.
@@ -96,6 +105,8 @@ pub struct Config {
     pub originals: u16,
     pub home: u8,
     pub timing: Timing,
+    /// What the batch limit is derived from.
+    pub redundancy: Redundancy,
     /// Each controller's own heartbeat period.
     pub period_ns: Vec<u64>,
     pub clocks: Vec<Clock>,
@@ -107,6 +118,18 @@ pub struct Config {
     /// The slot of each machine: by index, unless two machines were given one number.
     pub slot_of: Vec<u8>,
     pub faults: Faults,
+}
+
+/// A redundancy that charges nobody.
+pub const fn external() -> Redundancy {
+    Redundancy {
+        kind: Kind::External,
+        detect: false,
+        batch: 0,
+        counting: Counting::Ops,
+        exhausted: Exhausted::Stop,
+        drain_ns: None,
+    }
 }
 
 impl Config {
@@ -123,6 +146,7 @@ impl Config {
             originals: (1 << members) - 1,
             home: 0,
             timing: timing(),
+            redundancy: external(),
             period_ns: vec![100 * MS; usize::from(controllers)],
             clocks: clocks.collect(),
             io_ns: (2 * MS, 2 * MS),
@@ -193,7 +217,8 @@ enum Event {
     /// A client tries a state-changing operation, or one completes.
     Drained(usize, u32),
     Op(usize, u32),
-    OpDone(usize, u64),
+    OpGoes(usize, u64, u32),
+    OpLands(usize, u64, u32),
     /// A write is half on the medium, or all of it.
     Half(usize),
     Land(usize),
@@ -305,6 +330,17 @@ impl World {
     /// Power off: what it has issued may still land.
     pub fn crash(&mut self, machine: usize) {
         note!(self, "C{} crashes", machine + 1);
+        // What had left the machine lands within D, or never; the rest is gone with it.
+        for op in self.machines[machine].ops.clone() {
+            match self.rng.chance(500) {
+                true => {
+                    let life = self.machines[machine].life;
+                    let within_ns = self.rng.below(self.config.timing.device_delay_ns);
+                    self.after(within_ns, Event::OpLands(machine, op, life));
+                }
+                false => self.monitor.forgotten(machine, op),
+            }
+        }
         self.machines[machine].halt();
         for io in 0..self.ios.len() {
             if self.ios[io].machine == machine && self.config.faults.error > 0 {
@@ -353,9 +389,10 @@ impl World {
         let Some(controller) = self.machines[machine].controller.as_mut() else {
             return Err(Reason::Joining);
         };
+        let had = controller.charges().len();
         let result = controller.handle_command(command, now);
         note!(self, "C{} answers {result:?}", machine + 1);
-        self.monitor.commanded(machine, &command);
+        self.monitor.commanded(machine, &command, result, had);
         self.drain(machine);
         result
     }
@@ -464,7 +501,12 @@ impl World {
                 }
             }
             Event::Op(machine, life) => self.op(machine, life),
-            Event::OpDone(machine, op) => self.op_done(machine, op),
+            Event::OpGoes(machine, op, life) => {
+                if self.machines[machine].life == life {
+                    self.deliver(machine, Call::OpGoes(op));
+                }
+            }
+            Event::OpLands(machine, op, life) => self.op_lands(machine, op, life),
             Event::Half(io) => self.land(io, true),
             Event::Land(io) => self.land(io, false),
             Event::Sample(io, slot) => self.sample(io, slot),
@@ -554,10 +596,14 @@ impl World {
     }
 
     fn perform_call(&mut self, machine: usize, call: Call, now_ns: u64) {
-        if let Call::Op = call {
-            return self.try_op(machine);
+        match call {
+            Call::Op => return self.try_op(machine),
+            Call::OpGoes(op) => return self.op_goes(machine, op),
+            Call::OpDone(op) => return self.op_done(machine, op),
+            _ => {}
         }
         note!(self, "C{} {}", machine + 1, call.brief());
+        self.machines[machine].note_open();
         self.machines[machine].call(&call, now_ns);
     }
 
@@ -573,6 +619,9 @@ impl World {
                 None => (controller.poll_action(), true),
             };
             let Some(action) = action else { break };
+            if self.rng.chance(self.config.faults.between) {
+                self.enter(machine);
+            }
             if fresh && self.maybe_stall(machine) {
                 self.machines[machine].held = Some(action);
                 return;
@@ -626,6 +675,7 @@ impl World {
                     change.reason.token()
                 );
             }
+            Action::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
             Action::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", machine + 1, beat.hb),
             Action::Answer(answer) => {
                 note!(self, "C{} answers {answer:?}", machine + 1);
@@ -874,31 +924,52 @@ impl World {
 
     /// A client's operation asks for a permit.
     fn try_op(&mut self, machine: usize) {
+        if self.enter(machine) {
+            let local_ns = self.local_ns(machine);
+            self.machines[machine].call(&Call::Lapse, local_ns);
+        }
+    }
+
+    /// An operation comes to the gate; whether it is the first to see the end of the lease.
+    fn enter(&mut self, machine: usize) -> bool {
         let local_ns = self.local_ns(machine);
         let it = &mut self.machines[machine];
         match it.gate.enter(Charge::ONE, || local_ns) {
             Admission::Granted(_) => {
-                let op = it.begin_op(self.now_ns);
-                self.monitor.stats.granted += 1;
-                let takes_ns = self.rng.between(MS, 30 * MS);
-                self.after(takes_ns, Event::OpDone(machine, op));
+                let (op, epoch) = (it.begin_op(), it.gate.epoch());
+                self.monitor.admitted(machine, op, epoch);
+                // Here the machine may stand still, with an operation that has passed the gate.
+                let life = it.life;
+                self.after(0, Event::OpGoes(machine, op, life));
+                false
             }
-            Admission::Full { .. } => {}
-            Admission::Refused { lapsed: true, .. } => it.call(&Call::Lapse, local_ns),
-            Admission::Refused { lapsed: false, .. } => {}
+            Admission::Full { .. } => false,
+            Admission::Refused { lapsed, .. } => lapsed,
         }
-        let open = self.machines[machine].gate.count().open;
-        if let Some(controller) = self.machines[machine].controller.as_mut() {
-            controller.note_open(open);
+    }
+
+    /// An operation leaves the machine.
+    fn op_goes(&mut self, machine: usize, op: u64) {
+        let window_ns = self.config.timing.window_ns;
+        let takes_ns = match self.rng.chance(self.config.faults.stuck) {
+            true => self.rng.below(3 * window_ns),
+            false => self.rng.between(MS, 30 * MS),
+        };
+        let life = self.machines[machine].life;
+        self.after(takes_ns, Event::OpLands(machine, op, life));
+    }
+
+    fn op_lands(&mut self, machine: usize, op: u64, life: u32) {
+        if self.monitor.landed(machine, op) {
+            note!(self, "C{} operation {op} is a STRAY", machine + 1);
+        }
+        if self.machines[machine].life == life {
+            self.deliver(machine, Call::OpDone(op));
         }
     }
 
     fn op_done(&mut self, machine: usize, op: u64) {
         if self.machines[machine].end_op(op) {
-            let open = self.machines[machine].gate.count().open;
-            if let Some(controller) = self.machines[machine].controller.as_mut() {
-                controller.note_open(open);
-            }
             self.tell_drained(machine);
         }
     }
@@ -931,8 +1002,36 @@ impl World {
             if self.rng.chance(faults.command) {
                 self.random_command(machine);
             }
+            if self.rng.chance(faults.repair) {
+                self.repair(machine);
+            }
+            if self.rng.chance(faults.degrade) {
+                self.degrade(machine);
+            }
         }
         self.after(1000 * MS, Event::Chaos);
+    }
+
+    /// Somebody repairs what earlier terms left behind, if the machine takes it.
+    fn repair(&mut self, machine: usize) {
+        let owns = self.machines[machine].role() == Role::Owner;
+        if let Some(epoch) = self.epoch(machine).checked_sub(1).filter(|_| owns) {
+            let _ = self.command(machine, Command::Repaired { epoch });
+        }
+    }
+
+    /// Members fail or come back.
+    fn degrade(&mut self, machine: usize) {
+        let failures = self.config.redundancy.kind.failures().unwrap_or(0);
+        let failed = self.rng.below(u64::from(failures) + 1) as u32;
+        if self.machines[machine].is_stalled() {
+            return;
+        }
+        if let Some(controller) = self.machines[machine].controller.as_mut() {
+            note!(self, "C{} has {failed} members failed", machine + 1);
+            controller.set_budget(failed, Some(LIMIT));
+            self.drain(machine);
+        }
     }
 
     fn random_command(&mut self, machine: usize) {
@@ -954,15 +1053,17 @@ impl World {
 
     /// An honest operator confirms the death of an owner whose machine is off.
     fn confirm_dead(&self, machine: usize) -> Option<Command> {
-        let decided = self.machines[machine].controller.as_ref()?.decided();
-        let owner = decided.value?;
-        let dead = !self
-            .machines
-            .iter()
-            .any(|it| it.controller.is_some() && it.inc == owner.inc.0);
-        let epoch = decided.epoch;
+        let controller = self.machines[machine].controller.as_ref()?;
+        let decided = controller.decided();
+        let charged = controller.charges().iter().find(|charge| !charge.drained);
+        let (owner, inc, epoch) = match charged {
+            Some(charge) => (charge.slot, charge.inc, charge.epoch),
+            None => (decided.value?.slot, decided.value?.inc, decided.epoch),
+        };
+        let runs = |it: &Machine| it.controller.is_some() && it.inc == inc.0;
+        let dead = !self.machines.iter().any(runs) && !self.monitor.is_open(epoch);
         dead.then_some(Command::ConfirmDead {
-            owner: owner.slot,
+            owner,
             epoch,
             force: false,
         })

@@ -10,9 +10,11 @@
 //! | rule 4: expiry is the previous stamp + L, after a majority of writes, then reads | heartbeat |
 //! | the expiry in a gate moves by rule 4 only | every event |
 //! | nobody is admitted without a valid lease | the gate itself, checked by S1 |
+//! | S2: what may land, or landed, unrepaired is never more than redundancy repairs | every event |
+//! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 
 use super::{Config, Machine, Payload, What};
-use dm_lease_proto::proto::controller::{Action, Command, Heartbeat};
+use dm_lease_proto::proto::controller::{Action, Command, Heartbeat, Outcome};
 use dm_lease_proto::proto::record::{Ballot, BallotRecord, RecordRole, Value};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::majority;
@@ -40,6 +42,12 @@ pub struct Stats {
     pub late: u64,
     pub slow: u64,
     pub releases: u64,
+    /// Operations that landed in the term of a later owner.
+    pub strays: u64,
+    /// Leases of owners that are charged for others, charges dropped, and refusals to drop them.
+    pub charged: u64,
+    pub repaired: u64,
+    pub not_drained: u64,
     /// Demotions and claims that came to nothing, by reason.
     pub reasons: BTreeMap<&'static str, u64>,
 }
@@ -58,6 +66,10 @@ impl Stats {
         self.late += other.late;
         self.slow += other.slow;
         self.releases += other.releases;
+        self.strays += other.strays;
+        self.charged += other.charged;
+        self.repaired += other.repaired;
+        self.not_drained += other.not_drained;
         for (reason, count) in &other.reasons {
             *self.reasons.entry(reason).or_default() += count;
         }
@@ -122,6 +134,12 @@ pub struct Monitor {
     pub leases: Vec<(u64, usize, u64)>,
     /// Epochs that ended by command, so that nobody waits for the window.
     told: Vec<u64>,
+    /// Operations that may still land: machine, number, and the epoch that admitted them.
+    open: BTreeMap<(usize, u64), u64>,
+    /// Strays that nobody has repaired, by epoch.
+    spoilt: Vec<u64>,
+    /// How many strays redundancy repairs; `None` if nobody relies on it.
+    repairable: Option<usize>,
     /// Whether every clock runs within the bound: S1 by time alone needs it.
     pub clocks_are_sound: bool,
     pub stats: Stats,
@@ -148,6 +166,9 @@ impl Monitor {
             decided: BTreeMap::new(),
             leases: Vec::new(),
             told: Vec::new(),
+            open: BTreeMap::new(),
+            spoilt: Vec::new(),
+            repairable: config.redundancy.healthy_limit().map(|m| m as usize),
             clocks_are_sound: true,
             stats: Stats::default(),
             broken: None,
@@ -155,10 +176,73 @@ impl Monitor {
     }
 
     /// An operator told a machine something that ends an epoch without a window.
-    pub fn commanded(&mut self, _machine: usize, command: &Command) {
-        if let Command::ConfirmDead { epoch, .. } = command {
-            self.told.push(*epoch);
+    pub fn commanded(
+        &mut self,
+        machine: usize,
+        command: &Command,
+        result: Result<Outcome, Reason>,
+        charges: usize,
+    ) {
+        match (command, result) {
+            (Command::ConfirmDead { epoch, .. }, _) => self.told.push(*epoch),
+            (Command::Repaired { epoch }, Ok(_)) if self.repairable.is_some() => {
+                let old = |&(&(who, op), &of): &(&(usize, u64), &u64)| {
+                    of <= *epoch && self.is_foreign(who, of)
+                };
+                let late: Vec<_> = self.open.iter().filter(old).collect();
+                ensure!(
+                    self,
+                    late.is_empty(),
+                    "R21",
+                    "machine {machine} takes {epoch} for repaired, {late:?} may still land"
+                );
+                self.spoilt.retain(|of| of > epoch);
+                self.stats.repaired += u64::from(charges > 0);
+            }
+            (Command::Repaired { .. }, Err(Reason::NotDrained)) => self.stats.not_drained += 1,
+            // Nobody relies on redundancy any more.
+            (Command::AcceptRisk { .. }, Ok(_)) => self.repairable = None,
+            _ => {}
         }
+    }
+
+    /// An operation of this epoch got a permit.
+    pub fn admitted(&mut self, machine: usize, op: u64, epoch: u64) {
+        self.stats.granted += 1;
+        self.open.insert((machine, op), epoch);
+    }
+
+    /// An operation reached the medium; whether it is a stray.
+    pub fn landed(&mut self, machine: usize, op: u64) -> bool {
+        let Some(epoch) = self.open.remove(&(machine, op)) else {
+            return false;
+        };
+        let stray = self.is_foreign(machine, epoch);
+        if stray {
+            self.stats.strays += 1;
+            self.spoilt.push(epoch);
+        }
+        stray
+    }
+
+    /// An operation will never reach the medium.
+    pub fn forgotten(&mut self, machine: usize, op: u64) {
+        self.open.remove(&(machine, op));
+    }
+
+    /// Whether something of this epoch may still land.
+    pub fn is_open(&self, epoch: u64) -> bool {
+        self.open.values().any(|of| *of == epoch)
+    }
+
+    /// Whether somebody else had a lease after this epoch of this machine.
+    fn is_foreign(&self, machine: usize, epoch: u64) -> bool {
+        let later = |&&(of, who, _): &&(u64, usize, u64)| of > epoch && who != machine;
+        self.leases
+            .iter()
+            .rev()
+            .take_while(|l| l.0 > epoch)
+            .any(|l| later(&l))
     }
 
     /// A command goes out.
@@ -265,6 +349,8 @@ impl Monitor {
                 // What a stalled machine opens too late is no lease.
                 if it.clock.local_ns(now_ns) < *expiry_ns {
                     self.opened(machine, *epoch, now_ns);
+                    let charges = it.controller.as_ref().map(|c| c.charges().len());
+                    self.stats.charged += u64::from(charges > Some(0));
                 }
             }
             Action::Extend { to_ns, .. } => self.tracks[machine].extended_to_ns = Some(*to_ns),
@@ -328,9 +414,12 @@ impl Monitor {
             .unwrap_or_default();
         let read_issued = track.read_issued;
         let extended = track.extended_to_ns;
+        // The first grant waits until a majority carries the ballot record of the epoch [R21].
+        let opened = self.leases.iter().any(|(of, ..)| *of == epoch);
+        let withheld = beat.expiry_ns.is_none() && extended.is_none() && !opened;
         ensure!(
             self,
-            beat.expiry_ns == granted && (extended == granted || extended.is_none()),
+            withheld || beat.expiry_ns == granted && (extended == granted || extended.is_none()),
             "R4",
             "heartbeat {} grants {:?}, the gate got {extended:?}, rule 4 says {granted:?}",
             beat.hb,
@@ -376,6 +465,17 @@ impl Monitor {
         }
         if self.clocks_are_sound {
             self.check_time(now_ns, machines);
+        }
+        if let Some(m) = self.repairable {
+            let (open, spoilt) = (self.open.len(), self.spoilt.len());
+            ensure!(
+                self,
+                open + spoilt <= m,
+                "S2",
+                "{open} operations may land, {spoilt} strays did, {m} are repaired: {:?} {:?}",
+                self.open,
+                self.spoilt
+            );
         }
         match self.broken.take() {
             None => Ok(()),

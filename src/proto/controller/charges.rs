@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What old owners are charged with, and the batch limit that is left [R14, R21].
+//!
+//! ```text
+//!   a claim ends term e               drain evidence           `repaired`
+//!   without `released`     charged ------------------> drained ------------> dropped
+//!  ----------------------->
+//! ```
+//!
+//! The list travels in the ballot record, attached to the decided epoch. A candidate writes it,
+//! extended by the term that it ends, together with the value it puts forward, so that whoever
+//! wins, the list is on a majority before the epoch is decided. The owner's own record carries it
+//! before its gate opens. Who learns of the decision from a record without a list marks its own
+//! as *partial*, and a claimant uses a partial one only where no whole one is left.
+//!
+//! A term is charged with the highest limit that a record of its owner shows. The record says at
+//! least what may be open: after a limit was lowered the old one stands in it until the gate was
+//! seen to hold no more than the new one. Consecutive terms of one incarnation share one gate, so
+//! the earlier one is not charged.
+
+use super::{Controller, Outcome, Phase};
+use crate::proto::limit::{formula, Exhausted, Kind};
+use crate::proto::paxos::Lists;
+use crate::proto::record::{
+    Charge, Charges, HeartbeatRecord, Incarnation, RecordRole, Slot, Value,
+};
+use crate::proto::round::Mailboxes;
+use crate::proto::status::Reason;
+
+/// What the local clock knows of a charged term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Watched {
+    epoch: u64,
+    inc: Incarnation,
+    /// When the charge was first known here.
+    since_ns: u64,
+    /// When a later incarnation of the owner was first seen.
+    reborn_ns: Option<u64>,
+}
+
+impl Controller {
+    /// Sets how many members are failed or rebuilding, and a lower limit that was asked for: a
+    /// lower limit holds for the next permit, a higher one from the heartbeat that published it.
+    pub fn set_budget(&mut self, failed: u32, batch: Option<u32>) {
+        self.failed = failed;
+        self.setup.batch = batch;
+        self.renew_limit();
+    }
+
+    /// What is charged now.
+    pub fn charges(&self) -> &Charges {
+        &self.charges
+    }
+
+    /// Whether redundancy repairs no stray any more, where it is relied upon [R15].
+    pub(super) fn is_exhausted(&self) -> bool {
+        let redundancy = &self.setup.redundancy;
+        let q = self.charges.total();
+        redundancy
+            .kind
+            .failures()
+            .is_some_and(|m| formula(m, self.failed, q, redundancy.detect) == 0)
+    }
+
+    /// Derives the limit from what is charged and failed now.
+    pub(super) fn renew_limit(&mut self) {
+        let mut redundancy = self.setup.redundancy;
+        match self.is_exhausted() {
+            true if self.risked == self.decided.epoch => redundancy.exhausted = Exhausted::Window,
+            true => {}
+            false => self.risked = 0,
+        }
+        let charged = self.charges.total();
+        let limit = redundancy.limit(self.failed, charged, self.setup.batch);
+        let limit = limit.to_wire();
+        if limit == self.limit {
+            return;
+        }
+        self.limit = limit;
+        self.changed_image();
+        if limit < self.gate_limit {
+            // A gate without a lease gives no permit: what was counted can only have become less.
+            if self.opened || self.open > limit {
+                self.exposed = self.exposed.max(self.gate_limit);
+            }
+            self.gate_limit = limit;
+            self.queue_limit();
+        }
+    }
+
+    /// The gate holds no more than its limit: from now on the record may say so.
+    pub(super) fn note_exposure(&mut self) {
+        if self.exposed > self.gate_limit && self.open <= self.gate_limit {
+            let before = self.limit.max(self.exposed);
+            self.exposed = 0;
+            if self.limit != before {
+                self.changed_image();
+            }
+        }
+    }
+
+    /// Nothing is open: the own earlier terms are drained. The list has no charge of the present
+    /// one.
+    pub(super) fn note_own_drain(&mut self) {
+        let (inc, own) = (self.setup.inc, self.setup.slot);
+        if self.open == 0 && self.may_change_list() {
+            let mine = |charge: &Charge| charge.slot == own && charge.inc == inc;
+            self.mark_drained(mine);
+        }
+    }
+
+    /// The list of the next epoch if `value` owns it; `None` when it does not fit.
+    pub(super) fn charges_after(&self, lists: &Lists, value: Value) -> Option<Charges> {
+        if self.setup.redundancy.kind == Kind::External {
+            return Some(Charges::NONE);
+        }
+        let (mut charges, amount) = lists.of_epoch()?;
+        charges = charges.with_partial(false);
+        let known = self.charges;
+        charges.update(|charge| {
+            let same = |old: &Charge| old.drained && old.is_of_term(charge);
+            charge.drained |= known.iter().any(|old| same(&old));
+        });
+        let Some(owner) = self.decided.value else {
+            return Some(charges);
+        };
+        let mut ended = Charge::new(self.decided.epoch, owner, amount);
+        ended.drained = self.confirmed == ended.epoch;
+        if owner == value {
+            charges.retain(|charge| !charge.is_of_term(&ended));
+        } else if amount != 0 {
+            charges.add(ended).ok()?;
+        }
+        Some(charges)
+    }
+
+    /// What a joiner carries for others: what its former incarnation carried, and, if that one
+    /// owned the epoch, what it may have had open, because its records are overwritten now.
+    /// `false` when that does not fit: the records must stay as they are.
+    pub(super) fn take_over_list(&mut self, list: Charges, lists: &Lists) -> bool {
+        let mut charges = list.with_partial(self.decided.epoch != 0);
+        let owner = self
+            .decided
+            .value
+            .filter(|owner| owner.slot == self.setup.slot);
+        if let (Some(owner), Some(open)) = (owner, lists.of_epoch().map(|(_, open)| open)) {
+            let ended = Charge::new(self.decided.epoch, owner, open);
+            let counts = open != 0 && self.setup.redundancy.kind != Kind::External;
+            if counts && charges.add(ended).is_err() {
+                return false;
+            }
+        }
+        self.charges = charges;
+        self.renew_limit();
+        true
+    }
+
+    /// A whole list of the decided epoch was read. What a former incarnation may have had open in
+    /// that epoch nobody else knows any more.
+    pub(super) fn complete_list(&mut self, list: Option<Charges>) {
+        let Some(mut list) = list.filter(|_| self.charges.is_partial()) else {
+            return;
+        };
+        let epoch = self.decided.epoch;
+        let own = self.charges;
+        let mut own = own.iter().filter(|charge| charge.epoch == epoch);
+        if own.all(|charge| list.add(charge).is_ok()) && self.may_change_list() {
+            self.charges = list;
+            self.changed_image();
+            self.renew_limit();
+        }
+    }
+
+    /// Looks for evidence that a charged term has no more strays to come.
+    pub(super) fn watch_charges<M: Mailboxes>(&mut self, boxes: &M, now_ns: u64) {
+        if self.charges.is_empty() || !self.may_change_list() {
+            return;
+        }
+        let mut drained = Charges::NONE;
+        let charges = self.charges;
+        for charge in charges.iter().filter(|charge| !charge.drained) {
+            let record = boxes.heartbeat(charge.slot).reading.valid();
+            let quiet = record.is_some_and(|record| shows_drain(&charge, &record));
+            let reborn = record.is_some_and(|record| is_reborn(&charge, &record));
+            if quiet || self.has_waited(&charge, reborn, now_ns) {
+                let _ = drained.add(charge);
+            }
+        }
+        self.mark_drained(|charge| drained.iter().any(|done| done.is_of_term(charge)));
+    }
+
+    /// Whether the time has passed after which a term counts as drained.
+    fn has_waited(&mut self, charge: &Charge, reborn: bool, now_ns: u64) -> bool {
+        let settle_ns = self.setup.timing.device_settle_ns();
+        let drain_ns = self.setup.redundancy.drain_ns;
+        let Some(watched) = self.watched(charge, now_ns) else {
+            return false;
+        };
+        if reborn {
+            watched.reborn_ns.get_or_insert(now_ns);
+        }
+        let over = |since_ns: u64, wait_ns: u64| now_ns.saturating_sub(since_ns) >= wait_ns;
+        watched.reborn_ns.is_some_and(|at| over(at, settle_ns))
+            || drain_ns.is_some_and(|wait_ns| over(watched.since_ns, wait_ns))
+    }
+
+    /// What the local clock knows of a term, from now on if nothing so far.
+    fn watched(&mut self, charge: &Charge, now_ns: u64) -> Option<&mut Watched> {
+        let is_of = |known: &Watched| (known.epoch, known.inc) == (charge.epoch, charge.inc);
+        let charges = self.charges;
+        let gone = |known: &Watched| {
+            let same = |c: Charge| (c.epoch, c.inc) == (known.epoch, known.inc);
+            !charges.iter().any(same)
+        };
+        for known in &mut self.watched {
+            *known = known.filter(|known| !gone(known));
+        }
+        let known = self
+            .watched
+            .iter()
+            .position(|w| w.as_ref().is_some_and(is_of));
+        let free = self.watched.iter().position(Option::is_none);
+        // There are as many places as charges, and each holds one that is charged.
+        let place = self.watched.get_mut(known.or(free)?)?;
+        Some(place.get_or_insert(Watched {
+            epoch: charge.epoch,
+            inc: charge.inc,
+            since_ns: now_ns,
+            reborn_ns: None,
+        }))
+    }
+
+    /// An operator says that the owner of a charged term is dead; `None` if it is not charged.
+    pub(super) fn confirm_drained(
+        &mut self,
+        owner: Slot,
+        epoch: u64,
+    ) -> Option<Result<Outcome, Reason>> {
+        let is_it = |charge: &Charge| (charge.epoch, charge.slot) == (epoch, owner);
+        self.charges.iter().find(is_it)?;
+        if !self.may_change_list() {
+            return Some(Err(Reason::Busy));
+        }
+        self.mark_drained(is_it);
+        Some(Ok(Outcome::Done))
+    }
+
+    fn mark_drained(&mut self, which: impl Fn(&Charge) -> bool) {
+        if self
+            .charges
+            .update(|charge| charge.drained |= which(charge))
+        {
+            self.changed_image();
+        }
+    }
+
+    /// While a ballot is written the list belongs to it, and a joiner has none yet.
+    fn may_change_list(&self) -> bool {
+        !matches!(self.phase, Phase::Claiming { .. } | Phase::Joining)
+    }
+
+    /// Drops what is drained and now repaired [R21].
+    pub(super) fn repaired(&mut self, epoch: u64) -> Result<Outcome, Reason> {
+        if self.phase != Phase::Owner {
+            return Err(Reason::NotOwner);
+        }
+        if epoch >= self.decided.epoch {
+            return Err(Reason::WrongEpoch);
+        }
+        let before = self.charges;
+        let mut terms = before.iter().filter(|charge| charge.epoch <= epoch);
+        if terms.any(|charge| !charge.drained) {
+            return Err(Reason::NotDrained);
+        }
+        self.charges.retain(|charge| charge.epoch > epoch);
+        if self.charges != before {
+            self.changed_image();
+            self.renew_limit();
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Goes on under time alone until redundancy returns, but not beyond this epoch [R15].
+    pub(super) fn accept_risk(&mut self, epoch: u64) -> Result<Outcome, Reason> {
+        if self.phase != Phase::Owner {
+            return Err(Reason::NotOwner);
+        }
+        if epoch != self.decided.epoch {
+            return Err(Reason::WrongEpoch);
+        }
+        if !self.is_exhausted() {
+            return Err(Reason::NotExhausted);
+        }
+        self.risked = epoch;
+        self.renew_limit();
+        Ok(Outcome::Done)
+    }
+}
+
+/// Whether a record was written by that very incarnation, behind the latch of that term, with
+/// nothing open. The machine never writes 0 open from before the latch.
+fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
+    let latched = record.dec.epoch > charge.epoch
+        || record.dec.epoch == charge.epoch
+            && matches!(
+                record.role,
+                RecordRole::Lapsed | RecordRole::Released { .. }
+            );
+    record.inc == charge.inc && latched && record.open == 0
+}
+
+/// Whether a later incarnation of that controller writes its mailbox now. An earlier one, whose
+/// record may stand on a member that lagged behind, cannot know the epoch.
+fn is_reborn(charge: &Charge, record: &HeartbeatRecord) -> bool {
+    record.inc != charge.inc && record.dec.epoch >= charge.epoch
+}
