@@ -194,8 +194,8 @@ fn warnings(portion: &Superblock) -> Vec<String> {
              stalled controller can overwrite what its successor wrote"
         )),
         (Some(0), Exhausted::Stop) => notes.push(String::from(
-            "this portion can never be written: choose more redundancy, --detect yes, or \
-             --exhausted window",
+            "this portion can be written only while an operator accepts the risk (message \
+             accept_risk): choose more redundancy, --detect yes, or --exhausted window",
         )),
         (Some(0), Exhausted::Window) => notes.push(format!(
             "this redundancy repairs no unrecognised stray: only the window protects, as far as \
