@@ -15,9 +15,7 @@
 //! inside `map`.
 //!
 //! While the lease is valid nothing fails for having waited; when it is gone all that waited fail
-//! together [R17]. What waits for one lane of the gate waits in one queue, in order; lanes that
-//! wait for nothing of each other are in different queues as far as there are queues. An operation
-//! on many rows waits for all of them, and everybody who comes later waits for it.
+//! together [R17]. Who waits where, and who goes next, is [`crate::proto::waiting`].
 //!
 //! Locking: the queues of held bios and completions have one interrupt-disabling spinlock. It is
 //! taken on the path of a bio only when the bio has to wait, or is refused within the hold time of
@@ -48,7 +46,8 @@ use crate::{
         permits::{self, Admission, Charge, Check, Count, Counting, Fields, Gate, Lapsed},
         record::Slot,
         superblock::Superblock,
-        table::{FailWith, OnFull}, //
+        table::{FailWith, OnFull},
+        waiting::{self, Line, Lobby, Waiting}, //
     },
 };
 use kernel::{
@@ -88,8 +87,39 @@ impl permits::Word for Word64 {
     }
 }
 
-/// Queues of bios that wait for a permit.
-const QUEUES: usize = 16;
+type Bios = BioList<HeldBio<LeaseTarget>>;
+
+impl Line for Bios {
+    type Op = HeldBio<LeaseTarget>;
+
+    fn empty() -> Self {
+        BioList::new()
+    }
+
+    fn push(&mut self, bio: Self::Op) {
+        BioList::push(self, bio);
+    }
+
+    fn push_front(&mut self, bio: Self::Op) {
+        BioList::push_front(self, bio);
+    }
+
+    fn pop(&mut self) -> Option<Self::Op> {
+        BioList::pop(self)
+    }
+
+    fn append(&mut self, others: Self) {
+        BioList::append(self, others);
+    }
+
+    fn len(&self) -> usize {
+        BioList::len(self)
+    }
+
+    fn is_empty(&self) -> bool {
+        BioList::is_empty(self)
+    }
+}
 
 /// What is remembered of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
@@ -135,40 +165,13 @@ impl Default for PerBio {
 /// What waits at the gate.
 struct Held {
     /// For a permit.
-    pending: [BioList<HeldBio<LeaseTarget>>; QUEUES],
-    /// For a permit that counts for every row.
-    wide: BioList<HeldBio<LeaseTarget>>,
+    waiting: Waiting<Bios>,
     /// Refused, until the hold time is over.
-    refused: BioList<HeldBio<LeaseTarget>>,
+    refused: Bios,
     /// Completed too late, until the hold time is over.
     late: BioList<HeldEnd<LeaseTarget>>,
     /// When the hold time is over; 0: nothing is kept.
     until_ns: u64,
-}
-
-impl Held {
-    /// The queue for what is charged like this.
-    fn queue(&mut self, charge: Charge) -> &mut BioList<HeldBio<LeaseTarget>> {
-        let queue = charge.lane() as usize % QUEUES;
-        match self.pending.get_mut(queue) {
-            Some(pending) if !charge.is_wide() => pending,
-            _ => &mut self.wide,
-        }
-    }
-
-    /// Everything that waits for a permit; the queues are empty afterwards.
-    fn take_pending(&mut self) -> BioList<HeldBio<LeaseTarget>> {
-        let mut all = self.wide.take_all();
-        for queue in &mut self.pending {
-            all.append(queue.take_all());
-        }
-        all
-    }
-
-    fn pending(&self) -> usize {
-        let narrow = self.pending.iter().map(BioList::len);
-        narrow.fold(self.wide.len(), usize::wrapping_add)
-    }
 }
 
 /// The gate of a session.
@@ -223,8 +226,7 @@ impl PortionGate {
             dispatcher,
             held <- new_spinlock_irq!(
                 Held {
-                    pending: [const { BioList::new() }; QUEUES],
-                    wide: BioList::new(),
+                    waiting: Waiting::new(),
                     refused: BioList::new(),
                     late: BioList::new(),
                     until_ns: 0,
@@ -378,7 +380,7 @@ impl PortionGate {
 
     /// Bios that wait for a permit.
     pub fn pending(&self) -> u64 {
-        self.held.lock().pending() as u64
+        self.held.lock().waiting.len() as u64
     }
 
     /// Bios that were refused since the session began.
@@ -404,39 +406,21 @@ impl PortionGate {
             let mut held = self.held.lock();
             let held = &mut *held;
             (
-                held.take_pending(),
+                held.waiting.take_all(),
                 held.refused.take_all(),
                 held.late.take_all(),
             )
         };
-        let pending = requeue_suspending(pending);
+        waiting::wait_again(self, requeue_suspending(pending));
         let refused = requeue_suspending(refused);
+        self.held.lock().refused.append(refused);
         late.for_each(fail_late);
-        let mut held = self.held.lock();
-        // Whatever came meanwhile came later.
-        let newer = held.take_pending();
-        for mut bio in Iterator::chain(pending, newer) {
-            let charge = bio.per_bio().charge;
-            held.queue(charge).push(bio);
-            self.gate.wait(charge);
-        }
-        held.refused.append(refused);
-        drop(held);
         self.dispatcher.ring(Reasons::CHANGE);
     }
 
     /// What the dispatcher does each time it is woken. May sleep in the submission of a bio.
     pub fn dispatch(&self) {
-        // Who waits for every row comes first, or would wait for ever.
-        if !self.dispatch_queue(|held| &mut held.wide) {
-            return;
-        }
-        for queue in 0..QUEUES {
-            self.dispatch_queue(|held| match held.pending.get_mut(queue) {
-                Some(pending) => pending,
-                None => &mut held.wide,
-            });
-        }
+        waiting::dispatch(self);
     }
 
     /// Fails what has been kept for its time after a lapse; returns when to look again.
@@ -450,71 +434,6 @@ impl PortionGate {
             }
             at => Some(at),
         }
-    }
-
-    /// Dispatches from a queue for as long as there is room; whether it is empty then.
-    fn dispatch_queue(
-        &self,
-        queue: impl Fn(&mut Held) -> &mut BioList<HeldBio<LeaseTarget>>,
-    ) -> bool {
-        loop {
-            // It is out of the queue while it is decided about, so nobody else disposes of it.
-            let Some(mut bio) = queue(&mut self.held.lock()).pop() else {
-                return true;
-            };
-            let charge = bio.per_bio().charge;
-            let epoch = self.gate.epoch();
-            match self.gate.enter_waiting(charge, boottime_ns) {
-                Admission::Granted(check) => {
-                    self.stop_waiting(charge);
-                    bio.per_bio().epoch = epoch;
-                    bio.per_bio().permit = true;
-                    let extent = bio.per_bio().extent;
-                    self.trace_permit(bio.op(), &extent, epoch, check);
-                    bio.submit();
-                }
-                Admission::Full { .. } => {
-                    if self.wait_on(bio, charge) {
-                        continue;
-                    }
-                    return false;
-                }
-                Admission::Refused { lapsed, wake } => {
-                    self.note_refusal(lapsed, wake);
-                    self.refuse_held(bio);
-                    self.fail_pending();
-                }
-            }
-        }
-    }
-
-    /// If nothing waits any more that this lane, or every lane, is marked for, takes the mark away.
-    /// A mark that is left too long is found out when the next bio has waited for its lane; one
-    /// that is taken away from under an operation on many rows would cost it its wake-up.
-    fn stop_waiting(&self, charge: Charge) {
-        let mut held = self.held.lock();
-        let everywhere = charge.is_wide() || self.gate.counting() == Counting::Spread;
-        let alone = held.wide.is_empty() && held.queue(charge).is_empty();
-        if alone && (!everywhere || held.pending() == 0) {
-            self.gate.no_waiters(charge);
-        }
-    }
-
-    /// Puts a bio back where it was; whether there is room for it after all.
-    fn wait_on(&self, bio: HeldBio<LeaseTarget>, charge: Charge) -> bool {
-        let mut held = self.held.lock();
-        if bio.target().noflush_suspending() {
-            drop(held);
-            bio.requeue();
-            return true;
-        }
-        held.queue(charge).push_front(bio);
-        let room = self.gate.wait(charge);
-        drop(held);
-        if self.gate.expiry_ns() == 0 {
-            self.fail_pending();
-        }
-        room
     }
 
     #[cold]
@@ -533,23 +452,22 @@ impl PortionGate {
             self.count_refusal(bio.op(), &extent_of(bio.per_bio()));
             return bio.end(status_of(rules.fail_with));
         }
-        let mut held = self.held.lock();
-        if bio.target().noflush_suspending() {
-            drop(held);
-            return bio.requeue();
+        let waits = waiting::wait(self, charge, || {
+            // With the queues locked: a suspend that begins now finds it there.
+            match bio.target().noflush_suspending() {
+                true => Err(bio),
+                false => Ok(bio.hold(dev, sector)),
+            }
+        });
+        match waits {
+            Err(bio) => bio.requeue(),
+            Ok((room, outcome)) => {
+                if room {
+                    self.dispatcher.ring(Reasons::PERMIT);
+                }
+                outcome
+            }
         }
-        let (kept, outcome) = bio.hold(dev, sector);
-        held.queue(charge).push(kept);
-        let room = self.gate.wait(charge);
-        drop(held);
-        if room {
-            self.dispatcher.ring(Reasons::PERMIT);
-        }
-        // The lease may have been latched, and all that waited failed, before this bio was queued.
-        if self.gate.expiry_ns() == 0 {
-            self.fail_pending();
-        }
-        outcome
     }
 
     #[cold]
@@ -583,15 +501,7 @@ impl PortionGate {
     /// Fails everything that waits for a permit, all together, unless there is a lease [R17]. Not
     /// left to the dispatcher, which may hang in the submission of a bio to a member that hangs.
     pub fn fail_pending(&self) {
-        let pending = {
-            let mut held = self.held.lock();
-            if self.gate.expiry_ns() != 0 {
-                return;
-            }
-            self.gate.no_waiters_at_all();
-            held.take_pending()
-        };
-        pending.for_each(|bio| self.refuse_held(bio));
+        waiting::refuse_if_over(self);
     }
 
     /// Refuses a bio that waited.
@@ -717,6 +627,54 @@ impl PortionGate {
             bio.end(status_of(fail_with));
         }
         late.for_each(fail_late);
+    }
+}
+
+impl Lobby for PortionGate {
+    type Line = Bios;
+    type Op = HeldBio<LeaseTarget>;
+    type Word = Word64;
+    type Lanes = KVec<Word64>;
+
+    fn gate(&self) -> &Gate<Word64, KVec<Word64>> {
+        &self.gate
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Waiting<Bios>) -> R) -> R {
+        f(&mut self.held.lock().waiting)
+    }
+
+    fn now_ns(&self) -> u64 {
+        boottime_ns()
+    }
+
+    fn charge(&self, bio: &mut Self::Op) -> Charge {
+        bio.per_bio().charge
+    }
+
+    fn is_called_back(&self, bio: &Self::Op) -> bool {
+        bio.target().noflush_suspending()
+    }
+
+    fn give_back(&self, bio: Self::Op) {
+        bio.requeue();
+    }
+
+    fn go(&self, mut bio: Self::Op, epoch: u64, check: Check) {
+        bio.per_bio().epoch = epoch;
+        bio.per_bio().permit = true;
+        let extent = bio.per_bio().extent;
+        self.trace_permit(bio.op(), &extent, epoch, check);
+        bio.submit();
+    }
+
+    fn refuse(&self, bio: Self::Op, lapsed: bool, wake: bool) {
+        self.note_refusal(lapsed, wake);
+        self.refuse_held(bio);
+    }
+
+    fn refuse_all(&self, bios: Bios) {
+        bios.for_each(|bio| self.refuse_held(bio));
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`register`] | how a mailbox is written so that it never goes backwards |
 //! | [`lease`] | when the lease begins, is extended, and ends for good |
 //! | [`permits`] | how many operations may be open, and the one decision of the gate |
+//! | [`waiting`] | who goes next when there is room again |
 //! | [`observer`] | how long a silence is, and what proves it |
 //! | [`paxos`] | who gets the next epoch |
 //! | [`round`] | what one write-then-read of all mailboxes has shown |
@@ -40,3 +41,4 @@ pub mod status;
 pub mod superblock;
 pub mod table;
 pub mod time;
+pub mod waiting;

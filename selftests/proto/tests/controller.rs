@@ -815,6 +815,23 @@ fn r21_a_charge_is_dropped_when_it_is_drained_and_repaired() {
 }
 
 #[test]
+fn r21_a_permit_that_was_not_counted_before_the_latch_is_not_drained() {
+    let mut world = owned(repairable(2, 3, 2));
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    world.lapse_behind_the_count(0);
+    // What it has written by now is the last that is heard of it, for a while.
+    world.stall(0, 6 * timing().window_ns);
+    assert_eq!(world.machines[0].ops.len(), 1);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    run(&mut world, SECOND);
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    until(&mut world, 20 * SECOND, |w| {
+        charged(w, 1) == [(1, 0, 2, true)]
+    });
+    assert!(world.machines[0].ops.is_empty());
+}
+
+#[test]
 fn r21_a_restarted_owner_is_charged_by_itself_and_drains() {
     let mut world = owned(repairable(2, 3, 2));
     world.crash(0);

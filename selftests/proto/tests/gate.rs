@@ -2,57 +2,16 @@
 //! The gate under every interleaving: the very code that `map`, `end_io`, the heartbeat and a
 //! release run in the kernel, on loom's words instead of the kernel's.
 //!
-//! A word's changes are fully ordered, in the kernel by the memory model's value-returning atomics,
-//! here by fences around them: loom knows sequential consistency of fences only. Each test is a
-//! handful of calls, since loom tries every order of every access to every word, and what a load
-//! may still see of older values.
+//! Each test is a handful of calls, since loom tries every order of every access to every word, and
+//! what a load may still see of older values.
 
-use dm_lease_proto::proto::permits::{
-    Admission, Charge, Check, Counting, Fields, Gate, Word, UNLIMITED,
-};
-use loom::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
+mod words;
+
+use dm_lease_proto::proto::permits::{Admission, Charge, Check, Counting, Fields, Gate, UNLIMITED};
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-
-/// The kernel's word.
-struct Kernel(AtomicU64);
-
-impl Word for Kernel {
-    fn new(value: u64) -> Self {
-        Kernel(AtomicU64::new(value))
-    }
-
-    fn load(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn store(&self, value: u64) {
-        full(|| self.0.swap(value, Ordering::AcqRel));
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-        // One that fails orders nothing.
-        fence(Ordering::SeqCst);
-        let result = self
-            .0
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
-        if result.is_ok() {
-            fence(Ordering::SeqCst);
-        }
-        result
-    }
-
-    fn fetch_add(&self, value: u64) -> u64 {
-        full(|| self.0.fetch_add(value, Ordering::AcqRel))
-    }
-}
-
-fn full<R>(change: impl FnOnce() -> R) -> R {
-    fence(Ordering::SeqCst);
-    let result = change();
-    fence(Ordering::SeqCst);
-    result
-}
+use words::{model, Kernel};
 
 const L: u64 = 1_000;
 const EXPIRY: u64 = 2_000;
@@ -62,7 +21,7 @@ type Shipped = Gate<Kernel, Vec<Kernel>>;
 
 /// A gate with a lease; as many lanes as a test can follow.
 fn leased(counting: Counting, lanes: usize, limit: u32) -> Arc<Shipped> {
-    let words = (0..lanes).map(|_| Kernel::new(0)).collect();
+    let words = (0..lanes).map(|_| Kernel::zero()).collect();
     let gate = Gate::new(L, limit, counting, words);
     assert!(gate.open_epoch(7, EXPIRY));
     Arc::new(gate)
@@ -82,13 +41,6 @@ fn granted(admission: Admission) -> Option<Check> {
         Admission::Granted(check) => Some(check),
         _ => None,
     }
-}
-
-fn model(test: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // Enough for every bug of two threads known, and what makes three threads finite in practice.
-    builder.preemption_bound = Some(3);
-    builder.check(test);
 }
 
 /// Enters and leaves, and says how many were inside at most.

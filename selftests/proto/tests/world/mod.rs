@@ -930,6 +930,15 @@ impl World {
         }
     }
 
+    /// The machine counts its permits, another processor's operation enters, and the lease ends.
+    pub fn lapse_behind_the_count(&mut self, machine: usize) {
+        self.machines[machine].note_open();
+        self.enter(machine);
+        let local_ns = self.local_ns(machine);
+        self.machines[machine].call(&Call::Lapse, local_ns);
+        self.drain(machine);
+    }
+
     /// An operation comes to the gate; whether it is the first to see the end of the lease.
     fn enter(&mut self, machine: usize) -> bool {
         let local_ns = self.local_ns(machine);

@@ -11,6 +11,8 @@
 //! | the expiry in a gate moves by rule 4 only | every event |
 //! | nobody is admitted without a valid lease | the gate itself, checked by S1 |
 //! | S2: what may land, or landed, unrepaired is never more than redundancy repairs | every event |
+//! | R14: a gate opens, or its limit rises, when a majority carries a limit as high | both |
+//! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 
 use super::{Config, Machine, Payload, What};
@@ -99,6 +101,8 @@ fn promised(record: &BallotRecord) -> Promised {
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     last: Option<Promised>,
+    /// The decided epoch and the limit that stand with it.
+    limit: Option<(u64, u32)>,
     twice: Option<Promised>,
 }
 
@@ -261,6 +265,15 @@ impl Monitor {
                     "R35",
                     "machine {machine} writes {record:?} after promising {floor:?}"
                 );
+                let own = record.dec.value.is_some_and(|value| value.inc.0 == it.inc);
+                let open = it.gate.count().open;
+                ensure!(
+                    self,
+                    !own || record.limit >= open,
+                    "R21",
+                    "machine {machine} has {open} open and says at most {}",
+                    record.limit
+                );
             }
             What::Write {
                 payload: Payload::Heartbeat(record),
@@ -317,6 +330,7 @@ impl Monitor {
                     counted.twice = now;
                 }
                 counted.last = now;
+                counted.limit = ok.then_some((record.dec.epoch, record.limit));
                 return;
             }
         };
@@ -347,6 +361,7 @@ impl Monitor {
             Action::OpenEpoch { epoch, expiry_ns } => {
                 self.tracks[machine].extended_to_ns = Some(*expiry_ns);
                 // What a stalled machine opens too late is no lease.
+                self.published(machine, *epoch, it.gate.count().limit);
                 if it.clock.local_ns(now_ns) < *expiry_ns {
                     self.opened(machine, *epoch, now_ns);
                     let charges = it.controller.as_ref().map(|c| c.charges().len());
@@ -355,6 +370,13 @@ impl Monitor {
             }
             Action::Extend { to_ns, .. } => self.tracks[machine].extended_to_ns = Some(*to_ns),
             Action::Latch => self.tracks[machine].extended_to_ns = None,
+            Action::SetLimit(limit) => {
+                let (expiry_ns, before) = (it.gate.expiry_ns(), it.gate.count().limit);
+                // A gate that was closed to drain opens with the limit that it had.
+                if expiry_ns != 0 && before != 0 && *limit > before {
+                    self.published(machine, it.gate.epoch(), *limit);
+                }
+            }
             Action::Heartbeat(beat) => self.heartbeat(machine, beat, it),
             Action::Transition(change) => {
                 if change.to == Role::Releasing {
@@ -368,6 +390,19 @@ impl Monitor {
             }
             _ => {}
         }
+    }
+
+    /// The gate has this limit from now on: whoever reads a majority must find it.
+    fn published(&mut self, machine: usize, epoch: u64, limit: u32) {
+        let slot = usize::from(self.slot_of[machine]);
+        let says = |it: &&Counted| it.limit.is_some_and(|(of, l)| of == epoch && l >= limit);
+        let members = self.promised[slot].iter().filter(says).count();
+        ensure!(
+            self,
+            members >= usize::from(majority(self.members)),
+            "R14",
+            "machine {machine} has a limit of {limit} in epoch {epoch}, {members} members say so"
+        );
     }
 
     fn opened(&mut self, machine: usize, epoch: u64, true_ns: u64) {

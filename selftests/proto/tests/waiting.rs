@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The queues at the gate under every interleaving: the very code that `map` runs when there is no
+//! room, the dispatcher when there may be some again, and the latch.
+//!
+//! An operation here is where it is charged; it ends as soon as it goes. The dispatcher is rung as
+//! in the kernel: once for any number of times. When everybody has done what they do, and the
+//! dispatcher what it was rung for, nothing may wait any more [R17].
+
+mod words;
+
+use dm_lease_proto::proto::permits::{Admission, Charge, Check, Counting, Fields, Gate};
+use dm_lease_proto::proto::waiting::{dispatch, refuse_if_over, wait, Line, Lobby, Waiting};
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+use std::collections::VecDeque;
+use words::{model, Kernel};
+
+const L: u64 = 1_000;
+const EXPIRY: u64 = 2_000;
+const FIELDS: Fields = Fields::new(3);
+
+struct Queue(VecDeque<Charge>);
+
+impl Line for Queue {
+    type Op = Charge;
+
+    fn empty() -> Self {
+        Queue(VecDeque::new())
+    }
+
+    fn push(&mut self, op: Charge) {
+        self.0.push_back(op);
+    }
+
+    fn push_front(&mut self, op: Charge) {
+        self.0.push_front(op);
+    }
+
+    fn pop(&mut self) -> Option<Charge> {
+        self.0.pop_front()
+    }
+
+    fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+struct Portion {
+    gate: Gate<Kernel, Vec<Kernel>>,
+    waiting: Mutex<Waiting<Queue>>,
+    bell: AtomicBool,
+    /// Operations that went, and that were refused.
+    gone: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+impl Portion {
+    /// A gate with a lease that has one lane and a limit of one.
+    fn new(counting: Counting) -> Arc<Self> {
+        let gate = Gate::new(L, 1, counting, vec![Kernel::zero()]);
+        assert!(gate.open_epoch(7, EXPIRY));
+        Arc::new(Self {
+            gate,
+            waiting: Mutex::new(Waiting::new()),
+            bell: AtomicBool::new(false),
+            gone: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+        })
+    }
+
+    fn ring(&self, wake: bool) {
+        if wake {
+            self.bell.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn leave(&self, charge: Charge) {
+        self.gone.fetch_add(1, Ordering::SeqCst);
+        self.ring(self.gate.leave(charge).wake);
+    }
+
+    /// An operation comes to the gate.
+    fn arrive(&self, charge: Charge) {
+        match self.gate.enter(charge, || self.now_ns()) {
+            Admission::Granted(_) => self.leave(charge),
+            Admission::Full { wake } => {
+                self.ring(wake);
+                let (room, ()) = wait(self, charge, || Ok::<_, ()>((charge, ()))).unwrap();
+                self.ring(room);
+            }
+            Admission::Refused { wake, .. } => self.refuse(charge, false, wake),
+        }
+    }
+
+    /// An operation that holds the only permit until it [leaves](Portion::leave).
+    fn enters(&self, charge: Charge) {
+        let admission = self.gate.enter(charge, || self.now_ns());
+        assert!(matches!(admission, Admission::Granted(_)));
+    }
+
+    /// What the dispatcher does when it was rung.
+    fn serve(&self) -> bool {
+        let rung = self.bell.swap(false, Ordering::SeqCst);
+        if rung {
+            dispatch(self);
+        }
+        rung
+    }
+
+    fn ends(&self, operations: usize) {
+        while self.serve() {}
+        let waiting = self.with(|waiting| waiting.len());
+        assert_eq!(waiting, 0, "{waiting} wait, and nobody rings");
+        let gone = self.gone.load(Ordering::SeqCst);
+        let refused = self.refused.load(Ordering::SeqCst);
+        assert_eq!(gone + refused, operations);
+    }
+}
+
+impl Lobby for Portion {
+    type Line = Queue;
+    type Op = Charge;
+    type Word = Kernel;
+    type Lanes = Vec<Kernel>;
+
+    fn gate(&self) -> &Gate<Kernel, Vec<Kernel>> {
+        &self.gate
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Waiting<Queue>) -> R) -> R {
+        f(&mut self.waiting.lock().unwrap())
+    }
+
+    fn now_ns(&self) -> u64 {
+        EXPIRY - 1
+    }
+
+    fn charge(&self, op: &mut Charge) -> Charge {
+        *op
+    }
+
+    fn is_called_back(&self, _op: &Charge) -> bool {
+        false
+    }
+
+    fn give_back(&self, _op: Charge) {}
+
+    fn go(&self, op: Charge, _epoch: u64, _check: Check) {
+        self.leave(op);
+    }
+
+    fn refuse(&self, _op: Charge, _lapsed: bool, wake: bool) {
+        self.ring(wake);
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn refuse_all(&self, ops: Queue) {
+        self.refused.fetch_add(ops.len(), Ordering::SeqCst);
+    }
+}
+
+fn row(member: u8) -> Charge {
+    // Row 0 has lane 0, the only one there is here.
+    Charge::row(FIELDS, 0, member)
+}
+
+/// One operation is inside and leaves, one waits for it, one comes; the dispatcher runs beside.
+fn nobody_waits_for_ever(counting: Counting, inside: Charge, waits: Charge, comes: Charge) {
+    model(move || {
+        let portion = Portion::new(counting);
+        portion.enters(inside);
+        portion.arrive(waits);
+        let leaver = {
+            let portion = portion.clone();
+            thread::spawn(move || {
+                portion.leave(inside);
+                portion.serve();
+            })
+        };
+        portion.arrive(comes);
+        leaver.join().unwrap();
+        portion.ends(3);
+    });
+}
+
+#[test]
+fn r17_nobody_waits_for_ever() {
+    nobody_waits_for_ever(Counting::Ops, Charge::ONE, Charge::ONE, Charge::ONE);
+}
+
+#[test]
+fn r17_nobody_waits_for_ever_for_a_row() {
+    nobody_waits_for_ever(Counting::Rows(FIELDS), row(0), row(1), row(2));
+}
+
+#[test]
+fn r17_an_operation_on_many_rows_that_comes_does_not_lose_its_wake_up() {
+    nobody_waits_for_ever(
+        Counting::Rows(FIELDS),
+        row(0),
+        row(1),
+        Charge::rows(FIELDS, 2),
+    );
+}
+
+#[test]
+fn r17_nor_one_that_waits() {
+    nobody_waits_for_ever(
+        Counting::Rows(FIELDS),
+        row(0),
+        Charge::rows(FIELDS, 1),
+        row(2),
+    );
+}
+
+#[test]
+fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
+    model(|| {
+        let portion = Portion::new(Counting::Rows(FIELDS));
+        portion.enters(row(0));
+        portion.arrive(row(1));
+        portion.leave(row(0));
+        let dispatcher = {
+            let portion = portion.clone();
+            thread::spawn(move || portion.serve())
+        };
+        // It holds a permit of its own for a while, so the newcomer may find no room.
+        portion.arrive(Charge::rows(FIELDS, 2));
+        dispatcher.join().unwrap();
+        portion.ends(3);
+    });
+}
+
+#[test]
+fn r17_what_waits_when_the_lease_is_latched_is_refused() {
+    model(|| {
+        let portion = Portion::new(Counting::Ops);
+        portion.enters(Charge::ONE);
+        let heart = {
+            let portion = portion.clone();
+            thread::spawn(move || {
+                portion.gate.latch();
+                refuse_if_over(&*portion);
+            })
+        };
+        portion.arrive(Charge::ONE);
+        heart.join().unwrap();
+        portion.leave(Charge::ONE);
+        portion.ends(2);
+    });
+}
+
+#[test]
+fn r17_what_waits_goes_in_order_and_many_rows_first() {
+    model(|| {
+        let portion = Portion::new(Counting::Rows(FIELDS));
+        portion.enters(row(0));
+        let order = [row(1), Charge::rows(FIELDS, 2), row(2)];
+        order.into_iter().for_each(|charge| portion.arrive(charge));
+        let queued = portion.with(|waiting| waiting.take_all());
+        let expected = [Charge::rows(FIELDS, 2), row(1), row(2)];
+        assert!(queued.0.iter().eq(expected.iter()));
+        portion.refuse_all(queued);
+        portion.leave(row(0));
+        portion.ends(4);
+    });
+}

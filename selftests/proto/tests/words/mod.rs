@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The words of the gate in loom's world.
+//!
+//! A word's changes are fully ordered, in the kernel by the memory model's value-returning atomics,
+//! here by fences around them: loom knows sequential consistency of fences only.
+
+use dm_lease_proto::proto::permits::Word;
+use loom::sync::atomic::{fence, AtomicU64, Ordering};
+
+/// The kernel's word.
+pub struct Kernel(AtomicU64);
+
+impl Kernel {
+    /// A word of which nothing was taken.
+    pub fn zero() -> Self {
+        Word::new(0)
+    }
+}
+
+impl Word for Kernel {
+    fn new(value: u64) -> Self {
+        Kernel(AtomicU64::new(value))
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        full(|| self.0.swap(value, Ordering::AcqRel));
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        // One that fails orders nothing.
+        fence(Ordering::SeqCst);
+        let result = self
+            .0
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+        if result.is_ok() {
+            fence(Ordering::SeqCst);
+        }
+        result
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        full(|| self.0.fetch_add(value, Ordering::AcqRel))
+    }
+}
+
+fn full<R>(change: impl FnOnce() -> R) -> R {
+    fence(Ordering::SeqCst);
+    let result = change();
+    fence(Ordering::SeqCst);
+    result
+}
+
+/// Tries every order of what the threads of `test` do.
+pub fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // Enough for every bug of two threads known, and what makes three threads finite in practice.
+    builder.preemption_bound = Some(3);
+    builder.check(test);
+}
