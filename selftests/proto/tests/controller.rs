@@ -12,8 +12,9 @@ use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{Register, Slot};
+use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
-use world::{external, timing, Clock, Config, Io, Path, What, World, MS};
+use world::{external, timing, Clock, Config, Io, Path, Payload, Snapshot, What, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -829,6 +830,55 @@ fn r21_a_permit_that_was_not_counted_before_the_latch_is_not_drained() {
         charged(w, 1) == [(1, 0, 2, true)]
     });
     assert!(world.machines[0].ops.is_empty());
+}
+
+/// A ballot record of epoch 2 by controller 2.
+fn is_second_decision(io: &Io) -> bool {
+    let dec = match &io.what {
+        What::Write {
+            payload: Payload::Ballot(record),
+            ..
+        } => record.dec.epoch,
+        _ => 0,
+    };
+    io.machine == 1 && dec == 2
+}
+
+#[test]
+fn r21_a_decision_that_is_learnt_without_its_list_forgets_nobody() {
+    let mut world = owned(repairable(3, 3, 2));
+    world.crash(0);
+    world.crash(2);
+    // Controller 2 wins, says so in a heartbeat, and is heard no more: what it decided together
+    // with the charges stands in its ballots alone.
+    world.swallow = Some(is_second_decision);
+    until(&mut world, 20 * SECOND, |w| {
+        let mailboxes = Snapshot(w.disks[0].clone());
+        let beat = mailboxes.heartbeat(slot(1)).reading.valid();
+        beat.is_some_and(|record| record.dec.epoch == 2)
+    });
+    world.crash(1);
+    world.start(2);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(2));
+    assert_eq!(world.epoch(2), 3);
+    assert_eq!(charged(&world, 2), [(1, 0, 2, false)]);
+}
+
+#[test]
+fn r21_an_owner_is_charged_for_a_term_that_another_decided_for_it() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.lapse_behind_the_count(0);
+    // It stalls with its next claim written: controller 2 completes that, waits, and ends it.
+    until(&mut world, SECOND, |w| {
+        w.disks.iter().all(|disk| {
+            let ballot = Snapshot(disk.clone()).ballot(slot(0)).reading.valid();
+            ballot.is_some_and(|record| record.val.is_some())
+        })
+    });
+    world.stall(0, 8 * timing().window_ns);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(world.epoch(1), 3);
+    assert_eq!(charged(&world, 1), [(2, 0, 2, false)]);
 }
 
 #[test]

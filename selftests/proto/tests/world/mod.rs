@@ -245,6 +245,8 @@ pub struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     serial: u64,
     pub trace: Option<Vec<String>>,
+    /// Commands that never come to their end.
+    pub swallow: Option<fn(&Io) -> bool>,
     /// A machine that is going to stall: when it has come to this many more steps, for so long.
     pub stall_at: Option<(usize, u64, u64)>,
     /// Events since time went on: a machine that keeps asking for the present moment is stuck.
@@ -292,6 +294,7 @@ impl World {
             events: BinaryHeap::new(),
             serial: 0,
             trace: std::env::var_os("TRACE").map(|_| Vec::new()),
+            swallow: None,
             stall_at: None,
             same_instant: 0,
             last_write_ns: vec![0; count],
@@ -755,6 +758,9 @@ impl World {
         let faults = self.config.faults;
         let (machine, member) = (self.ios[io].machine, self.ios[io].member);
         let error_ns = self.config.timing.error_report_ns;
+        if self.swallow.is_some_and(|swallow| swallow(&self.ios[io])) {
+            return;
+        }
         match self.paths[machine][usize::from(member)] {
             Path::Hung => {
                 self.ios[io].parked = true;
