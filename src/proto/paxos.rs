@@ -87,8 +87,8 @@ pub struct Lists {
     overflow: bool,
     /// The most that the owner of the epoch may have had open.
     open: u32,
-    /// The owner published that it drained and gave the epoch back.
-    pub released: bool,
+    /// The owner published, behind its latch, that nothing is open any more.
+    pub drained: bool,
 }
 
 impl Lists {
@@ -98,7 +98,7 @@ impl Lists {
         partial: Charges::NONE,
         overflow: false,
         open: 0,
-        released: false,
+        drained: false,
     };
 
     /// Adds what a record of `decided`, or of a candidate for it, carries.
@@ -139,7 +139,7 @@ impl Lists {
     /// The list of the epoch, and what its owner is charged with when it ends now. `None` when
     /// the list does not fit: nobody may own then.
     pub fn of_epoch(&self) -> Option<(Charges, u32)> {
-        let open = if self.released { 0 } else { self.open };
+        let open = if self.drained { 0 } else { self.open };
         let list = self.owner.or(self.whole).unwrap_or(self.partial);
         (!self.overflow).then_some((list, open))
     }

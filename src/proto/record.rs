@@ -436,6 +436,14 @@ pub struct HeartbeatRecord {
     pub reason: u8,
 }
 
+impl HeartbeatRecord {
+    /// Whether it says that the writer's gate is latched for ever in epoch `dec.epoch`, and that
+    /// nothing is open. The machine never writes a number behind the latch that was counted before.
+    pub const fn is_drained(&self) -> bool {
+        matches!(self.role, RecordRole::Lapsed | RecordRole::Released { .. }) && self.open == 0
+    }
+}
+
 /// What a block must say about itself to be taken for what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockId {

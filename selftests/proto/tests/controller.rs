@@ -792,6 +792,19 @@ fn r21_a_clean_hand_over_charges_nothing_and_carries_the_list() {
 }
 
 #[test]
+fn r21_an_owner_that_said_it_has_drained_is_not_charged() {
+    let mut world = owned(repairable(2, 3, 2));
+    assert_eq!(
+        world.command(0, Command::Fence(Reason::Fence)),
+        Ok(Outcome::Done)
+    );
+    run(&mut world, 300 * MS);
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), []);
+}
+
+#[test]
 fn r21_a_charge_is_dropped_when_it_is_drained_and_repaired() {
     let mut world = owned(repairable(2, 3, 2));
     // It stalls beyond the window, wakes up, and publishes behind its latch that nothing is open.

@@ -2,8 +2,8 @@
 //! What old owners are charged with, and the batch limit that is left [R14, R21].
 //!
 //! ```text
-//!   a claim ends term e               drain evidence           `repaired`
-//!   without `released`     charged ------------------> drained ------------> dropped
+//!   a claim ends term e,             drain evidence           `repaired`
+//!   which has not drained  charged ------------------> drained ------------> dropped
 //!  ----------------------->
 //! ```
 //!
@@ -21,9 +21,7 @@
 use super::{Controller, Outcome, Phase};
 use crate::proto::limit::{formula, Exhausted, Kind};
 use crate::proto::paxos::Lists;
-use crate::proto::record::{
-    Charge, Charges, HeartbeatRecord, Incarnation, RecordRole, Slot, Value,
-};
+use crate::proto::record::{Charge, Charges, HeartbeatRecord, Incarnation, Slot, Value};
 use crate::proto::round::Mailboxes;
 use crate::proto::status::Reason;
 
@@ -300,13 +298,9 @@ impl Controller {
 /// Whether a record was written by that very incarnation, behind the latch of that term, with
 /// nothing open. The machine never writes 0 open from before the latch.
 fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
-    let latched = record.dec.epoch > charge.epoch
-        || record.dec.epoch == charge.epoch
-            && matches!(
-                record.role,
-                RecordRole::Lapsed | RecordRole::Released { .. }
-            );
-    record.inc == charge.inc && latched && record.open == 0
+    let (now, then) = (record.dec.epoch, charge.epoch);
+    let drained = now > then && record.open == 0 || now == then && record.is_drained();
+    record.inc == charge.inc && drained
 }
 
 /// Whether a later incarnation of that controller writes its mailbox now. An earlier one, whose

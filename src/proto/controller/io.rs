@@ -427,7 +427,7 @@ impl Controller {
             }
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);
-                round.seen.lists.released |= has_released(round.seen.decided, slot, &record);
+                round.seen.lists.drained |= has_drained(round.seen.decided, slot, &record);
             }
             let (Some(ballot), Some(_)) = (ballot, beat) else {
                 continue;
@@ -488,15 +488,14 @@ fn better_list(known: Option<Charges>, record: &BallotRecord) -> Option<Charges>
     }
 }
 
-/// Whether a record says that the owner of an epoch drained and gave it back.
-fn has_released(decided: Decided, slot: Slot, record: &HeartbeatRecord) -> bool {
+/// Whether a record says that the owner of an epoch, which nobody has ended yet, has drained:
+/// nothing of it can land in a later one.
+fn has_drained(decided: Decided, slot: Slot, record: &HeartbeatRecord) -> bool {
     let writer = Value {
         slot,
         inc: record.inc,
     };
-    record.dec == decided
-        && decided.value == Some(writer)
-        && matches!(record.role, RecordRole::Released { .. })
+    record.dec == decided && decided.value == Some(writer) && record.is_drained()
 }
 
 fn newest_seq<T: Copy>(
