@@ -120,8 +120,11 @@ class Play:
             status = two.wait_role(ALPHA, "owner")
             stage.say(
                 f"controller 2 owns alpha, epoch {status.epoch}; permits open/limit "
-                f"{status.permits}"
+                f"{status.permits}, {status.charged} charged for what controller 1 may have open"
             )
+            expect(status.charged == "1", "a new owner is charged for the old one")
+            granted, _ = two.message(ALPHA, f"repaired {int(status.epoch) - 1}")
+            expect(not granted, "what has not drained cannot be repaired")
             runs = two.open_database()
             self.complete(self.database, runs)
             other = two.write_database()
@@ -176,10 +179,11 @@ class Play:
         expect(votes.endswith("lost 0"), f"two copies of three agree on every block: {votes}")
         stage.say(f"the copies are compared before they change hands, blocks that {votes}")
         epoch = int(two.status(ALPHA).epoch)
-        granted, _ = two.message(ALPHA, f"repaired {epoch - 1}")
-        stage.say(
-            f"message repaired {epoch - 1}: {'granted' if granted else 'nothing was charged'}"
-        )
+        granted, said = two.message(ALPHA, f"repaired {epoch - 1}")
+        expect(granted, f"controller 1 has drained: {said}")
+        status = two.status(ALPHA)
+        expect(status.charged == "0", "nothing is charged any more")
+        stage.say(f"message repaired {epoch - 1}: nothing is charged, limit {status.permits}")
         busy = self.raw.attempts
         begun = time.monotonic()
         with stage.span("handoff", portion="alpha", controller=2, successor=1):

@@ -94,6 +94,8 @@ class Status(NamedTuple):
     late: str
     members_ok: str
     reason: str
+    charged: str
+    peak: str
 
 
 class Told(NamedTuple):
@@ -219,7 +221,7 @@ class Controller:
     def status(self, portion: Portion, member: int = 0) -> Status:
         """What its kernel says about a portion."""
         words = self.vm.sh(f"dmsetup status {portion.devices[member]} --noflush").split()
-        return Status(*words[3:16])
+        return Status(*words[3:18])
 
     def summary(self) -> str:
         """All its portions in a line."""
