@@ -11,6 +11,7 @@
 #   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
 #   make bench           what a bio costs, in instructions, next to other targets
+#   make bench-gate      what the gate costs when several processors use it, next to other designs
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
 #   make demo            two controllers, a stall and a takeover, to watch
@@ -31,7 +32,7 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench demo clean
+.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench bench-gate demo clean
 
 all: module
 
@@ -69,6 +70,10 @@ kselftest: module
 
 bench: module leasectl
 	@$(enter) qemu/bench
+
+bench-gate: setup
+	@$(enter) cargo bench --quiet --locked --manifest-path selftests/proto/Cargo.toml --bench gate \
+		-- --quiet
 
 # The planted defects show first that such a kernel would be heard.
 kselftest-debug: setup

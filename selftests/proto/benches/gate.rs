@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the gate costs when every processor sends operations at once: the shipped code on the
+//! processors there are, next to the two designs that it could have been.
+//!
+//! One operation is what `map` and `end_io` do of it: a permit, the lease and the clock, the lease
+//! again, the permit back. Each thread stands for a processor. What counts is the time of an
+//! operation with several threads over that with one: a cache line that all of them write costs
+//! with every processor more, and a lock most of all. `lease alone` counts nothing and shows what
+//! the machine itself makes of two threads.
+//!
+//! | design | counts | shared lines written |
+//! |---|---|---|
+//! | `lease alone` | nothing | none |
+//! | `no limit` | [`Counting::Spread`]: a lane for each processor | none |
+//! | `streams` | [`Counting::Rows`], limit 2: a lane by the hash of a row, 64 writes a row | none |
+//! | `random` | the same with another row for each operation | one of 128 each time |
+//! | `ops` | [`Counting::Ops`]: one lane, limit 16 | the lane |
+//! | `per-cpu` | as `percpu_ref`: plain counters, and no limit is possible | none |
+//! | `list` | as krbd: each operation in a list of its device, under a spin lock | lock and list |
+//!
+//! The clock is a word that nobody writes, the same for all. Words are those of `src/dm/word.rs`:
+//! plain loads, locked instructions.
+//!
+//! The table at the end has only samples in which no thread waited for a processor: two threads
+//! that take turns on one do not compete for anything.
+
+use criterion::{BenchmarkId, Criterion};
+use dm_lease_proto::proto::permits::{
+    Admission, Charge, Counting, Fields, Gate, Word, SPREAD_STRIDE, UNLIMITED,
+};
+use std::collections::BTreeMap;
+use std::hint::{black_box, spin_loop};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LENGTH_NS: u64 = 1_000;
+const EXPIRY_NS: u64 = 2_000;
+const NOW_NS: u64 = 1_500;
+const EPOCH: u64 = 7;
+const CPUS: usize = 8;
+const MEMBERS: u8 = 4;
+/// Operations of 4 KiB in a row of four members with chunks of 64 KiB.
+const ROW_OPERATIONS: u64 = 64;
+const THREADS: [usize; 2] = [1, 2];
+/// A sample is disturbed when a thread waited for more than one part in so many of it.
+const DISTURBED: u32 = 50;
+
+/// The kernel's word.
+struct Kernel(AtomicU64);
+
+impl Word for Kernel {
+    fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        self.0.swap(value, Ordering::SeqCst);
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.0
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        self.0.fetch_add(value, Ordering::SeqCst)
+    }
+}
+
+/// One way to admit an operation and to complete it.
+trait Design: Sync {
+    /// The operation `number` of the processor `cpu`, from its beginning to its end.
+    fn operate(&self, cpu: usize, number: u64);
+}
+
+/// The end of the lease and the clock: all of it is read, none of it written.
+struct Lease {
+    clock: AtomicU64,
+    expiry: AtomicU64,
+}
+
+impl Lease {
+    fn new() -> Self {
+        Self {
+            clock: AtomicU64::new(NOW_NS),
+            expiry: AtomicU64::new(EXPIRY_NS),
+        }
+    }
+
+    fn check(&self) {
+        let expiry_ns = self.expiry.load(Ordering::Acquire);
+        let now_ns = self.clock.load(Ordering::Acquire);
+        let base_ns = expiry_ns.wrapping_sub(LENGTH_NS);
+        assert!(black_box(now_ns).wrapping_sub(base_ns) < LENGTH_NS);
+    }
+}
+
+struct LeaseAlone(Lease);
+
+impl Design for LeaseAlone {
+    fn operate(&self, _cpu: usize, _number: u64) {
+        self.0.check();
+        self.0.check();
+    }
+}
+
+/// The shipped gate, with a way to say where an operation is charged.
+struct Shipped<C> {
+    gate: Gate<Kernel, Vec<Kernel>>,
+    clock: AtomicU64,
+    charge: C,
+}
+
+impl<C: Fn(usize, u64) -> Charge + Sync> Shipped<C> {
+    fn new(counting: Counting, limit: u32, charge: C) -> Self {
+        let words = counting.words(CPUS);
+        let lanes = (0..words).map(|_| Kernel::new(0)).collect();
+        let gate = Gate::new(LENGTH_NS, limit, counting, lanes);
+        assert!(gate.open_epoch(EPOCH, EXPIRY_NS));
+        let clock = AtomicU64::new(NOW_NS);
+        Self {
+            gate,
+            clock,
+            charge,
+        }
+    }
+}
+
+impl<C: Fn(usize, u64) -> Charge + Sync> Design for Shipped<C> {
+    fn operate(&self, cpu: usize, number: u64) {
+        let now = || black_box(self.clock.load(Ordering::Acquire));
+        let charge = (self.charge)(cpu, number);
+        let admission = self.gate.enter(charge, now);
+        assert!(matches!(admission, Admission::Granted(_)), "{admission:?}");
+        assert!(self.gate.acknowledge(EPOCH, now).is_ok());
+        black_box(self.gate.leave(charge));
+    }
+}
+
+/// A counter for each processor, which only that one changes: no locked instruction.
+struct PerCpu {
+    lease: Lease,
+    closed: AtomicU64,
+    counters: Vec<AtomicU64>,
+}
+
+impl PerCpu {
+    fn add(&self, cpu: usize, value: u64) {
+        let counter = &self.counters[cpu * SPREAD_STRIDE];
+        let next = counter.load(Ordering::Relaxed).wrapping_add(value);
+        counter.store(next, Ordering::Relaxed);
+    }
+}
+
+impl Design for PerCpu {
+    fn operate(&self, cpu: usize, _number: u64) {
+        assert!(self.closed.load(Ordering::Acquire) == 0);
+        self.add(cpu, 1);
+        self.lease.check();
+        self.lease.check();
+        self.add(cpu, 1_u64.wrapping_neg());
+    }
+}
+
+/// A list as the kernel has it: each entry knows both its neighbours. Entry 0 is its head.
+struct Links(Vec<(usize, usize)>);
+
+impl Links {
+    fn append(&mut self, entry: usize) {
+        let last = self.0[0].0;
+        self.0[entry] = (last, 0);
+        self.0[last].1 = entry;
+        self.0[0].0 = entry;
+    }
+
+    fn remove(&mut self, entry: usize) {
+        let (before, after) = self.0[entry];
+        self.0[before].1 = after;
+        self.0[after].0 = before;
+    }
+}
+
+struct List {
+    lease: Lease,
+    open: spin::Mutex<Links>,
+}
+
+impl Design for List {
+    fn operate(&self, cpu: usize, _number: u64) {
+        let entry = cpu + 1;
+        {
+            let mut open = self.open.lock();
+            self.lease.check();
+            open.append(entry);
+        }
+        let mut open = self.open.lock();
+        self.lease.check();
+        open.remove(entry);
+    }
+}
+
+/// How long the calling thread was kept waiting for a processor so far; 0 where nobody counts it.
+fn waited() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited_ns = text
+        .split_whitespace()
+        .nth(1)
+        .and_then(|it| it.parse().ok());
+    Duration::from_nanos(waited_ns.unwrap_or_default())
+}
+
+/// What one sample took, and how long a thread of it waited for a processor at most.
+struct Sample {
+    took: Duration,
+    waited: Duration,
+}
+
+/// The time in which every one of `threads` performs `operations`.
+fn time(design: &dyn Design, threads: usize, operations: u64) -> Sample {
+    let ready = AtomicUsize::new(0);
+    let one = |cpu| {
+        let before = waited();
+        // Nobody sleeps at this barrier, so all begin at once.
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < threads {
+            spin_loop();
+        }
+        let begun = Instant::now();
+        for number in 0..operations {
+            design.operate(cpu, number);
+        }
+        (begun.elapsed(), waited().saturating_sub(before))
+    };
+    let one = &one;
+    let ends: Vec<_> = thread::scope(|scope| {
+        let all: Vec<_> = (0..threads)
+            .map(|cpu| scope.spawn(move || one(cpu)))
+            .collect();
+        let ends = all.into_iter().map(|it| it.join());
+        ends.map(|end| end.expect("a design refused an operation"))
+            .collect()
+    });
+    Sample {
+        took: ends.iter().map(|it| it.0).max().unwrap_or_default(),
+        waited: ends.iter().map(|it| it.1).max().unwrap_or_default(),
+    }
+}
+
+/// Nanoseconds for one operation, of each undisturbed sample, by design and number of threads.
+type Samples = BTreeMap<(usize, usize), Vec<f64>>;
+
+fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Samples {
+    let mut samples = Samples::new();
+    let mut group = criterion.benchmark_group("gate");
+    for threads in THREADS {
+        for (place, (name, design)) in designs.iter().enumerate() {
+            let kept = samples.entry((place, threads)).or_default();
+            group.bench_function(BenchmarkId::new(*name, threads), |bencher| {
+                bencher.iter_custom(|operations| {
+                    let sample = time(design.as_ref(), threads, operations);
+                    if sample.waited * DISTURBED < sample.took {
+                        kept.push(sample.took.as_nanos() as f64 / operations as f64);
+                    }
+                    sample.took
+                });
+            });
+        }
+    }
+    group.finish();
+    samples
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print(designs: &[(&str, Box<dyn Design>)], samples: &Samples) {
+    println!("\nns for one operation of each thread (median of undisturbed samples)");
+    println!(
+        "{:<12} {:>9} {:>9} {:>7} {:>9}",
+        "design", "1 thread", "2 threads", "ratio", "samples"
+    );
+    for (place, (name, _)) in designs.iter().enumerate() {
+        let of = |threads| samples.get(&(place, threads)).map_or(&[][..], |it| it);
+        let [one, two] = THREADS.map(|threads| median(of(threads)));
+        let [few, fewer] = THREADS.map(|threads| of(threads).len());
+        println!(
+            "{name:<12} {one:>9.1} {two:>9.1} {:>7.2} {few:>4}/{fewer:<4}",
+            two / one
+        );
+    }
+}
+
+fn main() {
+    let fields = Fields::new(MEMBERS);
+    let cpu = |cpu: usize, _| Charge::cpu(cpu as u32);
+    let one = |_, _| Charge::ONE;
+    // Each processor in a region of its own, as streams or as on a device that is large enough.
+    let at = move |cpu: usize, row: u64, number: u64| {
+        Charge::row(fields, ((cpu as u64) << 40) | row, number as u8 % MEMBERS)
+    };
+    let stream = move |cpu, number| at(cpu, number / ROW_OPERATIONS, number);
+    let random = move |cpu, number| at(cpu, number, number);
+    let counters = (0..CPUS * SPREAD_STRIDE).map(|_| AtomicU64::new(0));
+    let per_cpu = PerCpu {
+        lease: Lease::new(),
+        closed: AtomicU64::new(0),
+        counters: counters.collect(),
+    };
+    let list = List {
+        lease: Lease::new(),
+        open: spin::Mutex::new(Links(vec![(0, 0); CPUS + 1])),
+    };
+    let rows = Counting::Rows(fields);
+    let designs: Vec<(&str, Box<dyn Design>)> = vec![
+        ("lease alone", Box::new(LeaseAlone(Lease::new()))),
+        (
+            "no limit",
+            Box::new(Shipped::new(Counting::Spread, UNLIMITED, cpu)),
+        ),
+        ("streams", Box::new(Shipped::new(rows, 2, stream))),
+        ("random", Box::new(Shipped::new(rows, 2, random))),
+        ("ops", Box::new(Shipped::new(Counting::Ops, 16, one))),
+        ("per-cpu", Box::new(per_cpu)),
+        ("list", Box::new(list)),
+    ];
+    let mut criterion = Criterion::default()
+        .sample_size(30)
+        .nresamples(2_000)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400))
+        .without_plots()
+        .configure_from_args();
+    let samples = measure(&mut criterion, &designs);
+    criterion.final_summary();
+    print(&designs, &samples);
+}
