@@ -12,6 +12,7 @@
 #   make kselftest       the tests in virtual machines only
 #   make bench           what a bio costs, in instructions, next to other targets
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
+#   make bench-takeover  how long nobody can write after a fault, in simulated time
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
 #   make demo            two controllers, a stall and a takeover, to watch
@@ -32,7 +33,8 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench bench-gate demo clean
+.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench bench-gate \
+	bench-takeover demo clean
 
 all: module
 
@@ -74,6 +76,10 @@ bench: module leasectl
 bench-gate: setup
 	@$(enter) cargo bench --quiet --locked --manifest-path selftests/proto/Cargo.toml --bench gate \
 		-- --quiet
+
+bench-takeover: setup
+	@$(enter) env ROUNDS=1000 MINUTES=60 cargo test --quiet --locked \
+		--manifest-path selftests/proto/Cargo.toml --test takeover -- --nocapture --test-threads 1
 
 # The planted defects show first that such a kernel would be heard.
 kselftest-debug: setup
