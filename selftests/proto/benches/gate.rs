@@ -21,8 +21,8 @@
 //! The clock is a word that nobody writes, the same for all. Words are those of `src/dm/word.rs`:
 //! plain loads, locked instructions.
 //!
-//! The table at the end has only samples in which no thread waited for a processor: two threads
-//! that take turns on one do not compete for anything.
+//! The table at the end has only slices of time in which no thread waited for a processor: two that
+//! take turns on one do not compete for anything.
 
 use criterion::{BenchmarkId, Criterion};
 use dm_lease_proto::proto::permits::{
@@ -43,8 +43,12 @@ const MEMBERS: u8 = 4;
 /// Operations of 4 KiB in a row of four members with chunks of 64 KiB.
 const ROW_OPERATIONS: u64 = 64;
 const THREADS: [usize; 2] = [1, 2];
-/// A sample is disturbed when a thread waited for more than one part in so many of it.
+/// Operations in a slice, which is short enough to find the processors free now and then.
+const SLICE: usize = 50_000;
+/// A slice is disturbed when a thread waited for more than one part in so many of it.
 const DISTURBED: u32 = 50;
+/// So many others must be left to say something.
+const ENOUGH: usize = 20;
 
 /// The kernel's word.
 struct Kernel(AtomicU64);
@@ -214,22 +218,27 @@ fn waited() -> Duration {
     Duration::from_nanos(waited_ns.unwrap_or_default())
 }
 
-/// What one sample took, and how long a thread of it waited for a processor at most.
-struct Sample {
+/// What one slice took, and how long a thread of it waited for a processor at most.
+struct Slice {
     took: Duration,
     waited: Duration,
 }
 
 /// The time in which every one of `threads` performs `operations`.
-fn time(design: &dyn Design, threads: usize, operations: u64) -> Sample {
+fn time(design: &dyn Design, threads: usize, operations: u64) -> Slice {
     let ready = AtomicUsize::new(0);
-    let one = |cpu| {
-        let before = waited();
-        // Nobody sleeps at this barrier, so all begin at once.
+    // Nobody sleeps here, so all go on at once.
+    let meet = |everybody| {
         ready.fetch_add(1, Ordering::SeqCst);
-        while ready.load(Ordering::SeqCst) < threads {
+        while ready.load(Ordering::SeqCst) < everybody {
             spin_loop();
         }
+    };
+    let one = |cpu| {
+        // All have a processor before anybody looks how long it waits for one.
+        meet(threads);
+        let before = waited();
+        meet(2 * threads);
         let begun = Instant::now();
         for number in 0..operations {
             design.operate(cpu, number);
@@ -245,13 +254,13 @@ fn time(design: &dyn Design, threads: usize, operations: u64) -> Sample {
         ends.map(|end| end.expect("a design refused an operation"))
             .collect()
     });
-    Sample {
+    Slice {
         took: ends.iter().map(|it| it.0).max().unwrap_or_default(),
         waited: ends.iter().map(|it| it.1).max().unwrap_or_default(),
     }
 }
 
-/// Nanoseconds for one operation, of each undisturbed sample, by design and number of threads.
+/// Nanoseconds for one operation, of each undisturbed slice, by design and number of threads.
 type Samples = BTreeMap<(usize, usize), Vec<f64>>;
 
 fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Samples {
@@ -262,11 +271,16 @@ fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Sa
             let kept = samples.entry((place, threads)).or_default();
             group.bench_function(BenchmarkId::new(*name, threads), |bencher| {
                 bencher.iter_custom(|operations| {
-                    let sample = time(design.as_ref(), threads, operations);
-                    if sample.waited * DISTURBED < sample.took {
-                        kept.push(sample.took.as_nanos() as f64 / operations as f64);
+                    let mut all = Duration::ZERO;
+                    for begun in (0..operations).step_by(SLICE) {
+                        let count = (operations - begun).min(SLICE as u64);
+                        let Slice { took, waited } = time(design.as_ref(), threads, count);
+                        if waited * DISTURBED < took && count == SLICE as u64 {
+                            kept.push(took.as_nanos() as f64 / count as f64);
+                        }
+                        all += took;
                     }
-                    sample.took
+                    all
                 });
             });
         }
@@ -275,25 +289,26 @@ fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Sa
     samples
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
+/// The median of undisturbed slices, if there are enough to believe it.
+fn median(samples: &Samples, place: usize, threads: usize) -> Option<f64> {
+    let mut sorted = samples.get(&(place, threads))?.clone();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    let enough = sorted.len() >= ENOUGH;
+    enough.then(|| sorted[sorted.len() / 2])
 }
 
 fn print(designs: &[(&str, Box<dyn Design>)], samples: &Samples) {
-    println!("\nns for one operation of each thread (median of undisturbed samples)");
-    println!(
-        "{:<12} {:>9} {:>9} {:>7} {:>9}",
-        "design", "1 thread", "2 threads", "ratio", "samples"
-    );
+    let text = |value: Option<f64>| value.map_or("-".into(), |it| format!("{it:.1}"));
+    println!("\nns for one operation of each thread; - on a machine that was too busy");
+    println!("design        1 thread 2 threads   ratio");
     for (place, (name, _)) in designs.iter().enumerate() {
-        let of = |threads| samples.get(&(place, threads)).map_or(&[][..], |it| it);
-        let [one, two] = THREADS.map(|threads| median(of(threads)));
-        let [few, fewer] = THREADS.map(|threads| of(threads).len());
+        let [one, two] = THREADS.map(|threads| median(samples, place, threads));
+        let ratio = one.zip(two).map(|(one, two)| two / one);
         println!(
-            "{name:<12} {one:>9.1} {two:>9.1} {:>7.2} {few:>4}/{fewer:<4}",
-            two / one
+            "{name:<12} {:>9} {:>9} {:>7}",
+            text(one),
+            text(two),
+            text(ratio)
         );
     }
 }
