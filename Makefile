@@ -10,7 +10,10 @@
 #   make test            everything that is tested automatically
 #   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
-#   make bench           what a bio costs, in instructions, next to other targets
+#   make bench           what a bio costs, in instructions, next to other targets; what takeovers
+#                        and many portions cost; and the two below. A quarter of an hour
+#   make bench-gate      what the gate costs when several processors use it, next to other designs
+#   make bench-takeover  how long nobody can write after a fault, in simulated time
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
 #   make demo            two controllers, a stall and a takeover, to watch
@@ -31,7 +34,8 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench demo clean
+.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench bench-gate \
+	bench-takeover demo clean
 
 all: module
 
@@ -67,8 +71,21 @@ model: setup
 kselftest: module
 	@selftests/run
 
+# Each part has bars of its own, and one that misses them keeps no other from being measured.
 bench: module leasectl
-	@$(enter) qemu/bench
+	@status=0; \
+	$(MAKE) bench-gate || status=1; \
+	$(MAKE) bench-takeover || status=1; \
+	for part in bench rounds scale; do $(enter) qemu/$$part || status=1; done; \
+	exit $$status
+
+bench-gate: setup
+	@$(enter) cargo bench --quiet --locked --manifest-path selftests/proto/Cargo.toml --bench gate \
+		-- --quiet
+
+bench-takeover: setup
+	@$(enter) env ROUNDS=1000 MINUTES=60 cargo test --quiet --locked \
+		--manifest-path selftests/proto/Cargo.toml --test takeover -- --nocapture --test-threads 1
 
 # The planted defects show first that such a kernel would be heard.
 kselftest-debug: setup

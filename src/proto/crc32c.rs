@@ -11,6 +11,8 @@
 //!
 //! Pure functions: any caller, no locking.
 
+use super::layout::is_zero;
+
 /// The polynomial, bit-reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
@@ -51,6 +53,66 @@ const fn make_tables() -> [[u32; 256]; 8] {
     tables
 }
 
+/// Zero bytes that are taken in one step. A block is a short record and zeros, mostly.
+const ZEROS: usize = 1 << ZEROS_LOG2;
+const ZEROS_LOG2: u32 = 7;
+
+/// `ZEROS_TABLES[k][b]` is the checksum register after `ZEROS` zero bytes, if it was `b << 8 * k`
+/// before. The step is linear, so the register is the sum of what becomes of its bytes.
+static ZEROS_TABLES: [[u32; 256]; 4] = make_zeros_tables();
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which would refuse"
+)]
+const fn make_zeros_tables() -> [[u32; 256]; 4] {
+    // What becomes of each bit: after one zero bit first, then after twice as many each time.
+    let mut step = [0_u32; 32];
+    let mut bit = 1;
+    step[0] = POLYNOMIAL;
+    while bit < 32 {
+        step[bit] = 1 << (bit - 1);
+        bit += 1;
+    }
+    let mut doubled = 0;
+    while doubled < ZEROS_LOG2 + 3 {
+        let once = step;
+        bit = 0;
+        while bit < 32 {
+            step[bit] = apply(&once, once[bit]);
+            bit += 1;
+        }
+        doubled += 1;
+    }
+    let mut tables = [[0_u32; 256]; 4];
+    let mut k = 0;
+    while k < 4 {
+        let mut byte = 0;
+        while byte < 256 {
+            tables[k][byte] = apply(&step, (byte as u32) << (8 * k));
+            byte += 1;
+        }
+        k += 1;
+    }
+    tables
+}
+
+/// The sum of what becomes of each bit of `register`.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which would refuse"
+)]
+const fn apply(step: &[u32; 32], register: u32) -> u32 {
+    let (mut sum, mut bit) = (0, 0);
+    while bit < 32 {
+        if (register >> bit) & 1 == 1 {
+            sum ^= step[bit];
+        }
+        bit += 1;
+    }
+    sum
+}
+
 /// A checksum in the making; feed it with [`Crc32c::update`], end with [`Crc32c::finish`].
 #[derive(Clone, Copy, Debug)]
 pub struct Crc32c {
@@ -66,6 +128,22 @@ impl Crc32c {
     /// Appends `bytes` to what is checked.
     #[must_use]
     pub fn update(self, bytes: &[u8]) -> Self {
+        let append = |sum: Self, piece: &[u8]| match piece.len() == ZEROS && is_zero(piece) {
+            true => sum.update_zeros(),
+            false => sum.update_any(piece),
+        };
+        bytes.chunks(ZEROS).fold(self, append)
+    }
+
+    /// Appends `ZEROS` zero bytes.
+    #[inline(always)]
+    fn update_zeros(self) -> Self {
+        let [r0, r1, r2, r3] = self.register.to_le_bytes();
+        let register = zeros(0, r0) ^ zeros(1, r1) ^ zeros(2, r2) ^ zeros(3, r3);
+        Self { register }
+    }
+
+    fn update_any(self, bytes: &[u8]) -> Self {
         let mut register = self.register;
         let mut chunks = bytes.chunks_exact(8);
         for chunk in chunks.by_ref() {
@@ -111,6 +189,16 @@ fn slice(table: usize, byte: u8) -> u32 {
     TABLES[table & 7][usize::from(byte)]
 }
 
+/// The same for [`ZEROS_TABLES`].
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a byte is a valid index, and so is the mask"
+)]
+#[inline(always)]
+fn zeros(table: usize, byte: u8) -> u32 {
+    ZEROS_TABLES[table & 3][usize::from(byte)]
+}
+
 /// The CRC32C of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     Crc32c::new().update(bytes).finish()
@@ -151,6 +239,26 @@ mod tests {
             for cut in 0..=end {
                 let parts = Crc32c::new().update(&bytes[..cut]).update(&bytes[cut..end]);
                 assert_eq!(parts.finish(), bitwise(&bytes[..end]));
+            }
+        }
+    }
+    #[test]
+    fn r26_runs_of_zeros_are_the_definition_wherever_they_begin_and_end() {
+        let mut bytes = [0_u8; 5 * ZEROS];
+        for (begin, end) in [
+            (0, 0),
+            (0, 5 * ZEROS),
+            (1, ZEROS + 1),
+            (ZEROS - 1, 3 * ZEROS),
+            (ZEROS, 2 * ZEROS),
+            (ZEROS + 3, 4 * ZEROS + 5),
+        ] {
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                let is_zero = (begin..end).contains(&at);
+                *byte = if is_zero { 0 } else { (at * 73 + 11) as u8 | 1 };
+            }
+            for from in [0, 1, 20, ZEROS] {
+                assert_eq!(crc32c(&bytes[from..]), bitwise(&bytes[from..]));
             }
         }
     }

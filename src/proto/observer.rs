@@ -108,13 +108,16 @@ impl Observer {
         quorum.count() >= usize::from(majority)
     }
 
-    /// The earliest local time at which a round may be issued that can prove the silence, if
-    /// nothing changes until then.
-    pub fn ripe_ns(&self, window_ns: u64, majority: u8) -> Option<u64> {
+    /// The earliest local time after `after_ns` at which a round may be issued that can prove the
+    /// silence, if nothing changes until then.
+    ///
+    /// A round ends with the first majority that answers, which need not be the one that is ripe.
+    /// When it proved nothing, the next moment is that at which one member more is ripe.
+    pub fn ripe_ns(&self, window_ns: u64, majority: u8, after_ns: u64) -> Option<u64> {
         let ripe = |seen: &Seen| ripe_at(*seen, window_ns);
         let times = || self.seen.iter().flatten().map(ripe);
         let enough = |at: &u64| times().filter(|time| time <= at).count() >= usize::from(majority);
-        times().filter(enough).min()
+        times().filter(|&at| at > after_ns).filter(enough).min()
     }
 
     /// The local time of the last change on any member; `None` when nothing was ever seen.
@@ -184,7 +187,7 @@ mod tests {
         let mut observer = Observer::new();
         observer.saw(0, Some(7), 100);
         observer.saw(1, Some(7), 120);
-        assert_eq!(observer.ripe_ns(W, 2), Some(1_120));
+        assert_eq!(observer.ripe_ns(W, 2, 0), Some(1_120));
         assert!(observer.is_silent(0b011, 1_120, W, 2));
     }
 
@@ -204,6 +207,22 @@ mod tests {
         let mut observer = Observer::new();
         observer.saw(0, Some(7), 100);
         assert!(!observer.is_silent(0b1, 9_999, W, 2));
-        assert_eq!(observer.ripe_ns(W, 2), None);
+        assert_eq!(observer.ripe_ns(W, 2, 0), None);
+    }
+
+    #[test]
+    fn r24_a_round_that_proved_nothing_is_repeated_when_one_member_more_is_ripe() {
+        let mut observer = Observer::new();
+        for (member, at_ns) in [(0, 100), (1, 120), (2, 150)] {
+            observer.saw(member, Some(7), at_ns);
+        }
+        assert_eq!(observer.ripe_ns(W, 2, 0), Some(1_120));
+        assert!(
+            !observer.is_silent(0b101, 1_120, W, 2),
+            "the third came first"
+        );
+        assert_eq!(observer.ripe_ns(W, 2, 1_120), Some(1_150));
+        assert!(observer.is_silent(0b101, 1_150, W, 2));
+        assert_eq!(observer.ripe_ns(W, 2, 1_150), None);
     }
 }

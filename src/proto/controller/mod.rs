@@ -825,20 +825,17 @@ impl Controller {
         }
     }
 
-    /// When to look by itself, between two heartbeats, because a silence may be proved then.
+    /// When to look by itself, between two heartbeats, because a silence may be proved then. What
+    /// the last look could have proved and did not is left to the next heartbeat.
     fn look_ns(&self) -> Option<u64> {
-        let timing = &self.setup.timing;
-        let ripe = match self.phase {
-            Phase::Joining => self
-                .own_slot
-                .ripe_ns(timing.join_listen_ns(), self.majority()),
+        let (observer, silence_ns) = match self.phase {
+            Phase::Joining => (&self.own_slot, self.setup.timing.join_listen_ns()),
             Phase::Secondary if self.evidence.is_none() && self.wants_claim() => {
-                self.owner.ripe_ns(self.silence_ns(), self.majority())
+                (&self.owner, self.silence_ns())
             }
-            _ => None,
+            _ => return None,
         };
-        // A look that proved nothing is repeated with the next heartbeat, not at once.
-        ripe.filter(|&at| at > self.last_look_ns)
+        observer.ripe_ns(silence_ns, self.majority(), self.last_look_ns)
     }
 
     /// How long a silence must be. On a portion that nobody owned yet the home controller goes

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the gate costs when every processor sends operations at once: the shipped code on the
+//! processors there are, next to the two designs that it could have been.
+//!
+//! One operation is what `map` and `end_io` do of it: a permit, the lease and the clock, the lease
+//! again, the permit back. Each thread stands for a processor. What counts is the time of an
+//! operation with several threads over that with one: a cache line that all of them write costs
+//! with every processor more, and a lock most of all. `lease alone` counts nothing and shows what
+//! the machine itself makes of two threads.
+//!
+//! | design | counts | shared lines written |
+//! |---|---|---|
+//! | `lease alone` | nothing | none |
+//! | `no limit` | [`Counting::Spread`]: a lane for each processor | none |
+//! | `streams` | [`Counting::Rows`], limit 2: a lane by the hash of a row, 64 writes a row | none |
+//! | `random` | the same with another row for each operation | one of 128 each time |
+//! | `ops` | [`Counting::Ops`]: one lane, limit 16 | the lane |
+//! | `per-cpu` | as `percpu_ref`: plain counters, and no limit is possible | none |
+//! | `list` | as krbd: each operation in a list of its device, under a spin lock | lock and list |
+//!
+//! The clock is a word that nobody writes, the same for all. Words are those of `src/dm/word.rs`:
+//! plain loads, locked instructions.
+//!
+//! The table at the end has only slices of time in which no thread waited for a processor: two that
+//! take turns on one do not compete for anything.
+
+use criterion::{BenchmarkId, Criterion};
+use dm_lease_proto::proto::permits::{
+    Admission, Charge, Counting, Fields, Gate, Word, SPREAD_STRIDE, UNLIMITED,
+};
+use std::collections::BTreeMap;
+use std::hint::{black_box, spin_loop};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LENGTH_NS: u64 = 1_000;
+const EXPIRY_NS: u64 = 2_000;
+const NOW_NS: u64 = 1_500;
+const EPOCH: u64 = 7;
+const CPUS: usize = 8;
+const MEMBERS: u8 = 4;
+/// Operations of 4 KiB in a row of four members with chunks of 64 KiB.
+const ROW_OPERATIONS: u64 = 64;
+const THREADS: [usize; 2] = [1, 2];
+/// Operations in a slice, which is short enough to find the processors free now and then.
+const SLICE: usize = 50_000;
+/// A slice is disturbed when a thread waited for more than one part in so many of it.
+const DISTURBED: u32 = 50;
+/// So many others must be left to say something.
+const ENOUGH: usize = 20;
+
+/// The kernel's word.
+struct Kernel(AtomicU64);
+
+impl Word for Kernel {
+    fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        self.0.swap(value, Ordering::SeqCst);
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.0
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
+    }
+
+    fn fetch_add(&self, value: u64) -> u64 {
+        self.0.fetch_add(value, Ordering::SeqCst)
+    }
+}
+
+/// One way to admit an operation and to complete it.
+trait Design: Sync {
+    /// The operation `number` of the processor `cpu`, from its beginning to its end.
+    fn operate(&self, cpu: usize, number: u64);
+}
+
+/// The end of the lease and the clock: all of it is read, none of it written.
+struct Lease {
+    clock: AtomicU64,
+    expiry: AtomicU64,
+}
+
+impl Lease {
+    fn new() -> Self {
+        Self {
+            clock: AtomicU64::new(NOW_NS),
+            expiry: AtomicU64::new(EXPIRY_NS),
+        }
+    }
+
+    fn check(&self) {
+        let expiry_ns = self.expiry.load(Ordering::Acquire);
+        let now_ns = self.clock.load(Ordering::Acquire);
+        let base_ns = expiry_ns.wrapping_sub(LENGTH_NS);
+        assert!(black_box(now_ns).wrapping_sub(base_ns) < LENGTH_NS);
+    }
+}
+
+struct LeaseAlone(Lease);
+
+impl Design for LeaseAlone {
+    fn operate(&self, _cpu: usize, _number: u64) {
+        self.0.check();
+        self.0.check();
+    }
+}
+
+/// The shipped gate, with a way to say where an operation is charged.
+struct Shipped<C> {
+    gate: Gate<Kernel, Vec<Kernel>>,
+    clock: AtomicU64,
+    charge: C,
+}
+
+impl<C: Fn(usize, u64) -> Charge + Sync> Shipped<C> {
+    fn new(counting: Counting, limit: u32, charge: C) -> Self {
+        let words = counting.words(CPUS);
+        let lanes = (0..words).map(|_| Kernel::new(0)).collect();
+        let gate = Gate::new(LENGTH_NS, limit, counting, lanes);
+        assert!(gate.open_epoch(EPOCH, EXPIRY_NS));
+        let clock = AtomicU64::new(NOW_NS);
+        Self {
+            gate,
+            clock,
+            charge,
+        }
+    }
+}
+
+impl<C: Fn(usize, u64) -> Charge + Sync> Design for Shipped<C> {
+    fn operate(&self, cpu: usize, number: u64) {
+        let now = || black_box(self.clock.load(Ordering::Acquire));
+        let charge = (self.charge)(cpu, number);
+        let admission = self.gate.enter(charge, now);
+        assert!(matches!(admission, Admission::Granted(_)), "{admission:?}");
+        assert!(self.gate.acknowledge(EPOCH, now).is_ok());
+        black_box(self.gate.leave(charge));
+    }
+}
+
+/// A counter for each processor, which only that one changes: no locked instruction.
+struct PerCpu {
+    lease: Lease,
+    closed: AtomicU64,
+    counters: Vec<AtomicU64>,
+}
+
+impl PerCpu {
+    fn add(&self, cpu: usize, value: u64) {
+        let counter = &self.counters[cpu * SPREAD_STRIDE];
+        let next = counter.load(Ordering::Relaxed).wrapping_add(value);
+        counter.store(next, Ordering::Relaxed);
+    }
+}
+
+impl Design for PerCpu {
+    fn operate(&self, cpu: usize, _number: u64) {
+        assert!(self.closed.load(Ordering::Acquire) == 0);
+        self.add(cpu, 1);
+        self.lease.check();
+        self.lease.check();
+        self.add(cpu, 1_u64.wrapping_neg());
+    }
+}
+
+/// A list as the kernel has it: each entry knows both its neighbours. Entry 0 is its head.
+struct Links(Vec<(usize, usize)>);
+
+impl Links {
+    fn append(&mut self, entry: usize) {
+        let last = self.0[0].0;
+        self.0[entry] = (last, 0);
+        self.0[last].1 = entry;
+        self.0[0].0 = entry;
+    }
+
+    fn remove(&mut self, entry: usize) {
+        let (before, after) = self.0[entry];
+        self.0[before].1 = after;
+        self.0[after].0 = before;
+    }
+}
+
+struct List {
+    lease: Lease,
+    open: spin::Mutex<Links>,
+}
+
+impl Design for List {
+    fn operate(&self, cpu: usize, _number: u64) {
+        let entry = cpu + 1;
+        {
+            let mut open = self.open.lock();
+            self.lease.check();
+            open.append(entry);
+        }
+        let mut open = self.open.lock();
+        self.lease.check();
+        open.remove(entry);
+    }
+}
+
+/// How long the calling thread was kept waiting for a processor so far; 0 where nobody counts it.
+fn waited() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited_ns = text
+        .split_whitespace()
+        .nth(1)
+        .and_then(|it| it.parse().ok());
+    Duration::from_nanos(waited_ns.unwrap_or_default())
+}
+
+/// What one slice took, and how long a thread of it waited for a processor at most.
+struct Slice {
+    took: Duration,
+    waited: Duration,
+}
+
+/// The time in which every one of `threads` performs `operations`.
+fn time(design: &dyn Design, threads: usize, operations: u64) -> Slice {
+    let ready = AtomicUsize::new(0);
+    // Nobody sleeps here, so all go on at once.
+    let meet = |everybody| {
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < everybody {
+            spin_loop();
+        }
+    };
+    let one = |cpu| {
+        // All have a processor before anybody looks how long it waits for one.
+        meet(threads);
+        let before = waited();
+        meet(2 * threads);
+        let begun = Instant::now();
+        for number in 0..operations {
+            design.operate(cpu, number);
+        }
+        (begun.elapsed(), waited().saturating_sub(before))
+    };
+    let one = &one;
+    let ends: Vec<_> = thread::scope(|scope| {
+        let all: Vec<_> = (0..threads)
+            .map(|cpu| scope.spawn(move || one(cpu)))
+            .collect();
+        let ends = all.into_iter().map(|it| it.join());
+        ends.map(|end| end.expect("a design refused an operation"))
+            .collect()
+    });
+    Slice {
+        took: ends.iter().map(|it| it.0).max().unwrap_or_default(),
+        waited: ends.iter().map(|it| it.1).max().unwrap_or_default(),
+    }
+}
+
+/// Nanoseconds for one operation, of each undisturbed slice, by design and number of threads.
+type Samples = BTreeMap<(usize, usize), Vec<f64>>;
+
+fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Samples {
+    let mut samples = Samples::new();
+    let mut group = criterion.benchmark_group("gate");
+    for threads in THREADS {
+        for (place, (name, design)) in designs.iter().enumerate() {
+            let kept = samples.entry((place, threads)).or_default();
+            group.bench_function(BenchmarkId::new(*name, threads), |bencher| {
+                bencher.iter_custom(|operations| {
+                    let mut all = Duration::ZERO;
+                    for begun in (0..operations).step_by(SLICE) {
+                        let count = (operations - begun).min(SLICE as u64);
+                        let Slice { took, waited } = time(design.as_ref(), threads, count);
+                        if waited * DISTURBED < took && count == SLICE as u64 {
+                            kept.push(took.as_nanos() as f64 / count as f64);
+                        }
+                        all += took;
+                    }
+                    all
+                });
+            });
+        }
+    }
+    group.finish();
+    samples
+}
+
+/// The median of undisturbed slices, if there are enough to believe it.
+fn median(samples: &Samples, place: usize, threads: usize) -> Option<f64> {
+    let mut sorted = samples.get(&(place, threads))?.clone();
+    sorted.sort_by(f64::total_cmp);
+    let enough = sorted.len() >= ENOUGH;
+    enough.then(|| sorted[sorted.len() / 2])
+}
+
+fn print(designs: &[(&str, Box<dyn Design>)], samples: &Samples) {
+    let text = |value: Option<f64>| value.map_or("-".into(), |it| format!("{it:.1}"));
+    println!("\nns for one operation of each thread; - on a machine that was too busy");
+    println!("design        1 thread 2 threads   ratio");
+    for (place, (name, _)) in designs.iter().enumerate() {
+        let [one, two] = THREADS.map(|threads| median(samples, place, threads));
+        let ratio = one.zip(two).map(|(one, two)| two / one);
+        println!(
+            "{name:<12} {:>9} {:>9} {:>7}",
+            text(one),
+            text(two),
+            text(ratio)
+        );
+    }
+}
+
+fn main() {
+    let fields = Fields::new(MEMBERS);
+    let cpu = |cpu: usize, _| Charge::cpu(cpu as u32);
+    let one = |_, _| Charge::ONE;
+    // Each processor in a region of its own, as streams or as on a device that is large enough.
+    let at = move |cpu: usize, row: u64, number: u64| {
+        Charge::row(fields, ((cpu as u64) << 40) | row, number as u8 % MEMBERS)
+    };
+    let stream = move |cpu, number| at(cpu, number / ROW_OPERATIONS, number);
+    let random = move |cpu, number| at(cpu, number, number);
+    let counters = (0..CPUS * SPREAD_STRIDE).map(|_| AtomicU64::new(0));
+    let per_cpu = PerCpu {
+        lease: Lease::new(),
+        closed: AtomicU64::new(0),
+        counters: counters.collect(),
+    };
+    let list = List {
+        lease: Lease::new(),
+        open: spin::Mutex::new(Links(vec![(0, 0); CPUS + 1])),
+    };
+    let rows = Counting::Rows(fields);
+    let designs: Vec<(&str, Box<dyn Design>)> = vec![
+        ("lease alone", Box::new(LeaseAlone(Lease::new()))),
+        (
+            "no limit",
+            Box::new(Shipped::new(Counting::Spread, UNLIMITED, cpu)),
+        ),
+        ("streams", Box::new(Shipped::new(rows, 2, stream))),
+        ("random", Box::new(Shipped::new(rows, 2, random))),
+        ("ops", Box::new(Shipped::new(Counting::Ops, 16, one))),
+        ("per-cpu", Box::new(per_cpu)),
+        ("list", Box::new(list)),
+    ];
+    let mut criterion = Criterion::default()
+        .sample_size(30)
+        .nresamples(2_000)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400))
+        .without_plots()
+        .configure_from_args();
+    let samples = measure(&mut criterion, &designs);
+    criterion.final_summary();
+    print(&designs, &samples);
+}
