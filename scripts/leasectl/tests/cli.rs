@@ -988,3 +988,61 @@ fn r39_udev_is_told_what_a_member_is() {
     assert_eq!(lab.ok("udev member m1"), told);
     assert_eq!(lab.refused("udev member m2"), "");
 }
+
+/// A `dmsetup` that knows two mapped devices of one portion, opened so often, and remembers what it
+/// was told in `told`.
+fn fake_dmsetup(lab: &Lab, open: [u32; 2]) {
+    let [first, second] = open;
+    let text = format!(
+        "#!/bin/sh\n\
+         case $1 in\n\
+         status) i=0; for name in lease-v-0 lease-v-1; do\n\
+         echo \"$name: 0 8 lease v $i/2 owner 7 1 400 9 0/1 0 0 0 2 -\"; i=1; done;;\n\
+         info) printf '900000\\t{first}\\tLEASE-x-0-1\\tlease-v-0\\n'\n\
+         printf '900001\\t{second}\\t\\tlease-v-1\\n'\n\
+         printf '900002\\t5\\t\\tanother\\n';;\n\
+         *) echo \"$*\" >>{};;\n\
+         esac\n",
+        lab.path("told").display()
+    );
+    fs::write(lab.path("dmsetup"), text).unwrap();
+    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    // There is nothing to wait for here.
+    let _ = symlink("/bin/true", lab.path("udevadm"));
+}
+
+fn deactivate(lab: &Lab, words: &[&str]) -> (Output, String) {
+    let path = format!("{}:/usr/bin:/bin", lab.0.display());
+    let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
+        .arg("deactivate")
+        .args(words)
+        .env("PATH", path)
+        .output();
+    let told = fs::read_to_string(lab.path("told")).unwrap_or_default();
+    (tool.unwrap(), told)
+}
+
+#[test]
+fn r34_the_lease_is_given_up_before_devices_are_removed() {
+    let lab = Lab::new();
+    fake_dmsetup(&lab, [0, 0]);
+    let (output, told) = deactivate(&lab, &["other"]);
+    assert!(output.status.success() && told.is_empty(), "{output:?}");
+    let (output, told) = deactivate(&lab, &["v"]);
+    assert!(output.status.success(), "{output:?}");
+    let expected = "message lease-v-0 0 release\n\
+                    remove --retry lease-v-0\n\
+                    remove --retry lease-v-1\n";
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn r34_nothing_is_removed_while_a_device_is_open() {
+    let lab = Lab::new();
+    fake_dmsetup(&lab, [0, 1]);
+    let (output, told) = deactivate(&lab, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = "leasectl: portion v is left mapped: lease-v-1 is open 1 times\n";
+    assert!(said == expected && told.is_empty(), "{said}{told}");
+}
