@@ -14,7 +14,7 @@ use crate::mapped::{self, Mapped};
 use crate::status;
 use crate::table::{line, superblock};
 use crate::text::list;
-use crate::udev::{link, LINK, LINKS};
+use crate::udev::{link, trigger, Closing, LINK, LINKS};
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::status::Role;
@@ -60,7 +60,7 @@ pub fn deactivate(options: &Deactivate, out: &mut impl Write) -> Result<ExitCode
     }
     let portions: Vec<_> = portions.into_iter().collect();
     each(&portions, |(portion, lines)| {
-        deactivate_portion(lines, options.above, out)
+        deactivate_portion(portion, lines, options.above, out)
             .with_context(|| format!("portion {portion} is left mapped"))
     })
 }
@@ -105,6 +105,7 @@ fn activate_file(path: &Path, dry_run: bool, out: &mut impl Write) -> Result<()>
         }
         return Ok(());
     }
+    Closing::forget(first.name.as_str());
     let mapped = mapped::all()?;
     for (name, uuid, table) in &devices {
         match mapped.iter().find(|device| device.name == *name) {
@@ -277,7 +278,25 @@ fn settle() {
     udevadm(&["settle", &format!("--timeout={SETTLE_S}")]);
 }
 
-fn deactivate_portion(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Result<()> {
+fn deactivate_portion(
+    portion: &str,
+    lines: &[status::Line<'_>],
+    above: bool,
+    out: &mut impl Write,
+) -> Result<()> {
+    let closing = above.then(|| Closing::begin(portion)).transpose()?;
+    let result = close(lines, above, out);
+    drop(closing);
+    if above && result.is_err() {
+        // What is left may be used again.
+        for line in lines {
+            trigger(line.device)?;
+        }
+    }
+    result
+}
+
+fn close(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Result<()> {
     let look = || -> Result<Vec<Mapped>> {
         let mut all = mapped::all()?;
         all.retain(|device| lines.iter().any(|line| line.device == device.name));

@@ -17,11 +17,13 @@ use dm_lease_proto::proto::superblock::{DisplayUuid, Superblock};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The directory of the links that the rules make.
 pub const LINKS: &str = "/dev/disk/by-id";
+/// One file for each portion that is being taken down.
+const CLOSING: &str = "/run/dm-lease";
 /// What the names of the links begin with.
 pub const LINK: &str = "dm-lease-";
 
@@ -61,6 +63,31 @@ fn member(path: &Path, out: &mut impl Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// While there is one, udev takes the devices of a portion for those of a secondary: the event of
+/// the last close of an array that was stopped would have it assembled again.
+pub struct Closing(PathBuf);
+
+impl Closing {
+    /// From now on.
+    pub fn begin(portion: &str) -> Result<Closing> {
+        let path = Path::new(CLOSING).join(portion);
+        fs::create_dir_all(CLOSING).with_context(|| format!("cannot make {CLOSING}"))?;
+        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Closing(path))
+    }
+
+    /// Ends one whose process was killed.
+    pub fn forget(portion: &str) {
+        let _ = fs::remove_file(Path::new(CLOSING).join(portion));
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// Nothing is printed for a device that has no table yet.
 fn state(name: &str, out: &mut impl Write) -> Result<()> {
     let text = mapped::dmsetup(&["status", "--target", "lease", name])?;
@@ -69,7 +96,10 @@ fn state(name: &str, out: &mut impl Write) -> Result<()> {
     for line in parse(&text)? {
         writeln!(out, "DM_LEASE_PORTION={}", line.status.portion)?;
         writeln!(out, "DM_LEASE_MEMBER={}", line.status.member)?;
-        writeln!(out, "DM_LEASE_ROLE={}", line.status.role)?;
+        match Path::new(CLOSING).join(line.status.portion).exists() {
+            true => writeln!(out, "DM_LEASE_ROLE=closing")?,
+            false => writeln!(out, "DM_LEASE_ROLE={}", line.status.role)?,
+        }
     }
     Ok(())
 }
@@ -106,7 +136,7 @@ fn changed<'a>(
 }
 
 /// Has udev look at a mapped device again; one that is gone meanwhile needs no look.
-fn trigger(name: &str) -> Result<()> {
+pub fn trigger(name: &str) -> Result<()> {
     let all = mapped::all()?;
     let Some(device) = all.iter().find(|device| device.name == name) else {
         return Ok(());
