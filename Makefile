@@ -6,6 +6,7 @@
 #   make KDIR=<tree>     the module for a kernel tree of your own, with this machine's tools
 #   make setup           toolchain and kernel (done by every target that needs them)
 #   make leasectl        the administration tool
+#   make deb             Debian packages of both, in .build/deb; MODULE_KEY= and MODULE_CERT= sign
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
 #   make model           every order of events of small portions; minutes to an hour
@@ -16,6 +17,7 @@
 #   make bench-takeover  how long nobody can write after a fault, in simulated time
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
+#   make install-test    the packages, installed into a Debian guest that boots and shuts down
 #   make demo            two controllers, a stall and a takeover, to watch
 #   make clean           remove .build; the toolchain's cache stays
 #
@@ -34,8 +36,8 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench bench-gate \
-	bench-takeover demo clean
+.PHONY: all setup module leasectl deb check test model kselftest kselftest-debug install-test \
+	bench bench-gate bench-takeover demo clean
 
 all: module
 
@@ -57,6 +59,9 @@ endif
 
 leasectl: setup
 	@$(enter) cargo build --release --locked --manifest-path scripts/leasectl/Cargo.toml
+
+deb: module leasectl
+	@scripts/deb
 
 check: setup
 	@$(enter) scripts/check
@@ -86,6 +91,9 @@ bench-gate: setup
 bench-takeover: setup
 	@$(enter) env ROUNDS=1000 MINUTES=60 cargo test --quiet --locked \
 		--manifest-path selftests/proto/Cargo.toml --test takeover -- --nocapture --test-threads 1
+
+install-test: module leasectl
+	@$(enter) qemu/install
 
 # The planted defects show first that such a kernel would be heard.
 kselftest-debug: setup

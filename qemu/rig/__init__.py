@@ -8,6 +8,7 @@
     History   the store's log as records, and what can be asked of it
     stamp     blocks that say who wrote them
     Portion   the module in the guests of a lab, and its Status
+    Debian    a guest with systemd on a disk of its own
 
 See qemu/README.md. Everything here runs inside the toolchain root (scripts/enter).
 """
@@ -15,6 +16,7 @@ See qemu/README.md. Everything here runs inside the toolchain root (scripts/ente
 from . import stamp
 from .agent import Job, Result
 from .console import Console
+from .debian import Debian
 from .history import History, Request
 from .host import RigError, patience
 from .lab import Lab
@@ -24,6 +26,7 @@ from .vm import Disk, Vm
 
 __all__ = [
     "Console",
+    "Debian",
     "Disk",
     "History",
     "Job",

@@ -6,11 +6,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from .debian import Debian
+from .history import History, Request
 from .host import RigError, patience
 from .lab import Lab
 from .vm import Vm
 
 MODULE = "/usr/lib/rig/modules/dm_lease.ko"
+
+# Where the mailboxes are on a member; the second half of each is for heartbeats.
+MAILBOXES, SLOT = 1 << 20, 16 << 10
+# How a heartbeat record begins, where its role is, and the role of an owner.
+BEAT, ROLE, OWNER = b"dmLsBEAT", 96, 3
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,17 @@ class Portion:
         """Unmaps every member."""
         vm.sh("dmsetup remove " + " ".join(self.members))
 
+    def device(self, vm: Vm) -> str:
+        """The first mapped device: as `bring_up` calls it, or as the package does."""
+        return f"lease-{self.name}-0" if isinstance(vm, Debian) else self.members[0]
+
     def status(self, vm: Vm) -> Status:
         """The status of the portion on one controller, by its first member."""
-        return Status.parse(vm.sh(f"dmsetup status --noflush {self.members[0]}"))
+        return Status.parse(vm.sh(f"dmsetup status --noflush {self.device(vm)}"))
 
     def message(self, vm: Vm, text: str) -> None:
         """Sends a message of the module, such as `handoff 2`; a refusal raises."""
-        vm.sh(f"dmsetup message {self.members[0]} 0 {text}")
+        vm.sh(f"dmsetup message {self.device(vm)} 0 {text}")
 
     def wait(self, vm: Vm, timeout: float = 30, **wanted: object) -> Status:
         """Waits until the named fields have the given values: wait(vm, role="owner", epoch=2)."""
@@ -101,3 +112,42 @@ class Portion:
             if time.monotonic() > deadline:
                 raise RigError(f"{vm.name}: not {wanted}: {status}")
             time.sleep(0.05)
+
+    # What the store saw of the mailboxes.
+
+    def slot(self, vm: Vm) -> int:
+        """Where the mailbox of a controller begins, in bytes."""
+        return MAILBOXES + SLOT * (self.number(vm) - 1)
+
+    def beats_before_claim(self, old: Vm, new: Vm) -> int:
+        """How many heartbeats of its own the new owner wrote between the old owner's last heartbeat
+        as owner and its own first ballot: the time that it waited, in heartbeats."""
+        history, member = self.lab.store.history(), self.members[0]
+        mine, other = self.slot(new), self.slot(old)
+        last = [r.order or 0 for r in history.changes(member, other, other + SLOT)
+                if r.controller == old.name and is_of_owner(r)][-1]  # fmt: skip
+        count = 0
+        for request in history.changes(member, mine, mine + SLOT):
+            if (request.order or 0) < last:
+                continue
+            if request.offset < mine + SLOT // 2:
+                return count
+            count += 1
+        raise RigError(f"{new.name} wrote no ballot after {old.name} was gone")
+
+    def settle(self, vm: Vm, heartbeats: int) -> None:
+        """Waits until a controller that came lately may write ballots: it listens once more for a
+        window, which is shorter than so many heartbeats, after its first record [R36]."""
+        mine, member = self.slot(vm), self.members[0]
+
+        def written(history: History) -> int:
+            return len(history.changes(member, mine, mine + SLOT))
+
+        before = written(self.lab.store.history())
+        self.lab.store.wait_history(lambda history: written(history) > before + heartbeats)
+
+
+def is_of_owner(request: Request) -> bool:
+    """Whether a mailbox write is the heartbeat of an owner."""
+    heads = [head for _, head in request.blocks()]
+    return any(head.startswith(BEAT) and head[ROLE] == OWNER for head in heads)

@@ -85,10 +85,13 @@ class Vm:
         memory: int = 256,
         cpus: int = 1,
         append: str = "",
+        kernel: Path | None = None,
     ) -> None:
+        """`kernel` is another one than that under test: of a disk that has its own."""
         self.name = name
         self.directory = directory
         self.initramfs = initramfs
+        self.kernel = kernel
         self.disks = disks
         self.memory = memory + EXTRA_MEMORY
         self.cpus = cpus
@@ -132,7 +135,7 @@ class Vm:
             "-m", str(self.memory), "-smp", str(self.cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-name", self.name, "-global", "PIIX4_PM.disable_s3=0",
-            "-kernel", str(kernel_image()), "-initrd", str(self.initramfs), "-append", append,
+            "-kernel", str(self.kernel or kernel_image()), "-initrd", str(self.initramfs), "-append", append,
             "-chardev", f"file,id=console,path={self.console.path},append=on",
             "-serial", "chardev:console",
             "-device", "virtio-rng-pci",

@@ -27,6 +27,10 @@ pub enum Command {
     Table(Table),
     Status(Status),
     Watch(Watch),
+    Activate(Activate),
+    Deactivate(Deactivate),
+    #[command(subcommand, hide = true)]
+    Udev(Udev),
 }
 
 /// Format devices as the members of a new portion, or one device as a replacement member
@@ -296,7 +300,51 @@ pub struct Watch {
     pub count: Option<u64>,
 }
 
-fn name(word: &str) -> Result<Name, String> {
+/// Create the mapped devices of the portions that files declare
+///
+/// What is mapped already stays as it is, so it can be run again for members that came late.
+#[derive(Args)]
+pub struct Activate {
+    /// Print what would be given to dmsetup, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Declarations [default: /etc/dm-lease/*.toml]
+    pub files: Vec<PathBuf>,
+}
+
+/// Give up the leases of portions and remove their mapped devices
+///
+/// A portion with a device that is open is left as it is, with its lease.
+#[derive(Args)]
+pub struct Deactivate {
+    /// First unmount file systems on the devices and stop volume groups and arrays
+    #[arg(long)]
+    pub above: bool,
+
+    /// Portions [default: all that are mapped]
+    #[arg(value_parser = name)]
+    pub portions: Vec<Name>,
+}
+
+/// What udev rules and units run
+#[derive(Subcommand)]
+pub enum Udev {
+    /// Print a member as properties of udev; exit with status 1 if the device is none
+    Member {
+        /// The device
+        device: PathBuf,
+    },
+    /// Print the state of a mapped device as properties of udev
+    Mapped {
+        /// The name of the mapped device
+        name: String,
+    },
+    /// Tell udev of each change of role, for ever
+    Follow,
+}
+
+pub fn name(word: &str) -> Result<Name, String> {
     Name::new(word).ok_or_else(|| {
         String::from(
             "a name is 1 to 32 letters, digits, '_', '.' or '-', and starts with a letter or digit",
@@ -330,7 +378,7 @@ fn controllers(word: &str) -> Result<Bitmap, String> {
     Ok(Bitmap(bitmap))
 }
 
-fn uuid(word: &str) -> Result<Uuid, String> {
+pub fn uuid(word: &str) -> Result<Uuid, String> {
     let wrong = || String::from("a uuid is 32 hexadecimal digits, usually as 8-4-4-4-12");
     let digits: String = word.chars().filter(|&c| c != '-').collect();
     if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {

@@ -2,7 +2,7 @@
 //! leasectl: formats, shows, checks and watches portions of the device-mapper target `lease`.
 //!
 //! The tool shares the codecs and the arithmetic with the module (`src/proto`), so what it accepts
-//! is what the module accepts. It never talks to the module except through `dmsetup status`.
+//! is what the module accepts. It talks to the module through `dmsetup` only.
 //!
 //! | module | task |
 //! |---|---|
@@ -13,15 +13,21 @@
 //! | [`format`] | writing a portion or one replacement member |
 //! | [`member`] | what a member says: superblocks and mailboxes |
 //! | [`show`], [`check`], [`raid`] | telling it, and judging it |
-//! | [`table`], [`status`], [`watch`] | the words of `dmsetup` |
+//! | [`table`], [`mapped`], [`status`], [`watch`] | the words of `dmsetup` |
+//! | [`config`], [`activate`] | what a machine shall have mapped, and doing it |
+//! | [`udev`], [`events`] | what udev is told of members, and of each change of role |
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
 
+mod activate;
 mod check;
 mod cli;
+mod config;
 mod device;
+mod events;
 mod foreign;
 mod format;
+mod mapped;
 mod member;
 mod plan;
 mod raid;
@@ -29,6 +35,7 @@ mod show;
 mod status;
 mod table;
 mod text;
+mod udev;
 mod watch;
 
 use clap::Parser;
@@ -57,6 +64,9 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Table(options) => table::run(&options, out)?,
         cli::Command::Status(options) => status::run(&options, out)?,
         cli::Command::Watch(options) => watch::run(&options, out)?,
+        cli::Command::Activate(options) => return activate::activate(&options, out),
+        cli::Command::Deactivate(options) => return activate::deactivate(&options, out),
+        cli::Command::Udev(what) => return udev::run(&what, out),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,14 +2,14 @@
 //! The state of all portions of this machine, from `dmsetup status --target lease`.
 
 use crate::cli::Status as Options;
-use anyhow::{bail, Context, Result};
+use crate::mapped;
+use anyhow::{Context, Result};
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::status::{Charged, Status};
 use serde::Serialize;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::Command;
 
 /// One mapped device of the target.
 pub struct Line<'a> {
@@ -50,15 +50,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
 
 /// Runs `dmsetup status --target lease`.
 pub fn dmsetup() -> Result<String> {
-    let run = Command::new("dmsetup")
-        .args(["status", "--target", "lease"])
-        .output();
-    let output = run.context("cannot run dmsetup")?;
-    if !output.status.success() {
-        let reason = String::from_utf8_lossy(&output.stderr);
-        bail!("dmsetup status failed: {}", reason.trim());
-    }
-    String::from_utf8(output.stdout).context("dmsetup status is not text")
+    mapped::dmsetup(&["status", "--target", "lease"])
 }
 
 /// Reads the output of `dmsetup status`: `<device>: <start> <length> lease <fields>`. Lines of

@@ -6,22 +6,44 @@ use crate::member::superblocks;
 use crate::{device::Device, text};
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::limit::Limit;
+use dm_lease_proto::proto::record::Slot;
+use dm_lease_proto::proto::superblock::Superblock;
 use dm_lease_proto::proto::table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine};
 use std::io::Write;
+use std::path::Path;
 
 /// `leasectl table`
 pub fn run(options: &Table, out: &mut impl Write) -> Result<()> {
-    let shown = options.device.display();
-    let device = Device::observe(&options.device)?;
-    let (primary, _) = superblocks(&device)?;
-    // The module reads the superblock at the start alone, so the copy does not help here.
-    let superblock = primary
+    let superblock = superblock(&options.device)?;
+    let line = line(
+        &options.device,
+        &superblock,
+        options.controller,
+        features(options),
+    )?;
+    writeln!(out, "{line}")?;
+    Ok(())
+}
+
+/// What the module reads of a member: the superblock at the start alone, so the copy does not help.
+pub fn superblock(path: &Path) -> Result<Superblock> {
+    let (primary, _) = superblocks(&Device::observe(path)?)?;
+    primary
         .map_err(anyhow::Error::msg)
-        .with_context(|| format!("{shown}"))?;
+        .with_context(|| format!("{}", path.display()))
+}
+
+/// The line for a member, after everything that the module would refuse was refused here.
+pub fn line(
+    device: &Path,
+    superblock: &Superblock,
+    controller: Slot,
+    features: Features,
+) -> Result<String> {
     let line = TableLine {
-        device: options.device.to_str().context("the path is not text")?,
-        controller: options.controller,
-        features: features(options),
+        device: device.to_str().context("the path is not text")?,
+        controller,
+        features,
     };
     let length = superblock.data_length_sectors;
     let limit = match superblock.redundancy.limit(0, 0, None) {
@@ -36,7 +58,7 @@ pub fn run(options: &Table, out: &mut impl Write) -> Result<()> {
     };
     line.check(0, length, &surroundings)
         .map_err(anyhow::Error::msg)?;
-    if let Some(period_ms) = options.heartbeat_ms {
+    if let Some(period_ms) = features.heartbeat_ms {
         if !superblock.timing.period_fits(text::ns(period_ms.into())) {
             bail!(
                 "a heartbeat every {period_ms} ms does not fit the portion's timings: at most {}",
@@ -48,10 +70,9 @@ pub fn run(options: &Table, out: &mut impl Write) -> Result<()> {
     // What the module is going to read must be what was meant, whatever is in the path.
     let mut words = line.split_ascii_whitespace().skip(3).map(str::as_bytes);
     if TableLine::parse(&mut words).is_err() {
-        bail!("{shown}: a table line cannot hold this path");
+        bail!("{}: a table line cannot hold this path", device.display());
     }
-    writeln!(out, "{line}")?;
-    Ok(())
+    Ok(line)
 }
 
 fn features(options: &Table) -> Features {

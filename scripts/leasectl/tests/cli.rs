@@ -855,7 +855,7 @@ fn r47_status_and_watch_ask_dmsetup() {
     fs::write(lab.path("broken"), "").unwrap();
     let refused = String::from_utf8(run(&["watch"]).stderr).unwrap();
     assert!(
-        refused.contains("dmsetup status failed: no such driver"),
+        refused.contains("dmsetup status --target lease failed: no such driver"),
         "{refused}"
     );
 }
@@ -879,4 +879,170 @@ fn paths_are_shown_as_they_were_given() {
     let path = lab.path("m0");
     let shown = Path::new(&path).display().to_string();
     assert!(lab.ok(&format!("{FORMAT} {shown}")).contains(&shown));
+}
+
+impl Lab {
+    /// Writes a declaration `alpha.toml` for controller 1 with these members, and more lines.
+    fn declare(&self, members: &[&str], more: &str) {
+        let paths: Vec<String> = members
+            .iter()
+            .map(|name| format!("{:?}", self.path(name)))
+            .collect();
+        let text = format!(
+            "portion = \"vault\"\ncontroller = 1\nwait_s = 0\ndevices = [{}]\n{more}",
+            paths.join(", ")
+        );
+        fs::write(self.path("alpha.toml"), text).unwrap();
+    }
+}
+
+#[test]
+fn r39_activation_prints_what_it_would_do() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} m0 m1 m2"));
+    let Superblock {
+        uuid,
+        data_length_sectors: length,
+        ..
+    } = lab.superblock("m0");
+    let uuid = superblock::DisplayUuid(&uuid);
+    let line = |name: &str, member: usize, features: &str| {
+        format!(
+            "dmsetup create {name}-{member} --uuid LEASE-{uuid}-{member}-1 --table '0 {length} \
+             lease {} 1{features}'\n",
+            lab.path(&format!("m{member}")).display()
+        )
+    };
+    // The order is the declaration's; a majority is enough.
+    lab.declare(&["m2", "m0"], "");
+    let printed = lab.ok("activate --dry-run alpha.toml");
+    let expected = [2, 0].map(|member| line("lease-vault", member, ""));
+    assert_eq!(printed, expected.concat());
+    lab.declare(
+        &["m0", "m1"],
+        "mapped = \"x\"\n[features]\nfail_with = \"medium\"\nstateless = true\n",
+    );
+    let features = " 3 fail_with medium stateless";
+    let expected = [0, 1].map(|member| line("x", member, features));
+    assert_eq!(lab.ok("activate --dry-run alpha.toml"), expected.concat());
+}
+
+#[test]
+fn r39_activation_says_what_is_wrong_and_goes_on_with_the_next_file() {
+    let lab = Lab::with(4);
+    lab.ok(&format!("{FORMAT} m0 m1 m2"));
+    let refused = |text: &str| {
+        let said = lab.refused("activate --dry-run alpha.toml");
+        assert!(said.contains(text), "{text}: {said}");
+    };
+    lab.declare(&["m0"], "");
+    refused("alpha.toml is not activated: 1 of 3 members are here, which is no majority");
+    lab.declare(&["m3", "m4"], "");
+    refused("no member of portion vault is here");
+    refused("m3: ");
+    refused("m4: ");
+    lab.declare(&["m0", "m1", "m1"], "");
+    refused("m1: ");
+    lab.declare(&["m0", "m1"], "[features]\nbatch = 9\n");
+    refused("batch");
+    lab.declare(&["m0", "m1"], "[features]\nheartbeat_ms = 501\n");
+    refused("does not fit the portion's timings: at most 500 ms");
+    lab.declare(&["m0", "m1"], "colour = 1\n");
+    refused("alpha.toml: TOML parse error at line 5");
+    lab.declare(
+        &["m0", "m1"],
+        "uuid = \"01234567-89ab-cdef-0123-456789abcdef\"\n",
+    );
+    refused("m0 is a member of portion vault ");
+    fs::copy(lab.path("alpha.toml"), lab.path("bad.toml")).unwrap();
+    lab.declare(&["m0", "m1"], "");
+    let output = lab.run("activate --dry-run none.toml bad.toml alpha.toml");
+    assert_eq!(output.status.code(), Some(1));
+    let (out, said) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+    assert_eq!(String::from_utf8(out).unwrap().lines().count(), 2, "{said}");
+    assert!(said.contains("cannot read none.toml") && said.contains("bad.toml is not"));
+}
+
+#[test]
+fn r39_udev_is_told_what_a_member_is() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} m0 m1"));
+    let superblock = lab.superblock("m1");
+    let told = lab.ok("udev member m1");
+    let uuid = superblock::DisplayUuid(&superblock.uuid);
+    for line in [
+        "ID_FS_TYPE=dm_lease_member",
+        "ID_FS_USAGE=other",
+        "ID_FS_LABEL=vault",
+        &format!("ID_FS_UUID={uuid}"),
+        "DM_LEASE_PORTION=vault",
+        "DM_LEASE_MEMBER=1",
+        &format!("DM_LEASE_LINK=dm-lease-{uuid}-1"),
+    ] {
+        assert!(told.lines().any(|other| other == line), "{line}: {told}");
+    }
+    // A damaged member is no free disk.
+    lab.open("m1")
+        .write_all_at(&ZERO_BLOCK, SUPERBLOCK_OFFSET)
+        .unwrap();
+    assert_eq!(lab.ok("udev member m1"), told);
+    assert_eq!(lab.refused("udev member m2"), "");
+}
+
+/// A `dmsetup` that knows two mapped devices of one portion, opened so often, and remembers what it
+/// was told in `told`.
+fn fake_dmsetup(lab: &Lab, open: [u32; 2]) {
+    let [first, second] = open;
+    let text = format!(
+        "#!/bin/sh\n\
+         case $1 in\n\
+         status) i=0; for name in lease-v-0 lease-v-1; do\n\
+         echo \"$name: 0 8 lease v $i/2 owner 7 1 400 9 0/1 0 0 0 2 -\"; i=1; done;;\n\
+         info) printf '900000\\t{first}\\tLEASE-x-0-1\\tlease-v-0\\n'\n\
+         printf '900001\\t{second}\\t\\tlease-v-1\\n'\n\
+         printf '900002\\t5\\t\\tanother\\n';;\n\
+         *) echo \"$*\" >>{};;\n\
+         esac\n",
+        lab.path("told").display()
+    );
+    fs::write(lab.path("dmsetup"), text).unwrap();
+    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    // There is nothing to wait for here.
+    let _ = symlink("/bin/true", lab.path("udevadm"));
+}
+
+fn deactivate(lab: &Lab, words: &[&str]) -> (Output, String) {
+    let path = format!("{}:/usr/bin:/bin", lab.0.display());
+    let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
+        .arg("deactivate")
+        .args(words)
+        .env("PATH", path)
+        .output();
+    let told = fs::read_to_string(lab.path("told")).unwrap_or_default();
+    (tool.unwrap(), told)
+}
+
+#[test]
+fn r34_the_lease_is_given_up_before_devices_are_removed() {
+    let lab = Lab::new();
+    fake_dmsetup(&lab, [0, 0]);
+    let (output, told) = deactivate(&lab, &["other"]);
+    assert!(output.status.success() && told.is_empty(), "{output:?}");
+    let (output, told) = deactivate(&lab, &["v"]);
+    assert!(output.status.success(), "{output:?}");
+    let expected = "message lease-v-0 0 release\n\
+                    remove --retry lease-v-0\n\
+                    remove --retry lease-v-1\n";
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn r34_nothing_is_removed_while_a_device_is_open() {
+    let lab = Lab::new();
+    fake_dmsetup(&lab, [0, 1]);
+    let (output, told) = deactivate(&lab, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = "leasectl: portion v is left mapped: lease-v-1 is open 1 times\n";
+    assert!(said == expected && told.is_empty(), "{said}{told}");
 }

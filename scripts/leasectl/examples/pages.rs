@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Writes what goes into the package besides the tool: the man page and the completion of bash.
+//!
+//! ```text
+//! cargo run --example pages -- DIRECTORY
+//! ```
+//!
+//! Both come from the words of the command line (`src/cli.rs`), so that they cannot say anything
+//! else than `--help`. There is one page, `leasectl.8`, with a section for each command; what the
+//! command line does not know - files, units, exit status - stands here.
+
+#[path = "../src/cli.rs"]
+#[allow(
+    missing_docs,
+    unused,
+    reason = "the tool documents and reads all of it"
+)]
+mod cli;
+
+use clap::CommandFactory;
+use clap_complete::{generate_to, Shell};
+use clap_mangen::roff::{bold, italic, roman, Roff};
+use clap_mangen::Man;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let Some(directory) = env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: pages DIRECTORY");
+        std::process::exit(2);
+    };
+    fs::create_dir_all(&directory)?;
+    let mut command = cli::Cli::command();
+    generate_to(Shell::Bash, &mut command, "leasectl", &directory)?;
+    page(command, &directory)
+}
+
+fn page(mut command: clap::Command, directory: &Path) -> io::Result<()> {
+    command.build();
+    let man = Man::new(command.clone()).section("8").title("LEASECTL");
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        if sub.get_name() != "help" {
+            section(sub, &mut text)?;
+        }
+    }
+    own_sections().to_writer(&mut text)?;
+    fs::write(directory.join("leasectl.8"), text)
+}
+
+/// One command: what it does, how it is called, what its options mean.
+fn section(command: &clap::Command, text: &mut Vec<u8>) -> io::Result<()> {
+    let mut heading = Roff::new();
+    heading.control("SH", [command.get_name().to_uppercase().as_str()]);
+    let about = command.get_long_about().or(command.get_about());
+    heading.text([roman(about.map(ToString::to_string).unwrap_or_default())]);
+    let usage = command.clone().render_usage().to_string();
+    heading.control("PP", []);
+    heading.text([bold(usage.trim_start_matches("Usage: "))]);
+    heading.to_writer(text)?;
+    let hidden = |argument: clap::Arg| argument.hide(true);
+    let command = command.clone().mut_arg("help", hidden);
+    let man = Man::new(command.mut_arg("version", hidden));
+    let mut options = Vec::new();
+    man.render_options_section(&mut options)?;
+    // The options of a command are part of its section.
+    let options = String::from_utf8_lossy(&options).replace("\n.SH ", "\n.SS ");
+    text.extend_from_slice(options.as_bytes());
+    Ok(())
+}
+
+fn own_sections() -> Roff {
+    let mut roff = Roff::new();
+    for (heading, entries) in [
+        ("FILES", FILES),
+        ("UNITS", UNITS),
+        ("EXIT STATUS", EXIT_STATUS),
+    ] {
+        roff.control("SH", [heading]);
+        for (what, meaning) in entries {
+            roff.control("TP", []);
+            roff.text([italic(*what)]);
+            roff.text([roman(*meaning)]);
+        }
+    }
+    roff.control("SH", ["EXAMPLE"]);
+    roff.text([roman("A declaration with all that it may say.")]);
+    roff.control("EX", []);
+    for line in EXAMPLE.lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("EE", []);
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roman("dmsetup(8), udev(7), systemd.unit(5)")]);
+    roff
+}
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "/etc/dm-lease/PORTION.toml",
+        "what this machine shall have mapped of a portion; the file is called as the portion",
+    ),
+    (
+        "/dev/disk/by-id/dm-lease-UUID-MEMBER",
+        "the members that udev recognises, by the uuid of their portion",
+    ),
+    ("/dev/mapper/lease-PORTION-MEMBER", "the mapped devices"),
+];
+
+const UNITS: &[(&str, &str)] = &[
+    (
+        "dm-lease@PORTION.service",
+        "maps the members that a declaration names when the first of them appears, and gives the \
+         lease up and removes the devices at shutdown; reload it to map members that came late",
+    ),
+    (
+        "dm-lease-follow.service",
+        "tells udev of each change of role: mapped devices are ready for systemd, LVM and md while \
+         this machine owns them, and for nobody else",
+    ),
+];
+
+const EXIT_STATUS: &[(&str, &str)] = &[
+    ("0", "done"),
+    ("1", "refused or failed; the reason is on standard error"),
+    ("2", "wrong usage"),
+];
+
+const EXAMPLE: &str = include_str!("../../debian/portion.toml");

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The mapped devices of this machine: what `dmsetup` is asked and told.
+
+use anyhow::{bail, Context, Result};
+use std::env;
+use std::fs;
+use std::process::Command;
+
+/// Where programs are for whom the environment does not say it: the programs that udev runs.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// One mapped device, of any target.
+pub struct Mapped {
+    /// Its number: the kernel calls it `dm-<minor>`.
+    pub minor: u32,
+    /// How often it is open.
+    pub open: u32,
+    /// Its uuid in device-mapper, often empty.
+    pub uuid: String,
+    /// Its name below `/dev/mapper`.
+    pub name: String,
+}
+
+impl Mapped {
+    /// What the kernel calls it.
+    pub fn kernel_name(&self) -> String {
+        format!("dm-{}", self.minor)
+    }
+
+    /// The devices that are stacked on it, as the kernel calls them.
+    pub fn holders(&self) -> Vec<String> {
+        let holders = fs::read_dir(format!("/sys/block/{}/holders", self.kernel_name()));
+        holders
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+}
+
+/// All mapped devices.
+pub fn all() -> Result<Vec<Mapped>> {
+    let text = dmsetup(&[
+        "info",
+        "-c",
+        "--noheadings",
+        "--separator",
+        "\t",
+        "-o",
+        "minor,open,uuid,name",
+    ])?;
+    Ok(text.lines().filter_map(parse).collect())
+}
+
+/// A line of `dmsetup info`; what is no device, such as "No devices found", is none.
+fn parse(line: &str) -> Option<Mapped> {
+    let words: Vec<&str> = line.split('\t').collect();
+    let [minor, open, uuid, name] = words[..] else {
+        return None;
+    };
+    Some(Mapped {
+        minor: minor.parse().ok()?,
+        open: open.parse().ok()?,
+        uuid: uuid.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// Runs `dmsetup` and returns what it prints.
+pub fn dmsetup(words: &[&str]) -> Result<String> {
+    let output = program("dmsetup").args(words).output();
+    let output = output.context("cannot run dmsetup")?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        bail!("dmsetup {} failed: {}", words.join(" "), reason.trim());
+    }
+    String::from_utf8(output.stdout).context("what dmsetup says is not text")
+}
+
+/// A program of the system, found wherever the tool itself was called from.
+pub fn program(name: &str) -> Command {
+    let path = env::var_os("PATH").unwrap_or_else(|| PATH.into());
+    let mut command = Command::new(name);
+    command.env("PATH", path);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_dmsetup_info_are_read() {
+        let mapped = parse("3\t1\tLEASE-0-0\tlease-a-0").unwrap();
+        assert_eq!((mapped.minor, mapped.open), (3, 1));
+        assert_eq!(mapped.kernel_name(), "dm-3");
+        assert_eq!((&*mapped.uuid, &*mapped.name), ("LEASE-0-0", "lease-a-0"));
+        assert!(parse("3\t0\t\tx").is_some_and(|mapped| mapped.uuid.is_empty()));
+        assert!(parse("No devices found").is_none());
+    }
+}
