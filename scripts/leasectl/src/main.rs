@@ -2,7 +2,7 @@
 //! leasectl: formats, shows, checks and watches portions of the device-mapper target `lease`.
 //!
 //! The tool shares the codecs and the arithmetic with the module (`src/proto`), so what it accepts
-//! is what the module accepts. It never talks to the module except through `dmsetup status`.
+//! is what the module accepts. It never talks to the module except through `dmsetup`.
 //!
 //! | module | task |
 //! |---|---|
@@ -14,9 +14,11 @@
 //! | [`member`] | what a member says: superblocks and mailboxes |
 //! | [`show`], [`check`], [`raid`] | telling it, and judging it |
 //! | [`table`], [`status`], [`watch`] | the words of `dmsetup` |
+//! | [`ana`] | exports follow ownership |
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
 
+mod ana;
 mod check;
 mod cli;
 mod device;
@@ -57,6 +59,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Table(options) => table::run(&options, out)?,
         cli::Command::Status(options) => status::run(&options, out)?,
         cli::Command::Watch(options) => watch::run(&options, out)?,
+        cli::Command::Ana(options) => ana::run(&options, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// One mapped device of the target.
 pub struct Line<'a> {
@@ -50,15 +50,22 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
 
 /// Runs `dmsetup status --target lease`.
 pub fn dmsetup() -> Result<String> {
+    run_dmsetup(&["status", "--target", "lease"])
+}
+
+/// Runs `dmsetup` with a command and its words; what it prints.
+pub fn run_dmsetup(words: &[&str]) -> Result<String> {
+    let command = words.first().unwrap_or(&"");
     let run = Command::new("dmsetup")
-        .args(["status", "--target", "lease"])
+        .args(words)
+        .stdin(Stdio::null())
         .output();
     let output = run.context("cannot run dmsetup")?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
-        bail!("dmsetup status failed: {}", reason.trim());
+        bail!("dmsetup {command} failed: {}", reason.trim());
     }
-    String::from_utf8(output.stdout).context("dmsetup status is not text")
+    String::from_utf8(output.stdout).with_context(|| format!("dmsetup {command} is not text"))
 }
 
 /// Reads the output of `dmsetup status`: `<device>: <start> <length> lease <fields>`. Lines of
