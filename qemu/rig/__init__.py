@@ -20,7 +20,7 @@ from .host import RigError, patience
 from .lab import Lab
 from .lease import Portion, Status
 from .store import Rule, Store
-from .vm import Disk, Vm
+from .vm import Disk, Link, Vm
 
 __all__ = [
     "Console",
@@ -28,6 +28,7 @@ __all__ = [
     "History",
     "Job",
     "Lab",
+    "Link",
     "Portion",
     "Request",
     "Result",
