@@ -14,6 +14,8 @@
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
 #   make demo            two controllers, a stall and a takeover, to watch
+#   make demo-clients    the same with a client over NVMe/TCP, which sees pauses and no errors;
+#                        ROUNDS=20 faults by chance, SEED= repeats those of another run
 #   make clean           remove .build; the toolchain's cache stays
 #
 # Everything but KDIR builds runs inside the toolchain root (scripts/setup, scripts/enter), where
@@ -31,7 +33,8 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench demo clean
+.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench demo demo-clients \
+	clean
 
 all: module
 
@@ -81,6 +84,11 @@ kselftest-debug: setup
 
 demo: module
 	@qemu/demo
+
+ROUNDS ?= 20
+SEED ?=
+demo-clients: module leasectl
+	@qemu/clients --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .build
