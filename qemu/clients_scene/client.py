@@ -185,13 +185,17 @@ class Verifier:
     """fio with verification: what it reads must be what it wrote last."""
 
     name = "fio"
+    SIZE = 8 << 20
+    BACKLOG = 64
+    """So many blocks are written before they are read and verified."""
 
     def __init__(self, client: Client, portion: Portion, number: int) -> None:
         device = client.device(portion, number)
         self.job: Job = client.vm.spawn(
-            f"exec fio --name=verify --filename={device} --direct=1 --ioengine=libaio --iodepth=4"
-            " --rw=randrw --bs=4k --size=8m --rate_iops=25 --verify=crc32c --verify_fatal=1"
-            " --verify_backlog=64 --time_based --runtime=86400 --output-format=json"
+            f"exec fio --name=client --filename={device} --direct=1 --ioengine=libaio --iodepth=4"
+            f" --rw=randrw --bs=4k --size={self.SIZE} --rate_iops=25 --verify=crc32c"
+            f" --verify_fatal=1 --verify_backlog={self.BACKLOG} --time_based --runtime=86400"
+            " --output-format=json"
         )
         self.result: dict[str, Any] = {}
 
