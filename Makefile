@@ -19,6 +19,8 @@
 #                        injection, which is built first (about 30 CPU minutes, once)
 #   make install-test    the packages, installed into a Debian guest that boots and shuts down
 #   make demo            two controllers, a stall and a takeover, to watch
+#   make demo-clients    the same with a client over NVMe/TCP, which sees pauses and no errors;
+#                        ROUNDS=20 faults by chance, SEED= repeats those of another run
 #   make clean           remove .build; the toolchain's cache stays
 #
 # Everything but KDIR builds runs inside the toolchain root (scripts/setup, scripts/enter), where
@@ -37,7 +39,7 @@ debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
 .PHONY: all setup module leasectl deb check test model kselftest kselftest-debug install-test \
-	bench bench-gate bench-takeover demo clean
+	bench bench-gate bench-takeover demo demo-clients clean
 
 all: module
 
@@ -106,6 +108,11 @@ kselftest-debug: setup
 
 demo: module
 	@qemu/demo
+
+ROUNDS ?= 20
+SEED ?=
+demo-clients: module leasectl
+	@qemu/clients --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .build

@@ -22,7 +22,7 @@ from .host import RigError, patience
 from .lab import Lab
 from .lease import Portion, Status
 from .store import Rule, Store
-from .vm import Disk, Vm
+from .vm import Disk, Link, Vm
 
 __all__ = [
     "Console",
@@ -31,6 +31,7 @@ __all__ = [
     "History",
     "Job",
     "Lab",
+    "Link",
     "Portion",
     "Request",
     "Result",

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Several controllers that share the disks of one store: the set-up of every multi-VM run.
 
+With `clients` there are also guests without disks, each with a cable to every controller: eth0 of
+client i leads to controller 1, eth1 to controller 2, and so on; eth<i> of a controller to client i.
+
     with Lab("example", controllers=2, members=3) as lab:
         a, b = lab.vms
         with lab.store.hold(a.name, "m0", ops="W"):
@@ -18,7 +21,7 @@ from types import TracebackType
 
 from .host import BUILD, SUFFIX, RigError, build
 from .store import Store
-from .vm import Disk, Vm
+from .vm import Disk, Link, Vm
 
 MIB = 1 << 20
 
@@ -38,10 +41,14 @@ class Lab:
         cpus: int = 1,
         append: str = "",
         allow: str | None = None,
+        profile: str = "controller",
+        clients: int = 0,
+        client_memory: int = 512,
     ) -> None:
         """With several portions the members are called p0m0, p0m1, ..., p1m0, ...
 
-        `allow` is a pattern of kernel complaints that the run provokes on purpose.
+        `allow` is a pattern of complaints that the run provokes on purpose. `profile` is the
+        initramfs of the controllers; that of clients is `client`.
         """
         self.name = name
         self.model = model
@@ -53,8 +60,14 @@ class Lab:
             names = [f"m{m}" for m in range(members)]
         else:
             names = [f"p{p}m{m}" for p in range(portions) for m in range(members)]
-        initramfs = build("controller")
+        initramfs = build(profile)
         self.store = Store(self.directory, {member: size for member in names})
+        cables = {
+            (peer, client): Link.cable(f"52:54:00:00:{peer:02x}:{client:02x}",
+                                       f"52:54:00:01:{peer:02x}:{client:02x}")
+            for peer in range(1, controllers + 1)
+            for client in range(1, clients + 1)
+        }  # fmt: skip
         self.vms: list[Vm] = []
         for number in range(1, controllers + 1):
             controller = f"c{number}"
@@ -62,27 +75,40 @@ class Lab:
                 Disk(member, (self.store.socket, f"{controller}/{member}"), model)
                 for member in names
             ]
-            self.vms.append(Vm(controller, self.directory, initramfs, disks, memory, cpus, append))
+            links = [ends[0] for (peer, _), ends in cables.items() if peer == number]
+            vm = Vm(controller, self.directory, initramfs, disks, memory, cpus, append, links)
+            self.vms.append(vm)
+        self.clients: list[Vm] = []
+        for number in range(1, clients + 1):
+            links = [ends[1] for (_, peer), ends in cables.items() if peer == number]
+            image = build("client")
+            client = Vm(f"client{number}", self.directory, image, [], client_memory, links=links)
+            self.clients.append(client)
+
+    @property
+    def guests(self) -> list[Vm]:
+        """Controllers and clients."""
+        return [*self.vms, *self.clients]
 
     def vm(self, number: int) -> Vm:
         """Controller `number`, counted from 1 as the module does."""
         return self.vms[number - 1]
 
     def start(self) -> None:
-        """Switches all controllers on and waits until they are up."""
-        for vm in self.vms:
+        """Switches all guests on and waits until they are up."""
+        for vm in self.guests:
             vm.start()
-        for vm in self.vms:
+        for vm in self.guests:
             vm.wait_up()
 
     def complaints(self) -> dict[str, list[str]]:
-        """What the kernels complained about, by controller; empty is good."""
-        found = {vm.name: vm.console.complaints(self.allow) for vm in self.vms}
+        """What the kernels complained about, by guest; empty is good."""
+        found = {vm.name: vm.console.complaints(self.allow) for vm in self.guests}
         return {name: lines for name, lines in found.items() if lines}
 
     def close(self) -> None:
         """Ends everything at once."""
-        for vm in self.vms:
+        for vm in self.guests:
             vm.power_cut()
         self.store.close()
 
@@ -101,7 +127,7 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            for vm in self.vms:
+            for vm in self.guests:
                 sys.stderr.write(f"--- end of {vm.console.path}\n{vm.console.tail()}")
         self.close()
         if error is None and (complaints := self.complaints()):

@@ -27,7 +27,7 @@ class Qmp:
         # Without this QEMU tells no events; the answer, number 0, is of no interest.
         self._send({"execute": "qmp_capabilities", "id": 0})
 
-    def command(self, name: str, **arguments: Any) -> Any:
+    def command(self, name: str, /, **arguments: Any) -> Any:
         """Executes one command and returns its answer."""
         with self.changed:
             number = self.next

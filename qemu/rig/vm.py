@@ -69,6 +69,44 @@ class Disk:
         return ["-blockdev", backend, "-device", device]
 
 
+class Link:
+    """One end of a cable between two guests: a network card, eth0, eth1, ... in their order.
+
+    Frames are datagrams between two sockets that the rig holds, so either guest may come and go at
+    any time. What a guest does not take, because it stands still, is lost when its socket is full,
+    as in a switch; the sender never waits for it.
+    """
+
+    # Some hundred frames: TCP's first windows, and an emulated guest is slow.
+    ROOM = 1 << 20
+
+    def __init__(self, mac: str) -> None:
+        self.mac = mac
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.ROOM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+
+    @classmethod
+    def cable(cls, mac: str, other: str) -> tuple[Link, Link]:
+        """Both ends of a cable, by the addresses of their cards."""
+        ends = cls(mac), cls(other)
+        for end, peer in (ends, ends[::-1]):
+            end.socket.connect(peer.socket.getsockname())
+        return ends
+
+    def arguments(self, index: int) -> list[str]:
+        """The QEMU arguments that attach it; what came while the guest was off is lost."""
+        with contextlib.suppress(BlockingIOError):
+            while self.socket.recv(1 << 16):
+                pass
+        number = self.socket.fileno()
+        return [
+            "-netdev", f"dgram,id=link{index},local.type=fd,local.str={number}",
+            "-device", f"virtio-net-pci,netdev=link{index},mac={self.mac},romfile=",
+        ]  # fmt: skip
+
+
 class Vm:
     """A guest. It has a console log, a control channel (run, spawn, push, pull) and a monitor.
 
@@ -86,6 +124,7 @@ class Vm:
         cpus: int = 1,
         append: str = "",
         kernel: Path | None = None,
+        links: list[Link] | None = None,
     ) -> None:
         """`kernel` is another one than that under test: of a disk that has its own."""
         self.name = name
@@ -96,6 +135,7 @@ class Vm:
         self.memory = memory + EXTRA_MEMORY
         self.cpus = cpus
         self.append = append
+        self.links = links or []
         self.console = Console(directory / f"{name}.console")
         self.console.path.unlink(missing_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -118,7 +158,10 @@ class Vm:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=[end.fileno() for end in guest_ends.values()],
+                pass_fds=[
+                    *(end.fileno() for end in guest_ends.values()),
+                    *(link.socket.fileno() for link in self.links),
+                ],
             )
         for end in guest_ends.values():
             end.close()
@@ -149,6 +192,8 @@ class Vm:
             arguments += ["-device", f"virtserialport,chardev={role},name={role}"]
         for disk in self.disks:
             arguments += disk.arguments()
+        for index, link in enumerate(self.links):
+            arguments += link.arguments(index)
         return arguments
 
     @property
@@ -257,6 +302,14 @@ class Vm:
         """Wakes a sleeping guest; returns when it runs."""
         self.qmp.command("system_wakeup")
         self.qmp.event("WAKEUP")
+
+    def unplug(self, link: int = 0) -> None:
+        """Pulls a network cable; the guest sees that its card has no carrier."""
+        self.qmp.command("set_link", name=f"link{link}", up=False)
+
+    def plug(self, link: int = 0) -> None:
+        """Puts a network cable back."""
+        self.qmp.command("set_link", name=f"link{link}", up=True)
 
     def panic(self) -> None:
         """Lets the guest's kernel panic; returns when the machine is off."""

@@ -31,6 +31,7 @@ pub enum Command {
     Deactivate(Deactivate),
     #[command(subcommand, hide = true)]
     Udev(Udev),
+    Ana(Ana),
 }
 
 /// Format devices as the members of a new portion, or one device as a replacement member
@@ -344,6 +345,50 @@ pub enum Udev {
     Follow,
 }
 
+/// Keep the ANA states of NVMe exports in step with ownership
+///
+/// The ANA group of a portion is optimized on all ports of the kernel's NVMe target while this
+/// controller owns the portion, and inaccessible otherwise; only then is what the gate keeps
+/// (`lapse_hold_ms`) failed, so that clients try it on their other path. May be restarted at any
+/// time.
+#[derive(Args)]
+pub struct Ana {
+    /// Look once, act, and end
+    #[arg(long)]
+    pub once: bool,
+
+    /// The NVMe target in configfs
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/sys/kernel/config/nvmet"
+    )]
+    pub nvmet: PathBuf,
+
+    /// Portions and the ANA groups that their namespaces are in, such as alpha=2 (2 to 128: group
+    /// 1 is optimized as soon as there is a port)
+    #[arg(required = true, value_name = "PORTION=GROUP", value_parser = group)]
+    pub groups: Vec<Group>,
+}
+
+/// A portion and its ANA group.
+#[derive(Clone, Copy)]
+pub struct Group {
+    pub portion: Name,
+    pub number: u32,
+}
+
+fn group(word: &str) -> Result<Group, String> {
+    let (portion, number) = word
+        .split_once('=')
+        .ok_or_else(|| String::from("say <portion>=<group>"))?;
+    let portion = name(portion)?;
+    match number.parse() {
+        Ok(number @ 2..=128) => Ok(Group { portion, number }),
+        _ => Err(String::from("an ANA group is a number from 2 to 128")),
+    }
+}
+
 pub fn name(word: &str) -> Result<Name, String> {
     Name::new(word).ok_or_else(|| {
         String::from(
@@ -448,6 +493,15 @@ mod tests {
         let zero = "00000000000000000000000000000000";
         for bad in ["", "0", zero, "01234567-89ab-cdef-0123-456789abcdeg", "+1"] {
             assert!(uuid(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn groups_of_portions() {
+        let read = |word| group(word).map(|group| (group.portion.to_string(), group.number));
+        assert_eq!(read("alpha=2"), Ok((String::from("alpha"), 2)));
+        for bad in ["", "alpha", "alpha=", "alpha=1", "alpha=129", "=2", "a=2=3"] {
+            assert!(group(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -15,11 +15,13 @@
 //! | [`show`], [`check`], [`raid`] | telling it, and judging it |
 //! | [`table`], [`mapped`], [`status`], [`watch`] | the words of `dmsetup` |
 //! | [`config`], [`activate`] | what a machine shall have mapped, and doing it |
+//! | [`ana`] | exports follow ownership |
 //! | [`udev`], [`events`] | what udev is told of members, and of each change of role |
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
 
 mod activate;
+mod ana;
 mod check;
 mod cli;
 mod config;
@@ -67,6 +69,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Activate(options) => return activate::activate(&options, out),
         cli::Command::Deactivate(options) => return activate::deactivate(&options, out),
         cli::Command::Udev(what) => return udev::run(&what, out),
+        cli::Command::Ana(options) => ana::run(&options, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

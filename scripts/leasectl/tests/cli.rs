@@ -860,6 +860,76 @@ fn r47_status_and_watch_ask_dmsetup() {
     );
 }
 
+/// A `dmsetup` whose one device has the role in the file `role`, and which notes for each message
+/// what clients were told at that moment.
+const DMSETUP_ROLE: &str = r#"#!/bin/sh
+case $* in
+"status --target lease")
+    echo "vault-0: 0 81920 lease vault 0/1 $(cat role) 1 7 $(cat left) 9 0/2 0 0 0 1 -" ;;
+"message vault-0 0 drop")
+    [ -e deaf ] && { echo "no such device" >&2; exit 1; }
+    cat nvmet/ports/*/ana_groups/5/ana_state | tr '\n' ' ' >>drops
+    [ ! -e lapse ] || echo - >left ;;
+*)
+    exit 9 ;;
+esac
+"#;
+
+#[test]
+fn r17_an_export_is_switched_before_what_was_kept_fails() {
+    let lab = Lab::new();
+    fs::write(lab.path("dmsetup"), DMSETUP_ROLE).unwrap();
+    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    let state = |port: u32, group: u32| lab.path(&format!("nvmet/ports/{port}/ana_groups/{group}"));
+    for (port, group) in [(1, 5), (1, 6), (2, 5), (3, 6)] {
+        fs::create_dir_all(state(port, group)).unwrap();
+        fs::write(state(port, group).join("ana_state"), "optimized\n").unwrap();
+    }
+    let told = |port, group| fs::read_to_string(state(port, group).join("ana_state")).unwrap();
+    let path = format!("{}:{}", lab.0.display(), std::env::var("PATH").unwrap());
+    let run = |role: &str| {
+        fs::write(lab.path("role"), role).unwrap();
+        fs::write(lab.path("left"), if role == "owner" { "412" } else { "-" }).unwrap();
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
+        let words = ["ana", "--once", "--nvmet", "nvmet", "vault=5"];
+        tool.current_dir(&lab.0).env("PATH", &path).args(words);
+        let output = tool.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let said = run("secondary");
+    let wanted = "vault: group 5 inaccessible on port 1,2\n";
+    assert_eq!(said, (String::from(wanted), String::new()));
+    let drops = || fs::read_to_string(lab.path("drops")).unwrap();
+    assert_eq!(drops(), "inaccessible inaccessible ");
+    assert_eq!(run("owner").0, "vault: group 5 optimized on port 1,2\n");
+    // What was kept before the service was started fails, too, and not while clients come here.
+    assert_eq!(drops(), "inaccessible ".repeat(4));
+    assert_eq!(
+        (told(1, 5), told(2, 5)),
+        ("optimized\n".into(), "optimized\n".into())
+    );
+    assert_eq!(
+        (told(1, 6), told(3, 6)),
+        ("optimized\n".into(), "optimized\n".into())
+    );
+    // A lease that ended while the service acted: clients do not come where nothing is kept.
+    fs::write(lab.path("lapse"), "").unwrap();
+    assert_eq!(run("owner").0, "vault: group 5 inaccessible on port 1,2\n");
+    fs::remove_file(lab.path("lapse")).unwrap();
+    assert_eq!(run("owner").0, "vault: group 5 optimized on port 1,2\n");
+    // Nobody comes back before all that was kept has failed.
+    fs::write(lab.path("deaf"), "").unwrap();
+    assert!(run("owner")
+        .1
+        .contains("dmsetup message failed: no such device"));
+    assert_eq!(told(1, 5), "inaccessible\n");
+    // Whoever cannot tell does not own.
+    fs::write(state(2, 5).join("ana_state"), "optimized\n").unwrap();
+    assert!(run("king").1.contains("field role cannot be read"));
+    assert_eq!(told(2, 5), "inaccessible\n");
+}
+
 #[test]
 fn r39_image_files_under_a_lock_are_in_use() {
     let lab = Lab::with(1);
