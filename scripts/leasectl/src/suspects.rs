@@ -15,7 +15,6 @@ use crate::cli::Devices;
 use crate::device::refuse_twice;
 use crate::member::Member;
 use crate::raid::MdLayout;
-use crate::text::mib;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::layout::SECTOR_SIZE;
 use dm_lease_proto::proto::limit::Limit;
@@ -157,11 +156,11 @@ impl Report {
         }
         writeln!(
             out,
-            "md level {} over {} members, {} rows of {} on each",
+            "md level {} over {} members, {} rows of {} KiB on each",
             self.level,
             self.devices,
             self.all_rows,
-            mib(self.row_sectors),
+            self.row_sectors / 2,
         )?;
         for note in &self.notes {
             writeln!(out, "note: {note}")?;

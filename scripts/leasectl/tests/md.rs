@@ -2,6 +2,12 @@
 //! `suspects` and `rows` as users run them, on images of md members that are made here, byte by
 //! byte: which rows may carry strays, which do, and what they should be.
 
+use dm_lease_proto::proto::layout::{register_offset, Side, SUPERBLOCK_OFFSET, ZERO_BLOCK};
+use dm_lease_proto::proto::record::{
+    encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, HeartbeatRecord, Incarnation,
+    Record, RecordRole, Slot, Value,
+};
+use dm_lease_proto::proto::superblock;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -446,4 +452,94 @@ fn r21_a_bitmap_that_tells_nothing_makes_every_row_suspect() {
         array.write(member, 8192, &[0; 4096]);
     }
     assert!(array.ok(&line).contains("there is no bitmap where md says"));
+}
+
+/// Writes a record of a controller to a member, as the controller would.
+fn publish<T: Record>(array: &Array, member: u64, slot: Slot, record: &T) {
+    let path = array.directory.join(format!("m{member}"));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut block = ZERO_BLOCK;
+    file.read_exact_at(&mut block, SUPERBLOCK_OFFSET).unwrap();
+    let superblock::Superblock { uuid, member, .. } = superblock::decode(&block).unwrap();
+    let mut block = ZERO_BLOCK;
+    encode(record, &BlockId { uuid, member, slot }, &mut block);
+    let offset = register_offset(slot, T::REGISTER, Side::A);
+    file.write_all_at(&block, offset).unwrap();
+}
+
+#[test]
+fn r21_suspects_tells_what_the_old_owner_said_last() {
+    let array = Array::in_portion(6, 5);
+    let slots = [1, 2].map(|controller| Slot::from_controller(controller).unwrap());
+    let decided = |epoch, slot| Decided {
+        epoch,
+        value: Some(Value {
+            slot,
+            inc: Incarnation(1),
+        }),
+    };
+    let heartbeat = |hb, open, dec, role| HeartbeatRecord {
+        seq: hb,
+        inc: Incarnation(1),
+        dec,
+        role,
+        hb,
+        open,
+        period_ns: 100_000_000,
+        reason: 0,
+    };
+    let ballot = |dec, limit, charges| BallotRecord {
+        seq: 1,
+        inc: Incarnation(1),
+        boot_id: [9; 16],
+        dec,
+        mbal: Ballot::NONE,
+        bal: Ballot::NONE,
+        val: None,
+        limit,
+        charges,
+    };
+    let (first, second) = (decided(3, slots[0]), decided(4, slots[1]));
+    // The old owner's last words are on one member only; the others have older ones.
+    publish(
+        &array,
+        0,
+        slots[0],
+        &heartbeat(7, 0, first, RecordRole::Owner),
+    );
+    publish(
+        &array,
+        3,
+        slots[0],
+        &heartbeat(8, 1, first, RecordRole::Owner),
+    );
+    publish(&array, 2, slots[0], &ballot(first, 1, Charges::NONE));
+    let mut charges = Charges::NONE;
+    let charge = Charge {
+        epoch: 3,
+        slot: slots[0],
+        inc: Incarnation(1),
+        amount: 1,
+    };
+    charges.add(charge).unwrap();
+    publish(
+        &array,
+        1,
+        slots[1],
+        &heartbeat(1, 0, second, RecordRole::Owner),
+    );
+    publish(&array, 1, slots[1], &ballot(second, 0, charges));
+    let text = array.ok(&format!("suspects {}", array.names()));
+    for line in [
+        "portion vault: epoch 4 of controller 2\n",
+        "controller 1: owner in its epoch 3, 1 open when it last said so, limit 1\n",
+        "controller 2: owner in its epoch 4, 0 open when it last said so, limit 0\n",
+        "charged: epoch 3 of controller 1 with 1\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
 }
