@@ -47,6 +47,7 @@ struct ChargeJson {
     controller: u8,
     epoch: u64,
     amount: u32,
+    drained: bool,
 }
 
 #[derive(Serialize)]
@@ -148,10 +149,16 @@ impl Report {
             said.print(out)?;
         }
         for charge in &self.charges {
+            let drained = match charge.drained {
+                true => "drained",
+                false => "not known to be drained",
+            };
             writeln!(
                 out,
-                "charged: epoch {} of controller {} with {}",
-                charge.epoch, charge.controller, charge.amount
+                "charged: epoch {} of controller {} with {}, {drained}",
+                charge.epoch,
+                charge.controller,
+                amount_text(charge.amount),
             )?;
         }
         writeln!(
@@ -197,6 +204,13 @@ fn print_recipe(count: u64, out: &mut impl Write) -> Result<()> {
         writeln!(out, "next: {line}")?;
     }
     Ok(())
+}
+
+fn amount_text(amount: u32) -> String {
+    match amount {
+        u32::MAX => String::from("more than any redundancy repairs"),
+        amount => amount.to_string(),
+    }
 }
 
 impl RangeJson {
@@ -261,6 +275,7 @@ fn charges(members: &[Member], decided: Decided) -> Vec<ChargeJson> {
         controller: charge.slot.controller(),
         epoch: charge.epoch,
         amount: charge.amount,
+        drained: charge.drained,
     };
     newest.map_or_else(Vec::new, |record| record.charges.iter().map(json).collect())
 }

@@ -519,12 +519,16 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
     );
     publish(&array, 2, slots[0], &ballot(first, 1, Charges::NONE));
     let mut charges = Charges::NONE;
-    let charge = Charge {
+    let mut charge = Charge {
         epoch: 3,
         slot: slots[0],
         inc: Incarnation(1),
         amount: 1,
+        drained: false,
     };
+    charges.add(charge).unwrap();
+    charge.epoch = 1;
+    charge.drained = true;
     charges.add(charge).unwrap();
     publish(
         &array,
@@ -538,7 +542,8 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         "portion vault: epoch 4 of controller 2\n",
         "controller 1: owner in its epoch 3, 1 open when it last said so, limit 1\n",
         "controller 2: owner in its epoch 4, 0 open when it last said so, limit 0\n",
-        "charged: epoch 3 of controller 1 with 1\n",
+        "charged: epoch 1 of controller 1 with 1, drained\n",
+        "charged: epoch 3 of controller 1 with 1, not known to be drained\n",
     ] {
         assert!(text.contains(line), "{line}{text}");
     }
