@@ -242,6 +242,11 @@ pub struct Rows {
     #[arg(long, value_name = "none|SECTOR,...", value_parser = sectors)]
     pub old: Option<Sectors>,
 
+    /// Where one block of a RAID-6 row is old and the parities disagree, rebuild it from this one
+    /// and leave them as they are; the layer above then says whether it was right
+    #[arg(long, value_enum, requires = "old")]
+    pub by: Option<Parity>,
+
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -249,6 +254,12 @@ pub struct Rows {
     /// The devices md is on, in any order: mapped devices, members or image files
     #[arg(required = true)]
     pub devices: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Parity {
+    P,
+    Q,
 }
 
 /// Sectors of an array.

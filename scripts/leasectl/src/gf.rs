@@ -130,7 +130,13 @@ impl Differences {
         stored.iter().zip(by).map(|(byte, by)| byte ^ by).collect()
     }
 
-    /// Whether nothing but P and Q can be wrong with data shard `number` alone: both say the same.
+    /// What data shard `number` that says `stored` should say if it is wrong and Q is right.
+    pub fn corrected_by_q(&self, number: usize, stored: &[u8]) -> Vec<u8> {
+        let by = self.q.iter().map(|&q| divide(q, weight(number)));
+        stored.iter().zip(by).map(|(byte, by)| byte ^ by).collect()
+    }
+
+    /// Whether both parities say the same of data shard `number`, if it alone is wrong.
     pub fn agree_on(&self, number: usize) -> bool {
         let mut bytes = self.p.iter().zip(&self.q);
         bytes.all(|(&p, &q)| multiply(weight(number), p) == q)

@@ -14,6 +14,10 @@
 //! | 5 | - | one data block from parity; if none is old, parity from the data |
 //! | 6 | one shard from P and Q | two data blocks from P and Q; if none is old, P and Q |
 //!
+//! Where one block of a RAID-6 row is named and a parity shard is a stray, too, both parities say
+//! something else of it, and only the layer above can tell which is right: `--by` tries one, and
+//! leaves the parity as it is, so that the other can be tried after it.
+//!
 //! A row is judged as a whole, since at most so many *members* of a row carry strays.
 
 use crate::array::{Array, Geometry};
@@ -30,6 +34,21 @@ use std::process::ExitCode;
 
 /// One chunk of every member, in the order of their roles.
 type Chunks = Vec<Vec<u8>>;
+
+/// What a layer above knows.
+struct Known {
+    /// The data blocks that are old: row, data shard, block in the chunk.
+    old: BTreeSet<(u64, usize, usize)>,
+    /// The parity that is tried where they disagree.
+    by: Option<cli::Parity>,
+}
+
+impl Known {
+    fn shards(&self, row: u64, block: usize, data: usize) -> Vec<usize> {
+        let is_old = |shard: &usize| self.old.contains(&(row, *shard, block));
+        (0..data).filter(is_old).collect()
+    }
+}
 
 /// A block that is not what it should be.
 struct Stale {
@@ -87,11 +106,14 @@ struct Within {
 pub fn run(options: &cli::Rows, out: &mut impl Write) -> Result<ExitCode> {
     let array = Array::open(&options.devices, options.repair)?;
     let geometry = &array.geometry;
-    let old = match &options.old {
+    let known = match &options.old {
         Some(sectors) if geometry.level == 1 && !sectors.0.is_empty() => {
             bail!("a block of a mirror does not say which copy is old: read every copy")
         }
-        Some(sectors) => Some(blocks(geometry, &sectors.0)?),
+        Some(sectors) => Some(Known {
+            old: blocks(geometry, &sectors.0)?,
+            by: options.by,
+        }),
         None => None,
     };
     let mut report = Report {
@@ -103,7 +125,7 @@ pub fn run(options: &cli::Rows, out: &mut impl Write) -> Result<ExitCode> {
     for rows in within(options, geometry)? {
         for row in rows.first..rows.first.saturating_add(rows.count).min(geometry.rows) {
             report.checked += 1;
-            match judge(&array, row, old.as_ref(), options.repair)? {
+            match judge(&array, row, known.as_ref(), options.repair)? {
                 Some(found) => report.rows.push(found),
                 None => report.consistent += 1,
             }
@@ -154,16 +176,10 @@ fn blocks(geometry: &Geometry, sectors: &[u64]) -> Result<BTreeSet<(u64, usize, 
 }
 
 /// Reads a row, judges it, and repairs it if told to; `None` for a consistent one.
-fn judge(
-    array: &Array,
-    row: u64,
-    old: Option<&BTreeSet<(u64, usize, usize)>>,
-    repair: bool,
-) -> Result<Option<RowJson>> {
+fn judge(array: &Array, row: u64, known: Option<&Known>, repair: bool) -> Result<Option<RowJson>> {
     let chunks = read(array, row)?;
-    let is_old = |shard, block| old.is_some_and(|old| old.contains(&(row, shard, block)));
-    let stale = match old {
-        Some(_) => by_name(&array.geometry, row, &chunks, &is_old),
+    let stale = match known {
+        Some(known) => by_name(&array.geometry, row, &chunks, known),
         None => by_content(&array.geometry, row, &chunks),
     };
     let (outcome, stale) = match stale {
@@ -224,22 +240,15 @@ fn by_content(geometry: &Geometry, row: u64, chunks: &Chunks) -> Option<Vec<Stal
 }
 
 /// The blocks that do not fit those which the layer above vouches for: all data but the old blocks.
-fn by_name(
-    geometry: &Geometry,
-    row: u64,
-    chunks: &Chunks,
-    is_old: &dyn Fn(usize, usize) -> bool,
-) -> Option<Vec<Stale>> {
+fn by_name(geometry: &Geometry, row: u64, chunks: &Chunks, known: &Known) -> Option<Vec<Stale>> {
     if geometry.level == 1 {
         return by_content(geometry, row, chunks);
     }
     let mut stale = Vec::new();
     for block in 0..block_count(chunks) {
-        let old: Vec<usize> = (0..geometry.data())
-            .filter(|&shard| is_old(shard, block))
-            .collect();
+        let old = known.shards(row, block, geometry.data());
         let view = View::new(geometry, row, chunks, block);
-        stale.extend(view.rebuilt(&old)?);
+        stale.extend(view.rebuilt(&old, known.by)?);
     }
     Some(stale)
 }
@@ -347,7 +356,7 @@ impl<'a> View<'a> {
     }
 
     /// What has to be rewritten if all data is right but the old shards.
-    fn rebuilt(&self, old: &[usize]) -> Option<Vec<Stale>> {
+    fn rebuilt(&self, old: &[usize], by: Option<cli::Parity>) -> Option<Vec<Stale>> {
         match (self.geometry.level, old) {
             (5, []) if self.parity_holds() => Some(Vec::new()),
             (5, []) => Some(vec![self.stale(Shard::P, self.sum()?)?]),
@@ -364,12 +373,16 @@ impl<'a> View<'a> {
             (6, []) => self.parity_rebuilt(),
             (6, &[one]) => {
                 let differences = self.differences()?;
-                let data = Shard::Data(one);
-                let right = differences.corrected(data, self.shard(data)?);
-                // Otherwise P or Q is a stray, too: the layer above must say which result is right.
-                differences
-                    .agree_on(one)
-                    .then(|| self.changed(data, right))?
+                let stored = self.shard(Shard::Data(one))?;
+                let right = match by {
+                    _ if differences.agree_on(one) => {
+                        differences.corrected(Shard::Data(one), stored)
+                    }
+                    Some(cli::Parity::P) => differences.corrected(Shard::Data(one), stored),
+                    Some(cli::Parity::Q) => differences.corrected_by_q(one, stored),
+                    None => return None,
+                };
+                self.changed(Shard::Data(one), right)
             }
             (6, &[first, second]) => {
                 let (by_first, by_second) = self.differences()?.solve(first, second);

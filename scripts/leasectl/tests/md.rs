@@ -344,6 +344,12 @@ fn r20_blocks_that_a_layer_above_names_are_rebuilt() {
             put(parity[0]);
             let line = array.rows(&format!("--repair --old {}", sector(0)));
             assert!(array.not_ok(&line).contains("1 undecided"));
+            // The first try is wrong, the second is right, and then nothing is old any more.
+            array.ok(&format!("{line} --by p"));
+            assert!(array.read(data[0], 2, 3) != right[data[0] as usize]);
+            array.ok(&format!("{line} --by q"));
+            array.ok(&array.rows("--repair --old none"));
+            check(&right);
         }
     }
 }
