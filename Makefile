@@ -10,6 +10,7 @@
 #   make test            everything that is tested automatically
 #   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
+#   make strays          destroys and repairs data on md arrays, as much as the limit allows
 #   make bench           what a bio costs, in instructions, next to other targets
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
@@ -31,7 +32,8 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl check test model kselftest kselftest-debug bench demo clean
+.PHONY: all setup module leasectl check test model kselftest kselftest-debug strays bench demo \
+	clean
 
 all: module
 
@@ -66,6 +68,9 @@ model: setup
 
 kselftest: module
 	@selftests/run
+
+strays: module leasectl
+	@$(enter) qemu/strays
 
 bench: module leasectl
 	@$(enter) qemu/bench
