@@ -11,6 +11,7 @@
 #   make test            everything that is tested automatically
 #   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
+#   make strays          destroys and repairs data on md arrays, as much as the limit allows
 #   make bench           what a bio costs, in instructions, next to other targets; what takeovers
 #                        and many portions cost; and the two below. A quarter of an hour
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
@@ -38,8 +39,8 @@ stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
-.PHONY: all setup module leasectl deb check test model kselftest kselftest-debug install-test \
-	bench bench-gate bench-takeover demo demo-clients clean
+.PHONY: all setup module leasectl deb check test model kselftest kselftest-debug strays \
+	install-test bench bench-gate bench-takeover demo demo-clients clean
 
 all: module
 
@@ -77,6 +78,9 @@ model: setup
 
 kselftest: module
 	@selftests/run
+
+strays: module leasectl
+	@$(enter) qemu/strays
 
 # Each part has bars of its own, and one that misses them keeps no other from being measured.
 bench: module leasectl

@@ -37,12 +37,15 @@ class Status:
     late: int | None
     members_ok: int | None
     reason: str
+    charged: int | None
+    """None when what is charged has no limit."""
+    peak: int | None
 
     @classmethod
     def parse(cls, line: str) -> Status:
         """Reads `<start> <length> lease <field>...`; fields appended later are ignored."""
         words = line.split()[3:]
-        if len(words) < 13:
+        if len(words) < 15:
             raise RigError(f"no status of a lease device: {line}")
         number = [int(word) if word.isdigit() else None for word in words]
         return cls(
@@ -59,6 +62,8 @@ class Status:
             late=number[10],
             members_ok=number[11],
             reason=words[12],
+            charged=number[13],
+            peak=number[14],
         )
 
 

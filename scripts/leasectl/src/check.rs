@@ -152,7 +152,7 @@ fn print(
 }
 
 /// The highest epoch that any record of the portion says is decided.
-fn highest(members: &[Member]) -> Decided {
+pub fn highest(members: &[Member]) -> Decided {
     decisions(members).fold(Decided::NEVER, |highest, decided| {
         if decided.epoch > highest.epoch {
             decided

@@ -24,6 +24,8 @@ pub enum Command {
     Format(Box<Format>),
     Show(Devices),
     Check(Devices),
+    Suspects(Devices),
+    Rows(Rows),
     Table(Table),
     Status(Status),
     Watch(Watch),
@@ -214,7 +216,8 @@ pub struct Bitmap(pub u64);
 /// Show what members say: superblock and mailboxes
 ///
 /// As a command, `check` judges the same: it verifies every checksum, compares the members, and
-/// exits with status 1 if anything is wrong.
+/// exits with status 1 if anything is wrong. `suspects` lists the rows of the md array inside that
+/// may carry strays of an old owner: to be kept before the array is assembled on the new one.
 #[derive(Args)]
 pub struct Devices {
     /// Print JSON
@@ -225,6 +228,48 @@ pub struct Devices {
     #[arg(required = true)]
     pub devices: Vec<PathBuf>,
 }
+
+/// Find the stray in each row of an md array by its content, and repair it
+///
+/// Needs every member of the array. Exits with status 1 if a row is stale and was not repaired.
+#[derive(Args)]
+pub struct Rows {
+    /// Rewrite what is stale; the array must be stopped, and the devices mapped on the owner
+    #[arg(long)]
+    pub repair: bool,
+
+    /// Look only at the rows of this list, made by suspects --json
+    #[arg(long, value_name = "FILE")]
+    pub within: Option<PathBuf>,
+
+    /// A layer above knows which blocks are old: one array sector of each, or none; every other
+    /// block of data is taken to be right
+    #[arg(long, value_name = "none|SECTOR,...", value_parser = sectors)]
+    pub old: Option<Sectors>,
+
+    /// Where one block of a RAID-6 row is old and the parities disagree, rebuild it from this one
+    /// and leave them as they are; the layer above then says whether it was right
+    #[arg(long, value_enum, requires = "old")]
+    pub by: Option<Parity>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// The devices md is on, in any order: mapped devices, members or image files
+    #[arg(required = true)]
+    pub devices: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Parity {
+    P,
+    Q,
+}
+
+/// Sectors of an array.
+#[derive(Clone)]
+pub struct Sectors(pub Vec<u64>);
 
 /// Print the dmsetup table line of a member for a controller
 #[derive(Args)]
@@ -421,6 +466,16 @@ fn controllers(word: &str) -> Result<Bitmap, String> {
         }
     }
     Ok(Bitmap(bitmap))
+}
+
+fn sectors(word: &str) -> Result<Sectors, String> {
+    if word == "none" {
+        return Ok(Sectors(Vec::new()));
+    }
+    let numbers: Result<_, _> = word.split(',').map(str::parse).collect();
+    numbers
+        .map(Sectors)
+        .map_err(|_| String::from("say none, or sectors separated by commas"))
 }
 
 pub fn uuid(word: &str) -> Result<Uuid, String> {

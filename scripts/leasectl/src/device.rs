@@ -226,6 +226,18 @@ impl Device {
         read.with_context(|| format!("cannot read {} at byte {offset}", self.path.display()))
     }
 
+    /// Reads any number of whole blocks from a byte offset on.
+    pub fn read_blocks(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(length);
+        let mut memory = Box::new(Aligned([0; STRETCH]));
+        for (at, length) in stretches(offset, length as u64) {
+            let stretch = &mut memory.0[..length];
+            self.read(at, stretch)?;
+            bytes.extend_from_slice(stretch);
+        }
+        Ok(bytes)
+    }
+
     /// Writes the block at a byte offset.
     pub fn write_block(&self, offset: u64, block: &Block) -> Result<()> {
         let memory = Box::new(Aligned(*block));

@@ -13,6 +13,8 @@
 //! | [`format`] | writing a portion or one replacement member |
 //! | [`member`] | what a member says: superblocks and mailboxes |
 //! | [`show`], [`check`], [`raid`] | telling it, and judging it |
+//! | [`suspects`], [`rows`] | after an unclean takeover: where strays can be, where they are |
+//! | [`array`], [`bitmap`], [`gf`] | the md array in the data areas: places, marks, parity |
 //! | [`table`], [`mapped`], [`status`], [`watch`] | the words of `dmsetup` |
 //! | [`config`], [`activate`] | what a machine shall have mapped, and doing it |
 //! | [`ana`] | exports follow ownership |
@@ -22,6 +24,8 @@
 
 mod activate;
 mod ana;
+mod array;
+mod bitmap;
 mod check;
 mod cli;
 mod config;
@@ -29,12 +33,15 @@ mod device;
 mod events;
 mod foreign;
 mod format;
+mod gf;
 mod mapped;
 mod member;
 mod plan;
 mod raid;
+mod rows;
 mod show;
 mod status;
+mod suspects;
 mod table;
 mod text;
 mod udev;
@@ -63,6 +70,8 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Format(options) => format::run(&options, out)?,
         cli::Command::Show(options) => show::run(&options, out)?,
         cli::Command::Check(options) => return check::run(&options, out),
+        cli::Command::Suspects(options) => suspects::run(&options, out)?,
+        cli::Command::Rows(options) => return rows::run(&options, out),
         cli::Command::Table(options) => table::run(&options, out)?,
         cli::Command::Status(options) => status::run(&options, out)?,
         cli::Command::Watch(options) => watch::run(&options, out)?,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What an md array inside the data areas says about its layout.
 //!
+//! `check` needs it to judge whether rows can be counted; `suspects` and `rows` need it to know
+//! which block of which member belongs to which row.
+//!
 //! Counting by stripe rows is sound only while each row of chunks is at one place: on every
 //! member at the same offset, never moved. md says so in its superblock, version 1.x
 //! (`include/uapi/linux/raid/md_p.h`), which is at one of three places of the device it is on:
@@ -12,6 +15,12 @@ use dm_lease_proto::proto::layout::{Block, SECTOR_SIZE};
 use dm_lease_proto::proto::superblock::Superblock;
 
 const MD_MAGIC: u32 = 0xa92b_4efc;
+
+/// `MD_FEATURE_BITMAP_OFFSET`: there is a write-intent bitmap on the member itself.
+const BITMAP_OFFSET: u32 = 1;
+
+/// `MD_FEATURE_RECOVERY_OFFSET`: the member is being rebuilt.
+const RECOVERY_OFFSET: u32 = 2;
 
 /// `MD_FEATURE_RESHAPE_ACTIVE`: the layout is being changed.
 const RESHAPE_ACTIVE: u32 = 4;
@@ -29,8 +38,20 @@ pub struct MdLayout {
     pub chunk_sectors: u32,
     /// Where the data starts, from the start of the data area.
     pub data_offset_sectors: u64,
+    /// How much of each member holds data.
+    pub size_sectors: u64,
+    /// How many members the array has.
+    pub devices: u32,
+    /// Which of them this is; `None` for a spare or a failed one.
+    pub role: Option<u16>,
+    /// Counts the changes of md's superblock.
+    pub events: u64,
+    /// Where the write-intent bitmap starts, in bytes from the start of the data area.
+    pub bitmap_at: Option<u64>,
     /// Whether the layout is being changed.
     pub is_reshaping: bool,
+    /// Whether this member is being rebuilt.
+    pub is_rebuilding: bool,
 }
 
 impl MdLayout {
@@ -38,6 +59,11 @@ impl MdLayout {
     pub fn find(device: &Device, superblock: &Superblock) -> Result<Option<MdLayout>> {
         let start = superblock.data_offset_sectors.saturating_mul(SECTOR_SIZE);
         let length = superblock.data_length_sectors.saturating_mul(SECTOR_SIZE);
+        MdLayout::find_in(device, start, length)
+    }
+
+    /// Looks for md in a part of a device, both in bytes.
+    pub fn find_in(device: &Device, start: u64, length: u64) -> Result<Option<MdLayout>> {
         // Version 1.2, 1.1, 1.0.
         let places = [Some(4096), Some(0), length.checked_sub(8192)];
         for place in places.into_iter().flatten() {
@@ -46,28 +72,43 @@ impl MdLayout {
             if place.saturating_add(4096) > length || offset.saturating_add(4096) > device.size {
                 continue;
             }
-            if let Some(layout) = MdLayout::parse(&device.read_block(offset)?) {
+            if let Some(layout) = MdLayout::parse(&device.read_block(offset)?, place) {
                 return Ok(Some(layout));
             }
         }
         Ok(None)
     }
 
-    fn parse(block: &Block) -> Option<MdLayout> {
+    /// Reads a superblock that is `place` bytes behind the start of the data area.
+    fn parse(block: &Block, place: u64) -> Option<MdLayout> {
         let word = |at: usize| {
             let bytes = block.get(at..)?.first_chunk::<4>()?;
             Some(u32::from_le_bytes(*bytes))
         };
+        let long = |at: usize| {
+            let bytes = block.get(at..)?.first_chunk::<8>()?;
+            Some(u64::from_le_bytes(*bytes))
+        };
         if word(0)? != MD_MAGIC || word(4)? != 1 {
             return None;
         }
+        let features = word(8)?;
+        let bitmap_offset = i64::from(word(96)? as i32) * SECTOR_SIZE as i64;
         Some(MdLayout {
             uuid: *block.get(16..)?.first_chunk::<16>()?,
-            is_reshaping: word(8)? & RESHAPE_ACTIVE != 0,
             level: word(72)? as i32,
             layout: word(76)?,
             chunk_sectors: word(88)?,
-            data_offset_sectors: u64::from_le_bytes(*block.get(128..)?.first_chunk::<8>()?),
+            data_offset_sectors: long(128)?,
+            size_sectors: long(80)?,
+            devices: word(92)?,
+            role: role(block, word(160)?),
+            events: long(200)?,
+            bitmap_at: (features & BITMAP_OFFSET != 0)
+                .then(|| place.checked_add_signed(bitmap_offset))
+                .flatten(),
+            is_reshaping: features & RESHAPE_ACTIVE != 0,
+            is_rebuilding: features & RECOVERY_OFFSET != 0,
         })
     }
 
@@ -93,6 +134,17 @@ impl MdLayout {
     }
 }
 
+/// The role of member `number`, if it has one in the array.
+fn role(block: &Block, number: u32) -> Option<u16> {
+    let at = usize::try_from(number)
+        .ok()?
+        .checked_mul(2)?
+        .checked_add(256)?;
+    let role = u16::from_le_bytes(*block.get(at..)?.first_chunk::<2>()?);
+    // 0xffff is a spare, 0xfffe a failed member, 0xfffd a journal.
+    (role < 0xfffd).then_some(role)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,7 +163,7 @@ mod tests {
     }
 
     fn objection(block: &Block) -> Option<String> {
-        MdLayout::parse(block)
+        MdLayout::parse(block, 4096)
             .expect("an md superblock")
             .objection(128)
     }
@@ -122,7 +174,9 @@ mod tests {
             assert_eq!(objection(&md(level, layout, 128)), None, "level {level}");
         }
         assert_eq!(
-            MdLayout::parse(&md(6, 2, 128)).unwrap().data_offset_sectors,
+            MdLayout::parse(&md(6, 2, 128), 4096)
+                .unwrap()
+                .data_offset_sectors,
             2048
         );
     }
@@ -142,9 +196,9 @@ mod tests {
 
     #[test]
     fn r19_other_blocks_are_no_md() {
-        assert_eq!(MdLayout::parse(&ZERO_BLOCK), None);
+        assert_eq!(MdLayout::parse(&ZERO_BLOCK, 4096), None);
         let mut old = md(6, 2, 128);
         old[4] = 0;
-        assert_eq!(MdLayout::parse(&old), None);
+        assert_eq!(MdLayout::parse(&old, 4096), None);
     }
 }
