@@ -27,6 +27,7 @@ use crate::{
         status::{Reason, Role}, //
     },
 };
+use core::mem::MaybeUninit;
 use kernel::{prelude::*, sync::atomic::ordering};
 
 /// Shortest sleep of the portion thread, so that no clock can make a real-time thread spin.
@@ -83,10 +84,11 @@ pub struct Shown {
 impl Machine {
     /// A machine that has just come.
     pub fn new(setup: Setup) -> Result<Self> {
-        let slots = setup.slots;
+        let decoded = Decoded::new(setup.slots)?;
+        let place = KBox::new_uninit(GFP_KERNEL)?;
         Ok(Self {
-            controller: KBox::new(Controller::new(setup), GFP_KERNEL)?,
-            decoded: Decoded::new(slots)?,
+            controller: fill(place, setup),
+            decoded,
             answer: None,
             latched: false,
         })
@@ -109,6 +111,13 @@ impl Machine {
             stale_epoch: self.controller.waits_for_openers(),
         }
     }
+}
+
+/// Makes a controller where there is room for it. It passes the stack on its way, more than once:
+/// not under an allocation, which may need all of the stack to write something back.
+#[inline(never)]
+fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> {
+    KBox::write(place, Controller::new(setup))
 }
 
 impl Shown {
