@@ -21,8 +21,8 @@
 //! The clock is a word that nobody writes, the same for all. Words are those of `src/dm/word.rs`:
 //! plain loads, locked instructions.
 //!
-//! The table at the end has only slices of time in which no thread waited for a processor: two that
-//! take turns on one do not compete for anything.
+//! The table at the end has only slices of time in which all threads ran, together and without
+//! waiting for a processor: two that take turns on one do not compete for anything.
 
 use criterion::{BenchmarkId, Criterion};
 use dm_lease_proto::proto::permits::{
@@ -44,11 +44,13 @@ const MEMBERS: u8 = 4;
 const ROW_OPERATIONS: u64 = 64;
 const THREADS: [usize; 2] = [1, 2];
 /// Operations in a slice, which is short enough to find the processors free now and then.
-const SLICE: usize = 50_000;
-/// A slice is disturbed when a thread waited for more than one part in so many of it.
-const DISTURBED: u32 = 50;
+const SLICE: usize = 200_000;
+/// Fewer are too few to be timed; on a busy machine there may be no more.
+const SHORTEST: u64 = 40_000;
+/// A slice is disturbed when a thread waited, or was alone, for one part in so many of it.
+const DISTURBED: u32 = 10;
 /// So many others must be left to say something.
-const ENOUGH: usize = 20;
+const ENOUGH: usize = 5;
 
 /// The kernel's word.
 struct Kernel(AtomicU64);
@@ -218,35 +220,82 @@ fn waited() -> Duration {
     Duration::from_nanos(waited_ns.unwrap_or_default())
 }
 
-/// What one slice took, and how long a thread of it waited for a processor at most.
+/// One slice: how many operations each thread performed, when, and how long a thread of it waited
+/// for a processor at most.
+#[derive(Clone, Copy)]
 struct Slice {
-    took: Duration,
+    count: u64,
+    /// When the first began and the last began, when the first and the last ended.
+    begun: [Instant; 2],
+    ended: [Instant; 2],
     waited: Duration,
 }
 
-/// The time in which every one of `threads` performs `operations`.
-fn time(design: &dyn Design, threads: usize, operations: u64) -> Slice {
-    let ready = AtomicUsize::new(0);
-    // Nobody sleeps here, so all go on at once.
-    let meet = |everybody| {
-        ready.fetch_add(1, Ordering::SeqCst);
-        while ready.load(Ordering::SeqCst) < everybody {
-            spin_loop();
+impl Slice {
+    /// What happened in both, which were at the same time.
+    fn joined(&self, other: &Self) -> Self {
+        let [first, last] = [0, 1];
+        Self {
+            count: self.count,
+            begun: [
+                self.begun[first].min(other.begun[first]),
+                self.begun[last].max(other.begun[last]),
+            ],
+            ended: [
+                self.ended[first].min(other.ended[first]),
+                self.ended[last].max(other.ended[last]),
+            ],
+            waited: self.waited.max(other.waited),
         }
-    };
+    }
+
+    /// From the first beginning to the last end.
+    fn took(&self) -> Duration {
+        self.ended[1] - self.begun[0]
+    }
+
+    /// Whether all ran all the time, together.
+    fn is_undisturbed(&self) -> bool {
+        let together = self.ended[0].saturating_duration_since(self.begun[1]);
+        let apart = self.took() - together;
+        self.count >= SHORTEST && self.waited.max(apart) * DISTURBED < self.took()
+    }
+}
+
+/// Lets every one of `threads` perform `operations`, slice by slice, all at the same time.
+fn time(design: &dyn Design, threads: usize, operations: u64) -> Vec<Slice> {
+    let met = AtomicUsize::new(0);
     let one = |cpu| {
-        // All have a processor before anybody looks how long it waits for one.
-        meet(threads);
-        let before = waited();
-        meet(2 * threads);
-        let begun = Instant::now();
-        for number in 0..operations {
-            design.operate(cpu, number);
-        }
-        (begun.elapsed(), waited().saturating_sub(before))
+        let mut meetings = 0;
+        // Nobody sleeps here, so all go on at once.
+        let mut meet = || {
+            meetings += threads;
+            met.fetch_add(1, Ordering::SeqCst);
+            while met.load(Ordering::SeqCst) < meetings {
+                spin_loop();
+            }
+        };
+        let slice = |first: u64| {
+            // All have a processor before anybody looks how long it waits for one.
+            meet();
+            let before = waited();
+            let count = (operations - first).min(SLICE as u64);
+            let begun = Instant::now();
+            for number in first..first + count {
+                design.operate(cpu, number);
+            }
+            let ended = Instant::now();
+            Slice {
+                count,
+                begun: [begun; 2],
+                ended: [ended; 2],
+                waited: waited().saturating_sub(before),
+            }
+        };
+        (0..operations).step_by(SLICE).map(slice).collect()
     };
     let one = &one;
-    let ends: Vec<_> = thread::scope(|scope| {
+    let all: Vec<Vec<Slice>> = thread::scope(|scope| {
         let all: Vec<_> = (0..threads)
             .map(|cpu| scope.spawn(move || one(cpu)))
             .collect();
@@ -254,10 +303,8 @@ fn time(design: &dyn Design, threads: usize, operations: u64) -> Slice {
         ends.map(|end| end.expect("a design refused an operation"))
             .collect()
     });
-    Slice {
-        took: ends.iter().map(|it| it.0).max().unwrap_or_default(),
-        waited: ends.iter().map(|it| it.1).max().unwrap_or_default(),
-    }
+    let both = |a: Vec<Slice>, b: Vec<Slice>| a.iter().zip(&b).map(|(a, b)| a.joined(b)).collect();
+    all.into_iter().reduce(both).unwrap_or_default()
 }
 
 /// Nanoseconds for one operation, of each undisturbed slice, by design and number of threads.
@@ -271,16 +318,10 @@ fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Sa
             let kept = samples.entry((place, threads)).or_default();
             group.bench_function(BenchmarkId::new(*name, threads), |bencher| {
                 bencher.iter_custom(|operations| {
-                    let mut all = Duration::ZERO;
-                    for begun in (0..operations).step_by(SLICE) {
-                        let count = (operations - begun).min(SLICE as u64);
-                        let Slice { took, waited } = time(design.as_ref(), threads, count);
-                        if waited * DISTURBED < took && count == SLICE as u64 {
-                            kept.push(took.as_nanos() as f64 / count as f64);
-                        }
-                        all += took;
-                    }
-                    all
+                    let slices = time(design.as_ref(), threads, operations);
+                    let good = slices.iter().filter(|it| it.is_undisturbed());
+                    kept.extend(good.map(|it| it.took().as_nanos() as f64 / it.count as f64));
+                    slices.iter().map(Slice::took).sum()
                 });
             });
         }
@@ -349,8 +390,8 @@ fn main() {
     let mut criterion = Criterion::default()
         .sample_size(30)
         .nresamples(2_000)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(400))
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
         .without_plots()
         .configure_from_args();
     let samples = measure(&mut criterion, &designs);
