@@ -16,8 +16,9 @@ MODULE = "/usr/lib/rig/modules/dm_lease.ko"
 
 # Where the mailboxes are on a member; the second half of each is for heartbeats.
 MAILBOXES, SLOT = 1 << 20, 16 << 10
-# How a heartbeat record begins, where its role is, and the role of an owner.
-BEAT, ROLE, OWNER = b"dmLsBEAT", 96, 3
+# How a heartbeat record begins, where it says which epoch is decided and the role, and two roles.
+BEAT, EPOCH, ROLE = b"dmLsBEAT", 64, 96
+OWNER, RELEASED = 3, 5
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Portion:
         history, member = self.lab.store.history(), self.members[0]
         mine, other = self.slot(new), self.slot(old)
         last = [r.order or 0 for r in history.changes(member, other, other + SLOT)
-                if r.controller == old.name and is_of_owner(r)][-1]  # fmt: skip
+                if r.controller == old.name and OWNER in dict(beats(r))][-1]  # fmt: skip
         count = 0
         for request in history.changes(member, mine, mine + SLOT):
             if (request.order or 0) < last:
@@ -139,6 +140,18 @@ class Portion:
                 return count
             count += 1
         raise RigError(f"{new.name} wrote no ballot after {old.name} was gone")
+
+    def told_released(self, vm: Vm, epoch: int) -> list[str]:
+        """The members on which a controller has said that it gave an epoch up. The mailbox does not
+        say so for long: the controller hears of the next epoch if it stays."""
+        history, mine = self.lab.store.history(), self.slot(vm)
+        return [
+            member
+            for member in self.members
+            if any((RELEASED, epoch) in beats(request)
+                   for request in history.changes(member, mine, mine + SLOT)
+                   if request.controller == vm.name)
+        ]  # fmt: skip
 
     def settle(self, vm: Vm, heartbeats: int) -> None:
         """Waits until a controller that came lately may write ballots: it listens once more for a
@@ -152,7 +165,7 @@ class Portion:
         self.lab.store.wait_history(lambda history: written(history) > before + heartbeats)
 
 
-def is_of_owner(request: Request) -> bool:
-    """Whether a mailbox write is the heartbeat of an owner."""
-    heads = [head for _, head in request.blocks()]
-    return any(head.startswith(BEAT) and head[ROLE] == OWNER for head in heads)
+def beats(request: Request) -> list[tuple[int, int]]:
+    """The heartbeat records that a mailbox write brought: role and epoch of each."""
+    heads = [head for _, head in request.blocks() if head.startswith(BEAT)]
+    return [(head[ROLE], int.from_bytes(head[EPOCH : EPOCH + 8], "little")) for head in heads]
