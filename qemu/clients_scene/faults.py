@@ -120,10 +120,11 @@ class Faults:
 
     def fence(self, vm: Vm) -> None:
         """is fenced by its operator"""
-        owned = self.owned(vm)
-        for portion in owned:
+        for portion in self.owned(vm):
             self.appliance.message(vm, portion, "fence")
-        self.taken(owned, self.appliance.other(vm))
+            until(lambda p=portion: self.appliance.status(vm, p).role != "owner", "it is fenced")
+            # Both wait for the window; who is first is chance.
+            self.appliance.wait_owner(portion)
 
     # What happens to cables and disks.
 

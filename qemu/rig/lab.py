@@ -76,7 +76,9 @@ class Lab:
                 for member in names
             ]
             links = [ends[0] for (peer, _), ends in cables.items() if peer == number]
-            vm = Vm(controller, self.directory, initramfs, disks, memory, cpus, append, links)
+            vm = Vm(
+                controller, self.directory, initramfs, disks, memory, cpus, append, links=links
+            )
             self.vms.append(vm)
         self.clients: list[Vm] = []
         for number in range(1, clients + 1):
