@@ -12,6 +12,7 @@
 #   make model           every order of events of small portions; minutes to an hour
 #   make kselftest       the tests in virtual machines only
 #   make strays          destroys and repairs data on md arrays, as much as the limit allows
+#   make throughput      what the limit costs in throughput, by mode and queue depth
 #   make bench           what a bio costs, in instructions, next to other targets; what takeovers
 #                        and many portions cost; and the two below. A quarter of an hour
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
@@ -40,7 +41,7 @@ debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 
 .PHONY: all setup module leasectl deb check test model kselftest kselftest-debug strays \
-	install-test bench bench-gate bench-takeover demo demo-clients clean
+	throughput install-test bench bench-gate bench-takeover demo demo-clients clean
 
 all: module
 
@@ -81,6 +82,9 @@ kselftest: module
 
 strays: module leasectl
 	@$(enter) qemu/strays
+
+throughput: module leasectl
+	@$(enter) qemu/throughput
 
 # Each part has bars of its own, and one that misses them keeps no other from being measured.
 bench: module leasectl
