@@ -1,0 +1,82 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# A machine without memory writes through its lease devices to get some: swap and a file system lie on
+# them, with a limit of one operation. Neither the limit nor a heartbeat may need memory that only a
+# write behind the gate would bring [R17, R44].
+
+. ./lib.sh
+plan 15
+
+work=$(mktemp -d)
+on_exit 'rm -rf "$work"'
+on_exit clean_up
+on_exit 'umount "$work/mnt" 2>/dev/null'
+on_exit 'swapoff /dev/mapper/p0m0c1 2>/dev/null'
+load_module
+mark
+
+mib() {
+	awk -v name="$1:" '$1 == name { print int($2 / 1024) }' /proc/meminfo
+}
+
+swapped_out() {
+	awk '$1 == "pswpout" { print $2 }' /proc/vmstat
+}
+
+# fill MIB: fills so much memory, looks at all of it three times, and finds what it wrote
+fill() {
+	perl -e '
+		my $mib = shift;
+		my $part = "lease" x 209_714;
+		# Strings that are equal would share their memory.
+		my @memory = map { $_ . $part } 1 .. $mib;
+		for (1 .. 3) {
+			for my $at (1 .. $mib) {
+				exit 1 if $memory[$at - 1] ne $at . $part;
+			}
+		}' "$1"
+}
+
+# Files are written and synced all the time until somebody says that it is enough.
+write_files() {
+	while [ ! -e "$work/enough" ]; do
+		dd if=/dev/zero of="$work/mnt/file" bs=64k count=32 conv=fsync 2>/dev/null || return 1
+		echo one >>"$work/files"
+	done
+}
+
+make_swap() {
+	mkswap /dev/mapper/p0m0c1 >/dev/null
+}
+
+need "a portion with a limit of one" format 0 --redundancy parity:2 --detect yes
+need "controller 1 owns it" owner 1 0
+check_equal "one operation at a time" 0/1 "$(field p0m0c1 permits)"
+need "swap on one member" make_swap
+need "is used" swapon /dev/mapper/p0m0c1
+need "a file system on another" mkfs.ext4 -q /dev/mapper/p0m1c1
+mkdir "$work/mnt"
+need "is mounted" mount -t ext4 /dev/mapper/p0m1c1 "$work/mnt"
+
+beaten=$(beats 1 0)
+before=$(swapped_out)
+write_files &
+writer=$!
+# Perl and the writers need some, too, so this is more than there is.
+size=$(mib MemAvailable)
+note "$size MiB are filled, $(mib SwapFree) of swap are free"
+check "the memory is filled, and comes back as it was" fill "$size"
+touch "$work/enough"
+check "files were written meanwhile" wait $writer
+note "$(wc -l <"$work/files") files of 2 MiB, $(($(swapped_out) - before)) pages swapped out"
+check "at least one" [ -s "$work/files" ]
+check "at least a thousand pages were swapped out" [ $(($(swapped_out) - before)) -ge 1000 ]
+check "heartbeats went on" eventually 60 after $((beaten + 10)) 1 0
+check_equal "the lease was kept [R44]" "owner 1" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
+check_equal "nothing was refused [R17]" "0 0" "$(field p0m0c1 refused) $(field p0m0c1 late)"
+check_equal "never more than one was open [R16]" 1 "$(field p0m0c1 peak)"
+
+umount "$work/mnt"
+swapoff /dev/mapper/p0m0c1
+finish
