@@ -4,7 +4,7 @@
     manual     the commands of README.md's section "Exports", which set all of it up
     appliance  two controllers: two portions, their exports, the service that keeps both in step
     client     one client: multipath, and three kinds of users who know what they were promised
-    play       the scenes: stall, power cut, hand-over, return, and three that must fail
+    play       the scenes: stall, power cut, hand-over, return, and two that must fail
     faults     what else can happen, by chance
     judge      what must be true of the clients and of the disks, and how long the pauses were
 

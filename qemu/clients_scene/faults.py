@@ -140,7 +140,9 @@ class Faults:
     def mailboxes(self, vm: Vm) -> None:
         """cannot reach its mailboxes any more"""
         owned = self.owned(vm)
-        with self.store.hold(vm.name, end=MAILBOXES_END):
+        # Not flushes: they are of the whole disk, and a client's that hangs there is given up only
+        # by its own time-out of 30 s.
+        with self.store.hold(vm.name, ops="RW", end=MAILBOXES_END):
             self.taken(owned, self.appliance.other(vm))
             self.goes_on()
         self.back(vm)
@@ -149,7 +151,9 @@ class Faults:
         """has one member of each portion whose mailboxes fail"""
         member = f"*m{self.rng.randrange(3)}"
         rules = [
-            self.store.fail(vm.name, member.replace("*", f"p{portion.index}"), end=MAILBOXES_END)
+            self.store.fail(
+                vm.name, member.replace("*", f"p{portion.index}"), ops="RW", end=MAILBOXES_END
+            )
             for portion in PORTIONS
         ]
         self.goes_on()

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rig import Lab, Vm, stamp
-from rig.history import BLOCK
 
-from .appliance import ALPHA, BETA, MAILBOXES_END, PORTIONS, Appliance, Portion, expect, until
+from .appliance import ALPHA, MAILBOXES_END, PORTIONS, Appliance, Portion, expect, until
 from .client import Client, Stamper, Verifier
 from .faults import Faults
 from .judge import landings
@@ -172,7 +171,6 @@ class Play:
         self.wrong_order(one)
         self.appliance.hand_over(ALPHA, one)
         self.no_hold(one)
-        self.stale()
 
     def wrong_order(self, vm: Vm) -> None:
         """`drop` while the group is still optimized."""
@@ -200,31 +198,6 @@ class Play:
         until(lambda: writer.errors(), "the client sees an error without lapse_hold_ms")
         self.say(f"planted: no lapse_hold_ms: the client saw {writer.errors()[0]}")
         writer.stop()
-
-    def stale(self) -> None:
-        """Old content where newer was acknowledged: fio notices."""
-        verifier = Verifier(self.client, BETA, 1)
-        image = self.lab.store.image(BETA.disks[0])
-
-        def content() -> bytes:
-            return self.lab.store.read(BETA.disks[0], MAILBOXES_END, Verifier.SIZE)
-
-        def written(since: bytes) -> int:
-            now = content()
-            return sum(now[at : at + BLOCK] != since[at : at + BLOCK]
-                       for at in range(0, len(now), BLOCK))  # fmt: skip
-
-        begun = content()
-        until(lambda: written(begun) > 2 * Verifier.BACKLOG, "fio writes")
-        old = content()
-        until(lambda: written(old) > Verifier.BACKLOG // 2, "fio goes on")
-        with image.open("r+b") as disk:
-            disk.seek(MAILBOXES_END)
-            disk.write(old)
-        until(lambda: verifier.job.done, "fio notices that data is old")
-        wrong = verifier.check()
-        expect(wrong, "fio says so")
-        self.say(f"planted: old data: {wrong[0].splitlines()[0]}")
 
     def victim(self) -> Stamper:
         """A writer on alpha, under way."""
