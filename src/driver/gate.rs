@@ -100,10 +100,6 @@ impl Line for Bios {
         BioList::push(self, bio);
     }
 
-    fn push_front(&mut self, bio: Self::Op) {
-        BioList::push_front(self, bio);
-    }
-
     fn pop(&mut self) -> Option<Self::Op> {
         BioList::pop(self)
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What waits at the gate for a permit, and who goes next.
 //!
-//! An operation that finds no room waits in the queue of its lane; lanes share queues, as far as
-//! there are fewer of these. What is charged for every row waits in a queue of its own and goes
-//! first: everybody who comes later waits for it, or it would wait for ever. Within a queue the
-//! first goes first.
+//! An operation that finds no room waits in the queue of its lane. Lanes share queues, since there are
+//! fewer of these, but do not wait for each other: within a lane the first goes first, and one that
+//! finds no room is passed by those of other lanes. What is charged for every row waits in a queue
+//! of its own and goes first: everybody who comes later waits for it, or it would wait for ever.
 //!
 //! ```text
 //!   enter: Full --> wait --+--> queue --> dispatch --Granted--> go
@@ -25,7 +25,7 @@
 //! Locking: [`Lobby::with`] takes the lock of the queues. Nothing is admitted, refused or ended
 //! under it.
 
-use super::permits::{Admission, Charge, Check, Counting, Gate, Word};
+use super::permits::{Admission, Charge, Check, Counting, Gate, Word, ROW_LANES};
 use core::ops::Deref;
 
 /// Queues for operations that are charged in one lane.
@@ -40,8 +40,6 @@ pub trait Line {
     fn empty() -> Self;
     /// Adds the last one.
     fn push(&mut self, op: Self::Op);
-    /// Adds the first one.
-    fn push_front(&mut self, op: Self::Op);
     /// Takes the first one.
     fn pop(&mut self) -> Option<Self::Op>;
     /// Adds others behind the last one.
@@ -56,6 +54,31 @@ pub trait Line {
 pub struct Waiting<L> {
     narrow: [L; QUEUES],
     wide: L,
+    /// What the dispatcher has passed in the queue that it looks through now: older than all that
+    /// is still in there.
+    passed: L,
+}
+
+/// Lanes of one queue in which somebody found no room, a bit each: a queue has as many lanes as a
+/// word has bits.
+#[derive(Clone, Copy)]
+struct Full(u64);
+
+const _: () = assert!(ROW_LANES <= QUEUES * u64::BITS as usize);
+
+impl Full {
+    const fn bit(charge: Charge) -> u64 {
+        1_u64.wrapping_shl(charge.lane() / QUEUES as u32)
+    }
+
+    /// Whether what is charged like this waits behind another one.
+    const fn has(self, charge: Charge) -> bool {
+        self.0 & Self::bit(charge) != 0
+    }
+
+    fn add(&mut self, charge: Charge) {
+        self.0 |= Self::bit(charge);
+    }
 }
 
 impl<L: Line> Waiting<L> {
@@ -64,23 +87,26 @@ impl<L: Line> Waiting<L> {
         Self {
             narrow: core::array::from_fn(|_| L::empty()),
             wide: L::empty(),
+            passed: L::empty(),
         }
     }
 
     /// How many operations wait.
     pub fn len(&self) -> usize {
         let narrow = self.narrow.iter().map(L::len);
-        narrow.fold(self.wide.len(), usize::wrapping_add)
+        let others = self.wide.len().wrapping_add(self.passed.len());
+        narrow.fold(others, usize::wrapping_add)
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.wide.is_empty() && self.narrow.iter().all(L::is_empty)
+        self.wide.is_empty() && self.passed.is_empty() && self.narrow.iter().all(L::is_empty)
     }
 
     /// Takes everything that waits.
     pub fn take_all(&mut self) -> L {
         let mut all = core::mem::replace(&mut self.wide, L::empty());
+        all.append(core::mem::replace(&mut self.passed, L::empty()));
         for queue in &mut self.narrow {
             all.append(core::mem::replace(queue, L::empty()));
         }
@@ -102,6 +128,31 @@ impl<L: Line> Waiting<L> {
             Some(narrow) => narrow,
             None => &mut self.wide,
         }
+    }
+
+    /// Takes the next one of a queue that does not wait behind another one, and passes the others.
+    fn next(
+        &mut self,
+        queue: usize,
+        full: Full,
+        charge: impl Fn(&mut L::Op) -> Charge,
+    ) -> Option<L::Op> {
+        while let Some(mut op) = self.numbered(queue).pop() {
+            if !full.has(charge(&mut op)) {
+                return Some(op);
+            }
+            self.passed.push(op);
+        }
+        None
+    }
+
+    /// Puts what was passed back in front of what came meanwhile; whether nothing is in the queue.
+    fn end_pass(&mut self, queue: usize) -> bool {
+        let mut all = core::mem::replace(&mut self.passed, L::empty());
+        all.append(core::mem::replace(self.numbered(queue), L::empty()));
+        let is_empty = all.is_empty();
+        *self.numbered(queue) = all;
+        is_empty
     }
 }
 
@@ -202,12 +253,26 @@ pub fn refuse_if_over<L: Lobby>(lobby: &L) {
     lobby.refuse_all(ops);
 }
 
-/// Lets go from one queue for as long as there is room; whether it is empty then.
+/// Lets go from one queue whatever there is room for; whether it is empty then.
 fn dispatch_queue<L: Lobby>(lobby: &L, queue: usize) -> bool {
+    while pass(lobby, queue) {}
+    lobby.with(|waiting| waiting.numbered(queue).is_empty())
+}
+
+/// Goes through one queue; whether to do it again, because there is room after all.
+fn pass<L: Lobby>(lobby: &L, queue: usize) -> bool {
+    let (mut full, mut again) = (Full(0), false);
     loop {
         // It is out of the queue while it is decided about, so nobody else disposes of it.
-        let Some(mut op) = lobby.with(|waiting| waiting.numbered(queue).pop()) else {
-            return true;
+        let next = |waiting: &mut Waiting<L::Line>| {
+            let next = waiting.next(queue, full, |op| lobby.charge(op));
+            if next.is_none() {
+                waiting.end_pass(queue);
+            }
+            next
+        };
+        let Some(mut op) = lobby.with(next) else {
+            return again;
         };
         let charge = lobby.charge(&mut op);
         // Read before the permit is taken: what was held up in between counts for the older epoch.
@@ -218,8 +283,9 @@ fn dispatch_queue<L: Lobby>(lobby: &L, queue: usize) -> bool {
                 lobby.go(op, epoch, check);
             }
             Admission::Full { .. } => {
-                if !wait_on(lobby, op, charge) {
-                    return false;
+                if let Some(room) = wait_on(lobby, op, charge) {
+                    full.add(charge);
+                    again |= room;
                 }
             }
             Admission::Refused { lapsed, wake } => {
@@ -236,30 +302,189 @@ fn dispatch_queue<L: Lobby>(lobby: &L, queue: usize) -> bool {
 fn stop_waiting<L: Lobby>(lobby: &L, charge: Charge) {
     lobby.with(|waiting| {
         let everywhere = charge.is_wide() || lobby.gate().counting() == Counting::Spread;
-        let alone = waiting.wide.is_empty() && waiting.queue(charge).is_empty();
+        let alone = waiting.wide.is_empty()
+            && waiting.passed.is_empty()
+            && waiting.queue(charge).is_empty();
         if alone && (!everywhere || waiting.is_empty()) {
             lobby.gate().no_waiters(charge);
         }
     });
 }
 
-/// Puts an operation back where it was; whether the queue may go on after all.
-fn wait_on<L: Lobby>(lobby: &L, op: L::Op, charge: Charge) -> bool {
+/// Passes an operation; whether there is room for it after all. `None`: it does not wait any more.
+fn wait_on<L: Lobby>(lobby: &L, op: L::Op, charge: Charge) -> Option<bool> {
     let room = lobby.with(|waiting| {
         if lobby.is_called_back(&op) {
             return Err(op);
         }
-        waiting.queue(charge).push_front(op);
+        waiting.passed.push(op);
         Ok(lobby.gate().wait(charge))
     });
     match room {
         Err(op) => {
             lobby.give_back(op);
-            true
+            None
         }
         Ok(room) => {
             refuse_if_over(lobby);
-            room
+            Some(room)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::permits::Fields;
+    use super::*;
+    use core::cell::RefCell;
+    use core::sync::atomic::AtomicU64;
+    use std::collections::VecDeque;
+    use std::vec::Vec;
+
+    impl<T> Line for VecDeque<T> {
+        type Op = T;
+
+        fn empty() -> Self {
+            VecDeque::new()
+        }
+
+        fn push(&mut self, op: T) {
+            self.push_back(op);
+        }
+
+        fn pop(&mut self) -> Option<T> {
+            self.pop_front()
+        }
+
+        fn append(&mut self, mut others: Self) {
+            VecDeque::append(self, &mut others);
+        }
+
+        fn len(&self) -> usize {
+            VecDeque::len(self)
+        }
+
+        fn is_empty(&self) -> bool {
+            VecDeque::is_empty(self)
+        }
+    }
+
+    /// An operation: its name, and where it is charged.
+    type Op = (u32, Charge);
+
+    struct Portion {
+        gate: Gate<AtomicU64, Vec<AtomicU64>>,
+        waiting: RefCell<Waiting<VecDeque<Op>>>,
+        gone: RefCell<Vec<u32>>,
+    }
+
+    impl Lobby for Portion {
+        type Line = VecDeque<Op>;
+        type Op = Op;
+        type Word = AtomicU64;
+        type Lanes = Vec<AtomicU64>;
+
+        fn gate(&self) -> &Gate<AtomicU64, Vec<AtomicU64>> {
+            &self.gate
+        }
+
+        fn with<R>(&self, f: impl FnOnce(&mut Waiting<Self::Line>) -> R) -> R {
+            f(&mut self.waiting.borrow_mut())
+        }
+
+        fn now_ns(&self) -> u64 {
+            1_999
+        }
+
+        fn charge(&self, op: &mut Op) -> Charge {
+            op.1
+        }
+
+        fn is_called_back(&self, _op: &Op) -> bool {
+            false
+        }
+
+        fn give_back(&self, _op: Op) {}
+
+        fn go(&self, op: Op, _epoch: u64, _check: Check) {
+            self.gone.borrow_mut().push(op.0);
+        }
+
+        fn refuse(&self, _op: Op, _lapsed: bool, _wake: bool) {}
+
+        fn refuse_all(&self, _ops: Self::Line) {}
+    }
+
+    const FIELDS: Fields = Fields::new(3);
+
+    /// A gate that counts rows, with a limit of one.
+    fn portion() -> Portion {
+        let counting = Counting::Rows(FIELDS);
+        let lanes = (0..counting.words(1)).map(|_| AtomicU64::new(0));
+        let gate = Gate::new(1_000, 1, counting, lanes.collect());
+        assert!(gate.open_epoch(7, 2_000));
+        Portion {
+            gate,
+            waiting: RefCell::new(Waiting::new()),
+            gone: RefCell::default(),
+        }
+    }
+
+    /// A row of another lane than row 0, which waits in the same queue.
+    fn neighbour() -> u64 {
+        let lane = |row| Charge::row(FIELDS, row, 0).lane();
+        let queue = |row| lane(row) as usize % QUEUES;
+        (1..)
+            .find(|&row| queue(row) == queue(0) && lane(row) != lane(0))
+            .unwrap()
+    }
+
+    fn enters(portion: &Portion, charge: Charge) {
+        let admission = portion.gate.enter(charge, || 1_999);
+        assert!(matches!(admission, Admission::Granted(_)));
+    }
+
+    fn waits(portion: &Portion, op: Op) {
+        assert!(wait(portion, op.1, || Ok::<_, ()>((op, ()))).is_ok());
+    }
+
+    #[test]
+    fn r17_rows_that_share_a_queue_do_not_wait_for_each_other() {
+        let portion = portion();
+        let (stuck, other) = (0, neighbour());
+        enters(&portion, Charge::row(FIELDS, stuck, 0));
+        enters(&portion, Charge::row(FIELDS, other, 0));
+        for (name, row) in [(1, stuck), (2, other), (3, stuck)] {
+            waits(&portion, (name, Charge::row(FIELDS, row, 1)));
+        }
+        // The second row gets room; the first one hangs for ever.
+        portion.gate.leave(Charge::row(FIELDS, other, 0));
+        dispatch(&portion);
+        assert_eq!(*portion.gone.borrow(), [2]);
+        waits(&portion, (4, Charge::row(FIELDS, stuck, 2)));
+        portion.gate.leave(Charge::row(FIELDS, stuck, 0));
+        dispatch(&portion);
+        // The two on one member fit together; the third one is on another.
+        assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
+        assert_eq!(portion.with(|waiting| waiting.len()), 1);
+        portion.gate.leave(Charge::row(FIELDS, stuck, 1));
+        portion.gate.leave(Charge::row(FIELDS, stuck, 1));
+        dispatch(&portion);
+        assert_eq!(*portion.gone.borrow(), [2, 1, 3, 4]);
+        assert!(portion.with(|waiting| waiting.is_empty()));
+    }
+
+    #[test]
+    fn r17_within_a_row_nobody_is_passed() {
+        let portion = portion();
+        enters(&portion, Charge::row(FIELDS, 0, 0));
+        // The second one would fit beside what is inside; the first one came earlier.
+        waits(&portion, (1, Charge::row(FIELDS, 0, 1)));
+        waits(&portion, (2, Charge::row(FIELDS, 0, 0)));
+        dispatch(&portion);
+        assert!(portion.gone.borrow().is_empty());
+        portion.gate.leave(Charge::row(FIELDS, 0, 0));
+        dispatch(&portion);
+        assert_eq!(*portion.gone.borrow(), [1]);
     }
 }

@@ -33,10 +33,6 @@ impl Line for Queue {
         self.0.push_back(op);
     }
 
-    fn push_front(&mut self, op: Charge) {
-        self.0.push_front(op);
-    }
-
     fn pop(&mut self) -> Option<Charge> {
         self.0.pop_front()
     }
