@@ -117,6 +117,10 @@ impl Line for Bios {
     }
 }
 
+/// There is a lease; or it has ended, and whoever latched it has not come to note that yet: another
+/// processor may have seen it end in between.
+const UNNOTED: u64 = u64::MAX;
+
 /// What is remembered of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
 pub struct PerBio {
@@ -178,7 +182,8 @@ pub struct PortionGate {
     chunk_sectors: u32,
     refused: Atomic<u64>,
     late: Atomic<u64>,
-    /// When the lease ended last; 0: never, or what was kept was dropped since.
+    /// When the lease ended last; 0: never, or what was kept was dropped since. [`UNNOTED`] from the
+    /// beginning of a lease on.
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,
@@ -337,6 +342,7 @@ impl PortionGate {
 
     /// Begins the lease of an epoch.
     pub fn open_epoch(&self, epoch: u64, expiry_ns: u64) -> bool {
+        let _ = self.lapsed_ns.xchg(UNNOTED, ordering::Full);
         self.gate.open_epoch(epoch, expiry_ns)
     }
 
@@ -391,7 +397,11 @@ impl PortionGate {
 
     /// Fails everything that is kept after a lapse, and keeps nothing more of this one.
     pub fn drop_kept(&self) {
-        let _ = self.lapsed_ns.xchg(0, ordering::Full);
+        let lapsed_ns = self.lapsed_ns.load(ordering::Acquire);
+        if lapsed_ns != UNNOTED {
+            // If it is another one by now, that is of a later lease.
+            let _ = self.lapsed_ns.cmpxchg(lapsed_ns, 0, ordering::Full);
+        }
         self.fail_kept();
     }
 
@@ -599,7 +609,10 @@ impl PortionGate {
 
     /// Until when something that fails now is kept; 0: not at all.
     fn hold_until_ns(&self, hold_ms: u32) -> u64 {
-        let lapsed_ns = self.lapsed_ns.load(ordering::Acquire);
+        let lapsed_ns = match self.lapsed_ns.load(ordering::Acquire) {
+            UNNOTED => boottime_ns(),
+            at => at,
+        };
         if hold_ms == 0 || lapsed_ns == 0 {
             return 0;
         }
