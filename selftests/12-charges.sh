@@ -9,7 +9,7 @@
 # A stale owner's operations are really there: they hang below its gate, in a device that is held.
 
 . ./lib.sh
-plan 73
+plan 74
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -148,8 +148,8 @@ check "with its operations" let_all_go 2
 check "it has drained" eventually 60 repaired 1 3
 check "nothing is charged" charged_is 1 0
 check_equal "none of the two was acknowledged [R18]" 2 "$(told 2 EBADE)"
-check_equal "never more than two were open at once [R16]" "2 2 2" \
-	"$(field p0m0c1 peak) $(field p0m0c2 peak) $(field p0m0c3 peak)"
+check_equal "two were open at once [R16]" "2 2" "$(field p0m0c1 peak) $(field p0m0c2 peak)"
+check "never more" [ "$(field p0m0c3 peak)" -le 2 ]
 check "all go" down 1 0 && down 2 0 && down 3 0
 
 # Nothing left without any old owner: a group that is being rebuilt, with the policy `stop`.

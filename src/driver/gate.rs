@@ -182,8 +182,8 @@ pub struct PortionGate {
     chunk_sectors: u32,
     refused: Atomic<u64>,
     late: Atomic<u64>,
-    /// When the lease ended last; 0: never, or what was kept was dropped since. [`UNNOTED`] from the
-    /// beginning of a lease on.
+    /// When the lease ended last; 0: never, or what was kept was dropped since. From the beginning
+    /// of a lease on [`UNNOTED`].
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What waits at the gate for a permit, and who goes next.
 //!
-//! An operation that finds no room waits in the queue of its lane. Lanes share queues, since there are
-//! fewer of these, but do not wait for each other: within a lane the first goes first, and one that
-//! finds no room is passed by those of other lanes. What is charged for every row waits in a queue
-//! of its own and goes first: everybody who comes later waits for it, or it would wait for ever.
+//! An operation that finds no room waits in the queue of its lane. Lanes share queues, since there
+//! are fewer of these, but do not wait for each other: within a lane the first goes first, and one
+//! that finds no room is passed by those of other lanes. What is charged for every row waits in a
+//! queue of its own and goes first: everybody who comes later waits for it, or it would wait for
+//! ever.
 //!
 //! ```text
 //!   enter: Full --> wait --+--> queue --> dispatch --Granted--> go
