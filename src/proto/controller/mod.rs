@@ -840,11 +840,18 @@ impl Controller {
 
     /// How long a silence must be. On a portion that nobody owned yet the home controller goes
     /// first: everybody has the listening time between announcement and first ballot, the others
-    /// wait for a window more.
+    /// wait for a window more. So does who gave the portion to a successor, which may have come
+    /// just before.
     fn silence_ns(&self) -> u64 {
         let timing = &self.setup.timing;
-        match self.decided.epoch {
-            0 => timing.window_ns.saturating_add(timing.join_listen_ns()),
+        let own = Some(self.setup.slot);
+        match self.role {
+            _ if self.decided.epoch == 0 => {
+                timing.window_ns.saturating_add(timing.join_listen_ns())
+            }
+            RecordRole::Released { successor } if successor.is_some() && successor != own => {
+                timing.window_ns.saturating_add(timing.join_listen_ns())
+            }
             _ => timing.window_ns,
         }
     }
