@@ -64,32 +64,32 @@ differences() {
 
 # rebuild NAME POLICY LEVEL MEMBERS REDUNDANCY
 rebuild() {
-	name="$1, $2"
-	need "$name: a portion" format 0 --redundancy "$5" --detect yes --exhausted "$2"
-	need "$name: controller 1 owns it" owner 1 0
-	check "$name: one stray is repairable" permits_are 0/1
-	need "$name: an array" create "$3" "$4"
-	need "$name: is filled" fill
-	need "$name: loses a member" lose
-	check "$name: the message says so" tell 1 0 degraded 1
+	what="$1, $2"
+	need "$what: a portion" format 0 --redundancy "$5" --detect yes --exhausted "$2"
+	need "$what: controller 1 owns it" owner 1 0
+	check "$what: one stray is repairable" permits_are 0/1
+	need "$what: an array" create "$3" "$4"
+	need "$what: is filled" fill
+	need "$what: loses a member" lose
+	check "$what: the message says so" tell 1 0 degraded 1
 	mdadm --quiet /dev/md0 --add /dev/mapper/p0m1c1 &
 	adder=$!
 	case $2 in
 	stop)
-		check "$name: nothing may be open" permits_are 0/0
-		check "$name: the rebuild waits" eventually 60 waits
-		check_equal "$name: and is not there yet" 1 "$(cat $md/degraded)"
-		check "$name: somebody accepts the risk" tell 1 0 accept_risk 1
+		check "$what: nothing may be open" permits_are 0/0
+		check "$what: the rebuild waits" eventually 60 waits
+		check_equal "$what: and is not there yet" 1 "$(cat $md/degraded)"
+		check "$what: somebody accepts the risk" tell 1 0 accept_risk 1
 		;;
 	esac
-	check "$name: the lease alone protects" eventually 60 permits_are_window
-	check "$name: the array is rebuilt" eventually 240 is_rebuilt
-	check "$name: and told so" wait $adder
-	check "$name: the message says so, too" tell 1 0 degraded 0
-	check "$name: one stray is repairable again" eventually 60 permits_are 0/1
-	check "$name: what was written is there" is_whole
-	check_equal "$name: everywhere" 0 "$(differences)"
-	check_equal "$name: nothing failed at the gate" "0 0" \
+	check "$what: the lease alone protects" eventually 60 permits_are_window
+	check "$what: the array is rebuilt" eventually 240 is_rebuilt
+	check "$what: and told so" wait $adder
+	check "$what: the message says so, too" tell 1 0 degraded 0
+	check "$what: one stray is repairable again" eventually 60 permits_are 0/1
+	check "$what: what was written is there" is_whole
+	check_equal "$what: everywhere" 0 "$(differences)"
+	check_equal "$what: nothing failed at the gate" "0 0" \
 		"$(field p0m0c1 refused) $(field p0m0c1 late)"
 	mdadm --stop --quiet /dev/md0
 	down 1 0

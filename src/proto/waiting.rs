@@ -147,13 +147,10 @@ impl<L: Line> Waiting<L> {
         None
     }
 
-    /// Puts what was passed back in front of what came meanwhile; whether nothing is in the queue.
-    fn end_pass(&mut self, queue: usize) -> bool {
-        let mut all = core::mem::replace(&mut self.passed, L::empty());
-        all.append(core::mem::replace(self.numbered(queue), L::empty()));
-        let is_empty = all.is_empty();
-        *self.numbered(queue) = all;
-        is_empty
+    /// Puts what was passed back, when nothing else is left in the queue.
+    fn end_pass(&mut self, queue: usize) {
+        let passed = core::mem::replace(&mut self.passed, L::empty());
+        self.numbered(queue).append(passed);
     }
 }
 
@@ -377,6 +374,8 @@ mod tests {
         gate: Gate<AtomicU64, Vec<AtomicU64>>,
         waiting: RefCell<Waiting<VecDeque<Op>>>,
         gone: RefCell<Vec<u32>>,
+        /// What comes while the next one goes.
+        comes: RefCell<Option<Op>>,
     }
 
     impl Lobby for Portion {
@@ -409,6 +408,9 @@ mod tests {
 
         fn go(&self, op: Op, _epoch: u64, _check: Check) {
             self.gone.borrow_mut().push(op.0);
+            if let Some(next) = self.comes.take() {
+                waits(self, next);
+            }
         }
 
         fn refuse(&self, _op: Op, _lapsed: bool, _wake: bool) {}
@@ -428,6 +430,7 @@ mod tests {
             gate,
             waiting: RefCell::new(Waiting::new()),
             gone: RefCell::default(),
+            comes: RefCell::default(),
         }
     }
 
@@ -473,6 +476,31 @@ mod tests {
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1, 3, 4]);
         assert!(portion.with(|waiting| waiting.is_empty()));
+    }
+
+    #[test]
+    fn r17_what_was_passed_stays_in_front_of_what_comes_meanwhile() {
+        let portion = portion();
+        let (stuck, other) = (0, neighbour());
+        enters(&portion, Charge::row(FIELDS, stuck, 0));
+        waits(&portion, (1, Charge::row(FIELDS, stuck, 1)));
+        waits(&portion, (2, Charge::row(FIELDS, other, 1)));
+        *portion.comes.borrow_mut() = Some((3, Charge::row(FIELDS, stuck, 1)));
+        dispatch(&portion);
+        portion.gate.leave(Charge::row(FIELDS, stuck, 0));
+        dispatch(&portion);
+        assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
+    }
+
+    #[test]
+    fn r17_an_operation_on_many_rows_goes_before_those_on_one() {
+        let portion = portion();
+        enters(&portion, Charge::row(FIELDS, 0, 0));
+        waits(&portion, (1, Charge::row(FIELDS, 0, 1)));
+        waits(&portion, (2, Charge::rows(FIELDS, 1)));
+        portion.gate.leave(Charge::row(FIELDS, 0, 0));
+        dispatch(&portion);
+        assert_eq!(*portion.gone.borrow(), [2, 1]);
     }
 
     #[test]

@@ -250,6 +250,8 @@ fn r17_what_waits_when_the_lease_is_latched_is_refused() {
         };
         portion.arrive(Charge::ONE);
         heart.join().unwrap();
+        // Not only when somebody leaves, which may be never.
+        assert!(portion.with(|waiting| waiting.is_empty()));
         portion.leave(Charge::ONE);
         portion.ends(2);
     });
