@@ -215,6 +215,16 @@ pub const fn formula(m: u32, f: u32, q: u32, detect: bool) -> u32 {
 }
 
 impl Redundancy {
+    /// Nothing repairs strays: nothing is limited, and nobody is charged.
+    pub const EXTERNAL: Self = Self {
+        kind: Kind::External,
+        detect: false,
+        batch: 0,
+        counting: Counting::Ops,
+        exhausted: Exhausted::Stop,
+        drain_ns: None,
+    };
+
     /// M while nothing has failed and nobody is charged; `None` for external redundancy.
     pub const fn healthy_limit(&self) -> Option<u32> {
         match self.kind.failures() {

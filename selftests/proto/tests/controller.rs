@@ -14,7 +14,7 @@ use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
-use world::{external, timing, Clock, Config, Io, Path, Payload, Snapshot, What, World, MS};
+use world::{timing, Clock, Config, Io, Path, Payload, Snapshot, What, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -739,7 +739,7 @@ fn repairable(controllers: u8, failures: u8, batch: u32) -> Config {
             kind: Kind::Parity(failures),
             detect: true,
             batch,
-            ..external()
+            ..Redundancy::EXTERNAL
         },
         ..Config::healthy(controllers, 3)
     }

@@ -24,7 +24,7 @@ mod world;
 use dm_lease_proto::proto::limit::{Kind, Redundancy};
 use dm_lease_proto::proto::status::Reason;
 use std::time::Instant;
-use world::{external, Clock, Config, Faults, Rng, Stats, World, MS};
+use world::{Clock, Config, Faults, Rng, Stats, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -76,12 +76,12 @@ fn config(seed: u64) -> Config {
 fn redundancy(rng: &mut Rng) -> Redundancy {
     let failures = rng.below(9) as u8;
     let Some(failures) = failures.checked_sub(2).filter(|&m| m > 0) else {
-        return external();
+        return Redundancy::EXTERNAL;
     };
     let mut redundancy = Redundancy {
         kind: Kind::Parity(failures),
         detect: rng.below(2) == 0,
-        ..external()
+        ..Redundancy::EXTERNAL
     };
     redundancy.batch = match redundancy.healthy_limit() {
         Some(limit) if limit > 0 => rng.between(1, u64::from(limit)) as u32,

@@ -8,7 +8,7 @@ use crate::node::fence;
 use crate::node::Budget;
 use crate::sometimes::Sometimes;
 use dm_lease_proto::proto::controller::Command;
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
+use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::time::Timing;
 
 /// Where an exploration starts.
@@ -96,18 +96,6 @@ pub fn ticks(lease: u64, window: u64) -> Timing {
     }
 }
 
-/// Nobody is charged for anything.
-const fn external() -> Redundancy {
-    Redundancy {
-        kind: Kind::External,
-        detect: false,
-        batch: 0,
-        counting: Counting::Ops,
-        exhausted: Exhausted::Stop,
-        drain_ns: None,
-    }
-}
-
 /// An owner and observers of whom nothing is asked; L = W = 2 ticks.
 pub fn base(nodes: usize, members: u8) -> Config {
     Config {
@@ -115,7 +103,7 @@ pub fn base(nodes: usize, members: u8) -> Config {
         nodes,
         members,
         timing: ticks(2, 2),
-        redundancy: external(),
+        redundancy: Redundancy::EXTERNAL,
         start: Start::Owned,
         returns: false,
         epochs: 2,

@@ -29,7 +29,7 @@ pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
+use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::permits::{Admission, Charge};
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
@@ -120,18 +120,6 @@ pub struct Config {
     pub faults: Faults,
 }
 
-/// A redundancy that charges nobody.
-pub const fn external() -> Redundancy {
-    Redundancy {
-        kind: Kind::External,
-        detect: false,
-        batch: 0,
-        counting: Counting::Ops,
-        exhausted: Exhausted::Stop,
-        drain_ns: None,
-    }
-}
-
 impl Config {
     /// Healthy machines with different clocks; controller 1 is the home.
     pub fn healthy(controllers: u8, members: u8) -> Self {
@@ -146,7 +134,7 @@ impl Config {
             originals: (1 << members) - 1,
             home: 0,
             timing: timing(),
-            redundancy: external(),
+            redundancy: Redundancy::EXTERNAL,
             period_ns: vec![100 * MS; usize::from(controllers)],
             clocks: clocks.collect(),
             io_ns: (2 * MS, 2 * MS),
