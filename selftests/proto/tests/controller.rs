@@ -859,9 +859,18 @@ fn is_second_decision(io: &Io) -> bool {
 
 #[test]
 fn r21_a_decision_that_is_learnt_without_its_list_forgets_nobody() {
+    decision_without_list(true);
+    decision_without_list(false);
+}
+
+/// Controller 3 learns of it when it joins, or when it goes on after a stall.
+fn decision_without_list(joins: bool) {
     let mut world = owned(repairable(3, 3, 2));
     world.crash(0);
-    world.crash(2);
+    match joins {
+        true => world.crash(2),
+        false => world.stall(2, 6 * timing().window_ns),
+    }
     // Controller 2 wins, says so in a heartbeat, and is heard no more: what it decided together
     // with the charges stands in its ballots alone.
     world.swallow = Some(is_second_decision);
@@ -871,7 +880,9 @@ fn r21_a_decision_that_is_learnt_without_its_list_forgets_nobody() {
         beat.is_some_and(|record| record.dec.epoch == 2)
     });
     world.crash(1);
-    world.start(2);
+    if joins {
+        world.start(2);
+    }
     until(&mut world, 20 * SECOND, |w| w.is_valid(2));
     assert_eq!(world.epoch(2), 3);
     assert_eq!(charged(&world, 2), [(1, 0, 2, false)]);
