@@ -27,9 +27,9 @@ from rig.history import BLOCK, Request
 
 from .evidence import (
     DATA,
+    HANDING_OVER,
     LAPSED,
     MAILBOXES,
-    OWNER,
     RELEASED,
     Ack,
     Beat,
@@ -167,7 +167,7 @@ class Checker:
                         f"two owners: {portion} epoch {mail.epoch} belongs to controller "
                         f"{owners[mail.epoch][0]} and to {mail.owner}"
                     )
-            if mail.is_ballot or mail.role != OWNER:
+            if mail.is_ballot or not mail.is_owner:
                 continue
             if (mail.controller, mail.inc) != (mail.owner, mail.owner_inc):
                 self.fail(
@@ -203,16 +203,22 @@ class Checker:
         own: dict[int, tuple[int, bytes]] = {}
         drift = self.evidence.shown[portion]["timing"]["drift_ppm"]
         window = self.evidence.window(portion) * (10**6 - drift) // 10**6
+        invited: set[tuple[int, int]] = set()
         judged = 0
         told: set[tuple[int, int]] = set()
         for mail in self.mails(portion):
             applied = mail.request.applied or 0
             if not mail.is_ballot:
-                if mail.role == OWNER:
+                if mail.is_owner:
                     alive[mail.epoch] = applied
                     own[mail.epoch] = (mail.controller, mail.inc)
                 elif mail.role == RELEASED:
                     ended.setdefault(mail.epoch, applied)
+                if mail.role == HANDING_OVER:
+                    invited.add((mail.epoch, mail.successor))
+                continue
+            # An invited successor prepares itself, and puts no value forward.
+            if (mail.epoch, mail.controller) in invited and not mail.accepted:
                 continue
             if not mail.round or mail.epoch not in alive or mail.epoch in ended:
                 continue
@@ -570,7 +576,7 @@ class Checker:
             request = mail.request
             if mail.is_ballot or mail.epoch != epoch - 1 or mail.controller != old:
                 continue
-            if mail.role == OWNER and request.answered and not request.errno:
+            if mail.is_owner and request.answered and not request.errno:
                 how, last_sign = "silence", request.answered
             elif mail.role == RELEASED:
                 how, last_sign = "handoff", request.applied or 0

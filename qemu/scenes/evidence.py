@@ -33,13 +33,14 @@ DATA = 8 << 20
 
 RECORD = struct.Struct("<8sIIQQQQII")
 LINE = re.compile(r"^ *\S.*-\d+ +\[\d+\] +\S+ +(\d+)\.(\d+): dm_lease_(\w+): (.*)$")
-OWNER, LAPSED, RELEASED = 3, 4, 5
+OWNER, LAPSED, RELEASED, HANDING_OVER = 3, 4, 5, 6
 
 
 @dataclass
 class Mail:
     """A mailbox write; `role`, `successor`, `hb` and `open` are those of a heartbeat record,
-    `round` is the ballot that a ballot record promises (0 is none)."""
+    `round` is the ballot that a ballot record promises, `accepted` that in which it puts a value
+    forward (0 is none)."""
 
     request: Request
     portion: str
@@ -55,6 +56,12 @@ class Mail:
     hb: int = 0
     open: int = 0
     round: int = 0
+    accepted: int = 0
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether its writer owned the epoch."""
+        return self.role in (OWNER, HANDING_OVER)
 
 
 @dataclass
@@ -217,6 +224,7 @@ def decode_mail(request: Request, portion: str, offset: int, head: bytes) -> Mai
     mail = Mail(request, portion, slot, is_ballot, seq, inc, epoch, owner, owner_inc)
     if is_ballot:
         (mail.round,) = struct.unpack_from("<Q", head, at + 32)
+        (mail.accepted,) = struct.unpack_from("<Q", head, at + 64)
     else:
         mail.role, mail.successor = struct.unpack_from("<BB", head, at + 32)
         mail.open, mail.hb = struct.unpack_from("<IQ", head, at + 36)
@@ -315,7 +323,7 @@ class Reader:
         evidence = self.evidence
         written: dict[tuple[int, int, str, int, int], list[Request]] = defaultdict(list)
         for mail in evidence.mails:
-            if not mail.is_ballot and mail.role == OWNER:
+            if not mail.is_ballot and mail.is_owner:
                 boot = evidence.boot_at(mail.controller, mail.request.received)
                 key = (mail.controller, boot, mail.portion, mail.epoch, mail.hb)
                 written[key].append(mail.request)

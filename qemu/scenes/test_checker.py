@@ -19,6 +19,7 @@ from rig.history import BLOCK, History
 from .checker import MS, Checker, Findings
 from .evidence import (
     DATA,
+    HANDING_OVER,
     MAILBOX,
     MAILBOXES,
     OWNER,
@@ -53,17 +54,19 @@ def inc(controller: int) -> bytes:
 
 
 def mailbox(
-    ballot: bool, controller: int, seq: int, epoch: int, owner: int, role: int = 0, hb: int = 0
+    ballot: bool, controller: int, seq: int, epoch: int, owner: int, role: int = 0, hb: int = 0,
+    also: int = 0,
 ) -> bytes:
-    """A mailbox block's head: of a heartbeat, or of a ballot (whose round is `hb`)."""
+    """A mailbox block's head: of a heartbeat, whose successor is `also`; or of a ballot, whose round
+    is `hb` and which puts a value forward in round `also`."""
     head = struct.pack(
         "<8sHBBB3xI4x16sQ16s", b"dmLsBALT" if ballot else b"dmLsBEAT", 1, 1 if ballot else 2, 0,
         controller, 0, bytes(16), seq, inc(controller),
     )  # fmt: skip
     decided = struct.pack("<QB7x16s", epoch, owner, inc(owner))
     if ballot:
-        return head + bytes(16) + decided + struct.pack("<Q", hb)
-    return head + decided + struct.pack("<BBBxIQQ", role, 0, 0, 0, hb, PERIOD)
+        return head + bytes(16) + decided + struct.pack("<Q24xQ", hb, also)
+    return head + decided + struct.pack("<BBBxIQQ", role, also, 0, 0, hb, PERIOD)
 
 
 class Story:
@@ -435,6 +438,15 @@ class Planted(unittest.TestCase):
             ack for ack in story.evidence.acks if ack.portion != "beta" or ack.after not in gap
         ]
         self.fails(story, "pause", 1)
+
+    def test_a_successor_that_goes_further_than_it_was_invited_to(self) -> None:
+        for accepted, failures in ((0, 0), (1, 1)):
+            story = told()
+            story.mail(5 * SECOND, "alpha", False, 1, 1, 1, HANDING_OVER, 50, 2)
+            story.mail(5010 * MS, "alpha", True, 2, 1, 1, 0, 1, accepted)
+            found = story.found()
+            claims = [failure for failure in found.failures if failure.startswith("claim")]
+            self.assertEqual(len(claims), failures, found.failures)
 
     def test_a_handoff_that_waits_for_the_window(self) -> None:
         story = told()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .checker import MS, Findings
-from .evidence import OWNER, Evidence
+from .evidence import Evidence
 
 WIDTH, LEFT, RIGHT = 1560, 118, 22
 ROW, GROUP = 64, 60
@@ -93,7 +93,7 @@ class Timeline:
             when = self.seconds(mail.request.applied or 0)
             # One heartbeat is a write on each member.
             if not mail.is_ballot and (not beats or when - beats[-1][0] > 0.03):
-                beats.append((when, mail.role == OWNER))
+                beats.append((when, mail.is_owner))
         return Row(
             portion,
             controller,

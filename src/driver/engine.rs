@@ -219,17 +219,26 @@ impl Session {
         })
     }
 
-    /// Gives a command to the machine and waits for its end, for less than a second. The caller
-    /// holds `command`.
+    /// Gives a command to the machine and waits for its end, for less than a second, or six where a
+    /// successor is waited for. The caller holds `command`.
     pub(super) fn run(&self, command: Command) -> Result<(), Reason> {
         let _ = self.has_answer.xchg(false, ordering::Full);
-        self.with_machine(|machine| machine.answer = None);
+        let prepare_ns = self.with_machine(|machine| {
+            machine.answer = None;
+            match command {
+                Command::Release {
+                    successor: Some(_), ..
+                } => machine.controller.preparation_ns(),
+                _ => 0,
+            }
+        });
         let outcome = self.submit(command)?;
         self.bell.ring(Reasons::CHANGE);
         if outcome == Outcome::Done {
             return Ok(());
         }
-        let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS + PUBLISH_NS);
+        let wait_ns = prepare_ns.saturating_add(RELEASE_NS + PUBLISH_NS);
+        let deadline_ns = clock::boottime_ns().saturating_add(wait_ns);
         let has_answer = || self.has_answer.load(ordering::Acquire);
         self.answered.wait_until(deadline_ns, has_answer);
         let answer = self.with_machine(|machine| machine.answer.take());

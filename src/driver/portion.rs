@@ -297,6 +297,9 @@ impl Session {
     /// Gives the portion up and does not claim it again before [`Session::stay`]: cleanly if that
     /// is possible within a bounded time, by latching otherwise.
     pub fn leave(&self, reason: Reason) {
+        // Whoever waits for a successor gives way.
+        self.submit(Command::CallOff).ok();
+        self.bell.ring(Reasons::CHANGE);
         let _serial = self.command.lock();
         let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS);
         let released = self.run(Command::Leave {
@@ -320,7 +323,8 @@ impl Session {
         self.submit(Command::Fence(Reason::Fence)).ok();
     }
 
-    /// Carries out a command and waits for its end, for less than a second.
+    /// Carries out a command and waits for its end, for less than a second; for six where a
+    /// successor is waited for.
     ///
     /// # Errors
     ///

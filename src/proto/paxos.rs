@@ -66,8 +66,10 @@ pub struct Seen {
     pub decided: Decided,
     /// The highest `mbal` of the instance after it.
     pub highest: Ballot,
-    /// The highest `mbal` that is not of the own slot: somebody else's claim.
+    /// The highest `mbal` of somebody else: a claim.
     pub foreign: Ballot,
+    /// The highest `mbal` of the successor that the own slot has invited.
+    pub invited: Ballot,
     /// The highest `bal` of that instance and its value.
     pub accepted: Option<(Ballot, Value)>,
     /// What the decided epoch is charged with.
@@ -152,6 +154,7 @@ impl Seen {
             decided,
             highest: Ballot::NONE,
             foreign: Ballot::NONE,
+            invited: Ballot::NONE,
             accepted: None,
             lists: Lists::NONE,
         }
@@ -164,8 +167,8 @@ impl Seen {
         }
     }
 
-    /// Adds a valid ballot record of `slot`.
-    pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot) {
+    /// Adds a valid ballot record of `slot`; `invited` is whom `own` has invited.
+    pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot, invited: Option<Slot>) {
         self.decided(record.dec);
         let is_owner = self.decided.value
             == Some(Value {
@@ -177,7 +180,9 @@ impl Seen {
             return;
         }
         self.highest = self.highest.max(record.mbal);
-        if slot != own {
+        if invited == Some(slot) {
+            self.invited = self.invited.max(record.mbal);
+        } else if slot != own {
             self.foreign = self.foreign.max(record.mbal);
         }
         if let Some(value) = record.val {
@@ -186,6 +191,12 @@ impl Seen {
                 self.accepted = Some((record.bal, value));
             }
         }
+    }
+
+    /// Whether anybody claims the next epoch: whoever begins a ballot, or puts a value forward.
+    /// Only an invited successor may begin ballots up to `invited`.
+    pub fn is_claim(&self, invited: Ballot) -> bool {
+        self.foreign != Ballot::NONE || self.accepted.is_some() || self.invited > invited
     }
 
     /// The value to put forward in phase 2: that of the highest ballot, the own one included.
@@ -283,8 +294,8 @@ mod tests {
         assert_eq!(seen.value(&Promise::NONE, value(1)), value(1));
         let low = record(4, ballot(2, 2), Some((ballot(1, 2), value(2))));
         let high = record(4, ballot(2, 3), Some((ballot(2, 3), value(3))));
-        seen.add(slot(3), &high, slot(1));
-        seen.add(slot(2), &low, slot(1));
+        seen.add(slot(3), &high, slot(1), None);
+        seen.add(slot(2), &low, slot(1), None);
         assert_eq!(seen.value(&Promise::NONE, value(1)), value(3));
         // The own image counts like everybody's record.
         let own = Promise::of(&record(4, ballot(5, 1), Some((ballot(3, 1), value(2)))));
@@ -295,7 +306,7 @@ mod tests {
     fn r28_records_of_another_instance_say_nothing_about_this_one() {
         let mut seen = Seen::new(decided(4));
         let old = record(3, ballot(9, 2), Some((ballot(9, 2), value(2))));
-        seen.add(slot(2), &old, slot(1));
+        seen.add(slot(2), &old, slot(1), None);
         assert_eq!(seen, Seen::new(decided(4)));
     }
 
@@ -303,20 +314,46 @@ mod tests {
     fn r33_a_later_decision_makes_all_ballots_seen_obsolete() {
         let mut seen = Seen::new(decided(4));
         let claim = record(4, ballot(2, 2), Some((ballot(2, 2), value(2))));
-        seen.add(slot(2), &claim, slot(1));
+        seen.add(slot(2), &claim, slot(1), None);
         seen.decided(decided(5));
         assert_eq!(seen, Seen::new(decided(5)));
-        seen.add(slot(2), &claim, slot(1));
+        seen.add(slot(2), &claim, slot(1), None);
         assert_eq!(seen.highest, Ballot::NONE);
     }
 
     #[test]
     fn r29_a_claim_in_the_own_slot_is_nobody_elses() {
         let mut seen = Seen::new(decided(4));
-        seen.add(slot(1), &record(4, ballot(7, 1), None), slot(1));
+        seen.add(slot(1), &record(4, ballot(7, 1), None), slot(1), None);
         assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), Ballot::NONE));
-        seen.add(slot(2), &record(4, ballot(6, 2), None), slot(1));
+        seen.add(slot(2), &record(4, ballot(6, 2), None), slot(1), None);
         assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), ballot(6, 2)));
+        // Nor is that of an invited successor, which hides no claim of others.
+        seen.add(
+            slot(3),
+            &record(4, ballot(8, 3), None),
+            slot(1),
+            Some(slot(3)),
+        );
+        assert_eq!((seen.highest, seen.foreign), (ballot(8, 3), ballot(6, 2)));
+        assert_eq!(seen.invited, ballot(8, 3));
+    }
+
+    #[test]
+    fn r29_an_invited_successor_may_begin_a_ballot_and_put_no_value_forward() {
+        let seen = |index, accepted| {
+            let mut seen = Seen::new(decided(4));
+            let record = record(4, ballot(7, index), accepted);
+            seen.add(slot(index), &record, slot(1), Some(slot(3)));
+            seen
+        };
+        assert!(!Seen::new(decided(4)).is_claim(Ballot::NONE));
+        assert!(!seen(3, None).is_claim(ballot(7, 3)));
+        assert!(seen(3, None).is_claim(ballot(6, 3)));
+        assert!(seen(3, Some((ballot(7, 3), value(3)))).is_claim(ballot(7, 3)));
+        assert!(seen(2, None).is_claim(ballot(7, 3)));
+        assert!(seen(2, None).is_claim(ballot(8, 2)));
+        assert!(!seen(1, None).is_claim(Ballot::NONE), "the own one");
     }
 
     #[test]

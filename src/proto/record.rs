@@ -412,6 +412,18 @@ pub enum RecordRole {
         /// Who may claim at once; `None`: whoever comes first.
         successor: Option<Slot>,
     },
+    /// Owns `dec.epoch` and is about to give it to this controller, which may prepare its ballot.
+    HandingOver {
+        /// Who may prepare.
+        successor: Slot,
+    },
+}
+
+impl RecordRole {
+    /// Whether the writer owned `dec.epoch` when it wrote this.
+    pub const fn is_owner(self) -> bool {
+        matches!(self, Self::Owner | Self::HandingOver { .. })
+    }
 }
 
 /// The heartbeat register: a sign of life, no promise.
@@ -720,6 +732,7 @@ mod sealed {
                 RecordRole::Owner => (3, None),
                 RecordRole::Lapsed => (4, None),
                 RecordRole::Released { successor } => (5, successor),
+                RecordRole::HandingOver { successor } => (6, Some(successor)),
             };
             out.u8(role);
             out.u8(successor.map_or(0, Slot::controller));
@@ -860,6 +873,7 @@ impl fmt::Display for RecordRole {
             Self::Released {
                 successor: Some(slot),
             } => write!(f, "released to {slot}"),
+            Self::HandingOver { successor } => write!(f, "handing over to {successor}"),
         }
     }
 }
@@ -876,6 +890,7 @@ fn take_role(from: &mut FieldReader<'_>) -> Result<RecordRole, Reject> {
         (3, None) => Ok(RecordRole::Owner),
         (4, None) => Ok(RecordRole::Lapsed),
         (5, successor) => Ok(RecordRole::Released { successor }),
+        (6, Some(successor)) => Ok(RecordRole::HandingOver { successor }),
         _ => Err(Reject::Field),
     }
 }
@@ -952,7 +967,7 @@ mod tests {
         block
     }
 
-    const ROLES: [RecordRole; 6] = [
+    const ROLES: [RecordRole; 7] = [
         RecordRole::Secondary,
         RecordRole::Claiming,
         RecordRole::Owner,
@@ -960,6 +975,9 @@ mod tests {
         RecordRole::Released { successor: None },
         RecordRole::Released {
             successor: Some(Slot(63)),
+        },
+        RecordRole::HandingOver {
+            successor: Slot(63),
         },
     ];
 
@@ -1100,6 +1118,7 @@ mod tests {
         // dec at 64 takes 32 bytes, then role and successor.
         check(96, 0);
         check(96, 6);
+        check(96, 7);
         check(97, 1);
         check(97, 65);
         for role in ROLES {

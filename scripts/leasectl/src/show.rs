@@ -495,6 +495,7 @@ fn ballot_json(record: &BallotRecord) -> BallotJson {
 fn heartbeat_json(record: &HeartbeatRecord) -> HeartbeatJson {
     let successor = match record.role {
         RecordRole::Released { successor } => successor.map(Slot::controller),
+        RecordRole::HandingOver { successor } => Some(successor.controller()),
         _ => None,
     };
     HeartbeatJson {
@@ -505,6 +506,7 @@ fn heartbeat_json(record: &HeartbeatRecord) -> HeartbeatJson {
             RecordRole::Owner => "owner",
             RecordRole::Lapsed => "lapsed",
             RecordRole::Released { .. } => "released",
+            RecordRole::HandingOver { .. } => "handing-over",
         },
         successor,
         heartbeat: record.hb,

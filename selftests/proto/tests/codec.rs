@@ -85,7 +85,7 @@ prop_compose! {
         (seq, inc, hb, open, period_ns, reason) in any::<(u64, u128, u64, u32, u64, u8)>(),
         dec in decisions(),
         successor in option::of(slots()),
-        role in 0..5,
+        role in 0..6,
     ) -> HeartbeatRecord {
         let role = match role {
             0 => RecordRole::Secondary,
@@ -93,7 +93,11 @@ prop_compose! {
             1 => RecordRole::Claiming,
             2 => RecordRole::Owner,
             3 => RecordRole::Lapsed,
-            _ => RecordRole::Released { successor },
+            4 => RecordRole::Released { successor },
+            _ => match successor {
+                Some(successor) => RecordRole::HandingOver { successor },
+                None => RecordRole::Owner,
+            },
         };
         HeartbeatRecord { seq, inc: Incarnation(inc), dec, role, hb, open, period_ns, reason }
     }

@@ -65,6 +65,11 @@ impl Controller {
         matches!(self.phase, Phase::Claiming { .. })
     }
 
+    /// Whether it is a successor that waits for the end of the epoch, and looks again and again.
+    pub fn is_waiting(&self) -> bool {
+        self.is_prepared() && self.round.is_none()
+    }
+
     /// The highest number of a ballot that this machine wrote or saw in the present instance.
     pub fn ballots(&self) -> u64 {
         self.promise.mbal.max(self.highest).round
@@ -98,7 +103,7 @@ impl Controller {
     /// for nothing else.
     #[must_use]
     pub fn without_fence(mut self) -> Self {
-        let is_own = matches!(self.phase, Phase::Owner | Phase::Draining { .. });
+        let is_own = self.phase.is_owner();
         if is_own || self.evidence == Some(Evidence::OwnLapse) {
             self.owner.reset();
         }
@@ -109,7 +114,7 @@ impl Controller {
     /// heartbeat matters then.
     #[must_use]
     pub fn without_ticks(mut self, now_ns: u64) -> Self {
-        let beats = matches!(self.phase, Phase::Owner | Phase::Draining { .. });
+        let beats = self.phase.is_owner();
         if let Some(round) = self.round.as_mut().filter(|_| !beats) {
             round.stamp_ns = now_ns;
         }
@@ -262,6 +267,14 @@ impl Phase {
                 if let Some(proposal) = proposal {
                     proposal.s0_ns = stamp(proposal.s0_ns);
                 }
+            }
+            Phase::Offering {
+                until_ns,
+                deadline_ns,
+                ..
+            } => {
+                *until_ns = end(*until_ns);
+                *deadline_ns = end(*deadline_ns);
             }
             Phase::Draining { deadline_ns, .. } => *deadline_ns = end(*deadline_ns),
             Phase::Joining

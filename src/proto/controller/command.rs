@@ -13,13 +13,16 @@ pub enum Command {
     /// Claim as soon as there is evidence.
     Claim,
     /// Close the gate, drain, and publish that the epoch is over; to `successor` if one is named.
-    /// Fails when permits are still open at `deadline_ns` of the local clock.
+    /// Fails when permits are still open at `deadline_ns` of the local clock; for a named successor
+    /// that is [`Controller::preparation_ns`] later.
     Release {
         /// Who may claim at once; `None`: anybody.
         successor: Option<Slot>,
         /// Until when permits may come back.
         deadline_ns: u64,
     },
+    /// Stop waiting for a successor to prepare itself: its hand-over fails.
+    CallOff,
     /// Latch now; needs no disk.
     Fence(Reason),
     /// Take the operator's word that the owner is dead.
@@ -79,6 +82,12 @@ impl Controller {
                 let reason = successor.map_or(Reason::Released, |_| Reason::Handoff);
                 self.release(successor, reason, deadline_ns, now_ns)
             }
+            Command::CallOff => {
+                if matches!(self.phase, Phase::Offering { .. }) {
+                    self.keep(Reason::Busy);
+                }
+                Ok(Outcome::Done)
+            }
             Command::Fence(reason) => Ok(self.fence(reason, now_ns)),
             Command::ConfirmDead {
                 owner,
@@ -108,7 +117,7 @@ impl Controller {
         match (self.phase, self.blocked) {
             (Phase::Failed, _) => return Err(Reason::Duplicate),
             (Phase::Owner, _) => return Ok(Outcome::Done),
-            (Phase::Draining { .. }, _) => return Err(Reason::Busy),
+            (Phase::Offering { .. } | Phase::Draining { .. }, _) => return Err(Reason::Busy),
             (_, Some(reason)) => return Err(reason),
             (_, None) if self.stale => return Err(Reason::StaleOpeners),
             (_, None) if self.leaving != 0 => return Err(self.reason),
@@ -136,13 +145,8 @@ impl Controller {
         match self.phase {
             Phase::Owner if successor == Some(self.setup.slot) => Ok(Outcome::Done),
             Phase::Owner if self.opened && self.lease.is_valid(now_ns) => {
-                self.phase = Phase::Draining {
-                    successor,
-                    reason,
-                    deadline_ns,
-                };
                 self.pending = Some(Pending::Drain);
-                self.queue_limit();
+                self.begin_release(successor, reason, deadline_ns, now_ns);
                 Ok(Outcome::Pending)
             }
             Phase::Owner | Phase::Claiming { .. } => Err(Reason::Busy),
@@ -165,7 +169,7 @@ impl Controller {
     fn fence(&mut self, reason: Reason, now_ns: u64) -> Outcome {
         self.claim_requested = false;
         match self.phase {
-            Phase::Owner | Phase::Draining { .. } => self.latch(reason, now_ns),
+            phase if phase.is_owner() => self.latch(reason, now_ns),
             Phase::Claiming { .. } => self.abandon_claim(now_ns),
             _ => {}
         }
@@ -196,9 +200,10 @@ impl Controller {
             return Err(Reason::OwnerAlive);
         }
         self.confirmed = epoch;
-        self.evidence.get_or_insert(Evidence::Confirmed);
+        self.find(Evidence::Confirmed);
         self.claim_requested = true;
         self.try_claim(now_ns);
+        self.begin_due_round(now_ns);
         Ok(Outcome::Done)
     }
 }

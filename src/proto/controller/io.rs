@@ -86,12 +86,17 @@ impl Controller {
         self.due = false;
         match self.phase {
             Phase::Joining => self.begin_round(Kind::Look, now_ns),
-            Phase::Owner | Phase::Draining { .. } => {
+            Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. } => {
                 self.hb = self.hb.saturating_add(1);
                 self.begin_round(Kind::Heartbeat, now_ns);
             }
             Phase::Announcing | Phase::Secondary => self.begin_round(Kind::Heartbeat, now_ns),
-            Phase::Claiming { .. } | Phase::Failed => {}
+            // Between two reads of a first phase that had to wait.
+            Phase::Claiming { .. } if self.is_prepared() => {
+                self.begin_round(Kind::Heartbeat, now_ns);
+            }
+            Phase::Claiming { .. } => self.begin_round(Kind::Look, now_ns),
+            Phase::Failed => {}
         }
     }
 
@@ -355,24 +360,11 @@ impl Controller {
         if changed && matches!(self.evidence, Some(Evidence::Silence | Evidence::Confirmed)) {
             self.owner_lives(now_ns);
         }
-        if self.released_to_us(owner, boxes) {
-            self.evidence.get_or_insert(Evidence::Released);
+        let record = boxes.heartbeat(owner.slot).reading.valid();
+        let speaks = |r: &HeartbeatRecord| r.inc == owner.inc && r.dec.epoch == self.decided.epoch;
+        if let Some(record) = record.filter(speaks).filter(|_| !self.is_mine()) {
+            self.heed_owner(&record, now_ns);
         }
-    }
-
-    /// Whether the owner of D published that it is over, and this controller may follow at once.
-    fn released_to_us<M: Mailboxes>(&self, owner: Value, boxes: &M) -> bool {
-        let Some(record) = boxes.heartbeat(owner.slot).reading.valid() else {
-            return false;
-        };
-        let speaks = record.inc == owner.inc && record.dec.epoch == self.decided.epoch;
-        let named = match record.role {
-            RecordRole::Released { successor } => {
-                successor.is_none() || successor == Some(self.setup.slot)
-            }
-            _ => false,
-        };
-        speaks && named && !self.is_mine()
     }
 
     /// What stands in the own slot, as one number that changes with each write.
@@ -423,7 +415,7 @@ impl Controller {
             let beat = self.info(member, boxes.heartbeat(slot).reading);
             blank &= matches!((ballot, beat), (Some(None), Some(None)));
             if let Some(Some(record)) = ballot {
-                round.seen.add(slot, &record, own);
+                round.seen.add(slot, &record, own, self.invited_slot());
             }
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);

@@ -5,7 +5,7 @@ use super::{Controller, Evidence, Pending, Phase, Proposal, Queued};
 use crate::proto::lease::{Lease, Verdict};
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::{next_ballot, Promise};
-use crate::proto::record::{Ballot, Decided, RecordRole, Slot};
+use crate::proto::record::{Ballot, Decided, RecordRole};
 use crate::proto::round::{is_majority, Kind, Round};
 use crate::proto::status::Reason;
 
@@ -28,7 +28,9 @@ impl Controller {
                 None => self.judge_phase_1(round, ballot, now_ns),
                 Some(proposal) => self.judge_phase_2(round, ballot, proposal, now_ns),
             },
-            Phase::Owner | Phase::Draining { .. } => self.judge_heartbeat(round, now_ns),
+            Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. } => {
+                self.judge_heartbeat(round, now_ns);
+            }
             Phase::Failed => {}
         }
     }
@@ -98,19 +100,37 @@ impl Controller {
         if self.pending == Some(Pending::Publish) && round.kind == Kind::Heartbeat {
             self.answer(Ok(()));
         }
+        self.note_silence(round);
+    }
+
+    fn note_silence(&mut self, round: &Round) {
         let (silence_ns, majority) = (self.silence_ns(), self.majority());
         let silent = self
             .owner
             .is_silent(round.confirmed, round.issued_ns, silence_ns, majority);
-        if silent && self.evidence.is_none() {
-            self.evidence = Some(Evidence::Silence);
+        if silent {
+            self.find(Evidence::Silence);
         }
     }
 
-    /// Phase 1: nobody is ahead, so a value may be put forward.
+    /// Takes what says that the epoch is over, unless that is known already.
+    pub(super) fn find(&mut self, evidence: Evidence) {
+        if matches!(self.evidence, None | Some(Evidence::Offered { .. })) {
+            self.evidence = Some(evidence);
+            // Whoever waited for it looks once more and goes on.
+            self.due |= matches!(self.phase, Phase::Claiming { .. });
+        }
+    }
+
+    /// Phase 1: nobody is ahead, so a value may be put forward, once the epoch is over. Until then
+    /// the reads of phase 1 are repeated.
     fn judge_phase_1(&mut self, round: &Round, ballot: Ballot, now_ns: u64) {
         if round.seen.highest > ballot {
             return self.outbid(now_ns);
+        }
+        self.note_silence(round);
+        if self.is_prepared() {
+            return self.stay_prepared(now_ns);
         }
         let value = round.seen.value(&self.promise, self.me());
         let Some(charges) = self.charges_after(&round.seen.lists, value) else {
@@ -169,7 +189,7 @@ impl Controller {
 
     /// A heartbeat of the owner succeeded: extend, or latch.
     fn judge_heartbeat(&mut self, round: &Round, now_ns: u64) {
-        if round.seen.decided.epoch == self.decided.epoch && round.seen.foreign != Ballot::NONE {
+        if round.seen.decided.epoch == self.decided.epoch && self.is_claim(&round.seen) {
             return self.latch(Reason::ClaimSeen, now_ns);
         }
         let before = self.lease.expiry_ns();
@@ -187,6 +207,7 @@ impl Controller {
             expiry_ns: self.expiry_ns(),
         });
         self.raise_limit();
+        self.note_prepared(&round.seen);
     }
 
     /// The lease was extended: the gate gets it, at first not before a majority carries what
@@ -302,15 +323,5 @@ impl Controller {
     fn wait_below(&mut self, bound_ns: u64, now_ns: u64) {
         let wait_ns = self.random_below(bound_ns).saturating_add(1);
         self.backoff_until_ns = now_ns.saturating_add(wait_ns);
-    }
-
-    /// The gate is closed and empty: end the epoch and say so [R34].
-    pub(super) fn finish_release(&mut self, successor: Option<Slot>, reason: Reason, now_ns: u64) {
-        let pending = self.pending.take();
-        self.latch(reason, now_ns);
-        self.role = RecordRole::Released { successor };
-        self.open = 0;
-        self.pending = pending.map(|_| Pending::Publish);
-        self.begin_due_round(now_ns);
     }
 }

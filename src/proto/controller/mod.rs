@@ -12,14 +12,20 @@
 //!                                                      Claiming (phase 1, phase 2)  |
 //!                                                        |                          |
 //!                                                decided |                          |
-//!                                                        v     release, handoff     |
+//!                                                        v        release            |
 //!                                                      Owner ------> Draining ------+
-//!                                                        |              | released  |
-//!                                                        +--------------+-----------+
+//!                                                        |  \         ^ | released  |
+//!                                                        |   \        | |           |
+//!                                               handoff  |    Offering  |           |
+//!                                                        +-------+------+-----------+
 //!                                                          latch: lapse, higher epoch,
 //!                                                          claim seen, fence
 //!  any --- foreign incarnation in the own slot ---> Failed
 //! ```
+//!
+//! A hand-over is prepared while the owner still writes: it names the successor in its heartbeats
+//! (Offering), the successor goes through phase 1 and waits there, and only then the owner closes
+//! the gate, drains, and publishes that the epoch is over (`handover`).
 //!
 //! The files follow the flow: `io` says what is written and read
 //! when, `judge` what a complete round leads to, `command` what an operator may ask for. The
@@ -36,6 +42,7 @@
 mod canonical;
 mod charges;
 mod command;
+mod handover;
 mod io;
 mod judge;
 
@@ -197,6 +204,14 @@ enum Phase {
     },
     /// Owns the epoch; whether there is a lease says [`Lease`].
     Owner,
+    /// Owns the epoch, and waits for the successor to prepare its ballot.
+    Offering {
+        successor: Slot,
+        /// When it is waited for no longer.
+        until_ns: u64,
+        /// As in `Draining`, which follows.
+        deadline_ns: u64,
+    },
     /// Owns the epoch with the gate closed, until the last permit came back.
     Draining {
         successor: Option<Slot>,
@@ -214,9 +229,23 @@ struct Proposal {
     s0_ns: u64,
 }
 
-/// Why this controller may claim epoch D + 1. All of it is stable: once true of D, true for ever.
+impl Phase {
+    /// Whether the epoch is owned, with a lease or without.
+    fn is_owner(&self) -> bool {
+        matches!(
+            self,
+            Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. }
+        )
+    }
+}
+
+/// Why this controller may claim epoch D + 1. All of it but the offer is stable: once true of D,
+/// true for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Evidence {
+    /// The owner of D is about to hand over to this controller, and said so in this heartbeat.
+    /// That is good for phase 1 and for nothing else.
+    Offered { hb: u64 },
     /// D = 0, and the home controller found every slot blank.
     Virgin,
     /// The owner of D has drained and published that it is over.
@@ -312,6 +341,9 @@ pub struct Controller {
     virgin: Option<bool>,
     /// The highest ballot seen of instance D + 1.
     highest: Ballot,
+    /// Whom this controller, as owner of this epoch, has invited to prepare itself, and the highest
+    /// ballot with which it did: no claim that ends the lease.
+    invited: Option<(Slot, Ballot)>,
 
     members: [Member; MAX_MEMBERS as usize],
     /// Members that have a device.
@@ -431,6 +463,7 @@ impl Controller {
             evidence: None,
             virgin: None,
             highest: Ballot::NONE,
+            invited: None,
             members: core::array::from_fn(|_| Member::new()),
             present: 0,
             healthy: 0,
@@ -512,7 +545,7 @@ impl Controller {
 
     /// The gate, or the clock, has seen the lease end.
     pub fn handle_lapse(&mut self, now_ns: u64) {
-        if matches!(self.phase, Phase::Owner | Phase::Draining { .. }) {
+        if self.phase.is_owner() {
             self.latch(self.lapse_reason(Reason::Lapse), now_ns);
             self.begin_due_round(now_ns);
         }
@@ -544,6 +577,7 @@ impl Controller {
             Phase::Claiming { deadline_ns, .. } | Phase::Draining { deadline_ns, .. } => {
                 Some(deadline_ns)
             }
+            Phase::Offering { until_ns, .. } => Some(until_ns),
             _ => None,
         };
         let look = if self.round.is_none() {
@@ -616,7 +650,7 @@ impl Controller {
             Phase::Secondary => Role::Secondary,
             Phase::Claiming { .. } => Role::Claiming,
             Phase::Owner if self.expiry_ns().is_none() => Role::Claiming,
-            Phase::Owner => Role::Owner,
+            Phase::Owner | Phase::Offering { .. } => Role::Owner,
             Phase::Draining { .. } => Role::Releasing,
             Phase::Failed => Role::Failed,
         }
@@ -647,7 +681,7 @@ impl Controller {
         match (self.phase, self.blocked) {
             (Phase::Secondary, Some(blocked)) => blocked,
             (Phase::Secondary, None) if self.stale => Reason::StaleOpeners,
-            (Phase::Owner, _) if self.is_exhausted() => Reason::Exhausted,
+            (Phase::Owner | Phase::Offering { .. }, _) if self.is_exhausted() => Reason::Exhausted,
             _ => self.reason,
         }
     }
@@ -734,7 +768,7 @@ impl Controller {
         if decided.epoch <= self.decided.epoch {
             return;
         }
-        if matches!(self.phase, Phase::Owner | Phase::Draining { .. }) {
+        if self.phase.is_owner() {
             self.latch(Reason::HigherEpoch, now_ns);
         }
         if matches!(self.phase, Phase::Claiming { .. }) {
@@ -774,6 +808,7 @@ impl Controller {
         self.owner.reset();
         self.evidence = None;
         self.highest = Ballot::NONE;
+        self.invited = None;
         self.attempts = 0;
         self.backoff_until_ns = 0;
     }
@@ -816,10 +851,9 @@ impl Controller {
             Phase::Claiming { deadline_ns, .. } if now_ns >= deadline_ns => {
                 self.abandon_claim(now_ns);
             }
+            Phase::Offering { until_ns, .. } if now_ns >= until_ns => self.drain(),
             Phase::Draining { deadline_ns, .. } if now_ns >= deadline_ns => {
-                self.phase = Phase::Owner;
-                self.queue_limit();
-                self.answer(Err(Reason::ReleaseTimeout));
+                self.keep(Reason::ReleaseTimeout)
             }
             _ => {}
         }
@@ -833,6 +867,7 @@ impl Controller {
             Phase::Secondary if self.evidence.is_none() && self.wants_claim() => {
                 (&self.owner, self.silence_ns())
             }
+            Phase::Claiming { .. } if self.is_prepared() => return Some(self.next_look_ns()),
             _ => return None,
         };
         observer.ripe_ns(silence_ns, self.majority(), self.last_look_ns)

@@ -88,7 +88,6 @@ fn holds<const N: usize>(config: Config) {
 }
 
 /// All rules hold in every state that is so near the start that there are not more than `limit`.
-#[cfg(feature = "long")]
 fn holds_nearby<const N: usize>(config: Config, limit: usize) {
     assert_eq!(outcome::<N>(config, limit), None);
 }
@@ -228,7 +227,55 @@ fn r41_a_command_that_lands_twice_or_late() {
 fn r34_a_release_and_a_hand_over_race_a_takeover() {
     const WANTED: &[Sometimes] = &[Sometimes::HandedOver, Sometimes::Takeover, Sometimes::Lapse];
     holds::<2>(named("a release", WANTED, handover(release(None))));
-    holds::<2>(named("a hand-over", WANTED, handover(release(Some(1)))));
+    const PREPARED: &[Sometimes] = &[
+        Sometimes::Prepared,
+        Sometimes::HandedOver,
+        Sometimes::Takeover,
+        Sometimes::Lapse,
+    ];
+    // The successor's timer shows it the offer. All of it is among the large models.
+    let config = Config {
+        ticks: [0, 1, 0],
+        ..named("a hand-over", PREPARED, handover(release(Some(1))))
+    };
+    holds_nearby::<2>(config, 3_000_000);
+}
+
+#[test]
+#[cfg(feature = "long")]
+fn r34_a_hand_over_and_what_goes_wrong() {
+    const WANTED: &[Sometimes] = &[Sometimes::Prepared, Sometimes::Lapse];
+    let handover = || handover(release(Some(1)));
+    let models = [
+        Config {
+            ticks: [0, 1, 0],
+            ..named("a hand-over", WANTED, handover())
+        },
+        Config {
+            ticks: [1, 0, 0],
+            ..named("a hand-over, a heartbeat", WANTED, handover())
+        },
+        Config {
+            restarts: [0, 1, 0],
+            ..named("a hand-over, the successor restarts", WANTED, handover())
+        },
+        Config {
+            faults: [1, 0, 0],
+            torn: true,
+            ..named("a hand-over, a fault of the owner", WANTED, handover())
+        },
+        Config {
+            lag: true,
+            ..named("a hand-over, a stall before the gate", WANTED, handover())
+        },
+        Config {
+            returns: true,
+            ..named("a hand-over by an owner that returns", WANTED, handover())
+        },
+    ];
+    for model in models {
+        holds_nearby::<2>(model, 30_000_000);
+    }
 }
 
 #[test]

@@ -307,6 +307,10 @@ impl Node {
         self.machine.is_candidate()
     }
 
+    pub fn is_waiting(&self) -> bool {
+        self.machine.is_waiting()
+    }
+
     pub fn is_secondary(&self) -> bool {
         self.machine.role() == Role::Secondary
     }
@@ -470,18 +474,16 @@ impl Node {
             }
             Event::Restart => it.restart(slot, config),
             Event::Write | Event::Reach(_) => it.user(event, config),
-            Event::Reply => {
-                it.user(event, config);
-                if it.is_releasing() {
-                    it.machine.handle_drained(NOW);
-                    it.drain(config, records);
-                }
-            }
+            Event::Reply => it.user(event, config),
             Event::Refuse => it.gate.expiry_ns = 0,
             _ => {
                 it.tell(event, slot, config, records);
                 it.drain(config, records);
             }
+        }
+        if it.is_releasing() && it.data == Data::None {
+            it.machine.handle_drained(NOW);
+            it.drain(config, records);
         }
         it.settle(config);
         if epoch(self) > epoch(&it) && self.life == it.life {
@@ -527,10 +529,6 @@ impl Node {
                 self.budget.commands -= 1;
                 // A refusal changes nothing.
                 let _ = self.machine.handle_command(config.command, NOW);
-                if self.is_releasing() && self.data == Data::None {
-                    self.drain(config, records);
-                    self.machine.handle_drained(NOW);
-                }
             }
             _ => {}
         }

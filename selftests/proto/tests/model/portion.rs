@@ -398,9 +398,12 @@ impl<const N: usize> Portion<N> {
         for _ in 0..400 {
             let mut steps = Vec::new();
             self.all_steps(&state, &mut steps);
+            // Who waits for another looks as often as it may.
+            let looks = state.nodes[index].node.is_waiting();
             let mine = |step: &Step| match *step {
+                Step::Node(node, Event::Timeout, 0) => node == index && !looks,
                 Step::Node(node, event, 0) => {
-                    node == index && matches!(event, Event::Act | Event::Timeout | Event::Done(..))
+                    node == index && matches!(event, Event::Act | Event::Done(..))
                 }
                 Step::Read { node, lands: 0, .. } => node == index,
                 _ => false,
@@ -595,6 +598,9 @@ impl<const N: usize> Portion<N> {
         }
         let owner = after.nodes.iter().position(|node| node.valid.is_some());
         let Some(owner) = owner else { return };
+        if after.nodes.iter().any(|node| node.node.is_waiting()) {
+            note(Sometimes::Prepared);
+        }
         let me = (owner as u8, after.nodes[owner].node.life());
         let former = after.decided[..after.top as usize].iter().flatten().last();
         if former.is_none_or(|former| *former == me) {

@@ -32,6 +32,8 @@ pub enum Sometimes {
     Rejoined,
     /// After a release or hand-over the next one owns.
     HandedOver,
+    /// A successor is through with phase 1 while the owner has its lease.
+    Prepared,
     /// After a member was replaced by a blank one there is a takeover.
     TakeoverAfterReplacement,
     /// A user's write is acknowledged; lands under a later owner; is then not acknowledged.

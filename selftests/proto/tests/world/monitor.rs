@@ -279,7 +279,7 @@ impl Monitor {
                 payload: Payload::Heartbeat(record),
                 ..
             } => {
-                if record.role == RecordRole::Owner {
+                if record.role.is_owner() {
                     let beat = track
                         .beats
                         .entry((record.dec.epoch, record.hb))
@@ -334,7 +334,7 @@ impl Monitor {
                 return;
             }
         };
-        if !ok || record.role != RecordRole::Owner || track.life != life {
+        if !ok || !record.role.is_owner() || track.life != life {
             return;
         }
         let beat = track

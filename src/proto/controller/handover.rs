@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How an owner gives its epoch back, and how a named successor prepares for it [R34].
+//!
+//! ```text
+//!   owner       Owner ---> Offering ------> Draining ------> latched, `released` published
+//!                 ^        gate open   |    gate closed  |
+//!                 |                    |                 | not drained in time
+//!                 +--------------------+-----------------+
+//!
+//!   successor   Secondary ---> Claiming: phase 1 ---> phase 1 read again ---> phase 2 ---> Owner
+//!                `handing over` seen                  until `released` is seen
+//! ```
+//!
+//! Everything that can be done before the gate closes is done before: what is left of the pause is
+//! the drain, one write of the owner, and of the successor a look, phase 2 and two heartbeats. An
+//! offer says nothing about the end of the epoch, so it is good for phase 1 only; Disk Paxos lets
+//! a candidate wait between its phases for as long as it likes. The epoch after this one is decided
+//! when this one is over, as in any other claim, and a hand-over that comes to nothing leaves the
+//! owner where it was.
+//!
+//! The owner latches on any claim but this one: a first phase of the successor, begun while it was
+//! invited. A value put forward is a claim, whoever's it is [R29].
+
+use super::{Controller, Evidence, Pending, Phase};
+use crate::proto::paxos::Seen;
+use crate::proto::record::{Ballot, HeartbeatRecord, RecordRole, Slot};
+use crate::proto::status::Reason;
+
+/// A prepared successor looks so often in one of its periods, or more often.
+const LOOKS: u64 = 16;
+
+/// The longest pause between two of its looks.
+const LOOK_NS: u64 = 10_000_000;
+
+/// The longest time that a successor is waited for: whoever asked for the hand-over waits, too.
+const PREPARE_NS: u64 = 5_000_000_000;
+
+impl Controller {
+    /// How long a successor has to prepare itself: it notices within a period, its ballot takes a
+    /// round that writes twice, and the owner must see it.
+    pub fn preparation_ns(&self) -> u64 {
+        let rounds_ns = self.patience_ns().saturating_mul(3);
+        let periods_ns = self.setup.timing.period_max_ns.saturating_mul(2);
+        periods_ns.saturating_add(rounds_ns).min(PREPARE_NS)
+    }
+
+    /// Begins to give the epoch back. What another controller shall have is offered to it first.
+    pub(super) fn begin_release(
+        &mut self,
+        successor: Option<Slot>,
+        reason: Reason,
+        deadline_ns: u64,
+        now_ns: u64,
+    ) {
+        let Some(successor) = successor else {
+            return self.close_gate(None, reason, deadline_ns);
+        };
+        let prepare_ns = self.preparation_ns();
+        self.phase = Phase::Offering {
+            successor,
+            until_ns: now_ns.saturating_add(prepare_ns),
+            deadline_ns: deadline_ns.saturating_add(prepare_ns),
+        };
+        self.role = RecordRole::HandingOver { successor };
+        self.invited = Some((successor, Ballot::NONE));
+        self.due = true;
+        self.begin_due_round(now_ns);
+    }
+
+    /// Who was invited in the present epoch.
+    pub(super) fn invited_slot(&self) -> Option<Slot> {
+        self.invited.map(|(slot, _)| slot)
+    }
+
+    /// Whether a round showed a claim that ends the own epoch.
+    pub(super) fn is_claim(&mut self, seen: &Seen) -> bool {
+        let is_kept = self.phase == Phase::Owner;
+        if let Some((_, ballot)) = self.invited.as_mut().filter(|_| !is_kept) {
+            *ballot = seen.invited.max(*ballot);
+        }
+        seen.is_claim(self.invited.map_or(Ballot::NONE, |(_, ballot)| ballot))
+    }
+
+    /// The successor is prepared: the gate may close.
+    pub(super) fn note_prepared(&mut self, seen: &Seen) {
+        if seen.invited != Ballot::NONE {
+            self.drain();
+        }
+    }
+
+    /// Closes the gate for the successor, prepared or not.
+    pub(super) fn drain(&mut self) {
+        if let Phase::Offering {
+            successor,
+            deadline_ns,
+            ..
+        } = self.phase
+        {
+            self.close_gate(Some(successor), Reason::Handoff, deadline_ns);
+        }
+    }
+
+    fn close_gate(&mut self, successor: Option<Slot>, reason: Reason, deadline_ns: u64) {
+        self.phase = Phase::Draining {
+            successor,
+            reason,
+            deadline_ns,
+        };
+        self.queue_limit();
+    }
+
+    /// Nothing comes of giving it up, for this reason: the epoch is kept.
+    pub(super) fn keep(&mut self, reason: Reason) {
+        self.phase = Phase::Owner;
+        self.role = RecordRole::Owner;
+        self.queue_limit();
+        self.answer(Err(reason));
+    }
+
+    /// The gate is closed and empty: end the epoch and say so.
+    pub(super) fn finish_release(&mut self, successor: Option<Slot>, reason: Reason, now_ns: u64) {
+        let pending = self.pending.take();
+        self.latch(reason, now_ns);
+        self.role = RecordRole::Released { successor };
+        self.open = 0;
+        self.pending = pending.map(|_| Pending::Publish);
+        self.begin_due_round(now_ns);
+    }
+
+    /// What the owner of the present epoch says of its end. A member may show an older record than
+    /// another one did.
+    pub(super) fn heed_owner(&mut self, record: &HeartbeatRecord, now_ns: u64) {
+        let own = self.setup.slot;
+        match (record.role, self.evidence) {
+            (RecordRole::Released { successor }, _) if successor.is_none_or(|slot| slot == own) => {
+                self.find(Evidence::Released);
+            }
+            (RecordRole::HandingOver { successor }, None) if successor == own => {
+                self.evidence = Some(Evidence::Offered { hb: record.hb });
+            }
+            // Kept, or given to somebody else.
+            (role, Some(Evidence::Offered { hb }))
+                if record.hb > hb && role != (RecordRole::HandingOver { successor: own }) =>
+            {
+                self.evidence = None;
+                if matches!(self.phase, Phase::Claiming { .. }) {
+                    self.abandon_claim(now_ns);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether phase 2 must wait for the end of the epoch; when no round is under way, phase 1 is
+    /// through.
+    pub(super) fn is_prepared(&self) -> bool {
+        let first = matches!(self.phase, Phase::Claiming { proposal: None, .. });
+        first && matches!(self.evidence, Some(Evidence::Offered { .. }))
+    }
+
+    /// One ballot is enough for one offer, however long the owner takes.
+    pub(super) fn stay_prepared(&mut self, now_ns: u64) {
+        if let Phase::Claiming { deadline_ns, .. } = &mut self.phase {
+            *deadline_ns = now_ns.saturating_add(self.setup.timing.window_ns);
+        }
+    }
+
+    /// When a prepared successor looks again.
+    pub(super) fn next_look_ns(&self) -> u64 {
+        let pause_ns = self.setup.period_ns.checked_div(LOOKS).unwrap_or(0);
+        self.last_look_ns.saturating_add(pause_ns.min(LOOK_NS))
+    }
+}
