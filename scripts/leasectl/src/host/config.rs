@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn r39_the_example_is_one_and_shows_the_defaults() {
-        let text = include_str!("../../debian/portion.toml");
+        let text = include_str!("../../../debian/portion.toml");
         assert!(parse(text).unwrap().devices.is_none());
         // What is commented out there is what holds without it.
         let declaration = parse(&text.replace("\n# ", "\n")).unwrap();

@@ -4,7 +4,7 @@
 //! A member may be in use while it is read: the owner and every secondary write their mailboxes
 //! then. A block that reads as torn is therefore read again before it is believed to be.
 
-use crate::device::Device;
+use crate::disk::device::Device;
 use anyhow::{bail, Result};
 use dm_lease_proto::proto::layout::{
     copy_offset, is_protective, register_offset, Side, BLOCK_SECTORS, MAX_CONTROLLERS,

@@ -9,7 +9,7 @@
 //! (`include/uapi/linux/raid/md_p.h`), which is at one of three places of the device it is on:
 //! here the data area of a member.
 
-use crate::device::Device;
+use crate::disk::device::Device;
 use anyhow::Result;
 use dm_lease_proto::proto::layout::{Block, SECTOR_SIZE};
 use dm_lease_proto::proto::superblock::Superblock;

@@ -9,10 +9,10 @@
 //! (`drivers/md/raid5.c`, `raid5_compute_sector`): parity goes one member down with each row, and
 //! data starts behind it.
 
-use crate::device::{refuse_twice, Device};
-use crate::gf::Shard;
-use crate::member::superblocks;
-use crate::raid::MdLayout;
+use crate::disk::device::{refuse_twice, Device};
+use crate::disk::member::superblocks;
+use crate::md::gf::Shard;
+use crate::md::raid::MdLayout;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::layout::{BLOCK_SECTORS, SECTOR_SIZE};
 use std::ops::Range;

@@ -6,11 +6,11 @@
 //! follow` waits for events and has udev look again at every device whose role is another one.
 
 use crate::cli::Udev;
-use crate::device::Device;
-use crate::events::Events;
-use crate::mapped;
-use crate::member::superblocks;
-use crate::status::{dmsetup, parse};
+use crate::disk::device::Device;
+use crate::disk::member::superblocks;
+use crate::kernel::events::Events;
+use crate::kernel::mapped;
+use crate::kernel::status::{dmsetup, parse};
 use anyhow::{Context, Result};
 use dm_lease_proto::proto::status::Role;
 use dm_lease_proto::proto::superblock::{DisplayUuid, Superblock};

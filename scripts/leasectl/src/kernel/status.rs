@@ -2,7 +2,7 @@
 //! The state of all portions of this machine, from `dmsetup status --target lease`.
 
 use crate::cli::Status as Options;
-use crate::mapped;
+use crate::kernel::mapped;
 use anyhow::{Context, Result};
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::status::{Charged, Status};

@@ -6,7 +6,7 @@
 //! numbers are hexadecimal text.
 
 use crate::cli::Devices;
-use crate::member::{Mailbox, Member, RegisterView};
+use crate::disk::member::{Mailbox, Member, RegisterView};
 use crate::text::{controllers, mib, ms, utc};
 use anyhow::Result;
 use dm_lease_proto::proto::layout::Side;

@@ -2,8 +2,9 @@
 //! The table line of a member for a controller, as `dmsetup create` reads it.
 
 use crate::cli::{FailWith as FailWithWord, Table};
-use crate::member::superblocks;
-use crate::{device::Device, text};
+use crate::disk::device::Device;
+use crate::disk::member::superblocks;
+use crate::text;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::limit::Limit;
 use dm_lease_proto::proto::record::Slot;

@@ -8,7 +8,7 @@
 //! On a terminal the view is redrawn in place; otherwise each look is appended.
 
 use crate::cli::Watch;
-use crate::status::{dmsetup, parse, Line};
+use crate::kernel::status::{dmsetup, parse, Line};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};

@@ -6,10 +6,10 @@
 //! Members may be in use while they are checked.
 
 use crate::cli::Devices;
-use crate::device::Device;
-use crate::member::{Mailbox, Member, RegisterView};
-use crate::raid::MdLayout;
-use crate::show::MemberJson;
+use crate::disk::device::Device;
+use crate::disk::member::{Mailbox, Member, RegisterView};
+use crate::disk::show::MemberJson;
+use crate::md::raid::MdLayout;
 use crate::text::list;
 use anyhow::Result;
 use dm_lease_proto::proto::layout::{

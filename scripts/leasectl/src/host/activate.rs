@@ -9,12 +9,12 @@
 //! because a portion that loses its first device is released: then it must be on purpose.
 
 use crate::cli::{Activate, Deactivate};
-use crate::config::{files, Declaration, DIRECTORY};
-use crate::mapped::{self, Mapped};
-use crate::status;
-use crate::table::{line, superblock};
+use crate::host::config::{files, Declaration, DIRECTORY};
+use crate::host::udev::{link, trigger, Closing, LINK, LINKS};
+use crate::kernel::mapped::{self, Mapped};
+use crate::kernel::status;
+use crate::kernel::table::{line, superblock};
 use crate::text::list;
-use crate::udev::{link, trigger, Closing, LINK, LINKS};
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::status::Role;

@@ -11,10 +11,10 @@
 //! formatted, never a portion with old mailboxes.
 
 use crate::cli::{Format, Uuid};
-use crate::device::{refuse_twice, Device};
-use crate::foreign;
-use crate::member::{mailboxes, superblocks, Mailbox, Member};
-use crate::plan;
+use crate::disk::device::{refuse_twice, Device};
+use crate::disk::foreign;
+use crate::disk::member::{mailboxes, superblocks, Mailbox, Member};
+use crate::disk::plan;
 use crate::text::{list, mib, named_controllers};
 use anyhow::{anyhow, bail, Context, Result};
 use dm_lease_proto::proto::layout::{

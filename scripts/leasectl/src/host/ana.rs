@@ -27,8 +27,8 @@
 //! looks every [`LOOK_AGAIN`], for ports that are configured later: configfs raises no event.
 
 use crate::cli::{Ana, Group};
-use crate::mapped;
-use crate::status::{dmsetup, parse, Line};
+use crate::kernel::mapped;
+use crate::kernel::status::{dmsetup, parse, Line};
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::status::Role;
 use std::fmt;

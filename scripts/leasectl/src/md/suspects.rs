@@ -8,13 +8,13 @@
 //!
 //! The list must be made before the new owner assembles the array: then md forgets the marks.
 
-use crate::array::{Component, Geometry};
-use crate::bitmap::Bitmap;
-use crate::check::highest;
 use crate::cli::Devices;
-use crate::device::refuse_twice;
-use crate::member::Member;
-use crate::raid::MdLayout;
+use crate::disk::check::highest;
+use crate::disk::device::refuse_twice;
+use crate::disk::member::Member;
+use crate::md::array::{Component, Geometry};
+use crate::md::bitmap::Bitmap;
+use crate::md::raid::MdLayout;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::layout::SECTOR_SIZE;
 use dm_lease_proto::proto::limit::Limit;

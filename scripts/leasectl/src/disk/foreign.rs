@@ -5,7 +5,7 @@
 //! that shared storage meets; it does not replace `wipefs`, it keeps a slip of the hand from
 //! destroying a file system.
 
-use crate::device::Device;
+use crate::disk::device::Device;
 use anyhow::Result;
 use dm_lease_proto::proto::layout::BLOCK_SIZE;
 

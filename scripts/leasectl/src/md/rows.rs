@@ -20,10 +20,10 @@
 //!
 //! A row is judged as a whole, since at most so many *members* of a row carry strays.
 
-use crate::array::{Array, Geometry};
 use crate::cli;
-use crate::gf::{Differences, Located, Shard};
-use crate::suspects::Rows;
+use crate::md::array::{Array, Geometry};
+use crate::md::gf::{Differences, Located, Shard};
+use crate::md::suspects::Rows;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::layout::{Block, BLOCK_SECTORS, BLOCK_SIZE, SECTOR_SIZE};
 use serde::{Deserialize, Serialize};
@@ -197,7 +197,7 @@ fn judge(array: &Array, row: u64, known: Option<&Known>, repair: bool) -> Result
 fn read(array: &Array, row: u64) -> Result<Chunks> {
     let sectors = array.geometry.member_sectors(row);
     let length = usize::try_from((sectors.end - sectors.start) * SECTOR_SIZE)?;
-    let read = |component: &crate::array::Component| {
+    let read = |component: &crate::md::array::Component| {
         let offset = component.offset(sectors.start);
         component.device.read_blocks(offset, length)
     };

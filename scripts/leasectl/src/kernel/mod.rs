@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the kernel is asked and told: the words of `dmsetup`, and the events of device-mapper.
+
+pub mod events;
+pub mod mapped;
+pub mod status;
+pub mod table;
+pub mod watch;
