@@ -9,6 +9,7 @@ use dm_lease_proto::proto::limit::Kind;
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::superblock::Name;
 use dm_lease_proto::proto::table;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Formats, shows, checks and watches portions of the device-mapper target `lease`.
@@ -29,6 +30,8 @@ pub enum Command {
     Table(Table),
     Status(Status),
     Watch(Watch),
+    Events(Events),
+    Metrics(Metrics),
     Activate(Activate),
     Deactivate(Deactivate),
     #[command(subcommand, hide = true)]
@@ -344,6 +347,42 @@ pub struct Watch {
     /// Stop after so many looks [default: when interrupted]
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+}
+
+/// Print each change of this machine's portions as a line of JSON, until it is interrupted
+///
+/// Each line has the time (UTC, and nanoseconds of the clock that trace events show), portion,
+/// controller, what changed, the old and the new value. The first lines tell what there is.
+#[derive(Args)]
+pub struct Events {
+    /// How often to look for what raises no event: counters, members that do not answer
+    #[arg(long, value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub interval_ms: u64,
+
+    /// Stop after so many looks [default: when interrupted]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// Print the state of this machine's portions as metrics for Prometheus
+///
+/// Once to standard output, or for ever: into a file for the collector of node_exporter, or to
+/// whoever asks at an address.
+#[derive(Args)]
+pub struct Metrics {
+    /// Write them to this file, which is never seen half written
+    #[arg(long, value_name = "FILE", conflicts_with = "listen")]
+    pub textfile: Option<PathBuf>,
+
+    /// With --textfile: again after so many seconds, for ever
+    #[arg(long, value_name = "S", requires = "textfile",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub every_s: Option<u64>,
+
+    /// Answer at /metrics of this address
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// Create the mapped devices of the portions that files declare

@@ -49,6 +49,8 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Table(options) => kernel::table::run(&options, out)?,
         cli::Command::Status(options) => kernel::status::run(&options, out)?,
         cli::Command::Watch(options) => kernel::watch::run(&options, out)?,
+        cli::Command::Events(options) => kernel::follow::run(&options, out)?,
+        cli::Command::Metrics(options) => host::metrics::run(&options, out)?,
         cli::Command::Activate(options) => return host::activate::activate(&options, out),
         cli::Command::Deactivate(options) => return host::activate::deactivate(&options, out),
         cli::Command::Udev(what) => return host::udev::run(&what, out),

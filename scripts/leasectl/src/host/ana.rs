@@ -23,10 +23,11 @@
 //! What is done depends on the status line and on nothing that was done before a restart. A
 //! controller whose status cannot be read does not own.
 //!
-//! One waiter for each portion sits in `dmsetup wait` and rings; one loop looks and acts. It also
-//! looks every [`LOOK_AGAIN`], for ports that are configured later: configfs raises no event.
+//! One loop waits for events of device-mapper, looks and acts. It also looks every [`LOOK_AGAIN`],
+//! for ports that are configured later: configfs raises no event.
 
 use crate::cli::{Ana, Group};
+use crate::kernel::events::Events;
 use crate::kernel::mapped;
 use crate::kernel::status::{dmsetup, parse, Line};
 use anyhow::{bail, Context, Result};
@@ -35,15 +36,10 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::Duration;
 
 /// The longest time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// How long a waiter does without a device to wait for.
-const NO_DEVICE: Duration = Duration::from_secs(1);
 
 /// What clients are told about the namespaces of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,22 +98,15 @@ pub fn run(options: &Ana, out: &mut impl Write) -> Result<()> {
         while look(&mut exports, options, out)? {}
         return Ok(());
     }
-    let (bell, rings) = mpsc::channel();
-    for export in &exports {
-        let (portion, bell) = (export.group.portion.to_string(), bell.clone());
-        thread::spawn(move || wait(&portion, &bell));
-    }
+    let events = Events::open()?;
     loop {
+        events.arm()?;
         match look(&mut exports, options, out) {
             Ok(true) => continue,
             Ok(false) => (),
             Err(error) => writeln!(io::stderr(), "leasectl: {error:#}")?,
         }
-        if let Err(RecvTimeoutError::Disconnected) = rings.recv_timeout(LOOK_AGAIN) {
-            bail!("nobody waits for events any more");
-        }
-        // One look answers whatever has rung until now.
-        while rings.try_recv().is_ok() {}
+        events.wait(Some(LOOK_AGAIN))?;
     }
 }
 
@@ -248,41 +237,6 @@ fn group_files(nvmet: &Path, group: u32) -> Result<Vec<(String, PathBuf)>> {
 /// Fails what the gate keeps of the portion of a device.
 fn drop_kept(device: &str) -> Result<()> {
     mapped::dmsetup(&["message", device, "0", "drop"]).map(drop)
-}
-
-/// Rings whenever something may have happened to a portion. The number of events is read before
-/// the look, so that an event between the two ends the wait at once.
-fn wait(portion: &str, bell: &Sender<()>) {
-    loop {
-        let device = device_of(portion);
-        let events = device.as_deref().and_then(events);
-        if bell.send(()).is_err() {
-            return;
-        }
-        let waited = match (&device, &events) {
-            (Some(device), Some(events)) => {
-                mapped::dmsetup(&["wait", "--noflush", device, events]).is_ok()
-            }
-            _ => false,
-        };
-        if !waited {
-            thread::sleep(NO_DEVICE);
-        }
-    }
-}
-
-fn device_of(portion: &str) -> Option<String> {
-    let text = dmsetup().ok()?;
-    let lines = parse(&text).ok()?;
-    let line = lines.iter().find(|line| line.status.portion == portion)?;
-    Some(line.device.to_owned())
-}
-
-/// How many events a device has raised, as `dmsetup wait` wants to hear it.
-fn events(device: &str) -> Option<String> {
-    let text = mapped::dmsetup(&["info", "-c", "--noheadings", "-o", "events", device]).ok()?;
-    let number = text.trim();
-    number.parse::<u32>().is_ok().then(|| number.to_owned())
 }
 
 #[cfg(test)]

@@ -4,4 +4,5 @@
 pub mod activate;
 pub mod ana;
 pub mod config;
+pub mod metrics;
 pub mod udev;

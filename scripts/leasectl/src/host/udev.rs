@@ -118,7 +118,7 @@ fn follow() -> Result<()> {
             trigger(name)?;
         }
         roles = now;
-        events.wait()?;
+        events.wait(None)?;
     }
 }
 

@@ -6,10 +6,11 @@
 //! the look and the wait ends the wait at once, so that nothing is missed.
 
 use anyhow::{Context, Result};
-use rustix::event::{poll, PollFd, PollFlags};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::ioctl::{ioctl, opcode, Updater};
 use std::fs::File;
+use std::time::Duration;
 
 const CONTROL: &str = "/dev/mapper/control";
 /// The interface that device-mapper has had since 2003.
@@ -53,10 +54,11 @@ impl Events {
         armed.context("the kernel cannot tell of device-mapper events")
     }
 
-    /// Waits for an event since the device was armed.
-    pub fn wait(&self) -> Result<()> {
+    /// Waits for an event since the device was armed, and no longer than `longest`.
+    pub fn wait(&self, longest: Option<Duration>) -> Result<()> {
+        let longest: Option<Timespec> = longest.and_then(|longest| longest.try_into().ok());
         loop {
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], longest.as_ref()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error).context(CONTROL),
