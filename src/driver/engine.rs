@@ -79,7 +79,7 @@ pub enum News {
 /// The last view, what heartbeats were like, and the news that were not told yet, oldest first.
 pub struct Shown {
     view: View,
-    beats: Beats,
+    beats: KBox<Beats>,
     news: [Option<News>; MAX_NEWS],
 }
 
@@ -122,14 +122,21 @@ fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> 
     KBox::write(place, Controller::new(setup))
 }
 
+/// Room for what heartbeats were like: not on the stack of whoever makes a session, which the
+/// machine has filled already.
+#[inline(never)]
+fn no_beats() -> Result<KBox<Beats>> {
+    Ok(KBox::new(Beats::NONE, GFP_KERNEL)?)
+}
+
 impl Shown {
     /// What a machine looks like before its first event.
-    pub fn new(machine: &Machine) -> Self {
-        Self {
+    pub fn new(machine: &Machine) -> Result<Self> {
+        Ok(Self {
             view: machine.view(),
-            beats: Beats::NONE,
+            beats: no_beats()?,
             news: [None; MAX_NEWS],
-        }
+        })
     }
 
     fn push(&mut self, news: News) {
@@ -159,7 +166,7 @@ impl Session {
 
     /// What heartbeats were like since the session began.
     pub fn histogram(&self) -> Report {
-        let beats = self.shown.lock().beats;
+        let beats = *self.shown.lock().beats;
         let timing = &self.superblock.timing;
         Report {
             lease_ns: timing.lease_ns,
