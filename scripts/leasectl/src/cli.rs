@@ -23,6 +23,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     Format(Box<Format>),
+    Advise(Advise),
     Show(Devices),
     Check(Devices),
     Suspects(Devices),
@@ -215,6 +216,50 @@ pub struct Uuid(pub [u8; 16]);
 /// A set of controllers, one bit per slot.
 #[derive(Clone, Copy)]
 pub struct Bitmap(pub u64);
+
+/// Measure devices and propose timings for them, with what each choice tolerates
+///
+/// Reads are measured as they are. Writes are measured only when asked for, while nothing uses the
+/// device: in the part of a formatted member that nothing is kept in, or at an offset of another
+/// device. What was there is written back.
+#[derive(Args)]
+pub struct Advise {
+    /// A device that shall be, or is, a member; can be given more than once
+    #[arg(long = "device", value_name = "DEVICE", required = true)]
+    pub devices: Vec<PathBuf>,
+
+    /// Measure writes, too
+    #[arg(long)]
+    pub write: bool,
+
+    /// Where to write on a device that is not formatted: the byte offset of a 4 KiB block
+    #[arg(long, value_name = "OFFSET", requires_all = ["write", "force"])]
+    pub scratch: Option<u64>,
+
+    /// Really write there
+    #[arg(long)]
+    pub force: bool,
+
+    /// Longest delay that anything below the target may add to a command [default: ten times the
+    /// slowest that was measured, at least 100]
+    #[arg(long, value_name = "MS")]
+    pub device_delay_ms: Option<u64>,
+
+    /// Longest stall of a controller or its paths that shall not cost a lease, such as a failover
+    /// of dm-multipath
+    #[arg(long, value_name = "MS")]
+    pub stall_ms: Option<u64>,
+
+    /// Controllers whose mailboxes each heartbeat reads
+    #[arg(long, value_name = "N", default_value_t = 2,
+        value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub controllers: u8,
+
+    /// Commands of each kind
+    #[arg(long, value_name = "N", default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    pub count: u32,
+}
 
 /// Show what members say: superblock and mailboxes
 ///

@@ -42,6 +42,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     match command {
         cli::Command::Format(options) => disk::format::run(&options, out)?,
+        cli::Command::Advise(options) => disk::advise::run(&options, out)?,
         cli::Command::Show(options) => disk::show::run(&options, out)?,
         cli::Command::Check(options) => return disk::check::run(&options, out),
         cli::Command::Suspects(options) => md::suspects::run(&options, out)?,

@@ -188,6 +188,15 @@ fn check_member(member: &Member, findings: &mut Findings) -> Result<()> {
     if !member.is_protected {
         findings.warning(&place, "the protective first block was overwritten");
     }
+    if let Some(scheduler) = member.device.scheduler().filter(|name| name != "none") {
+        findings.warning(
+            &place,
+            format!(
+                "its scheduler is {scheduler}: data may wait behind a mailbox write that hangs; \
+                 write none to queue/scheduler"
+            ),
+        );
+    }
     if !superblock.may_own() {
         findings.warning(
             &place,

@@ -147,6 +147,14 @@ impl Device {
         self.queue("io_timeout")
     }
 
+    /// The scheduler of its queue; `None` where it has no queue of its own, as an image file.
+    pub fn scheduler(&self) -> Option<String> {
+        let choices = self.queue_text("scheduler")?;
+        let (_, chosen) = choices.split_once('[')?;
+        let (chosen, _) = chosen.split_once(']')?;
+        Some(chosen.to_owned())
+    }
+
     /// A read-only device may open for writing and fail only then.
     fn refuse_read_only(&self) -> Result<()> {
         let attribute = self.sysfs.as_ref().map(|sysfs| sysfs.join("ro"));

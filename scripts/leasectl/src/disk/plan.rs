@@ -107,23 +107,27 @@ fn explain_timing(portion: &Superblock, out: &mut impl Write) -> io::Result<()> 
         ms(timing.device_delay_ns),
         timing.drift_ppm,
     )?;
-    // Notice within a period; then four ballot writes with two reads, and two heartbeats.
-    let rounds_ns = timing
-        .write_ns
-        .saturating_mul(6)
-        .saturating_add(timing.read_ns * 4);
-    let ready_ns = timing
-        .window_ns
-        .saturating_add(timing.period_max_ns)
-        .saturating_add(rounds_ns);
     writeln!(
         out,
         "takeover: another controller writes about {} after the owner's last heartbeat, if \
          mailboxes take {} to write and {} to read",
-        ms(ready_ns),
+        ms(takeover_ns(timing)),
         ms(timing.write_ns),
         ms(timing.read_ns),
     )
+}
+
+/// How long after the owner's last heartbeat another controller writes.
+pub fn takeover_ns(timing: &Timing) -> u64 {
+    // Notice within a period; then four ballot writes with two reads, and two heartbeats.
+    let rounds_ns = timing
+        .write_ns
+        .saturating_mul(6)
+        .saturating_add(timing.read_ns.saturating_mul(4));
+    timing
+        .window_ns
+        .saturating_add(timing.period_max_ns)
+        .saturating_add(rounds_ns)
 }
 
 fn explain_limit(redundancy: &Redundancy, out: &mut impl Write) -> io::Result<()> {
