@@ -32,6 +32,7 @@ pub enum Command {
     Status(Status),
     Watch(Watch),
     Events(Events),
+    Timeline(Timeline),
     Metrics(Metrics),
     Activate(Activate),
     Deactivate(Deactivate),
@@ -410,6 +411,34 @@ pub struct Events {
     pub count: Option<u64>,
 }
 
+/// Draw roles, leases, heartbeats and refusals that were recorded, as SVG
+///
+/// From what `leasectl events` printed, and from trace events of dm_lease as text: tracefs' trace or
+/// trace_pipe, or the report of trace-cmd. Files of several machines must not be mixed: their clocks
+/// have nothing in common.
+#[derive(Args)]
+pub struct Timeline {
+    /// What a portion is called whose uuid trace events show [default: the only portion that events
+    /// name]
+    #[arg(long = "portion", value_name = "UUID=NAME", value_parser = named)]
+    pub portions: Vec<Named>,
+
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// What was recorded; '-' for standard input
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// The name of a portion by its uuid.
+#[derive(Clone)]
+pub struct Named {
+    pub uuid: Uuid,
+    pub name: Name,
+}
+
 /// Print the state of this machine's portions as metrics for Prometheus
 ///
 /// Once to standard output, or for ever: into a file for the collector of node_exporter, or to
@@ -516,6 +545,16 @@ fn group(word: &str) -> Result<Group, String> {
         Ok(number @ 2..=128) => Ok(Group { portion, number }),
         _ => Err(String::from("an ANA group is a number from 2 to 128")),
     }
+}
+
+fn named(word: &str) -> Result<Named, String> {
+    let (uuid_word, name_word) = word
+        .split_once('=')
+        .ok_or_else(|| String::from("say <uuid>=<name>"))?;
+    Ok(Named {
+        uuid: uuid(uuid_word)?,
+        name: name(name_word)?,
+    })
 }
 
 pub fn name(word: &str) -> Result<Name, String> {

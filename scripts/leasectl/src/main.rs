@@ -10,6 +10,7 @@
 //! | [`disk`] | what is on the members: formatting, showing, checking |
 //! | [`md`] | after an unclean takeover: where strays can be, where they are, in the array above |
 //! | [`kernel`] | the words of `dmsetup`, and the events of device-mapper |
+//! | [`timeline`] | a picture of what was recorded |
 //! | [`host`] | what this machine maps, what udev is told, exports that follow ownership |
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
@@ -20,6 +21,7 @@ mod host;
 mod kernel;
 mod md;
 mod text;
+mod timeline;
 
 use clap::Parser;
 use std::io::{self, Write};
@@ -51,6 +53,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Status(options) => kernel::status::run(&options, out)?,
         cli::Command::Watch(options) => kernel::watch::run(&options, out)?,
         cli::Command::Events(options) => kernel::follow::run(&options, out)?,
+        cli::Command::Timeline(options) => timeline::run(&options, out)?,
         cli::Command::Metrics(options) => host::metrics::run(&options, out)?,
         cli::Command::Activate(options) => return host::activate::activate(&options, out),
         cli::Command::Deactivate(options) => return host::activate::deactivate(&options, out),
