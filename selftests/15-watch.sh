@@ -36,12 +36,13 @@ event() {
 	done
 }
 
-need "a portion is formatted" format 0
+# Longer leases than elsewhere: one that is lost by chance would be counted, and rightly.
+need "a portion is formatted" format 0 --lease-ms=6000
 need "controller 1 owns it" owner 1 0
 need "controller 2 comes" up 2 0
 need "as a secondary" eventually 60 is 2 0 secondary
 
-check_equal "the timings are those that were formatted" "2000000000 100000000" \
+check_equal "the timings are those that were formatted" "6000000000 100000000" \
 	"$(asked 1 timing 1) $(asked 1 timing 3)"
 check_equal "no lease was lost" 0 "$(asked 1 lost 1)"
 check "heartbeats are counted" eventually 20 more 1 latency 5
@@ -50,7 +51,7 @@ check "each is in one bucket" balanced 1 latency
 check "each margin, too" balanced 1 margin
 margin() {
 	dmsetup message p0m0c1 0 histogram |
-		awk '$1 == "margin" { exit !($3 > 0 && $3 / $2 < 2e9) }'
+		awk '$1 == "margin" { exit !($3 > 0 && $3 / $2 < 6e9) }'
 }
 check "a margin is less than a lease" margin
 check_equal "a secondary has none" 0 "$(asked 2 margin 1)"
@@ -58,7 +59,7 @@ mark
 check_fails "the message has one word" tell 1 0 histogram latency
 check "and says so" said "more words than the message takes"
 
-leasectl events --interval-ms 200 >"$work/events" &
+leasectl events --interval-ms 1000 >"$work/events" &
 follower=$!
 on_exit 'kill $follower 2>/dev/null'
 check "what there is is told" eventually 20 event '"portion":"alpha"' '"controller":1' \
@@ -68,7 +69,7 @@ check "the events say so" eventually 20 event '"controller":2' '"what":"refused"
 check "a fence is" tell 1 0 fence
 check "a change of role" eventually 20 event '"what":"role","old":"owner","new":"secondary"'
 check_fails "and no loss" event '"what":"lost"'
-need "somebody owns it again" eventually 60 is 2 0 owner
+need "controller 2 owns after the window" eventually 60 is 2 0 owner
 check "which is told, with the epoch" eventually 20 event '"controller":2' \
 	'"what":"epoch","old":1,"new":2'
 

@@ -413,9 +413,9 @@ pub struct Events {
 
 /// Draw roles, leases, heartbeats and refusals that were recorded, as SVG
 ///
-/// From what `leasectl events` printed, and from trace events of dm_lease as text: tracefs' trace or
-/// trace_pipe, or the report of trace-cmd. Files of several machines must not be mixed: their clocks
-/// have nothing in common.
+/// From what `leasectl events` printed, and from trace events of dm_lease as text: tracefs' trace
+/// or trace_pipe, or the report of trace-cmd. Files of several machines must not be mixed: their
+/// clocks have nothing in common.
 #[derive(Args)]
 pub struct Timeline {
     /// What a portion is called whose uuid trace events show [default: the only portion that events

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is watched: the metrics of the tool, and whether alerts and dashboard name only what is there.
+//! The metrics of the tool, and whether alerts and dashboard name only what is there.
 
 use std::collections::BTreeSet;
 use std::fs;

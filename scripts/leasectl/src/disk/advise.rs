@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Timings for devices as they are: what was measured, what follows, what each choice tolerates.
 //!
-//! A heartbeat writes one block and reads the mailboxes of all controllers; a ballot waits until its
-//! block is on the medium. Both are timed one by one, with nothing else going on unless somebody
-//! else does it. What is proposed allows for ten times the slowest of them: measure under load, or
+//! A heartbeat writes one block and reads the mailboxes of all controllers; a ballot waits until
+//! its block is on the medium. Both are timed one by one, beside whatever else goes on. What is proposed allows for ten times the slowest of them: measure under load, or
 //! say more. The formulas are those that `format` and the module check (`Timing`).
 //!
 //! How long a command may hang below the gate (D) cannot be measured: the kernel's own time-out for

@@ -51,7 +51,7 @@ const PLAIN: &[Plain] = metrics! {
         |s| s.status.owner.map(|owner| f64::from(owner.controller()));
     gauge "dm_lease_remaining_seconds" "How long the lease is still valid; 0 without one."
         |s| Some(s.status.lease_ms_left.unwrap_or(0) as f64 / 1e3);
-    gauge "dm_lease_open_operations" "State-changing operations that were admitted and are not back."
+    gauge "dm_lease_open_operations" "State-changing operations that were admitted, not back yet."
         |s| Some(f64::from(s.status.open));
     gauge "dm_lease_limit_operations" "How many of them may be open."
         |s| Some(limit(s.status.limit));
@@ -65,7 +65,7 @@ const PLAIN: &[Plain] = metrics! {
         |s| Some(f64::from(u8::from(s.status.reason == Reason::Exhausted)));
     counter "dm_lease_refused_operations_total" "State-changing operations that the gate failed."
         |s| Some(s.status.refused as f64);
-    counter "dm_lease_late_operations_total" "Successes that came after the lease: reported as errors."
+    counter "dm_lease_late_operations_total" "Successes after the lease, reported as errors."
         |s| Some(s.status.late as f64);
     counter "dm_lease_lost_total" "Leases that ended against their owner's will."
         |s| Some(s.report.lost as f64);

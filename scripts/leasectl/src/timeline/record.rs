@@ -3,8 +3,8 @@
 //!
 //! Everything is put on one clock, CLOCK_BOOTTIME. Lines of JSON have it, and so do stamps and ends
 //! of leases in trace events. When a trace event itself happened stands in the clock of the trace,
-//! which can be another one: the difference is that of heartbeats, which are traced at once when they
-//! were judged.
+//! which can be another one: the difference is that of heartbeats, which are traced at once when
+//! they were judged.
 
 use crate::cli::Named;
 use anyhow::{anyhow, Context, Result};
