@@ -60,8 +60,7 @@ check_fails "the message has one word" tell 1 0 histogram latency
 check "and says so" said "more words than the message takes"
 
 leasectl events --interval-ms 1000 >"$work/events" &
-follower=$!
-on_exit 'kill $follower 2>/dev/null'
+on_exit "kill $! 2>/dev/null"
 check "what there is is told" eventually 20 event '"portion":"alpha"' '"controller":1' \
 	'"what":"role","old":null,"new":"owner"'
 check_equal "a secondary is refused" EBADE "$(bio /dev/mapper/p0m1c2 write 4096 4096 direct)"

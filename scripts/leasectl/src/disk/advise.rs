@@ -2,8 +2,9 @@
 //! Timings for devices as they are: what was measured, what follows, what each choice tolerates.
 //!
 //! A heartbeat writes one block and reads the mailboxes of all controllers; a ballot waits until
-//! its block is on the medium. Both are timed one by one, beside whatever else goes on. What is proposed allows for ten times the slowest of them: measure under load, or
-//! say more. The formulas are those that `format` and the module check (`Timing`).
+//! its block is on the medium. Both are timed one by one, beside whatever else goes on. What is
+//! proposed allows for ten times the slowest of them: measure under load, or say more. The formulas
+//! are those that `format` and the module check (`Timing`).
 //!
 //! How long a command may hang below the gate (D) cannot be measured: the kernel's own time-out for
 //! one command is shown, and that alone is often longer than anybody wants to wait.
