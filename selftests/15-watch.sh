@@ -5,7 +5,7 @@
 # metrics [R47].
 
 . ./lib.sh
-plan 27
+plan 31
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -59,6 +59,12 @@ mark
 check_fails "the message has one word" tell 1 0 histogram latency
 check "and says so" said "more words than the message takes"
 
+trace=/sys/kernel/tracing
+on_exit "echo 0 >$trace/events/dm_lease/enable"
+: >$trace/trace
+for event in role heartbeat refuse; do
+	echo 1 >"$trace/events/dm_lease/dm_lease_$event/enable"
+done
 leasectl events --interval-ms 1000 >"$work/events" &
 on_exit "kill $! 2>/dev/null"
 check "what there is is told" eventually 20 event '"portion":"alpha"' '"controller":1' \
@@ -82,5 +88,17 @@ check "metrics have the loss" grep -qx \
 	'dm_lease_lost_total{portion="alpha",controller="2"} 1' "$work/metrics"
 check "and the heartbeats of who owned first" grep -q \
 	'^dm_lease_heartbeat_margin_seconds_count{portion="alpha",controller="1"} [1-9]' "$work/metrics"
+
+# One picture of what was told and of what was traced.
+for event in role heartbeat refuse; do
+	echo 0 >"$trace/events/dm_lease/dm_lease_$event/enable"
+done
+cp $trace/trace "$work/trace"
+check "what was recorded is drawn" \
+	leasectl timeline --output "$work/svg" "$work/events" "$work/trace"
+check "in one lane for each controller" \
+	[ "$(grep -c '>alpha<' "$work/svg")" -eq 2 ]
+check "with heartbeats" grep -q '<title>heartbeat</title>' "$work/svg"
+check "and what was refused" grep -q '<title>1 refused or late</title>' "$work/svg"
 
 finish

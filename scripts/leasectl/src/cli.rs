@@ -30,6 +30,7 @@ pub enum Command {
     Rows(Rows),
     Table(Table),
     Status(Status),
+    Owns(Owns),
     Watch(Watch),
     Events(Events),
     Timeline(Timeline),
@@ -380,6 +381,16 @@ pub struct Status {
     /// Read the output of `dmsetup status` from this file, '-' for standard input
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+}
+
+/// Say what this machine is to a portion; exit with status 0 if it owns it, with a valid lease
+///
+/// Prints the role, "lapsed" for an owner whose lease is over or has not begun, or "unmapped".
+#[derive(Args)]
+pub struct Owns {
+    /// The portion
+    #[arg(value_parser = name)]
+    pub portion: Name,
 }
 
 /// Show the state of all portions of this machine, live

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The state of all portions of this machine, from `dmsetup status --target lease`.
 
-use crate::cli::Status as Options;
+use crate::cli::{Owns, Status as Options};
 use crate::kernel::mapped;
 use anyhow::{Context, Result};
 use dm_lease_proto::proto::record::Slot;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 /// One mapped device of the target.
 pub struct Line<'a> {
@@ -46,6 +47,25 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
         return Ok(());
     }
     table(&rows(&lines), out)
+}
+
+/// `leasectl owns`: one of several controllers on this machine is enough.
+pub fn owns(options: &Owns, out: &mut impl Write) -> Result<ExitCode> {
+    let text = dmsetup()?;
+    let lines = parse(&text)?;
+    let portion = options.portion.as_str();
+    let of_portion = || lines.iter().filter(|line| line.status.portion == portion);
+    let owner = |line: &&Line<'_>| line.status.role.owns() && line.status.lease_ms_left.is_some();
+    if let Some(line) = of_portion().find(owner) {
+        writeln!(out, "{}", line.status.role)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match of_portion().next() {
+        Some(line) if line.status.role.owns() => writeln!(out, "lapsed")?,
+        Some(line) => writeln!(out, "{}", line.status.role)?,
+        None => writeln!(out, "unmapped")?,
+    }
+    Ok(ExitCode::FAILURE)
 }
 
 /// Runs `dmsetup status --target lease`.
