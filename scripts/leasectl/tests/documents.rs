@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Documents that say what the source says: every error text is explained, every command is on the
-//! man page, every metric and trace event is where somebody would look for it.
+//! Documents that say what the source says: every error text and every trace event is explained, and
+//! what pages tell to run is there.
 
 use dm_lease_proto::proto::status::Reason;
 use std::collections::BTreeSet;
