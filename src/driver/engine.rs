@@ -22,7 +22,8 @@ use super::{
 use crate::{
     dm::{clock, Context},
     proto::{
-        controller::{Action, Budget, Command, Controller, Outcome, Setup, Transition},
+        controller::{Action, Budget, Command, Controller, Heartbeat, Outcome, Setup, Transition},
+        histogram::{Beats, Report},
         record::{Decided, Register},
         status::{Reason, Role}, //
     },
@@ -75,9 +76,10 @@ pub enum News {
     Budget(Budget),
 }
 
-/// The last view, and the news that were not told yet, oldest first.
+/// The last view, what heartbeats were like, and the news that were not told yet, oldest first.
 pub struct Shown {
     view: View,
+    beats: KBox<Beats>,
     news: [Option<News>; MAX_NEWS],
 }
 
@@ -120,13 +122,21 @@ fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> 
     KBox::write(place, Controller::new(setup))
 }
 
+/// Room for what heartbeats were like: not on the stack of whoever makes a session, which the
+/// machine has filled already.
+#[inline(never)]
+fn no_beats() -> Result<KBox<Beats>> {
+    Ok(KBox::new(Beats::NONE, GFP_KERNEL)?)
+}
+
 impl Shown {
     /// What a machine looks like before its first event.
-    pub fn new(machine: &Machine) -> Self {
-        Self {
+    pub fn new(machine: &Machine) -> Result<Self> {
+        Ok(Self {
             view: machine.view(),
+            beats: no_beats()?,
             news: [None; MAX_NEWS],
-        }
+        })
     }
 
     fn push(&mut self, news: News) {
@@ -152,6 +162,20 @@ impl Session {
     /// What the machine last looked like.
     pub fn view(&self) -> View {
         self.shown.lock().view
+    }
+
+    /// What heartbeats were like since the session began.
+    pub fn histogram(&self) -> Report {
+        let beats = *self.shown.lock().beats;
+        let timing = &self.superblock.timing;
+        Report {
+            lease_ns: timing.lease_ns,
+            window_ns: timing.window_ns,
+            period_ns: self.heart.period_ns(),
+            lost: beats.lost,
+            latency: beats.latency,
+            margin: beats.margin,
+        }
     }
 
     /// The oldest news that were not told yet.
@@ -317,15 +341,22 @@ impl Session {
                 }
                 Action::Latch => {
                     self.gate.latch();
+                    self.shown.lock().beats.end_lease();
                     machine.latched = true;
                 }
                 Action::SetLimit(limit) => self.set_limit(machine, limit),
                 Action::Transition(transition) => {
                     report::trace_transition(self, &transition);
+                    if report::is_lost(&transition) {
+                        self.shown.lock().beats.note_lost();
+                    }
                     self.tell(News::Transition(transition));
                 }
                 Action::Budget(budget) => self.tell(News::Budget(budget)),
-                Action::Heartbeat(beat) => report::heartbeat(self, &beat),
+                Action::Heartbeat(beat) => {
+                    self.note(&beat);
+                    report::heartbeat(self, &beat);
+                }
                 Action::Answer(answer) => {
                     machine.answer = Some(answer);
                     let _ = self.has_answer.xchg(true, ordering::Full);
@@ -380,6 +411,13 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// Counts what a heartbeat was like.
+    fn note(&self, beat: &Heartbeat) {
+        let mut shown = self.shown.lock();
+        let (stamp_ns, judged_ns) = (beat.stamp_ns, beat.judged_ns);
+        shown.beats.note(stamp_ns, judged_ns, beat.expiry_ns);
     }
 
     /// Leaves to the herald what there is to tell [R47].

@@ -4,30 +4,37 @@
 //!
 //! Any device of a portion takes messages for the portion. All of them are idempotent and bounded
 //! in time. A message that is refused fails with an errno, and the reason stands in the log,
-//! because device-mapper passes no text along with an error.
+//! because device-mapper passes no text along with an error. The answer of `histogram` is text, all
+//! others are done or not.
 
 use super::{portion::Session, registry, report};
 use crate::{
-    dm::Args,
+    dm::{Args, Reply, TextWriter},
     proto::{
         controller,
         message::Command,
         status::Reason, //
     },
 };
+use core::fmt::Write as _;
 use kernel::prelude::*;
 
-/// Carries out a message.
-pub fn handle(session: &Session, args: Args<'_>) -> Result {
+/// Carries out a message; an answer goes to `out`.
+pub fn handle(session: &Session, args: Args<'_>, out: &mut TextWriter<'_>) -> Result<Reply> {
     let words = args.map(|word| word.to_bytes());
     let command = Command::parse(words).map_err(|error| {
         report::bad_message(session, error.text());
         EINVAL
     })?;
+    if command == Command::Histogram {
+        let _ = write!(out, "{}", session.histogram());
+        return Ok(Reply::Text);
+    }
     carry_out(session, command).map_err(|reason| {
         report::refused_message(session, command, reason);
         errno(reason)
-    })
+    })?;
+    Ok(Reply::Done)
 }
 
 fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
@@ -64,6 +71,8 @@ fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
         Command::HeartbeatMs(period_ms) => {
             registry::set_heartbeat_ms(session.controller, period_ms)
         }
+        // It changes nothing and was answered already.
+        Command::Histogram => Ok(()),
     }
 }
 

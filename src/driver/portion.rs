@@ -155,7 +155,7 @@ impl Session {
         let limit = superblock.redundancy.limit(0, 0, None).to_wire();
         let setup = setup(&superblock, &heart, boot_id);
         let machine = Machine::new(setup)?;
-        let shown = Shown::new(&machine);
+        let shown = Shown::new(&machine)?;
         let tables = Tables {
             live: KVec::new(),
             threads: KVec::new(),

@@ -12,7 +12,7 @@ use crate::{
         limit::Limit,
         message::Command,
         record::Slot,
-        status::{Charged, Reason, Role}, //
+        status::{Charged, Reason}, //
     },
 };
 use core::fmt;
@@ -68,6 +68,11 @@ pub fn trace_transition(session: &Session, change: &Transition) {
     );
 }
 
+/// Whether the portion was lost against its owner's will.
+pub fn is_lost(change: &Transition) -> bool {
+    change.from.owns() && !change.to.owns() && !change.reason.is_wanted()
+}
+
 /// What the herald has to tell.
 pub fn news(session: &Session, news: &News) {
     match news {
@@ -93,13 +98,7 @@ fn budget(session: &Session, change: &Budget) {
 
 /// The role or the epoch changed.
 fn transition(session: &Session, change: &Transition) {
-    let owned = matches!(change.from, Role::Owner | Role::Releasing);
-    let lost = owned && !matches!(change.to, Role::Owner | Role::Releasing);
-    let say = if lost && !is_wanted(change.reason) {
-        warn
-    } else {
-        notice
-    };
+    let say = if is_lost(change) { warn } else { notice };
     say(format_args!(
         "{}: {} -> {}, epoch {} of {}{}",
         Who(session),
@@ -162,16 +161,4 @@ fn notice(line: fmt::Arguments<'_>) {
 
 fn warn(line: fmt::Arguments<'_>) {
     pr_warn!("{}\n", line);
-}
-
-fn is_wanted(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Released
-            | Reason::Handoff
-            | Reason::Fence
-            | Reason::Removed
-            | Reason::Suspend
-            | Reason::Reboot
-    )
 }

@@ -191,9 +191,9 @@ impl Target for LeaseTarget {
         data: &Instance<'_>,
         _ti: &DmTarget,
         args: Args<'_>,
-        _out: &mut TextWriter<'_>,
+        out: &mut TextWriter<'_>,
     ) -> Result<Reply> {
-        message::handle(&data.membership.session, args).map(|()| Reply::Done)
+        message::handle(&data.membership.session, args, out)
     }
 
     fn iterate_devices<'ti>(data: &Instance<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>) {

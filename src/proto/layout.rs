@@ -64,6 +64,9 @@ pub const MAILBOX_OFFSET: u64 = 1 << 20;
 /// Bytes of one controller's mailbox.
 pub const MAILBOX_SIZE: u64 = 4 * BLOCK;
 
+/// Where the part of the head begins that nothing uses; it is zero, and up to [`HEAD_SIZE`].
+pub const SPARE_OFFSET: u64 = 2 << 20;
+
 /// [`HEAD_SIZE`] in sectors: where the data area starts.
 pub const DATA_OFFSET_SECTORS: u64 = HEAD_SIZE / SECTOR_SIZE;
 

@@ -13,6 +13,7 @@
 //! | `repaired <epoch>` | stop charging the term of this epoch [R21] |
 //! | `degraded <n>` | count n members as failed or rebuilding [R14] |
 //! | `heartbeat_ms <n>` | heartbeat at this period [R1] |
+//! | `histogram` | tell what heartbeats were like: [`super::histogram`] [R47] |
 //!
 //! A message is sent to any mapped device of a portion and acts on the portion. Reading one says
 //! nothing about whether it is granted: refusals for what the portion is doing are
@@ -63,6 +64,8 @@ pub enum Command {
     Degraded(u8),
     /// Heartbeat at this period, in milliseconds.
     HeartbeatMs(u32),
+    /// Tell what heartbeats were like since the session began.
+    Histogram,
 }
 
 /// Why words are no message.
@@ -166,6 +169,7 @@ impl Command {
             },
             b"degraded" => Self::Degraded(words.members()?),
             b"heartbeat_ms" => Self::HeartbeatMs(words.period_ms()?),
+            b"histogram" => Self::Histogram,
             _ => return Err(MessageError::Unknown),
         };
         match words.0.next() {
@@ -244,6 +248,7 @@ impl fmt::Display for Command {
             Self::Repaired { epoch } => write!(f, "repaired {epoch}"),
             Self::Degraded(members) => write!(f, "degraded {members}"),
             Self::HeartbeatMs(period) => write!(f, "heartbeat_ms {period}"),
+            Self::Histogram => f.write_str("histogram"),
         }
     }
 }
@@ -285,6 +290,7 @@ mod tests {
             ("degraded 0", Command::Degraded(0)),
             ("degraded 16", Command::Degraded(16)),
             ("heartbeat_ms 60000", Command::HeartbeatMs(60_000)),
+            ("histogram", Command::Histogram),
         ] {
             assert_eq!(read(line), Ok(command), "{line}");
             assert_eq!(command.to_string(), line);
@@ -302,6 +308,7 @@ mod tests {
             ("claims", Unknown),
             ("claim 1", Excess),
             ("drop all", Excess),
+            ("histogram latency", Excess),
             ("confirm_dead 1 7 force now", Excess),
             ("degraded 1 1", Excess),
             ("handoff", Wrong(Controller, Missing)),

@@ -23,10 +23,12 @@
 //! | [`round`] | what one write-then-read of all mailboxes has shown |
 //! | [`controller`] | the machine that joins all of these for one controller and one portion |
 //! | [`limit`] | how many strays the redundancy can repair |
+//! | [`histogram`] | how long heartbeats took, and how close it was |
 //! | [`table`], [`message`], [`status`] | the words users say and read |
 
 pub mod controller;
 pub mod crc32c;
+pub mod histogram;
 pub mod layout;
 pub mod lease;
 pub mod limit;

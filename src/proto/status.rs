@@ -92,6 +92,11 @@ impl Role {
         Self::Failed,
     ];
 
+    /// Whether it has the epoch, whatever its lease says.
+    pub const fn owns(self) -> bool {
+        matches!(self, Self::Owner | Self::Releasing)
+    }
+
     /// The word in the status line.
     pub const fn token(self) -> &'static str {
         match self {
@@ -249,6 +254,19 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether an owner that is demoted for this reason gave the portion up: somebody wanted it.
+    pub const fn is_wanted(self) -> bool {
+        matches!(
+            self,
+            Self::Released
+                | Self::Handoff
+                | Self::Fence
+                | Self::Removed
+                | Self::Suspend
+                | Self::Reboot
+        )
+    }
+
     /// The code in heartbeat records.
     pub const fn code(self) -> u8 {
         self as u8

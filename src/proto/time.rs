@@ -253,6 +253,25 @@ impl Timing {
             .saturating_add(1)
     }
 
+    /// The longest stall of an owner, or of its paths, that its lease outlasts whenever it begins,
+    /// with heartbeats every `period_ns` that take as long as they ordinarily do [R11].
+    ///
+    /// Heartbeat `k+1` is due a period after `k`, while the lease ends `L` after `k-1`: two periods
+    /// and the heartbeat itself come off it.
+    pub fn survived_stall_ns(&self, period_ns: u64) -> u64 {
+        self.lease_ns
+            .saturating_sub(period_ns.saturating_mul(2))
+            .saturating_sub(self.write_ns)
+            .saturating_sub(self.read_ns)
+    }
+
+    /// How many heartbeats in a row must be allowed to be lost for a stall of `stall_ns` to be
+    /// survived, with heartbeats every `period_ns`.
+    pub fn lost_heartbeats_for(stall_ns: u64, period_ns: u64) -> u32 {
+        let lost = stall_ns.div_ceil(period_ns.max(1));
+        u32::try_from(lost).unwrap_or(u32::MAX)
+    }
+
     /// Whether a controller may heartbeat every `period_ns` on this portion [R1], [R10].
     pub fn period_fits(&self, period_ns: u64) -> bool {
         (MIN_PERIOD_NS..=self.period_max_ns).contains(&period_ns)
@@ -582,5 +601,35 @@ mod tests {
         assert!(text.contains("at least 1750.5 ms"), "{text}");
         let text = TimingError::TooLong(Duration::Read).to_string();
         assert_eq!(text, "the mailbox read time is longer than one day");
+    }
+
+    /// The rule is the lease's own: a heartbeat that stalls so long is judged in time, one that
+    /// stalls any longer is not.
+    #[test]
+    fn r11_a_stall_is_survived_exactly_as_long_as_it_says() {
+        use crate::proto::lease::{Lease, Verdict};
+        let timing = example();
+        let (period, length) = (timing.period_max_ns, timing.lease_ns);
+        let takes = timing.write_ns + timing.read_ns;
+        let stall = timing.survived_stall_ns(period);
+        assert_eq!(stall, length - 2 * period - takes);
+        let after = |stall_ns: u64| {
+            let mut lease = Lease::fresh(length, 0);
+            for k in 1..=3 {
+                let stamp = k * period;
+                assert_ne!(lease.judge(stamp, stamp + takes), Verdict::Broken);
+            }
+            let stamp = 4 * period + stall_ns;
+            lease.judge(stamp, stamp + takes)
+        };
+        assert!(matches!(after(stall - 1), Verdict::Extended { .. }));
+        // A lease that ends at that very moment is invalid [R7].
+        assert_eq!(after(stall), Verdict::Broken);
+        for stall in [1, period, period + 1, 7 * period] {
+            let mut timing = example();
+            timing.lost_heartbeats = Timing::lost_heartbeats_for(stall, period);
+            timing.lease_ns = timing.needed_lease_ns(period);
+            assert!(timing.survived_stall_ns(period) > stall, "{stall}");
+        }
     }
 }

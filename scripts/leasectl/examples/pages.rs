@@ -109,6 +109,18 @@ const FILES: &[(&str, &str)] = &[
         "the members that udev recognises, by the uuid of their portion",
     ),
     ("/dev/mapper/lease-PORTION-MEMBER", "the mapped devices"),
+    (
+        "/etc/dm-lease/ana.conf",
+        "GROUPS=\"PORTION=GROUP ...\" for dm-lease-ana.service",
+    ),
+    (
+        "/etc/dm-lease/metrics.conf",
+        "LISTEN=ADDRESS:PORT for dm-lease-metrics.service, instead of 127.0.0.1:9948",
+    ),
+    (
+        "/usr/share/doc/dm-lease-tools/examples",
+        "a declaration, alert rules for Prometheus, a dashboard for Grafana",
+    ),
 ];
 
 const UNITS: &[(&str, &str)] = &[
@@ -121,6 +133,14 @@ const UNITS: &[(&str, &str)] = &[
         "dm-lease-follow.service",
         "tells udev of each change of role: mapped devices are ready for systemd, LVM and md while \
          this machine owns them, and for nobody else",
+    ),
+    (
+        "dm-lease-metrics.service",
+        "metrics for Prometheus; has to be enabled",
+    ),
+    (
+        "dm-lease-ana.service",
+        "exports follow ownership (ana); has to be enabled",
     ),
 ];
 

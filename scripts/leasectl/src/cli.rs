@@ -9,6 +9,7 @@ use dm_lease_proto::proto::limit::Kind;
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::superblock::Name;
 use dm_lease_proto::proto::table;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Formats, shows, checks and watches portions of the device-mapper target `lease`.
@@ -22,13 +23,18 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     Format(Box<Format>),
+    Advise(Advise),
     Show(Devices),
     Check(Devices),
     Suspects(Devices),
     Rows(Rows),
     Table(Table),
     Status(Status),
+    Owns(Owns),
     Watch(Watch),
+    Events(Events),
+    Timeline(Timeline),
+    Metrics(Metrics),
     Activate(Activate),
     Deactivate(Deactivate),
     #[command(subcommand, hide = true)]
@@ -213,6 +219,50 @@ pub struct Uuid(pub [u8; 16]);
 #[derive(Clone, Copy)]
 pub struct Bitmap(pub u64);
 
+/// Measure devices and propose timings for them, with what each choice tolerates
+///
+/// Reads are measured as they are. Writes are measured only when asked for, while nothing uses the
+/// device: in the part of a formatted member that nothing is kept in, or at an offset of another
+/// device. What was there is written back.
+#[derive(Args)]
+pub struct Advise {
+    /// A device that shall be, or is, a member; can be given more than once
+    #[arg(long = "device", value_name = "DEVICE", required = true)]
+    pub devices: Vec<PathBuf>,
+
+    /// Measure writes, too
+    #[arg(long)]
+    pub write: bool,
+
+    /// Where to write on a device that is not formatted: the byte offset of a 4 KiB block
+    #[arg(long, value_name = "OFFSET", requires_all = ["write", "force"])]
+    pub scratch: Option<u64>,
+
+    /// Really write there
+    #[arg(long)]
+    pub force: bool,
+
+    /// Longest delay that anything below the target may add to a command [default: ten times the
+    /// slowest that was measured, at least 100]
+    #[arg(long, value_name = "MS")]
+    pub device_delay_ms: Option<u64>,
+
+    /// Longest stall of a controller or its paths that shall not cost a lease, such as a failover
+    /// of dm-multipath
+    #[arg(long, value_name = "MS")]
+    pub stall_ms: Option<u64>,
+
+    /// Controllers whose mailboxes each heartbeat reads
+    #[arg(long, value_name = "N", default_value_t = 2,
+        value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub controllers: u8,
+
+    /// Commands of each kind
+    #[arg(long, value_name = "N", default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    pub count: u32,
+}
+
 /// Show what members say: superblock and mailboxes
 ///
 /// As a command, `check` judges the same: it verifies every checksum, compares the members, and
@@ -333,6 +383,16 @@ pub struct Status {
     pub input: Option<PathBuf>,
 }
 
+/// Say what this machine is to a portion; exit with status 0 if it owns it, with a valid lease
+///
+/// Prints the role, "lapsed" for an owner whose lease is over or has not begun, or "unmapped".
+#[derive(Args)]
+pub struct Owns {
+    /// The portion
+    #[arg(value_parser = name)]
+    pub portion: Name,
+}
+
 /// Show the state of all portions of this machine, live
 #[derive(Args)]
 pub struct Watch {
@@ -344,6 +404,70 @@ pub struct Watch {
     /// Stop after so many looks [default: when interrupted]
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+}
+
+/// Print each change of this machine's portions as a line of JSON, until it is interrupted
+///
+/// Each line has the time (UTC, and nanoseconds of the clock that trace events show), portion,
+/// controller, what changed, the old and the new value. The first lines tell what there is.
+#[derive(Args)]
+pub struct Events {
+    /// How often to look for what raises no event: counters, members that do not answer
+    #[arg(long, value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub interval_ms: u64,
+
+    /// Stop after so many looks [default: when interrupted]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// Draw roles, leases, heartbeats and refusals that were recorded, as SVG
+///
+/// From what `leasectl events` printed, and from trace events of dm_lease as text: tracefs' trace
+/// or trace_pipe, or the report of trace-cmd. Files of several machines must not be mixed: their
+/// clocks have nothing in common.
+#[derive(Args)]
+pub struct Timeline {
+    /// What a portion is called whose uuid trace events show [default: the only portion that events
+    /// name]
+    #[arg(long = "portion", value_name = "UUID=NAME", value_parser = named)]
+    pub portions: Vec<Named>,
+
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// What was recorded; '-' for standard input
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// The name of a portion by its uuid.
+#[derive(Clone)]
+pub struct Named {
+    pub uuid: Uuid,
+    pub name: Name,
+}
+
+/// Print the state of this machine's portions as metrics for Prometheus
+///
+/// Once to standard output, or for ever: into a file for the collector of node_exporter, or to
+/// whoever asks at an address.
+#[derive(Args)]
+pub struct Metrics {
+    /// Write them to this file, which is never seen half written
+    #[arg(long, value_name = "FILE", conflicts_with = "listen")]
+    pub textfile: Option<PathBuf>,
+
+    /// With --textfile: again after so many seconds, for ever
+    #[arg(long, value_name = "S", requires = "textfile",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub every_s: Option<u64>,
+
+    /// Answer at /metrics of this address
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// Create the mapped devices of the portions that files declare
@@ -432,6 +556,16 @@ fn group(word: &str) -> Result<Group, String> {
         Ok(number @ 2..=128) => Ok(Group { portion, number }),
         _ => Err(String::from("an ANA group is a number from 2 to 128")),
     }
+}
+
+fn named(word: &str) -> Result<Named, String> {
+    let (uuid_word, name_word) = word
+        .split_once('=')
+        .ok_or_else(|| String::from("say <uuid>=<name>"))?;
+    Ok(Named {
+        uuid: uuid(uuid_word)?,
+        name: name(name_word)?,
+    })
 }
 
 pub fn name(word: &str) -> Result<Name, String> {

@@ -7,45 +7,21 @@
 //! | module | task |
 //! |---|---|
 //! | [`cli`] | the words of the command line |
-//! | [`device`] | opening, reading and writing a block device or an image file |
-//! | [`foreign`] | what else may already be on a device |
-//! | [`plan`] | from options to timings and redundancy, and what they mean in practice |
-//! | [`format`] | writing a portion or one replacement member |
-//! | [`member`] | what a member says: superblocks and mailboxes |
-//! | [`show`], [`check`], [`raid`] | telling it, and judging it |
-//! | [`suspects`], [`rows`] | after an unclean takeover: where strays can be, where they are |
-//! | [`array`], [`bitmap`], [`gf`] | the md array in the data areas: places, marks, parity |
-//! | [`table`], [`mapped`], [`status`], [`watch`] | the words of `dmsetup` |
-//! | [`config`], [`activate`] | what a machine shall have mapped, and doing it |
-//! | [`ana`] | exports follow ownership |
-//! | [`udev`], [`events`] | what udev is told of members, and of each change of role |
+//! | [`disk`] | what is on the members: formatting, showing, checking |
+//! | [`md`] | after an unclean takeover: where strays can be, where they are, in the array above |
+//! | [`kernel`] | the words of `dmsetup`, and the events of device-mapper |
+//! | [`timeline`] | a picture of what was recorded |
+//! | [`host`] | what this machine maps, what udev is told, exports that follow ownership |
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
 
-mod activate;
-mod ana;
-mod array;
-mod bitmap;
-mod check;
 mod cli;
-mod config;
-mod device;
-mod events;
-mod foreign;
-mod format;
-mod gf;
-mod mapped;
-mod member;
-mod plan;
-mod raid;
-mod rows;
-mod show;
-mod status;
-mod suspects;
-mod table;
+mod disk;
+mod host;
+mod kernel;
+mod md;
 mod text;
-mod udev;
-mod watch;
+mod timeline;
 
 use clap::Parser;
 use std::io::{self, Write};
@@ -67,18 +43,23 @@ fn main() -> ExitCode {
 fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     match command {
-        cli::Command::Format(options) => format::run(&options, out)?,
-        cli::Command::Show(options) => show::run(&options, out)?,
-        cli::Command::Check(options) => return check::run(&options, out),
-        cli::Command::Suspects(options) => suspects::run(&options, out)?,
-        cli::Command::Rows(options) => return rows::run(&options, out),
-        cli::Command::Table(options) => table::run(&options, out)?,
-        cli::Command::Status(options) => status::run(&options, out)?,
-        cli::Command::Watch(options) => watch::run(&options, out)?,
-        cli::Command::Activate(options) => return activate::activate(&options, out),
-        cli::Command::Deactivate(options) => return activate::deactivate(&options, out),
-        cli::Command::Udev(what) => return udev::run(&what, out),
-        cli::Command::Ana(options) => ana::run(&options, out)?,
+        cli::Command::Format(options) => disk::format::run(&options, out)?,
+        cli::Command::Advise(options) => disk::advise::run(&options, out)?,
+        cli::Command::Show(options) => disk::show::run(&options, out)?,
+        cli::Command::Check(options) => return disk::check::run(&options, out),
+        cli::Command::Suspects(options) => md::suspects::run(&options, out)?,
+        cli::Command::Rows(options) => return md::rows::run(&options, out),
+        cli::Command::Table(options) => kernel::table::run(&options, out)?,
+        cli::Command::Status(options) => kernel::status::run(&options, out)?,
+        cli::Command::Owns(options) => return kernel::status::owns(&options, out),
+        cli::Command::Watch(options) => kernel::watch::run(&options, out)?,
+        cli::Command::Events(options) => kernel::follow::run(&options, out)?,
+        cli::Command::Timeline(options) => timeline::run(&options, out)?,
+        cli::Command::Metrics(options) => host::metrics::run(&options, out)?,
+        cli::Command::Activate(options) => return host::activate::activate(&options, out),
+        cli::Command::Deactivate(options) => return host::activate::deactivate(&options, out),
+        cli::Command::Udev(what) => return host::udev::run(&what, out),
+        cli::Command::Ana(options) => host::ana::run(&options, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

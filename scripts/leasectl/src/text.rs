@@ -3,6 +3,7 @@
 
 use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::time::NS_PER_MS;
+use std::time::Duration;
 
 /// Nanoseconds as milliseconds, without trailing zeros.
 pub fn ms(ns: u64) -> String {
@@ -56,10 +57,23 @@ pub fn list(words: &[String]) -> String {
 }
 
 /// Seconds since 1970 as a date and time in UTC.
+pub fn utc(seconds: u64) -> String {
+    let [year, month, day, hour, minute, second] = civil(seconds);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Time since 1970 as RFC 3339 has it, with milliseconds.
+pub fn rfc3339(since_1970: Duration) -> String {
+    let [year, month, day, hour, minute, second] = civil(since_1970.as_secs());
+    let ms = since_1970.subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// Year, month, day, hour, minute and second.
 ///
 /// Days to a date by counting years from a March: the leap day is the last of such a year
 /// (Hinnant, "chrono-compatible low-level date algorithms").
-pub fn utc(seconds: u64) -> String {
+fn civil(seconds: u64) -> [u64; 6] {
     let (day, second) = (seconds / 86_400, seconds % 86_400);
     let shifted = day.saturating_add(719_468);
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
@@ -74,10 +88,8 @@ pub fn utc(seconds: u64) -> String {
     };
     let year = year + era * 400 + carry;
     let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC",
-        second % 60
-    )
+    let second = second % 60;
+    [year, month, day, hour, minute, second]
 }
 
 #[cfg(test)]

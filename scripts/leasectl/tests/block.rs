@@ -168,3 +168,55 @@ fn r39_a_read_only_device_and_the_file_of_a_loop_device_are_refused() {
         "{text}"
     );
 }
+
+#[test]
+fn r44_check_warns_of_a_scheduler_that_keeps_data_behind_mailboxes() {
+    let member = Loop::new("scheduler", &[]);
+    member.ok(FORMAT);
+    let name = Path::new(&member.device).file_name().unwrap();
+    let scheduler = Path::new("/sys/block").join(name).join("queue/scheduler");
+    for (scheduler_name, warns) in [("mq-deadline", true), ("none", false)] {
+        fs::write(&scheduler, scheduler_name).unwrap();
+        let said = String::from_utf8(member.tool("check").stdout).unwrap();
+        let warned = said.contains("its scheduler is mq-deadline");
+        assert_eq!(warned, warns, "{scheduler_name}: {said}");
+    }
+}
+
+#[test]
+fn r10_advise_measures_and_leaves_everything_as_it_was() {
+    let device = Loop::new("advise", &[]);
+    let image = File::options().read(true).write(true).open(&device.image);
+    image.unwrap().write_all_at(&[7; 4096], 4096 * 3).unwrap();
+    let before = fs::read(&device.image).unwrap();
+    let read_only = device.ok("advise --count 10 --device");
+    assert!(
+        read_only.contains("writes were not measured"),
+        "{read_only}"
+    );
+    let refused = device.refused("advise --count 10 --write --device");
+    assert!(refused.contains("is not formatted"), "{refused}");
+    let wrong = device.tool("advise --write --scratch 12288 --device");
+    assert_eq!(wrong.status.code(), Some(2), "needs --force");
+    let refused = device.refused("advise --write --scratch 100 --force --device");
+    assert!(refused.contains("multiple of 4096"), "{refused}");
+    let said = device.ok("advise --count 10 --write --scratch 12288 --force --device");
+    assert!(said.contains("writes of 4 KiB: median"), "{said}");
+    assert!(fs::read(&device.image).unwrap() == before);
+
+    device.ok(FORMAT);
+    let before = fs::read(&device.image).unwrap();
+    let said = device.ok("advise --count 10 --write --stall-ms 3000 --device");
+    assert!(fs::read(&device.image).unwrap() == before);
+    // What it proposes is what format accepts, and survives what was asked for.
+    let proposed: Vec<&str> = said
+        .lines()
+        .filter(|line| line.trim_start().starts_with("--heartbeat-ms"))
+        .collect();
+    assert_eq!(proposed.len(), 3, "{said}");
+    for options in proposed {
+        let line = format!("{FORMAT} --force --dry-run {options}");
+        let line = line.replacen(" --device-delay-ms 10", "", 1);
+        device.ok(&line);
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a member says: its two superblocks and the mailboxes.
+//!
+//! A member may be in use while it is read: the owner and every secondary write their mailboxes
+//! then. A block that reads as torn is therefore read again before it is believed to be.
+
+use crate::disk::device::Device;
+use anyhow::{bail, Result};
+use dm_lease_proto::proto::layout::{
+    copy_offset, is_protective, register_offset, Side, BLOCK_SECTORS, MAX_CONTROLLERS,
+    PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET,
+};
+use dm_lease_proto::proto::record::{
+    decode, newest, BallotRecord, BlockId, HeartbeatRecord, Reading, Record, Reject, Slot,
+};
+use dm_lease_proto::proto::superblock::{self, Superblock, SuperblockError};
+use std::path::Path;
+
+/// How often a torn block is read before it is believed to be torn.
+const ATTEMPTS: usize = 3;
+
+/// One register of a mailbox.
+pub struct RegisterView<T> {
+    /// The two blocks.
+    pub blocks: [Reading<T>; 2],
+    /// What they say together.
+    pub reading: Reading<T>,
+    /// Which block is the newest valid one.
+    pub newest: Option<Side>,
+}
+
+/// One controller's mailbox.
+pub struct Mailbox {
+    /// Whose.
+    pub slot: Slot,
+    /// Its promises.
+    pub ballot: RegisterView<BallotRecord>,
+    /// Its signs of life.
+    pub heartbeat: RegisterView<HeartbeatRecord>,
+}
+
+impl Mailbox {
+    /// Whether nobody has written here since the member was formatted.
+    pub fn is_blank(&self) -> bool {
+        self.ballot.reading.is_blank() && self.heartbeat.reading.is_blank()
+    }
+}
+
+/// A member as it was read.
+pub struct Member {
+    /// Where it was read from.
+    pub device: Device,
+    /// What counts: the superblock at the start, or the copy if that is damaged.
+    pub superblock: Superblock,
+    /// The superblock at the start.
+    pub primary: Result<Superblock, SuperblockError>,
+    /// The copy at the end.
+    pub copy: Result<Superblock, SuperblockError>,
+    /// Whether the first block is the protective one.
+    pub is_protected: bool,
+    /// The mailboxes of all 64 controllers, formatted or not.
+    pub mailboxes: Vec<Mailbox>,
+}
+
+impl Member {
+    /// Reads a member that may be in use.
+    pub fn read(path: &Path) -> Result<Member> {
+        let device = Device::observe(path)?;
+        let (primary, copy) = superblocks(&device)?;
+        let superblock = match (&primary, &copy) {
+            (Ok(superblock), _) | (Err(_), Ok(superblock)) => *superblock,
+            (Err(error), Err(_)) => bail!("{}: {error}", path.display()),
+        };
+        let is_protected = is_protective(&device.read_block(PROTECTIVE_OFFSET)?);
+        let mailboxes = mailboxes(&device, &superblock)?;
+        Ok(Member {
+            device,
+            superblock,
+            primary,
+            copy,
+            is_protected,
+            mailboxes,
+        })
+    }
+
+    /// The mailboxes of the formatted controllers.
+    pub fn used_mailboxes(&self) -> impl Iterator<Item = &Mailbox> {
+        self.mailboxes
+            .iter()
+            .filter(|mailbox| mailbox.slot.is_in(self.superblock.controllers))
+    }
+
+    /// Whether this member tells what a controller has promised: its ballot register is valid, or
+    /// blank on a member of the original format.
+    pub fn knows_promises_of(&self, mailbox: &Mailbox) -> bool {
+        match mailbox.ballot.reading {
+            Reading::Valid(_) => true,
+            Reading::Blank => !self.superblock.replacement,
+            Reading::Invalid(_) => false,
+        }
+    }
+}
+
+/// Reads both superblocks of a device: the one at the start, and the copy, which is where the
+/// first says that the device ended when it was formatted, or where it ends now.
+pub fn superblocks(
+    device: &Device,
+) -> Result<(
+    Result<Superblock, SuperblockError>,
+    Result<Superblock, SuperblockError>,
+)> {
+    let primary = match device.size >= SUPERBLOCK_OFFSET + SECTOR_SIZE * BLOCK_SECTORS {
+        true => superblock::decode(&device.read_block(SUPERBLOCK_OFFSET)?),
+        false => Err(SuperblockError::Blank),
+    };
+    let formatted_size = match &primary {
+        Ok(superblock) => superblock.member_sectors.saturating_mul(SECTOR_SIZE),
+        Err(_) => device.size,
+    };
+    let copy = match copy_offset(formatted_size.min(device.size)) {
+        Some(offset) => superblock::decode(&device.read_block(offset)?),
+        None => Err(SuperblockError::Blank),
+    };
+    Ok((primary, copy))
+}
+
+/// Reads the mailboxes of all controllers.
+pub fn mailboxes(device: &Device, superblock: &Superblock) -> Result<Vec<Mailbox>> {
+    let mut mailboxes = Vec::with_capacity(usize::from(MAX_CONTROLLERS));
+    for slot in Slot::all_in(!0) {
+        let id = BlockId {
+            uuid: superblock.uuid,
+            member: superblock.member,
+            slot,
+        };
+        let ballot = register(device, &id)?;
+        let heartbeat = register(device, &id)?;
+        mailboxes.push(Mailbox {
+            slot,
+            ballot,
+            heartbeat,
+        });
+    }
+    Ok(mailboxes)
+}
+
+fn register<T: Record>(device: &Device, id: &BlockId) -> Result<RegisterView<T>> {
+    let a = block(device, id, Side::A)?;
+    let b = block(device, id, Side::B)?;
+    let (reading, newest) = newest(a, b);
+    Ok(RegisterView {
+        blocks: [a, b],
+        reading,
+        newest,
+    })
+}
+
+fn block<T: Record>(device: &Device, id: &BlockId, side: Side) -> Result<Reading<T>> {
+    let offset = register_offset(id.slot, T::REGISTER, side);
+    let mut reading = decode(&device.read_block(offset)?, id);
+    for _ in 1..ATTEMPTS {
+        if !matches!(reading, Reading::Invalid(Reject::Checksum)) {
+            break;
+        }
+        reading = decode(&device.read_block(offset)?, id);
+    }
+    Ok(reading)
+}

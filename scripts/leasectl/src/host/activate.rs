@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0
+//! From declarations to mapped devices, and back.
+//!
+//! A member is *here* if its device is; members that are not here are waited for as long as the
+//! declaration says. A majority of them is enough to go on: the others can be mapped by running it
+//! again, which leaves what is mapped as it is.
+//!
+//! The way back gives up the lease first and asks whether anybody has a device open before that,
+//! because a portion that loses its first device is released: then it must be on purpose.
+
+use crate::cli::{Activate, Deactivate};
+use crate::host::config::{files, Declaration, DIRECTORY};
+use crate::host::udev::{link, trigger, Closing, LINK, LINKS};
+use crate::kernel::mapped::{self, Mapped};
+use crate::kernel::status;
+use crate::kernel::table::{line, superblock};
+use crate::text::list;
+use anyhow::{bail, Context, Result};
+use dm_lease_proto::proto::record::Slot;
+use dm_lease_proto::proto::status::Role;
+use dm_lease_proto::proto::superblock::{DisplayUuid, Name, Superblock};
+use dm_lease_proto::proto::time::majority;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// How long udev may take for what it has begun, in seconds.
+const SETTLE_S: u32 = 30;
+
+/// A member that is here.
+struct Here {
+    path: PathBuf,
+    superblock: Superblock,
+}
+
+/// `leasectl activate`
+pub fn activate(options: &Activate, out: &mut impl Write) -> Result<ExitCode> {
+    let paths = match options.files.is_empty() {
+        true => files(Path::new(DIRECTORY))?,
+        false => options.files.clone(),
+    };
+    each(&paths, |path| {
+        activate_file(path, options.dry_run, out)
+            .with_context(|| format!("{} is not activated", path.display()))
+    })
+}
+
+/// `leasectl deactivate`
+pub fn deactivate(options: &Deactivate, out: &mut impl Write) -> Result<ExitCode> {
+    let text = status::dmsetup()?;
+    let mut portions: BTreeMap<&str, Vec<status::Line<'_>>> = BTreeMap::new();
+    for line in status::parse(&text)? {
+        let portion = line.status.portion;
+        let is_meant = |name: &Name| name.as_str() == portion;
+        if options.portions.is_empty() || options.portions.iter().any(is_meant) {
+            portions.entry(portion).or_default().push(line);
+        }
+    }
+    let portions: Vec<_> = portions.into_iter().collect();
+    each(&portions, |(portion, lines)| {
+        deactivate_portion(portion, lines, options.above, out)
+            .with_context(|| format!("portion {portion} is left mapped"))
+    })
+}
+
+/// Does all of them, whatever becomes of one; says what went wrong.
+fn each<T>(things: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for thing in things {
+        if let Err(error) = act(thing) {
+            writeln!(io::stderr(), "leasectl: {error:#}")?;
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+fn warn(text: &str) -> Result<()> {
+    writeln!(io::stderr(), "leasectl: warning: {text}")?;
+    Ok(())
+}
+
+fn activate_file(path: &Path, dry_run: bool, out: &mut impl Write) -> Result<()> {
+    let declaration = Declaration::read(path)?;
+    let here = members(&declaration, dry_run)?;
+    let first = &here[0].superblock;
+    // Every line first: what the module would refuse is known before anything is mapped.
+    let mut devices = Vec::new();
+    for member in &here {
+        let superblock = &member.superblock;
+        let table = line(
+            &member.path,
+            superblock,
+            declaration.controller,
+            declaration.features(),
+        )?;
+        let name = declaration.device_name(superblock.member);
+        devices.push((name, device_uuid(superblock, declaration.controller), table));
+    }
+    if dry_run {
+        for (name, uuid, table) in devices {
+            writeln!(out, "dmsetup create {name} --uuid {uuid} --table '{table}'")?;
+        }
+        return Ok(());
+    }
+    Closing::forget(first.name.as_str());
+    let mapped = mapped::all()?;
+    for (name, uuid, table) in &devices {
+        match mapped.iter().find(|device| device.name == *name) {
+            Some(device) if device.uuid == *uuid => writeln!(out, "{name} is mapped already")?,
+            Some(_) => bail!("{name} is the name of another mapped device"),
+            None => {
+                let words = ["create", name, "--uuid", uuid, "--table", table];
+                mapped::dmsetup(&words)?;
+                writeln!(out, "{name} is mapped")?;
+            }
+        }
+    }
+    if here.len() < usize::from(first.members) {
+        let absent: Vec<String> = absent(first, &here)
+            .map(|index| index.to_string())
+            .collect();
+        warn(&format!(
+            "portion {} works without members that are not here: {}",
+            first.name,
+            list(&absent)
+        ))?;
+    }
+    Ok(())
+}
+
+/// What device-mapper knows a mapped device by; the udev rules know it by its beginning.
+fn device_uuid(superblock: &Superblock, controller: Slot) -> String {
+    let portion = DisplayUuid(&superblock.uuid);
+    format!("LEASE-{portion}-{}-{controller}", superblock.member)
+}
+
+/// The members of a declared portion that are here: a majority, which fit each other.
+fn members(declaration: &Declaration, dry_run: bool) -> Result<Vec<Here>> {
+    let wait_s = if dry_run { 0 } else { declaration.wait_s };
+    let here = match &declaration.devices {
+        Some(devices) => {
+            wait_for(devices, wait_s)?;
+            named(declaration, devices)?
+        }
+        None => recognised_all(declaration, wait_s)?,
+    };
+    let Some((first, rest)) = here.split_first() else {
+        bail!("no member of portion {} is here", declaration.portion);
+    };
+    for (at, member) in rest.iter().enumerate() {
+        for other in &here[..=at] {
+            let (one, two) = (other.path.display(), member.path.display());
+            other
+                .superblock
+                .fits(&member.superblock)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("{one} and {two}"))?;
+        }
+    }
+    let (count, all) = (here.len(), first.superblock.members);
+    if count < usize::from(majority(all)) {
+        bail!("{count} of {all} members are here, which is no majority");
+    }
+    Ok(here)
+}
+
+fn absent<'a>(portion: &Superblock, here: &'a [Here]) -> impl Iterator<Item = u8> + 'a {
+    let is_here = |index: u8| here.iter().any(|one| one.superblock.member == index);
+    (0..portion.members).filter(move |&index| !is_here(index))
+}
+
+/// The members among the devices that the declaration names.
+fn named(declaration: &Declaration, devices: &[PathBuf]) -> Result<Vec<Here>> {
+    let mut here = Vec::new();
+    for path in devices {
+        match superblock(path) {
+            Ok(superblock) if is_of(declaration, &superblock) => here.push(Here {
+                path: path.clone(),
+                superblock,
+            }),
+            Ok(superblock) => warn(&format!(
+                "{} is a member of portion {} {}",
+                path.display(),
+                superblock.name,
+                DisplayUuid(&superblock.uuid)
+            ))?,
+            Err(error) => warn(&format!("{error:#}"))?,
+        }
+    }
+    Ok(here)
+}
+
+/// The members that udev recognises, after a wait for those that the first one says there are.
+fn recognised_all(declaration: &Declaration, wait_s: u32) -> Result<Vec<Here>> {
+    settle();
+    let here = recognised(declaration)?;
+    let Some(first) = here.first().map(|member| &member.superblock) else {
+        return Ok(here);
+    };
+    let absent: Vec<PathBuf> = absent(first, &here)
+        .map(|index| Path::new(LINKS).join(link(first, index)))
+        .collect();
+    wait_for(&absent, wait_s)?;
+    recognised(declaration)
+}
+
+/// The members that udev recognises now.
+fn recognised(declaration: &Declaration) -> Result<Vec<Here>> {
+    let mut here: Vec<Here> = Vec::new();
+    let Ok(links) = fs::read_dir(LINKS) else {
+        return Ok(here);
+    };
+    for entry in links {
+        let entry = entry.context(LINKS)?;
+        if !entry.file_name().to_string_lossy().starts_with(LINK) {
+            continue;
+        }
+        let path = entry.path();
+        // A link may be older than what it points to.
+        let Ok(superblock) = superblock(&path) else {
+            continue;
+        };
+        if is_of(declaration, &superblock) {
+            here.push(Here { path, superblock });
+        }
+    }
+    here.sort_by_key(|member| member.superblock.member);
+    if let Some((one, two)) = two_portions(&here) {
+        bail!(
+            "there are two portions {}: say whether uuid {} or {} is meant",
+            declaration.portion,
+            DisplayUuid(one),
+            DisplayUuid(two)
+        );
+    }
+    Ok(here)
+}
+
+fn two_portions(here: &[Here]) -> Option<(&[u8; 16], &[u8; 16])> {
+    let first = &here.first()?.superblock.uuid;
+    let mut uuids = here.iter().map(|member| &member.superblock.uuid);
+    uuids
+        .find(|uuid| *uuid != first)
+        .map(|other| (first, other))
+}
+
+fn is_of(declaration: &Declaration, superblock: &Superblock) -> bool {
+    let uuid = declaration.uuid.map(|uuid| uuid.0);
+    superblock.name.as_str() == declaration.portion.as_str()
+        && uuid.is_none_or(|uuid| uuid == superblock.uuid)
+}
+
+/// Waits until all paths are there, or the time is up; who counts them afterwards knows which.
+fn wait_for(paths: &[PathBuf], wait_s: u32) -> Result<()> {
+    let absent: Vec<&str> = paths
+        .iter()
+        .filter(|path| !path.exists())
+        .map(|path| path.to_str().context("a path is not text"))
+        .collect::<Result<_>>()?;
+    if !absent.is_empty() && wait_s > 0 {
+        let timeout = format!("--timeout={wait_s}");
+        let mut words = vec!["wait", &timeout];
+        words.extend(absent);
+        udevadm(&words);
+    }
+    Ok(())
+}
+
+/// Where there is no udev there is nothing to wait for; what it says goes to the log.
+fn udevadm(words: &[&str]) {
+    let _ = mapped::program("udevadm").args(words).status();
+}
+
+fn settle() {
+    udevadm(&["settle", &format!("--timeout={SETTLE_S}")]);
+}
+
+fn deactivate_portion(
+    portion: &str,
+    lines: &[status::Line<'_>],
+    above: bool,
+    out: &mut impl Write,
+) -> Result<()> {
+    let closing = above.then(|| Closing::begin(portion)).transpose()?;
+    let result = close(lines, above, out);
+    drop(closing);
+    if above && result.is_err() {
+        // What is left may be used again.
+        for line in lines {
+            trigger(line.device)?;
+        }
+    }
+    result
+}
+
+fn close(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Result<()> {
+    let look = || -> Result<Vec<Mapped>> {
+        let mut all = mapped::all()?;
+        all.retain(|device| lines.iter().any(|line| line.device == device.name));
+        Ok(all)
+    };
+    let mut mapped = look()?;
+    if above && mapped.iter().any(|device| device.open > 0) {
+        take_down_above(&mapped);
+        mapped = look()?;
+    }
+    if mapped.iter().any(|device| device.open > 0) {
+        // Not everybody stays: udev looks at each device that was closed after writing.
+        settle();
+        mapped = look()?;
+    }
+    let open: Vec<String> = mapped
+        .iter()
+        .filter(|device| device.open > 0)
+        .map(describe_use)
+        .collect();
+    if !open.is_empty() {
+        bail!("{}", list(&open));
+    }
+    if let Some(owner) = lines.iter().find(|line| line.status.role == Role::Owner) {
+        if let Err(error) = mapped::dmsetup(&["message", owner.device, "0", "release"]) {
+            warn(&format!("the lease is not released: {error:#}"))?;
+        }
+    }
+    for device in &mapped {
+        mapped::dmsetup(&["remove", "--retry", &device.name])?;
+        writeln!(out, "{} is removed", device.name)?;
+    }
+    Ok(())
+}
+
+/// Unmounts what is mounted from the devices, then stops whatever is stacked on them, each with
+/// what is mounted from it. Everything above all of them goes before the first is removed, which
+/// would end the lease. What fails says so, and its device is still open afterwards.
+fn take_down_above(devices: &[Mapped]) {
+    let mut holders: Vec<String> = Vec::new();
+    for device in devices.iter().filter(|device| device.open > 0) {
+        let path = format!("/dev/mapper/{}", device.name);
+        let _ = mapped::program("umount")
+            .args(["--quiet", "--all-targets", &path])
+            .status();
+        holders.extend(device.holders().iter().map(|name| format!("/dev/{name}")));
+    }
+    holders.sort();
+    holders.dedup();
+    if !holders.is_empty() {
+        let _ = mapped::program("blkdeactivate")
+            .args(["-u", "-l", "wholevg", "-m", "disablequeueing", "-r", "wait"])
+            .args(holders)
+            .status();
+    }
+}
+
+/// Who uses a device, as far as the kernel tells: programs and mounts are counted, not named.
+fn describe_use(device: &Mapped) -> String {
+    let names = device.holders();
+    match names.is_empty() {
+        true => format!("{} is open {} times", device.name, device.open),
+        false => format!("{} is open, by {}", device.name, list(&names)),
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What udev is told: which devices are members, and when a mapped device changes its role.
+//!
+//! The rules (`scripts/debian/*.rules`) ask with `udev member` and `udev mapped` and import the
+//! answers as properties. Device-mapper raises no uevent when a target raises an event, so `udev
+//! follow` waits for events and has udev look again at every device whose role is another one.
+
+use crate::cli::Udev;
+use crate::disk::device::Device;
+use crate::disk::member::superblocks;
+use crate::kernel::events::Events;
+use crate::kernel::mapped;
+use crate::kernel::status::{dmsetup, parse};
+use anyhow::{Context, Result};
+use dm_lease_proto::proto::status::Role;
+use dm_lease_proto::proto::superblock::{DisplayUuid, Superblock};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The directory of the links that the rules make.
+pub const LINKS: &str = "/dev/disk/by-id";
+/// One file for each portion that is being taken down.
+const CLOSING: &str = "/run/dm-lease";
+/// What the names of the links begin with.
+pub const LINK: &str = "dm-lease-";
+
+/// `leasectl udev`
+pub fn run(what: &Udev, out: &mut impl Write) -> Result<ExitCode> {
+    match what {
+        Udev::Member { device } => return member(device, out),
+        Udev::Mapped { name } => state(name, out)?,
+        Udev::Follow => follow()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The name of the link to a member.
+pub fn link(superblock: &Superblock, member: u8) -> String {
+    format!("{LINK}{}-{member}", DisplayUuid(&superblock.uuid))
+}
+
+/// A damaged superblock does not turn a member into a free disk: the copy is as good here.
+fn member(path: &Path, out: &mut impl Write) -> Result<ExitCode> {
+    let (primary, copy) = superblocks(&Device::observe(path)?)?;
+    let Ok(superblock) = primary.or(copy) else {
+        return Ok(ExitCode::FAILURE);
+    };
+    writeln!(out, "ID_FS_TYPE=dm_lease_member")?;
+    writeln!(out, "ID_FS_USAGE=other")?;
+    writeln!(out, "ID_FS_VERSION=1.{}", superblock.minor)?;
+    writeln!(out, "ID_FS_LABEL={}", superblock.name)?;
+    writeln!(out, "ID_FS_UUID={}", DisplayUuid(&superblock.uuid))?;
+    writeln!(out, "DM_LEASE_PORTION={}", superblock.name)?;
+    writeln!(out, "DM_LEASE_MEMBER={}", superblock.member)?;
+    writeln!(
+        out,
+        "DM_LEASE_LINK={}",
+        link(&superblock, superblock.member)
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// While there is one, udev takes the devices of a portion for those of a secondary: the event of
+/// the last close of an array that was stopped would have it assembled again.
+pub struct Closing(PathBuf);
+
+impl Closing {
+    /// From now on.
+    pub fn begin(portion: &str) -> Result<Closing> {
+        let path = Path::new(CLOSING).join(portion);
+        fs::create_dir_all(CLOSING).with_context(|| format!("cannot make {CLOSING}"))?;
+        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Closing(path))
+    }
+
+    /// Ends one whose process was killed.
+    pub fn forget(portion: &str) {
+        let _ = fs::remove_file(Path::new(CLOSING).join(portion));
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Nothing is printed for a device that has no table yet.
+fn state(name: &str, out: &mut impl Write) -> Result<()> {
+    let text = mapped::dmsetup(&["status", "--target", "lease", name])?;
+    // With a name in the question there is none in the answer.
+    let text = format!("{name}: {text}");
+    for line in parse(&text)? {
+        writeln!(out, "DM_LEASE_PORTION={}", line.status.portion)?;
+        writeln!(out, "DM_LEASE_MEMBER={}", line.status.member)?;
+        match Path::new(CLOSING).join(line.status.portion).exists() {
+            true => writeln!(out, "DM_LEASE_ROLE=closing")?,
+            false => writeln!(out, "DM_LEASE_ROLE={}", line.status.role)?,
+        }
+    }
+    Ok(())
+}
+
+fn follow() -> Result<()> {
+    let events = Events::open()?;
+    let mut roles = BTreeMap::new();
+    loop {
+        events.arm()?;
+        let text = dmsetup()?;
+        let now: BTreeMap<String, Role> = parse(&text)?
+            .iter()
+            .map(|line| (line.device.to_owned(), line.status.role))
+            .collect();
+        for name in changed(&roles, &now) {
+            trigger(name)?;
+        }
+        roles = now;
+        events.wait(None)?;
+    }
+}
+
+/// The devices whose role is another one than before, or that were not there.
+fn changed<'a>(
+    before: &BTreeMap<String, Role>,
+    now: &'a BTreeMap<String, Role>,
+) -> impl Iterator<Item = &'a str> {
+    let differ: Vec<&str> = now
+        .iter()
+        .filter(|(name, role)| before.get(*name) != Some(role))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    differ.into_iter()
+}
+
+/// Has udev look at a mapped device again; one that is gone meanwhile needs no look.
+pub fn trigger(name: &str) -> Result<()> {
+    let all = mapped::all()?;
+    let Some(device) = all.iter().find(|device| device.name == name) else {
+        return Ok(());
+    };
+    let path = format!("/sys/block/{}/uevent", device.kernel_name());
+    match fs::write(&path, "change") {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot write {path}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r47_a_new_role_and_a_new_device_are_told() {
+        let roles = |pairs: &[(&str, Role)]| -> BTreeMap<String, Role> {
+            let owned = pairs.iter().map(|&(name, role)| (name.to_owned(), role));
+            owned.collect()
+        };
+        let before = roles(&[("a", Role::Owner), ("b", Role::Owner), ("c", Role::Joining)]);
+        let now = roles(&[
+            ("a", Role::Owner),
+            ("b", Role::Secondary),
+            ("d", Role::Joining),
+        ]);
+        assert_eq!(changed(&before, &now).collect::<Vec<_>>(), ["b", "d"]);
+        assert_eq!(changed(&now, &now).count(), 0);
+    }
+}
