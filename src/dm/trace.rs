@@ -7,7 +7,8 @@
 //! kernel's own macro for the Rust side looks for its symbols in the `bindings` crate, where those
 //! of a module out of tree are not; [`trace_events!`](crate::trace_events) declares them itself.
 //!
-//! A disabled event costs one no-operation instruction.
+//! A disabled event costs one no-operation instruction, and whatever it takes to have its arguments
+//! at hand. For each `event()` there is an `event_enabled()`, as in C, to ask before that.
 //!
 //! C header: `include/linux/tracepoint.h`.
 
@@ -46,43 +47,58 @@ impl Word {
 #[macro_export]
 macro_rules! trace_events {
     ($($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?);)*) => {$(
+        #[cfg(CONFIG_TRACEPOINTS)]
+        ::kernel::macros::paste! {
+            mod [<__ $name>] {
+                #[allow(unused_imports)]
+                use super::*;
+                // The key is never read as a value, only its address is used.
+                #[allow(improper_ctypes)]
+                extern "C" {
+                    #[link_name = concat!("__tracepoint_", stringify!($name))]
+                    pub(super) static KEY: ::kernel::bindings::tracepoint;
+                    #[link_name = concat!("rust_do_trace_", stringify!($name))]
+                    pub(super) fn emit($($arg: $type),*);
+                }
+            }
+        }
+
         $(#[$attr])*
         #[inline(always)]
         // What is expanded there are the names of this function's arguments.
         // An event has as many arguments as it records.
         #[allow(clippy::macro_metavars_in_unsafe, clippy::too_many_arguments)]
         $vis fn $name($($arg: $type),*) {
-            #[cfg(CONFIG_TRACEPOINTS)]
             ::kernel::macros::paste! {
-                mod [<__ $name>] {
-                    #[allow(unused_imports)]
-                    use super::*;
-                    // The key is never read as a value, only its address is used.
-                    #[allow(improper_ctypes)]
-                    extern "C" {
-                        #[link_name = concat!("__tracepoint_", stringify!($name))]
-                        pub(super) static KEY: ::kernel::bindings::tracepoint;
-                        #[link_name = concat!("rust_do_trace_", stringify!($name))]
-                        pub(super) fn emit($($arg: $type),*);
+                if [<$name _enabled>]() {
+                    #[cfg(CONFIG_TRACEPOINTS)]
+                    // SAFETY: The C side has the signature declared here, and references are valid
+                    // for the duration of the call.
+                    unsafe { [<__ $name>]::emit($($arg),*) };
+                    #[cfg(not(CONFIG_TRACEPOINTS))]
+                    {
+                        $(let _ = $arg;)*
                     }
                 }
+            }
+        }
+
+        ::kernel::macros::paste! {
+            #[doc = concat!("Whether somebody wants to see `", stringify!($name), "`, for a")]
+            /// caller whose arguments are not at hand.
+            #[inline(always)]
+            $vis fn [<$name _enabled>]() -> bool {
+                #[cfg(CONFIG_TRACEPOINTS)]
                 // SAFETY: The key is that of a tracepoint defined by C.
-                let enabled = unsafe {
+                return unsafe {
                     ::kernel::jump_label::static_branch_unlikely!(
                         [<__ $name>]::KEY,
                         ::kernel::bindings::tracepoint,
                         key
                     )
                 };
-                if enabled {
-                    // SAFETY: The C side has the signature declared here, and references are valid
-                    // for the duration of the call.
-                    unsafe { [<__ $name>]::emit($($arg),*) };
-                }
-            }
-            #[cfg(not(CONFIG_TRACEPOINTS))]
-            {
-                $(let _ = $arg;)*
+                #[cfg(not(CONFIG_TRACEPOINTS))]
+                false
             }
         }
     )*};
