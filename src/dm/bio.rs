@@ -16,14 +16,19 @@
 //! ```text
 //!            map                                      lower device
 //!  MapBio ---------> remap() ---------------------------> in flight ----+
-//!     |                                                      ^          | completion
-//!     |---> hold() ----> HeldBio ---- submit() --------------+          v
-//!     |                     |                                 (tracked) EndBio
-//!     |                     +-- end(), requeue() --+             ^      |   |
-//!     |---> end(), would_block() ------------------+-------------+      |   |
-//!     |---> requeue() -----> dm core                                    |   |
+//!     |                                                      ^  ^       |
+//!     |-- locate() --> LocatedBio                            |  |       |
+//!     |                    | aim()                           |  |       |
+//!     |                    v                                 |  |       |
+//!     |                AimedBio ---- pass() -----------------+  |       | completion
+//!     |                    |-------- hold() --> HeldBio - submit()      v
+//!     |                    |                       |          (tracked) EndBio
+//!     |                    |                       +-- end() ---+---->  |   |
+//!     |                    +-- end(), would_block() ------------+       |   |
+//!     |---> end(), would_block() -------------------------------+       |   |
+//!     |---> requeue() (all but a LocatedBio have it) ----> dm core      |   |
 //!                                                                       |   |
-//!        dm core <------------- done() / requeue() ---------------------+   |
+//!        dm core <------- pass_on() / done() / requeue() ---------------+   |
 //!           ^                                                               |
 //!           +------------- finish() <---- HeldEnd <-------- hold() ---------+
 //! ```
@@ -31,6 +36,12 @@
 //! A clone ended by the target itself ([`MapBio::end`], [`HeldBio::end`]) passes `end_io` as well
 //! (`clone_endio()` in `drivers/md/dm.c`), and does so *inside* the call that ends it. Whatever
 //! `end_io` needs to know must therefore be in the per-bio data before the disposition.
+//!
+//! # Cost
+//!
+//! These values pass through `map` and `end_io` of every bio. Each is at most two words, so that it
+//! travels in registers; a [`LocatedBio`], which has three, is to be aimed at once, or turned back
+//! into a [`MapBio`]. The slot is written once, whole.
 //!
 //! # Locking
 //!
@@ -42,15 +53,22 @@
 
 use super::{
     bindings,
-    device::DmDevice,
+    device::{
+        DevT,
+        DmDevice, //
+    },
     target::{
         DmTarget,
+        Instance,
         Target, //
     },
 };
 use core::{
     marker::PhantomData,
-    mem::ManuallyDrop,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ops::Deref,
     ptr::NonNull, //
 };
@@ -198,10 +216,19 @@ impl Bio {
         self.size_bytes() >> kernel::block::SECTOR_SHIFT
     }
 
-    /// Returns the first sector, counted on the device the bio currently points to.
-    fn device_sector(&self) -> u64 {
+    /// Returns the first sector, counted on the device the bio currently points to; it means
+    /// nothing for a bio without data.
+    pub fn device_sector(&self) -> u64 {
         // SAFETY: By the type invariant. The field of the packed struct is copied, not borrowed.
         unsafe { (*self.0.get()).bi_iter.bi_sector }
+    }
+
+    /// Returns the number of the device the bio currently points to.
+    pub fn devt(&self) -> DevT {
+        // SAFETY: By the type invariant.
+        let bdev = unsafe { (*self.0.get()).bi_bdev };
+        // SAFETY: A bio on its way points to an open device; the field never changes.
+        DevT::from_raw(unsafe { (*bdev).bd_dev })
     }
 }
 
@@ -212,7 +239,7 @@ impl Bio {
 #[repr(C)]
 pub(super) struct Slot<P> {
     finishing: bool,
-    target: Option<NonNull<bindings::dm_target>>,
+    target: MaybeUninit<NonNull<bindings::dm_target>>,
     data: P,
 }
 
@@ -238,23 +265,20 @@ impl<P: Copy + Default> Slot<P> {
         unsafe { NonNull::new_unchecked(slot.cast()) }
     }
 
-    /// Makes the slot of `bio` valid.
+    /// Makes a slot valid.
     ///
     /// # Safety
     ///
-    /// As for [`Slot::of`], and nobody else may be using the slot.
-    unsafe fn init(bio: NonNull<bindings::bio>) -> NonNull<Self> {
-        // SAFETY: The caller's promise.
-        let slot = unsafe { Self::of(bio) };
+    /// `slot` must come from [`Slot::of`], and nobody else may be using it.
+    unsafe fn fill(slot: NonNull<Self>, data: P) {
         // SAFETY: The slot has room for a `Self` and is aligned for it, see `SIZE_BYTES`.
         unsafe {
             slot.write(Self {
                 finishing: false,
-                target: None,
-                data: P::default(),
+                target: MaybeUninit::uninit(),
+                data,
             })
         };
-        slot
     }
 }
 
@@ -292,66 +316,40 @@ impl MapOutcome<'_> {
 ///
 /// # Invariants
 ///
-/// `bio` is a clone owned by the caller of `map` and made for `ti`, a target of type `T`; `slot` is
-/// its initialised slot if the operation is tracked.
+/// `bio` is a clone owned by the caller of `map` and made for the target of `instance`; nobody uses
+/// its slot, which need not be initialised.
 pub struct MapBio<'ti, T: Target> {
     bio: NonNull<bindings::bio>,
-    ti: NonNull<bindings::dm_target>,
-    slot: Option<NonNull<Slot<T::PerBio>>>,
-    _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
+    instance: &'ti Instance<'ti, T>,
 }
 
 impl<'ti, T: Target> MapBio<'ti, T> {
-    /// Takes over a clone from dm core and, if it is tracked, initialises its per-bio data.
+    /// Takes over a clone from dm core.
     ///
     /// # Safety
     ///
-    /// Must be called by the `map` callback of a target type registered for `T`, with its
-    /// arguments, once.
+    /// Must be called by the `map` callback of a target type registered for `T`, once, with the
+    /// instance of the target and the bio that it got.
     pub(super) unsafe fn from_raw(
-        ti: NonNull<bindings::dm_target>,
+        instance: &'ti Instance<'ti, T>,
         bio: NonNull<bindings::bio>,
     ) -> Self {
-        // SAFETY: The bio is valid and ours for the duration of this call.
-        let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
-        let slot = if T::tracks(op) {
-            // SAFETY: The clone belongs to a target registered with the size of this slot.
-            Some(unsafe { Slot::init(bio) })
-        } else {
-            None
-        };
-        // INVARIANT: By the safety requirements, and the slot was initialised just above.
-        Self {
-            bio,
-            ti,
-            slot,
-            _brand: PhantomData,
-        }
+        // INVARIANT: By the safety requirements.
+        Self { bio, instance }
     }
 
     /// Returns the target the bio was sent to.
     pub fn target(&self) -> &DmTarget {
-        // SAFETY: By the type invariant `ti` is a live target.
-        unsafe { DmTarget::from_raw(self.ti) }
+        // SAFETY: An instance exists no longer than its target.
+        unsafe { DmTarget::from_raw(self.instance.target()) }
     }
 
-    /// Returns the first sector (512 bytes) relative to the start of the target; zero for a bio
-    /// without data, whose position means nothing.
+    /// Returns the first sector (512 bytes) relative to the start of the target; it means nothing
+    /// for a bio without data.
     pub fn sector(&self) -> u64 {
-        if self.size_bytes() == 0 {
-            return 0;
-        }
         // dm core only sends sectors inside of the target; wrapping keeps a panic path out of map.
         self.device_sector()
             .wrapping_sub(self.target().begin_sectors())
-    }
-
-    /// Returns the per-bio data, or `None` if the operation is not tracked.
-    ///
-    /// It was reset to its default before `map` and stays with the bio until its completion.
-    pub fn per_bio(&mut self) -> Option<&mut T::PerBio> {
-        // SAFETY: By the type invariant the slot is initialised, and it is borrowed through `self`.
-        self.slot.map(|mut slot| unsafe { &mut slot.as_mut().data })
     }
 
     /// Makes the bio complete by interrupt even if its submitter asked to poll.
@@ -363,19 +361,149 @@ impl<'ti, T: Target> MapBio<'ti, T> {
         unsafe { (*self.bio.as_ptr()).bi_opf &= !(1 << bindings::req_flag_bits___REQ_POLLED) };
     }
 
-    /// Directs the bio to `sector` of `dev`. The position of a bio without data is left alone.
+    /// Directs the bio to `sector` of `dev`. Of a bio without data the position means nothing
+    /// there either; `linear_map()` in `drivers/md/dm-linear.c` sets it, too.
     fn point_to(&mut self, dev: DmDevice<'ti>, sector: u64) {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector = sector };
         // SAFETY: The bio is ours, and the device is open for the life of the target.
         unsafe { bindings::bio_set_dev(self.bio.as_ptr(), dev.as_bdev_ptr()) };
-        if self.size_bytes() != 0 {
-            // SAFETY: By the type invariant the bio is ours.
-            unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector = sector };
+    }
+
+    /// Gives a tracked bio the per-bio data that it has if the target says nothing.
+    fn track(&mut self) {
+        if T::tracks(self.op()) {
+            // SAFETY: The clone belongs to a target registered with the size of this slot.
+            let slot = unsafe { Slot::<T::PerBio>::of(self.bio) };
+            // SAFETY: By the type invariant nobody uses the slot.
+            unsafe { Slot::fill(slot, T::PerBio::default()) };
         }
     }
 
     /// Passes the bio on to `sector` of `dev` at once.
     pub fn remap(mut self, dev: DmDevice<'ti>, sector: u64) -> MapOutcome<'ti> {
+        self.track();
         self.point_to(dev, sector);
+        MapOutcome::new(bindings::DM_MAPIO_REMAPPED)
+    }
+
+    /// Finds where the per-bio data will be. Costs a call, over which the less has to be remembered
+    /// the earlier it comes.
+    pub fn locate(self) -> LocatedBio<'ti, T> {
+        // SAFETY: The clone belongs to a target registered with the size of this slot.
+        let slot = unsafe { Slot::of(self.bio) };
+        // INVARIANT: It is the slot of this bio.
+        LocatedBio { bio: self, slot }
+    }
+
+    /// Completes the bio with `status`.
+    ///
+    /// If it is tracked, `end_io` runs before this returns, with default per-bio data.
+    pub fn end(mut self, status: BlkStatus) -> MapOutcome<'ti> {
+        self.track();
+        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        unsafe { complete(self.bio, status) };
+        MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
+    }
+
+    /// Tells a submitter that does not want to wait that it would have had to.
+    ///
+    /// If the bio is tracked, `end_io` runs before this returns, with default per-bio data.
+    pub fn would_block(mut self) -> MapOutcome<'ti> {
+        self.track();
+        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        unsafe { bindings::bio_wouldblock_error(self.bio.as_ptr()) };
+        MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
+    }
+
+    /// Gives the bio back to dm core, which maps it again after the next resume.
+    ///
+    /// Only during a noflush suspend ([`DmTarget::noflush_suspending`]); otherwise dm core turns it
+    /// into an I/O error. `end_io` does not run.
+    pub fn requeue(self) -> MapOutcome<'ti> {
+        MapOutcome::new(bindings::DM_MAPIO_REQUEUE)
+    }
+}
+
+impl<T: Target> Deref for MapBio<'_, T> {
+    type Target = Bio;
+
+    fn deref(&self) -> &Bio {
+        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        unsafe { self.bio.cast().as_ref() }
+    }
+}
+
+/// A clone in `map` that is about to be directed somewhere.
+///
+/// # Invariants
+///
+/// `slot` is that of the bio.
+pub struct LocatedBio<'ti, T: Target> {
+    bio: MapBio<'ti, T>,
+    slot: NonNull<Slot<T::PerBio>>,
+}
+
+impl<'ti, T: Target> LocatedBio<'ti, T> {
+    /// Directs the bio to `sector` of `dev`, where it goes if it goes, and keeps `per_bio` with it
+    /// until its completion.
+    pub fn aim(mut self, dev: DmDevice<'ti>, sector: u64, per_bio: T::PerBio) -> AimedBio<'ti, T> {
+        // SAFETY: By the type invariants this is the slot of our clone, and nobody uses it.
+        unsafe { Slot::fill(self.slot, per_bio) };
+        self.bio.point_to(dev, sector);
+        // INVARIANT: The bio is ours, and the slot has just been initialised.
+        AimedBio {
+            bio: self.bio.bio,
+            instance: self.bio.instance,
+        }
+    }
+}
+
+impl<'ti, T: Target> From<LocatedBio<'ti, T>> for MapBio<'ti, T> {
+    fn from(located: LocatedBio<'ti, T>) -> Self {
+        located.bio
+    }
+}
+
+impl<T: Target> Deref for LocatedBio<'_, T> {
+    type Target = Bio;
+
+    fn deref(&self) -> &Bio {
+        &self.bio
+    }
+}
+
+/// A clone in `map` that is directed to where it may go, and has its per-bio data.
+///
+/// # Invariants
+///
+/// `bio` is a clone owned by the caller of `map` and made for the target of `instance`; its slot is
+/// initialised.
+pub struct AimedBio<'ti, T: Target> {
+    bio: NonNull<bindings::bio>,
+    instance: &'ti Instance<'ti, T>,
+}
+
+impl<'ti, T: Target> AimedBio<'ti, T> {
+    /// Returns the target the bio was sent to.
+    pub fn target(&self) -> &DmTarget {
+        // SAFETY: An instance exists no longer than its target.
+        unsafe { DmTarget::from_raw(self.instance.target()) }
+    }
+
+    fn slot(&self) -> NonNull<Slot<T::PerBio>> {
+        // SAFETY: By the type invariant the clone belongs to a target registered for `T`.
+        unsafe { Slot::of(self.bio) }
+    }
+
+    /// Returns the per-bio data. Costs a call.
+    pub fn per_bio(&mut self) -> &mut T::PerBio {
+        // SAFETY: By the type invariant the slot is initialised, and it is borrowed through `self`.
+        unsafe { &mut self.slot().as_mut().data }
+    }
+
+    /// Passes the bio on.
+    pub fn pass(self) -> MapOutcome<'ti> {
         MapOutcome::new(bindings::DM_MAPIO_REMAPPED)
     }
 
@@ -397,27 +525,18 @@ impl<'ti, T: Target> MapBio<'ti, T> {
         MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
     }
 
-    /// Gives the bio back to dm core, which maps it again after the next resume.
-    ///
-    /// Only during a noflush suspend ([`DmTarget::noflush_suspending`]); otherwise dm core turns it
-    /// into an I/O error. `end_io` does not run.
+    /// Gives the bio back to dm core; as [`MapBio::requeue`].
     pub fn requeue(self) -> MapOutcome<'ti> {
         MapOutcome::new(bindings::DM_MAPIO_REQUEUE)
     }
 
-    /// Keeps the bio, already directed to `sector` of `dev`.
+    /// Keeps the bio.
     ///
     /// Another thread may dispose of the returned bio before `map` returns.
-    pub fn hold(mut self, dev: DmDevice<'ti>, sector: u64) -> (HeldBio<T>, MapOutcome<'ti>) {
-        self.point_to(dev, sector);
-        let mut slot = match self.slot {
-            Some(slot) => slot,
-            // SAFETY: The clone belongs to a target registered with the size of this slot, and
-            // nobody uses the slot of an untracked bio.
-            None => unsafe { Slot::init(self.bio) },
-        };
+    pub fn hold(self) -> (HeldBio<T>, MapOutcome<'ti>) {
+        let mut slot = self.slot();
         // SAFETY: The slot is initialised and not borrowed, because `self` was moved in.
-        unsafe { slot.as_mut().target = Some(self.ti) };
+        unsafe { slot.as_mut().target.write(self.instance.target()) };
         // INVARIANT: The bio is ours, and the slot is initialised and names the target.
         let held = HeldBio {
             bio: self.bio,
@@ -427,7 +546,7 @@ impl<'ti, T: Target> MapBio<'ti, T> {
     }
 }
 
-impl<T: Target> Deref for MapBio<'_, T> {
+impl<T: Target> Deref for AimedBio<'_, T> {
     type Target = Bio;
 
     fn deref(&self) -> &Bio {
@@ -459,8 +578,17 @@ impl<T: Target> HeldBio<T> {
     pub fn target(&self) -> &DmTarget {
         // SAFETY: By the type invariant the slot is initialised.
         let target = unsafe { self.slot.as_ref().target };
-        // SAFETY: By the type invariant the target is set, and it lives as long as its bios.
-        unsafe { DmTarget::from_raw(target.unwrap_unchecked()) }
+        // SAFETY: By the type invariant the target is set.
+        let target = unsafe { target.assume_init() };
+        // SAFETY: A target lives as long as its bios.
+        unsafe { DmTarget::from_raw(target) }
+    }
+
+    /// Returns the private data of that target.
+    pub fn data(&self) -> &T::Data<'_> {
+        // SAFETY: By the type invariant it is of type `T`, and bios come only to one that has been
+        // constructed, and end before its destructor.
+        unsafe { self.target().data::<T>() }
     }
 
     /// Returns the per-bio data that `map` left.
@@ -513,26 +641,16 @@ impl<T: Target> Drop for HeldBio<T> {
 
 /// What `end_io` decided; can only be made by disposing of the [`EndBio`].
 #[must_use]
-pub struct EndOutcome<'ti> {
-    code: c_int,
-    status: BlkStatus,
-    _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
-    _local: NotThreadSafe,
-}
+pub struct EndOutcome<'ti>(c_int, PhantomData<fn(&'ti ()) -> &'ti ()>, NotThreadSafe);
 
 impl EndOutcome<'_> {
-    fn new(code: u32, status: BlkStatus) -> Self {
-        Self {
-            code: code as c_int,
-            status,
-            _brand: PhantomData,
-            _local: NotThreadSafe,
-        }
+    fn new(code: u32) -> Self {
+        Self(code as c_int, PhantomData, NotThreadSafe)
     }
 
-    /// Returns the code and the status for dm core.
-    pub(super) fn into_raw(self) -> (c_int, u8) {
-        (self.code, self.status.0)
+    /// Returns the code for dm core.
+    pub(super) fn into_raw(self) -> c_int {
+        self.0
     }
 }
 
@@ -543,12 +661,11 @@ impl EndOutcome<'_> {
 ///
 /// # Invariants
 ///
-/// `bio` is a clone passed to `end_io` and made for a target of type `T`; `slot` is its initialised
-/// slot.
+/// `slot` is the initialised slot of a clone passed to `end_io` and made for a target of type `T`;
+/// `status` is where dm core keeps its status during the callback.
 pub struct EndBio<'ti, T: Target> {
-    bio: NonNull<bindings::bio>,
     slot: NonNull<Slot<T::PerBio>>,
-    status: BlkStatus,
+    status: NonNull<bindings::blk_status_t>,
     _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
 }
 
@@ -560,7 +677,10 @@ impl<'ti, T: Target> EndBio<'ti, T> {
     ///
     /// Must be called by the `end_io` callback of a target type registered for `T`, with its
     /// arguments, once.
-    pub(super) unsafe fn from_raw(bio: NonNull<bindings::bio>, status: BlkStatus) -> Option<Self> {
+    pub(super) unsafe fn from_raw(
+        bio: NonNull<bindings::bio>,
+        status: NonNull<bindings::blk_status_t>,
+    ) -> Option<Self> {
         // SAFETY: The bio is valid and ours for the duration of this call.
         let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
         if !T::tracks(op) {
@@ -574,22 +694,32 @@ impl<'ti, T: Target> EndBio<'ti, T> {
         }
         // INVARIANT: By the safety requirements, and the slot is initialised.
         Some(Self {
-            bio,
             slot,
             status,
             _brand: PhantomData,
         })
     }
 
-    /// Returns the operation.
+    /// The clone: found again, so that it need not be kept over all of `end_io`.
+    fn bio(&self) -> NonNull<bindings::bio> {
+        let slot = self.slot.as_ptr().cast();
+        let size = size_of::<Slot<T::PerBio>>();
+        // SAFETY: By the type invariant this is the slot of a clone, and has this size.
+        let bio = unsafe { bindings::dm_bio_from_per_bio_data(slot, size) };
+        // SAFETY: By the type invariant there is a clone behind the slot.
+        unsafe { NonNull::new_unchecked(bio) }
+    }
+
+    /// Returns the operation. Costs a call.
     pub fn op(&self) -> Op {
         // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
-        unsafe { self.bio.cast::<Bio>().as_ref() }.op()
+        unsafe { self.bio().cast::<Bio>().as_ref() }.op()
     }
 
     /// Returns how the operation ended; see also [`BlkStatus::is_requeue`].
     pub fn status(&self) -> BlkStatus {
-        self.status
+        // SAFETY: By the type invariant.
+        BlkStatus::from_raw(unsafe { *self.status.as_ptr() })
     }
 
     /// Returns the per-bio data.
@@ -598,29 +728,39 @@ impl<'ti, T: Target> EndBio<'ti, T> {
         unsafe { &mut self.slot.as_mut().data }
     }
 
-    /// Reports `status` to the submitter, which need not be the one the device reported.
+    /// Reports to the submitter what the device reported.
+    pub fn pass_on(self) -> EndOutcome<'ti> {
+        EndOutcome::new(bindings::DM_ENDIO_DONE)
+    }
+
+    /// Reports `status` to the submitter, whatever the device reported.
     pub fn done(self, status: BlkStatus) -> EndOutcome<'ti> {
-        EndOutcome::new(bindings::DM_ENDIO_DONE, status)
+        // SAFETY: By the type invariant.
+        unsafe { *self.status.as_ptr() = status.0 };
+        EndOutcome::new(bindings::DM_ENDIO_DONE)
     }
 
     /// Gives the bio back to dm core, which maps it again after the next resume.
     ///
     /// Only during a noflush suspend; otherwise dm core turns it into an I/O error.
     pub fn requeue(self) -> EndOutcome<'ti> {
-        EndOutcome::new(bindings::DM_ENDIO_REQUEUE, self.status)
+        EndOutcome::new(bindings::DM_ENDIO_REQUEUE)
     }
 
-    /// Keeps the completion back; the submitter hears nothing until it is finished.
+    /// Keeps the completion back; the submitter hears nothing until it is finished, and then
+    /// `status`, which need not be the one the device reported.
     ///
     /// Another thread may finish the returned completion before `end_io` returns.
-    pub fn hold(self) -> (HeldEnd<T>, EndOutcome<'ti>) {
+    pub fn hold(self, status: BlkStatus) -> (HeldEnd<T>, EndOutcome<'ti>) {
+        let bio = self.bio();
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*bio.as_ptr()).bi_status = status.0 };
         // INVARIANT: The bio is ours, and its slot is initialised.
         let held = HeldEnd {
-            bio: self.bio,
+            bio,
             slot: self.slot,
         };
-        let outcome = EndOutcome::new(bindings::DM_ENDIO_INCOMPLETE, self.status);
-        (held, outcome)
+        (held, EndOutcome::new(bindings::DM_ENDIO_INCOMPLETE))
     }
 }
 
@@ -642,39 +782,28 @@ pub struct HeldEnd<T: Target> {
 unsafe impl<T: Target> Send for HeldEnd<T> {}
 
 impl<T: Target> HeldEnd<T> {
-    /// Returns the per-bio data.
-    pub fn per_bio(&mut self) -> &mut T::PerBio {
+    /// Reports to the submitter what was said when it was held. Any context. `end_io` does not run
+    /// again.
+    pub fn finish(self) {
+        let mut this = ManuallyDrop::new(self);
+        let bio = this.bio;
+        this.set_finishing();
+        // SAFETY: By the type invariant the bio is ours, and nobody uses it after this.
+        unsafe { bindings::bio_endio(bio.as_ptr()) };
+    }
+
+    /// Lets the `end_io` callback, which runs again for this bio, pass it straight on.
+    fn set_finishing(&mut self) {
         // SAFETY: By the type invariant the slot is initialised and ours.
-        unsafe { &mut self.slot.as_mut().data }
-    }
-
-    /// Reports `status` to the submitter. Any context. `end_io` does not run again.
-    pub fn finish(self, status: BlkStatus) {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: By the type invariant bio and slot are ours, and nobody uses them after this.
-        unsafe { Self::finish_raw(this.bio, this.slot, status) };
-    }
-
-    /// # Safety
-    ///
-    /// Bio and slot must be those of a held completion, which ends here.
-    unsafe fn finish_raw(
-        bio: NonNull<bindings::bio>,
-        mut slot: NonNull<Slot<T::PerBio>>,
-        status: BlkStatus,
-    ) {
-        // SAFETY: The slot is initialised and the caller's. The flag lets the `end_io` callback,
-        // which runs again for this bio, pass it straight on.
-        unsafe { slot.as_mut().finishing = true };
-        // SAFETY: The bio is the caller's.
-        unsafe { complete(bio, status) };
+        unsafe { self.slot.as_mut().finishing = true };
     }
 }
 
 impl<T: Target> Drop for HeldEnd<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant bio and slot are ours, and this value ends here.
-        unsafe { Self::finish_raw(self.bio, self.slot, BlkStatus::IOERR) };
+        self.set_finishing();
+        // SAFETY: By the type invariant the bio is ours, and this value ends here.
+        unsafe { complete(self.bio, BlkStatus::IOERR) };
     }
 }
 

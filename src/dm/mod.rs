@@ -55,6 +55,8 @@
 //! | [`DmDevice<'ti>`](DmDevice) | the table | after the data was dropped; it is a reference |
 //! | [`TargetHandle`] | anybody, also beyond `'ti` | `dtr` begins: then it reaches nothing |
 //! | [`MapBio`] | `map` | it is consumed by a disposition, which gives the [`MapOutcome`] |
+//! | [`LocatedBio`] | `map` | it becomes an [`AimedBio`], with per-bio data and a direction |
+//! | [`AimedBio`] | `map` | as [`MapBio`] |
 //! | [`HeldBio`], [`HeldEnd`] | whoever has it | it is submitted, ended, finished or dropped |
 //! | per-bio data | the bio | its completion has passed `end_io` |
 //! | [`IoBuf`] | one owner, or the device | see [`block_io`] |
@@ -98,6 +100,7 @@ pub mod writer;
 pub use self::{
     args::Args,
     bio::{
+        AimedBio,
         Bio,
         BioList,
         BlkStatus,
@@ -106,6 +109,7 @@ pub use self::{
         Held,
         HeldBio,
         HeldEnd,
+        LocatedBio,
         MapBio,
         MapOutcome,
         Op, //

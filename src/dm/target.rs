@@ -40,7 +40,6 @@ use super::{
     args::Args,
     bindings,
     bio::{
-        BlkStatus,
         EndBio,
         EndOutcome,
         MapBio,
@@ -387,9 +386,19 @@ impl DmTarget {
     ///
     /// The constructor of type `T` must have succeeded for this target, and the destructor must
     /// not run before the end of `'ti`.
-    unsafe fn data<'ti, T: Target>(&self) -> &'ti T::Data<'ti> {
+    pub(super) unsafe fn data<'ti, T: Target>(&self) -> &'ti T::Data<'ti> {
+        // SAFETY: The caller's promise.
+        unsafe { &self.instance::<T>().data }
+    }
+
+    /// Returns the private data and what goes with it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`DmTarget::data`].
+    unsafe fn instance<'ti, T: Target>(&self) -> &'ti Instance<'ti, T> {
         // SAFETY: By the safety requirements `private` points to the instance.
-        unsafe { &(*(*self.as_raw()).private.cast::<Instance<'ti, T>>()).data }
+        unsafe { &*(*self.as_raw()).private.cast::<Instance<'ti, T>>() }
     }
 }
 
@@ -463,9 +472,16 @@ impl Drop for Resources {
 
 /// What `private` of a `struct dm_target` points to. The data is dropped before the devices, and
 /// stays where it is from its initialisation to its drop.
-struct Instance<'ti, T: Target> {
+pub(super) struct Instance<'ti, T: Target> {
     data: T::Data<'ti>,
     resources: Resources,
+}
+
+impl<T: Target> Instance<'_, T> {
+    /// Returns the target itself.
+    pub(super) fn target(&self) -> NonNull<bindings::dm_target> {
+        self.resources.ti
+    }
 }
 
 /// A target under construction.
@@ -803,12 +819,15 @@ impl<T: Target> Callbacks<T> {
     ///
     /// Only for dm core: `ti` is a constructed target, and `bio` a clone given to it.
     unsafe extern "C" fn map(ti: *mut bindings::dm_target, bio: *mut bindings::bio) -> c_int {
-        borrow!(ti => _target, data);
         // SAFETY: dm core passes valid pointers.
         let (ti, bio) = unsafe { (NonNull::new_unchecked(ti), NonNull::new_unchecked(bio)) };
+        // SAFETY: dm core passes a target of a table that exists during the callback.
+        let target = unsafe { DmTarget::from_raw(ti) };
+        // SAFETY: dm core makes this callback only between a successful `ctr` and `dtr`.
+        let instance = unsafe { target.instance::<T>() };
         // SAFETY: This is the `map` callback, and these are its arguments.
-        let bio = unsafe { MapBio::from_raw(ti, bio) };
-        T::map(data, bio).into_raw()
+        let bio = unsafe { MapBio::from_raw(instance, bio) };
+        T::map(&instance.data, bio).into_raw()
     }
 
     /// # Safety
@@ -823,16 +842,13 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: dm core passes a valid pointer.
         let bio = unsafe { NonNull::new_unchecked(bio) };
         // SAFETY: dm core passes a valid pointer.
-        let status = BlkStatus::from_raw(unsafe { *error });
+        let status = unsafe { NonNull::new_unchecked(error) };
         // SAFETY: This is the `end_io` callback, and these are its arguments.
         let Some(bio) = (unsafe { EndBio::from_raw(bio, status) }) else {
             return bindings::DM_ENDIO_DONE as c_int;
         };
         borrow!(ti => _target, data);
-        let (code, status) = T::end_io(data, bio).into_raw();
-        // SAFETY: dm core passes a valid pointer.
-        unsafe { *error = status };
-        code
+        T::end_io(data, bio).into_raw()
     }
 
     /// # Safety

@@ -14,6 +14,13 @@
 //! where it was charged, before any exit of `map`, because `end_io` also sees bios that were ended
 //! inside `map`.
 //!
+//! Nearly every bio gets its permit and keeps it, so that is what [`PortionGate::map`] and
+//! [`PortionGate::end_io`] are written for: the bio is aimed and its data written before the
+//! decision, as if it were granted already, so that nothing has to be remembered over the reading
+//! of the clock. Whatever else may happen is in functions marked `#[cold]`, which undo that first
+//! and cost the others nothing: data that only they need is not with the bio, and the gate itself
+//! they find through the table.
+//!
 //! While the lease is valid nothing fails for having waited; when it is gone all that waited fail
 //! together [R17]. Who waits where, and who goes next, is [`crate::proto::waiting`].
 //!
@@ -24,26 +31,30 @@
 use super::{
     bell::{Bell, Reasons},
     events,
-    target::{LeaseTarget, Rules},
+    target::{Instance, LeaseTarget, Rules},
 };
 use crate::{
     dm::{
         clock::boottime_ns,
+        AimedBio,
+        Bio,
         BioList,
         BlkStatus,
-        DmDevice,
         EndBio,
         EndOutcome,
         HeldBio,
         HeldEnd,
+        LocatedBio,
         MapBio,
         MapOutcome,
-        Op,
         Word64, //
     },
     proto::{
         limit,
-        permits::{self, Admission, Charge, Check, Count, Counting, Fields, Gate, Lapsed},
+        permits::{
+            self, Admission, Charge, Check, Chunk, Count, Counting, Fields, Gate, Lapsed, Left,
+            Taken, Unit,
+        },
         record::Slot,
         superblock::Superblock,
         table::{FailWith, OnFull},
@@ -51,6 +62,7 @@ use crate::{
     },
 };
 use kernel::{
+    block::SECTOR_SHIFT,
     cpu::CpuId,
     new_spinlock_irq,
     prelude::*,
@@ -121,43 +133,53 @@ impl Line for Bios {
 /// processor may have seen it end in between.
 const UNNOTED: u64 = u64::MAX;
 
+/// No epoch: there is no permit.
+const NO_PERMIT: u64 = u64::MAX;
+
 /// What is remembered of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
 pub struct PerBio {
-    /// The epoch whose lease admitted it.
+    /// The epoch whose lease admitted it, while it holds a permit; else [`NO_PERMIT`].
     epoch: u64,
-    /// Where it goes on the member, and how much of it there is.
-    extent: Extent,
     /// Where in the gate its permit is charged.
     charge: Charge,
-    /// How long after a lapse it is kept; 0: not at all.
-    hold_ms: u32,
-    /// How it fails.
-    fail_with: FailWith,
-    /// Whether it holds a permit.
-    permit: bool,
-}
-
-/// Some sectors of a member.
-#[derive(Clone, Copy, Default)]
-pub struct Extent {
-    /// The member's device number.
-    pub dev: u32,
-    /// How many sectors.
-    pub sectors: u32,
-    /// The first sector.
-    pub sector: u64,
+    /// Where it goes on the member, which can no longer be seen when it comes back.
+    sector: u64,
+    /// How much of it there is.
+    bytes: u32,
 }
 
 impl Default for PerBio {
     fn default() -> Self {
         Self {
-            epoch: 0,
-            extent: Extent::default(),
+            epoch: NO_PERMIT,
             charge: Charge::ONE,
-            hold_ms: 0,
-            fail_with: FailWith::ResvConflict,
-            permit: false,
+            sector: 0,
+            bytes: 0,
+        }
+    }
+}
+
+/// Some sectors of a member, and what shall be done with them: how a trace names a bio.
+#[derive(Clone, Copy)]
+struct Extent {
+    op: u32,
+    /// The member's device number.
+    dev: u32,
+    /// How many sectors.
+    sectors: u32,
+    /// The first sector.
+    sector: u64,
+}
+
+impl Extent {
+    /// Of a bio that points to its member.
+    fn of(bio: &Bio) -> Self {
+        Self {
+            op: bio.op().as_raw(),
+            dev: bio.devt().as_raw(),
+            sectors: bio.sectors(),
+            sector: bio.device_sector(),
         }
     }
 }
@@ -178,8 +200,8 @@ struct Held {
 #[pin_data]
 pub struct PortionGate {
     gate: Gate<Word64, KVec<Word64>>,
-    /// How long a stripe row is on a member; 0 where rows do not count.
-    chunk_sectors: u32,
+    /// How long a stripe row is on a member, where rows count.
+    chunk: Chunk,
     refused: Atomic<u64>,
     late: Atomic<u64>,
     /// When the lease ended last; 0: never, or what was kept was dropped since. From the beginning
@@ -209,7 +231,7 @@ impl PortionGate {
         let portion_uuid = superblock.uuid;
         let lease_ns = superblock.timing.lease_ns;
         let controller = u32::from(controller.controller());
-        let (counting, chunk_sectors) = counting(superblock);
+        let (counting, chunk) = counting(superblock);
         let words = counting.words(kernel::cpu::nr_cpu_ids() as usize);
         let mut lanes = KVec::with_capacity(words, GFP_KERNEL)?;
         for _ in 0..words {
@@ -217,7 +239,7 @@ impl PortionGate {
         }
         Ok(pin_init!(Self {
             gate: Gate::new(lease_ns, limit, counting, lanes),
-            chunk_sectors,
+            chunk,
             refused: Atomic::new(0),
             late: Atomic::new(0),
             lapsed_ns: Atomic::new(0),
@@ -237,107 +259,110 @@ impl PortionGate {
         }))
     }
 
-    /// Decides about a state-changing bio, which goes to `sector` of `dev` if it may.
-    #[inline]
+    /// What an operation on a member counts in a row.
+    pub fn unit(&self, member: u8) -> Unit {
+        match self.gate.counting() {
+            Counting::Rows(fields) => fields.unit(member),
+            Counting::Ops | Counting::Spread => Unit::ONE,
+        }
+    }
+
+    /// Decides about a state-changing bio.
+    #[inline(always)]
     pub fn map<'ti>(
         &self,
         mut bio: MapBio<'ti, LeaseTarget>,
-        dev: DmDevice<'ti>,
-        sector: u64,
-        rules: &Rules,
+        table: &Instance<'ti>,
     ) -> MapOutcome<'ti> {
         // A polled write would keep its permit until its submitter cares to poll.
         bio.clear_polled();
-        // Read before the permit is taken: what was held up in between counts for the older epoch.
-        let epoch = self.gate.epoch();
-        let charge = self.charge(&bio, rules.member);
-        let admission = match rules.read_only {
-            true => Admission::Refused {
-                lapsed: false,
-                wake: false,
-            },
-            false => self.gate.enter(charge, boottime_ns),
-        };
-        let extent = Extent {
-            dev: dev.devt().as_raw(),
-            sectors: bio.sectors(),
-            sector,
-        };
-        if let Some(per_bio) = bio.per_bio() {
-            *per_bio = PerBio {
-                epoch,
-                extent,
-                charge,
-                hold_ms: rules.lapse_hold_ms,
-                fail_with: rules.fail_with,
-                permit: matches!(admission, Admission::Granted(_)),
-            };
+        if table.rules.read_only || self.gate.is_latched() {
+            return turn_away(bio, table);
         }
-        match admission {
-            Admission::Granted(check) => {
-                self.trace_permit(bio.op(), &extent, epoch, check);
-                bio.remap(dev, sector)
+        let bio = bio.locate();
+        // Three times the same, compiled for each way of counting: one decision, and none later.
+        match self.gate.counting() {
+            Counting::Ops => self.admit(bio, table, Counting::Ops, Charge::ONE),
+            Counting::Spread => {
+                let charge = Charge::cpu(CpuId::current().as_u32());
+                self.admit(bio, table, Counting::Spread, charge)
             }
-            Admission::Full { wake } => {
-                if wake {
-                    self.woken_by_permit();
-                }
-                self.full(bio, dev, sector, rules, charge)
-            }
-            Admission::Refused { lapsed, wake } => {
-                self.note_refusal(lapsed, wake);
-                self.refuse(bio, dev, sector)
+            Counting::Rows(fields) => {
+                let charge = self.charge(&bio, table.rules.unit);
+                self.admit(bio, table, Counting::Rows(fields), charge)
             }
         }
     }
 
-    /// Where the permit of a bio is charged [R19].
-    #[inline]
-    fn charge(&self, bio: &MapBio<'_, LeaseTarget>, member: u8) -> Charge {
-        match self.gate.counting() {
-            Counting::Ops => Charge::ONE,
-            Counting::Spread => Charge::cpu(CpuId::current().as_u32()),
-            Counting::Rows(fields) => {
-                let (sector, chunk) = (bio.sector(), u64::from(self.chunk_sectors));
-                let row = sector.checked_div(chunk).unwrap_or(0);
-                let begin = row.wrapping_mul(chunk);
-                let end = sector.wrapping_add(bio.sectors().into());
-                // Plain bios were split at the end of a row; a discard is as long as it likes.
-                match end.wrapping_sub(begin) <= chunk {
-                    true => Charge::row(fields, row, member),
-                    false => Charge::rows(fields, member),
-                }
-            }
+    #[inline(always)]
+    fn admit<'ti>(
+        &self,
+        bio: LocatedBio<'ti, LeaseTarget>,
+        table: &Instance<'ti>,
+        counting: Counting,
+        charge: Charge,
+    ) -> MapOutcome<'ti> {
+        // Read before the permit is taken: what was held up in between counts for the older epoch.
+        let epoch = self.gate.epoch();
+        let taken = self.gate.take_short(counting, charge);
+        match taken {
+            Taken::Sure => {}
+            Taken::Unsure => return decide_taken(bio.into(), table, epoch, charge),
+            Taken::No => return decide_free(bio.into(), table, epoch, charge),
+        }
+        let bio = aim(bio, table, epoch, charge);
+        match self.gate.check_short(boottime_ns) {
+            None => decide_again(bio, table),
+            Some(check) if events::dm_lease_permit_enabled() => pass_traced(bio, table, check),
+            Some(_) => bio.pass(),
+        }
+    }
+
+    /// Where the permit of a bio is charged that counts in a row [R19]. Plain bios were split at
+    /// the end of a row; a discard is as long as it likes.
+    #[inline(always)]
+    fn charge(&self, bio: &Bio, unit: Unit) -> Charge {
+        match self.chunk.row(bio.device_sector(), bio.size_bytes()) {
+            Some(row) => Charge::row(unit, row),
+            None => Charge::rows(unit),
         }
     }
 
     /// Sees the end of a state-changing bio.
-    #[inline]
-    pub fn end_io<'ti>(&self, mut bio: EndBio<'ti, LeaseTarget>) -> EndOutcome<'ti> {
-        let status = bio.status();
-        let PerBio {
-            epoch,
-            charge,
-            ref mut permit,
-            ..
-        } = *bio.per_bio();
-        if !core::mem::take(permit) {
-            return bio.done(status);
+    #[inline(always)]
+    pub fn end_io<'ti>(
+        &self,
+        mut bio: EndBio<'ti, LeaseTarget>,
+        table: &Instance<'ti>,
+    ) -> EndOutcome<'ti> {
+        if bio.per_bio().epoch == NO_PERMIT {
+            return bio.pass_on();
         }
-        let verdict = match status.is_ok() {
-            true => self.gate.acknowledge(epoch, boottime_ns),
-            false => Ok(()),
-        };
-        if let Err(Lapsed(lapsed)) = verdict {
-            self.note_refusal(lapsed, false);
+        if !bio.status().is_ok() {
+            return pass_failed(bio, table);
         }
+        let is_valid = self
+            .gate
+            .acknowledge_short(&bio.per_bio().epoch, boottime_ns);
+        if !is_valid {
+            return judge_end(bio, table);
+        }
+        let per_bio = bio.per_bio();
+        per_bio.epoch = NO_PERMIT;
         // The verdict stands, so the permit may close; afterwards nothing of the session may be
         // touched that the end of this bio could take away.
-        self.leave(charge);
-        match verdict {
-            Ok(()) => bio.done(status),
-            Err(_) => self.too_late(bio),
+        match self.gate.leave_short(per_bio.charge) {
+            Some(Left { wake: false }) => {}
+            left => finish_leave(table, per_bio.charge, left),
         }
+        bio.pass_on()
+    }
+
+    /// Gives the permit of a bio back, as [`PortionGate::end_io`].
+    fn leave(&self, per_bio: &mut PerBio) {
+        per_bio.epoch = NO_PERMIT;
+        let wake = self.gate.leave(per_bio.charge).wake;
+        self.note_refusal(false, wake);
     }
 
     /// Begins the lease of an epoch.
@@ -420,7 +445,7 @@ impl PortionGate {
         waiting::wait_again(self, requeue_suspending(pending));
         let refused = requeue_suspending(refused);
         self.held.lock().refused.append(refused);
-        late.for_each(fail_late);
+        late.for_each(HeldEnd::finish);
         self.dispatcher.ring(Reasons::CHANGE);
     }
 
@@ -442,27 +467,45 @@ impl PortionGate {
         }
     }
 
-    #[cold]
-    fn full<'ti>(
+    /// Decides what takes more than a glance at the gate.
+    /// Decides what takes more than a glance.
+    fn decide<'ti>(
         &self,
-        mut bio: MapBio<'ti, LeaseTarget>,
-        dev: DmDevice<'ti>,
-        sector: u64,
-        rules: &Rules,
-        charge: Charge,
+        mut bio: AimedBio<'ti, LeaseTarget>,
+        table: &Instance<'ti>,
+        taken: Taken,
     ) -> MapOutcome<'ti> {
+        let charge = bio.per_bio().charge;
+        match self.gate.enter_long(charge, taken, boottime_ns) {
+            Admission::Granted(check) => pass_traced(bio, table, check),
+            Admission::Full { wake } => {
+                bio.per_bio().epoch = NO_PERMIT;
+                self.note_refusal(false, wake);
+                self.full(bio, &table.rules)
+            }
+            Admission::Refused { lapsed, wake } => {
+                bio.per_bio().epoch = NO_PERMIT;
+                self.note_refusal(lapsed, wake);
+                self.refuse(bio, &table.rules)
+            }
+        }
+    }
+
+    /// There is no room for the bio.
+    fn full<'ti>(&self, mut bio: AimedBio<'ti, LeaseTarget>, rules: &Rules) -> MapOutcome<'ti> {
         if bio.is_nowait() {
             return bio.would_block();
         }
         if rules.on_full == OnFull::Fail {
-            self.count_refusal(bio.op(), &extent_of(bio.per_bio()));
+            self.count_refusal(&Extent::of(&bio));
             return bio.end(status_of(rules.fail_with));
         }
+        let charge = bio.per_bio().charge;
         let waits = waiting::wait(self, charge, || {
             // With the queues locked: a suspend that begins now finds it there.
             match bio.target().noflush_suspending() {
                 true => Err(bio),
-                false => Ok(bio.hold(dev, sector)),
+                false => Ok(bio.hold()),
             }
         });
         match waits {
@@ -476,27 +519,19 @@ impl PortionGate {
         }
     }
 
-    #[cold]
-    fn refuse<'ti>(
-        &self,
-        mut bio: MapBio<'ti, LeaseTarget>,
-        dev: DmDevice<'ti>,
-        sector: u64,
-    ) -> MapOutcome<'ti> {
-        self.count_refusal(bio.op(), &extent_of(bio.per_bio()));
-        let (fail_with, hold_ms) = bio.per_bio().map_or((FailWith::ResvConflict, 0), |per| {
-            (per.fail_with, per.hold_ms)
-        });
-        let until_ns = self.hold_until_ns(hold_ms);
+    /// Fails a bio, or keeps it for the hold time of a lapse.
+    fn refuse<'ti>(&self, bio: AimedBio<'ti, LeaseTarget>, rules: &Rules) -> MapOutcome<'ti> {
+        self.count_refusal(&Extent::of(&bio));
+        let until_ns = self.hold_until_ns(rules.lapse_hold_ms);
         if until_ns == 0 || bio.is_nowait() {
-            return bio.end(status_of(fail_with));
+            return bio.end(status_of(rules.fail_with));
         }
         let mut held = self.held.lock();
         if bio.target().noflush_suspending() {
             drop(held);
             return bio.requeue();
         }
-        let (kept, outcome) = bio.hold(dev, sector);
+        let (kept, outcome) = bio.hold();
         held.refused.push(kept);
         held.until_ns = held.until_ns.max(until_ns);
         drop(held);
@@ -511,12 +546,11 @@ impl PortionGate {
     }
 
     /// Refuses a bio that waited.
-    fn refuse_held(&self, mut bio: HeldBio<LeaseTarget>) {
-        let per_bio = *bio.per_bio();
-        self.count_refusal(bio.op(), &per_bio.extent);
-        let until_ns = self.hold_until_ns(per_bio.hold_ms);
+    fn refuse_held(&self, bio: HeldBio<LeaseTarget>) {
+        self.count_refusal(&Extent::of(&bio));
+        let until_ns = self.hold_until_ns(bio.data().rules.lapse_hold_ms);
         if until_ns == 0 {
-            return bio.end(status_of(per_bio.fail_with));
+            return fail_held(bio);
         }
         let mut held = self.held.lock();
         if bio.target().noflush_suspending() {
@@ -528,41 +562,12 @@ impl PortionGate {
         self.portion.ring(Reasons::CHANGE);
     }
 
-    /// A success that must not be acknowledged: its outcome is indeterminate [R18].
-    #[cold]
-    fn too_late<'ti>(&self, mut bio: EndBio<'ti, LeaseTarget>) -> EndOutcome<'ti> {
-        let per_bio = *bio.per_bio();
-        self.late.add(1, ordering::Relaxed);
-        self.trace_refusal(bio.op(), &per_bio.extent, true);
-        let until_ns = self.hold_until_ns(per_bio.hold_ms);
-        if until_ns == 0 {
-            return bio.done(status_of(per_bio.fail_with));
-        }
-        let mut held = self.held.lock();
-        let (kept, outcome) = bio.hold();
-        held.late.push(kept);
-        held.until_ns = held.until_ns.max(until_ns);
-        // With the lock held: once it is released the bio may end, and the session with it.
-        self.portion.ring(Reasons::CHANGE);
-        drop(held);
-        outcome
-    }
-
-    #[inline]
-    fn leave(&self, charge: Charge) {
-        if self.gate.leave(charge).wake {
-            self.woken_by_permit();
-        }
-    }
-
-    #[cold]
     fn woken_by_permit(&self) {
         self.dispatcher.ring(Reasons::PERMIT);
         self.portion.ring(Reasons::PERMIT);
     }
 
     /// Passes on what the gate has seen while it refused.
-    #[cold]
     fn note_refusal(&self, lapsed: bool, wake: bool) {
         if lapsed {
             self.note_lapse();
@@ -573,28 +578,28 @@ impl PortionGate {
         }
     }
 
-    fn count_refusal(&self, op: Op, extent: &Extent) {
+    fn count_refusal(&self, extent: &Extent) {
         self.refused.add(1, ordering::Relaxed);
-        self.trace_refusal(op, extent, false);
+        self.trace_refusal(extent, false);
     }
 
-    fn trace_refusal(&self, op: Op, extent: &Extent, late: bool) {
+    fn trace_refusal(&self, extent: &Extent, late: bool) {
         let Extent {
+            op,
             dev,
             sectors,
             sector,
         } = *extent;
         let (portion, controller) = (&self.portion_uuid, self.controller);
-        events::dm_lease_refuse(portion, controller, dev, op.as_raw(), sector, sectors, late);
+        events::dm_lease_refuse(portion, controller, dev, op, sector, sectors, late);
     }
 
-    #[inline]
-    fn trace_permit(&self, op: Op, extent: &Extent, epoch: u64, check: Check) {
+    fn trace_permit(&self, extent: &Extent, epoch: u64, check: Check) {
         events::dm_lease_permit(
             &self.portion_uuid,
             self.controller,
             extent.dev,
-            op.as_raw(),
+            extent.op,
             extent.sector,
             extent.sectors,
             epoch,
@@ -631,11 +636,8 @@ impl PortionGate {
             held.until_ns = 0;
             (held.refused.take_all(), held.late.take_all())
         };
-        for mut bio in refused {
-            let fail_with = bio.per_bio().fail_with;
-            bio.end(status_of(fail_with));
-        }
-        late.for_each(fail_late);
+        refused.for_each(fail_held);
+        late.for_each(HeldEnd::finish);
     }
 }
 
@@ -671,9 +673,7 @@ impl Lobby for PortionGate {
 
     fn go(&self, mut bio: Self::Op, epoch: u64, check: Check) {
         bio.per_bio().epoch = epoch;
-        bio.per_bio().permit = true;
-        let extent = bio.per_bio().extent;
-        self.trace_permit(bio.op(), &extent, epoch, check);
+        self.trace_permit(&Extent::of(&bio), epoch, check);
         bio.submit();
     }
 
@@ -687,10 +687,150 @@ impl Lobby for PortionGate {
     }
 }
 
+// What seldom happens to a bio in `map` and `end_io`.
+
+/// Refuses a bio where nobody gets a permit: a secondary's, or that of a read-only table.
+#[cold]
+#[inline(never)]
+fn turn_away<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
+    let (gate, rules, sector) = (table.gate(), &table.rules, table.sector(&bio));
+    if rules.lapse_hold_ms != 0 {
+        let bio = bio.locate();
+        return gate.refuse(bio.aim(table.device, sector, PerBio::default()), rules);
+    }
+    gate.count_refusal(&Extent {
+        op: bio.op().as_raw(),
+        dev: table.device.devt().as_raw(),
+        sectors: bio.sectors(),
+        sector,
+    });
+    bio.end(status_of(rules.fail_with))
+}
+
+/// Decides about a bio that has a permit which must be looked at again.
+#[cold]
+#[inline(never)]
+fn decide_taken<'ti>(
+    bio: MapBio<'ti, LeaseTarget>,
+    table: &Instance<'ti>,
+    epoch: u64,
+    charge: Charge,
+) -> MapOutcome<'ti> {
+    let bio = aim(bio.locate(), table, epoch, charge);
+    table.gate().decide(bio, table, Taken::Unsure)
+}
+
+/// Decides about a bio that has no permit yet.
+#[cold]
+#[inline(never)]
+fn decide_free<'ti>(
+    bio: MapBio<'ti, LeaseTarget>,
+    table: &Instance<'ti>,
+    epoch: u64,
+    charge: Charge,
+) -> MapOutcome<'ti> {
+    let bio = aim(bio.locate(), table, epoch, charge);
+    table.gate().decide(bio, table, Taken::No)
+}
+
+/// Decides what takes more than a glance at the lease.
+#[cold]
+#[inline(never)]
+fn decide_again<'ti>(bio: AimedBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
+    table.gate().decide(bio, table, Taken::Sure)
+}
+
+/// Lets a bio go that somebody watches.
+#[cold]
+#[inline(never)]
+fn pass_traced<'ti>(
+    mut bio: AimedBio<'ti, LeaseTarget>,
+    table: &Instance<'ti>,
+    check: Check,
+) -> MapOutcome<'ti> {
+    let epoch = bio.per_bio().epoch;
+    table.gate().trace_permit(&Extent::of(&bio), epoch, check);
+    bio.pass()
+}
+
+/// What failed anyway need not be acknowledged.
+#[cold]
+#[inline(never)]
+fn pass_failed<'ti>(mut bio: EndBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> EndOutcome<'ti> {
+    table.gate().leave(bio.per_bio());
+    bio.pass_on()
+}
+
+/// Says what becomes of a success that takes more than a glance. One that must not be acknowledged
+/// has an indeterminate outcome [R18].
+#[cold]
+#[inline(never)]
+fn judge_end<'ti>(mut bio: EndBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> EndOutcome<'ti> {
+    let (gate, rules) = (table.gate(), &table.rules);
+    let verdict = gate.gate.acknowledge(bio.per_bio().epoch, boottime_ns);
+    if let Err(Lapsed(lapsed)) = verdict {
+        gate.note_refusal(lapsed, false);
+    }
+    gate.leave(bio.per_bio());
+    if verdict.is_ok() {
+        return bio.pass_on();
+    }
+    gate.late.add(1, ordering::Relaxed);
+    let (op, per_bio) = (bio.op().as_raw(), bio.per_bio());
+    let extent = Extent {
+        op,
+        dev: table.device.devt().as_raw(),
+        sectors: per_bio.bytes >> SECTOR_SHIFT,
+        sector: per_bio.sector,
+    };
+    gate.trace_refusal(&extent, true);
+    let status = status_of(rules.fail_with);
+    let until_ns = gate.hold_until_ns(rules.lapse_hold_ms);
+    if until_ns == 0 {
+        return bio.done(status);
+    }
+    let mut held = gate.held.lock();
+    let (kept, outcome) = bio.hold(status);
+    held.late.push(kept);
+    held.until_ns = held.until_ns.max(until_ns);
+    // With the lock held: once it is released the bio may end, and the session with it.
+    gate.portion.ring(Reasons::CHANGE);
+    drop(held);
+    outcome
+}
+
+/// Wakes whoever waits for the permit of a bio, or for every row's.
+#[cold]
+#[inline(never)]
+fn finish_leave(table: &Instance<'_>, charge: Charge, left: Option<Left>) {
+    let gate = table.gate();
+    let left = left.unwrap_or_else(|| gate.gate.leave(charge));
+    gate.note_refusal(false, left.wake);
+}
+
+/// Directs a bio to its member, as if it had a permit.
+#[inline(always)]
+fn aim<'ti>(
+    bio: LocatedBio<'ti, LeaseTarget>,
+    table: &Instance<'ti>,
+    epoch: u64,
+    charge: Charge,
+) -> AimedBio<'ti, LeaseTarget> {
+    let sector = table.sector(&bio);
+    let bytes = bio.size_bytes();
+    let per_bio = PerBio {
+        epoch,
+        charge,
+        sector,
+        bytes,
+    };
+    bio.aim(table.device, sector, per_bio)
+}
+
 /// How the permits of a portion are counted, and how long a row is.
-fn counting(superblock: &Superblock) -> (Counting, u32) {
+fn counting(superblock: &Superblock) -> (Counting, Chunk) {
     let redundancy = &superblock.redundancy;
-    match redundancy.counting {
+    let (counting, chunk_sectors) = match redundancy.counting {
         limit::Counting::Stripe { chunk_sectors } => {
             let fields = Fields::new(superblock.members);
             (Counting::Rows(fields), chunk_sectors)
@@ -699,7 +839,8 @@ fn counting(superblock: &Superblock) -> (Counting, u32) {
             Some(_) => (Counting::Ops, 0),
             None => (Counting::Spread, 0),
         },
-    }
+    };
+    (counting, Chunk::new(chunk_sectors))
 }
 
 /// Gives the bios of suspending devices back to dm core; returns the others, in their order.
@@ -714,13 +855,9 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
     others
 }
 
-fn extent_of(per_bio: Option<&mut PerBio>) -> Extent {
-    per_bio.map_or(Extent::default(), |per_bio| per_bio.extent)
-}
-
-fn fail_late(mut end: HeldEnd<LeaseTarget>) {
-    let fail_with = end.per_bio().fail_with;
-    end.finish(status_of(fail_with));
+fn fail_held(bio: HeldBio<LeaseTarget>) {
+    let fail_with = bio.data().rules.fail_with;
+    bio.end(status_of(fail_with));
 }
 
 fn status_of(fail_with: FailWith) -> BlkStatus {

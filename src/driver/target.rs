@@ -13,7 +13,7 @@
 //! Locking: none here; instances are shared by concurrent callbacks and never change.
 
 use super::{
-    gate::PerBio,
+    gate::{PerBio, PortionGate},
     message,
     portion::Table,
     registry::{self, JoinError, Membership},
@@ -23,6 +23,7 @@ use crate::{
     dm::{
         Access,
         Args,
+        Bio,
         BlockDevice,
         CtrError,
         DmDevice,
@@ -44,6 +45,7 @@ use crate::{
     },
     proto::{
         limit::{Counting, Limit},
+        permits::Unit,
         record::Slot,
         superblock::Superblock,
         table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
@@ -59,6 +61,8 @@ pub struct LeaseTarget;
 pub struct Rules {
     /// The member.
     pub member: u8,
+    /// What an operation on it counts in a stripe row.
+    pub unit: Unit,
     /// State-changing bios are refused whatever the lease says.
     pub read_only: bool,
     /// What happens to a bio beyond the limit.
@@ -71,9 +75,11 @@ pub struct Rules {
 
 /// One table line.
 pub struct Instance<'ti> {
-    device: DmDevice<'ti>,
+    /// The member.
+    pub device: DmDevice<'ti>,
     offset_sectors: u64,
-    rules: Rules,
+    /// What the gate needs to know.
+    pub rules: Rules,
     features: Features,
     controller: Slot,
     replacement: bool,
@@ -81,6 +87,20 @@ pub struct Instance<'ti> {
     /// The member, opened for the session's own use.
     own: Arc<BlockDevice>,
     handle: TargetHandle,
+}
+
+impl Instance<'_> {
+    /// The gate of its portion.
+    #[inline(always)]
+    pub fn gate(&self) -> &PortionGate {
+        &self.membership.session.gate
+    }
+
+    /// Where the bio goes on the member. The table line begins with sector 0.
+    #[inline(always)]
+    pub fn sector(&self, bio: &Bio) -> u64 {
+        bio.device_sector().wrapping_add(self.offset_sectors)
+    }
 }
 
 #[vtable]
@@ -113,7 +133,8 @@ impl Target for LeaseTarget {
             handle,
         } = made;
         let (member, replacement) = (superblock.member, superblock.replacement);
-        let rules = Rules::of(member, &features, ti.is_read_only());
+        let unit = membership.session.gate.unit(member);
+        let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
         Ok(try_init!(Instance {
             device,
@@ -134,26 +155,23 @@ impl Target for LeaseTarget {
 
     #[inline]
     fn map<'ti>(data: &Instance<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
-        let sector = bio.sector().wrapping_add(data.offset_sectors);
         // Reads pass everywhere, always [R22]; a write of nothing is a flush and changes nothing.
         if bio.op() == Op::READ || bio.op() == Op::WRITE && bio.size_bytes() == 0 {
+            let sector = data.sector(&bio);
             return bio.remap(data.device, sector);
         }
-        data.membership
-            .session
-            .gate
-            .map(bio, data.device, sector, &data.rules)
+        data.gate().map(bio, data)
     }
 
     #[inline]
     fn end_io<'ti>(data: &Instance<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
-        data.membership.session.gate.end_io(bio)
+        data.gate().end_io(bio, data)
     }
 
     fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
         // A flushing suspend lets held bios pass; a noflush one wants them back.
         if ti.noflush_suspending() {
-            data.membership.session.gate.requeue_suspending();
+            data.gate().requeue_suspending();
         }
     }
 
@@ -223,9 +241,10 @@ struct Made<'ti> {
 }
 
 impl Rules {
-    fn of(member: u8, features: &Features, read_only: bool) -> Self {
+    fn of(member: u8, unit: Unit, features: &Features, read_only: bool) -> Self {
         Self {
             member,
+            unit,
             read_only,
             on_full: features.on_full,
             fail_with: features.fail_with,

@@ -14,12 +14,17 @@
 //! A lane is one word, so taking a permit is one compare-and-swap that cannot exceed the limit:
 //!
 //! ```text
-//!  63        62      59 ............................ 0
-//!  waiters   watch   open permits, or a field for each member with its open permits in these rows
+//!  63        62      61       60      59 ............................ 0
+//!  waiters   watch   detour   first   open permits, or a field for each member with its open
+//!                                     permits in these rows
 //! ```
 //!
 //! * Rows that share a lane share its budget, which is only stricter. An operation on more rows
 //!   than one (a discard) is charged once, in a word that counts for every row [R19].
+//! * Nearly every operation finds nobody waiting and no limit near. It goes the *short way*
+//!   ([`Gate::take_short`], one atomic instruction) and looks afterwards whether that was allowed:
+//!   a bit in the word for many rows says where it is not (`detour`), and a closed gate's lease is
+//!   valid at no time. Who is not sure goes on the long way, from there.
 //! * `waiters` says that operations wait for this lane. Whoever gives a permit back sees it, and
 //!   whoever sets it sees whether there is room: no wake-up is lost.
 //! * The gate is *closed* by a bit in the lease word, which everybody reads after taking a permit.
@@ -65,25 +70,31 @@ pub const ROW_LANES: usize = 1 << ROW_LANE_BITS;
 pub const SPREAD_STRIDE: usize = 8;
 
 const ROW_LANE_BITS: u32 = 10;
+const SECTOR_SHIFT: u32 = 9;
 /// Bits of a lane that count.
 const COUNT_BITS: u32 = 60;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 const WATCH: u64 = 1 << 62;
 const WAITERS: u64 = 1 << 63;
-/// The bit of the lease word that closes the gate. As a time it would be 292 years.
+/// In the word for many rows: the limit is one that the short way does not look at.
+const DETOUR: u64 = 1 << 61;
+/// There, too: nobody has had a permit yet that counts for [`Count::peak`].
+const FIRST: u64 = 1 << 60;
+/// The bit of the lease word that closes the gate. As a time it would be 292 years, which is no
+/// clock's, so a lease that is compared with the bit in it is over.
 const CLOSED: u64 = 1 << 63;
 /// The word that is charged for operations on many rows is no lane.
 const WIDE: u32 = u32::MAX;
 
-/// How permits are counted.
+/// How permits are counted. What comes first here is asked for first, and costs least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counting {
+    /// What counts is how many members have open permits in one stripe row.
+    Rows(Fields),
     /// Each open permit counts.
     Ops,
     /// As `Ops`, with a lane for each CPU, for a portion that has no limit.
     Spread,
-    /// What counts is how many members have open permits in one stripe row.
-    Rows(Fields),
 }
 
 /// The fields of a lane of [`Counting::Rows`], one for each member.
@@ -121,51 +132,108 @@ impl Fields {
         (((word & self.low).wrapping_add(self.low) | word) & self.high).count_ones()
     }
 
-    /// Whether a field cannot count any further.
-    #[inline]
-    fn is_full(&self, word: u64, shift: u32) -> bool {
+    /// Whether the field of `unit` cannot count any further.
+    fn is_full(&self, word: u64, unit: Unit) -> bool {
         let ones = (1_u64 << self.bits) - 1;
-        (word >> (shift & 63)) & ones == ones
+        !word & ones.wrapping_mul(unit.0) == 0
+    }
+
+    /// One operation on a member.
+    pub const fn unit(&self, member: u8) -> Unit {
+        let shift = (member as u32).wrapping_mul(self.bits);
+        Unit(1_u64.wrapping_shl(shift))
+    }
+}
+
+/// One open permit, in the place of a lane where it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit(u64);
+
+impl Unit {
+    /// Where only the number of permits counts.
+    pub const ONE: Unit = Unit(1);
+}
+
+/// How long a stripe row is on a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    sectors: u64,
+    /// What is left of a sector's number in its row, and where that ends: if the length is a power
+    /// of two. Else nothing ends in time, and rows are found by a division.
+    mask: u64,
+    end: u64,
+}
+
+impl Chunk {
+    /// Rows of so many sectors.
+    pub fn new(sectors: u32) -> Self {
+        let is_power = sectors.is_power_of_two();
+        let sectors = u64::from(sectors);
+        Self {
+            sectors,
+            mask: sectors.wrapping_sub(1),
+            end: if is_power { sectors } else { 0 },
+        }
+    }
+
+    /// The first sector of the only row that some bytes are in; `None` if there are more rows, or
+    /// no bytes.
+    #[inline(always)]
+    pub fn row(&self, sector: u64, bytes: u32) -> Option<u64> {
+        let place = sector & self.mask;
+        // Of no bytes the last one is very far away.
+        let last = u64::from(bytes.wrapping_sub(1) >> SECTOR_SHIFT);
+        match place.wrapping_add(last) < self.end {
+            true => Some(sector.wrapping_sub(place)),
+            false => self.divide(sector, last),
+        }
+    }
+
+    #[cold]
+    fn divide(&self, sector: u64, last: u64) -> Option<u64> {
+        let place = sector.checked_rem(self.sectors)?;
+        (place.wrapping_add(last) < self.sectors).then_some(sector.wrapping_sub(place))
     }
 }
 
 /// Where an operation is charged: chosen once, remembered until its permit comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
+    unit: Unit,
     lane: u32,
-    shift: u32,
 }
 
 impl Charge {
     /// The only lane there is.
-    pub const ONE: Charge = Charge { lane: 0, shift: 0 };
+    pub const ONE: Charge = Charge {
+        unit: Unit::ONE,
+        lane: 0,
+    };
 
     /// The lane of a CPU; any will do, the one that runs is the fastest.
     #[inline]
     pub const fn cpu(cpu: u32) -> Self {
         Self {
+            unit: Unit::ONE,
             lane: cpu.wrapping_mul(SPREAD_STRIDE as u32),
-            shift: 0,
         }
     }
 
-    /// A stripe row and a member.
+    /// A member in a stripe row, which may be named by any number of its own.
     #[inline]
-    pub const fn row(fields: Fields, row: u64, member: u8) -> Self {
+    pub const fn row(unit: Unit, row: u64) -> Self {
         // Multiplicative hashing: Knuth, The Art of Computer Programming, volume 3, section 6.4.
         let hash = row.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self {
+            unit,
             lane: (hash >> (64 - ROW_LANE_BITS)) as u32,
-            shift: (member as u32).wrapping_mul(fields.bits),
         }
     }
 
-    /// A member and more rows than one.
-    pub const fn rows(fields: Fields, member: u8) -> Self {
-        Self {
-            lane: WIDE,
-            shift: (member as u32).wrapping_mul(fields.bits),
-        }
+    /// A member in more rows than one.
+    #[inline]
+    pub const fn rows(unit: Unit) -> Self {
+        Self { unit, lane: WIDE }
     }
 
     /// Whether it counts for every row.
@@ -177,11 +245,6 @@ impl Charge {
     pub const fn lane(self) -> u32 {
         self.lane
     }
-
-    #[inline]
-    const fn unit(self) -> u64 {
-        1 << (self.shift & 63)
-    }
 }
 
 impl Counting {
@@ -191,6 +254,20 @@ impl Counting {
             Counting::Ops => 1,
             Counting::Spread => cpus.wrapping_mul(SPREAD_STRIDE),
             Counting::Rows(_) => ROW_LANES,
+        }
+    }
+
+    /// [`DETOUR`] if the short way does not do for this limit: it takes whoever comes, or one
+    /// member for a row; where each permit counts it looks at the limit itself.
+    fn detour(self, limit: u32) -> u64 {
+        let short = match self {
+            Counting::Ops => true,
+            Counting::Spread => limit == UNLIMITED,
+            Counting::Rows(_) => limit >= 1,
+        };
+        match short {
+            true => 0,
+            false => DETOUR,
         }
     }
 }
@@ -252,6 +329,17 @@ enum Sight {
     },
 }
 
+/// How far the short way led. Whoever has it asks on.
+#[must_use]
+pub enum Taken {
+    /// A permit is held, and nothing speaks against it.
+    Sure,
+    /// A permit is held, and has to be looked at again.
+    Unsure,
+    /// None is held.
+    No,
+}
+
 /// What [`Gate::leave`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
@@ -266,7 +354,8 @@ pub struct Gate<W, L> {
     epoch: W,
     limit: W,
     peak: W,
-    /// A lane for operations on many rows, which counts for every row.
+    /// A lane for operations on many rows, which counts for every row. Zero if the short way may be
+    /// taken.
     wide: W,
     lanes: L,
     length_ns: u64,
@@ -277,12 +366,17 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// A gate without a lease, with a lease time of `length_ns`.
     pub fn new(length_ns: u64, limit: u32, counting: Counting, lanes: L) -> Self {
         let closed = if limit == 0 { CLOSED } else { 0 };
+        let first = match counting {
+            Counting::Rows(_) => FIRST,
+            Counting::Ops | Counting::Spread => 0,
+        };
+        let limit = limit.min(UNLIMITED);
         Self {
             expiry: W::new(closed),
             epoch: W::new(0),
-            limit: W::new(limit.min(UNLIMITED).into()),
+            limit: W::new(limit.into()),
             peak: W::new(0),
-            wide: W::new(0),
+            wide: W::new(first | counting.detour(limit)),
             lanes,
             length_ns,
             counting,
@@ -300,42 +394,93 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// `now` is read after the permit was taken, so that a stall between the two cannot pass.
     ///
     /// Whoever comes while others wait for the same lane goes behind them.
-    #[inline(always)]
     pub fn enter(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
-        self.admit(charge, false, now)
+        let taken = self.take_short(self.counting, charge);
+        if let Taken::Sure = taken {
+            if let Some(check) = self.check_short(&now) {
+                return Admission::Granted(check);
+            }
+        }
+        self.enter_long(charge, taken, now)
+    }
+
+    /// The first half of [`Gate::enter`]: takes a permit the short way, if there is one; mostly
+    /// there is. `counting` is that of the gate: a caller who has chosen his charge by it knows it
+    /// already, and compiles only what is needed for that.
+    ///
+    /// Where each permit counts: below the limit. Where there is no limit: always, since there is
+    /// nothing to exceed; a limit that was set later is looked at with the permit taken. Where
+    /// members of a row count: in a lane that is empty, so that this member is the only one.
+    #[inline(always)]
+    pub fn take_short(&self, counting: Counting, charge: Charge) -> Taken {
+        let Some(lane) = self.lanes.get(charge.lane as usize) else {
+            return Taken::No;
+        };
+        let unit = charge.unit.0;
+        let sure = match counting {
+            Counting::Ops => {
+                let word = lane.load();
+                let next = word.wrapping_add(unit);
+                if word >= self.limit.load() || lane.compare_exchange(word, next).is_err() {
+                    return Taken::No;
+                }
+                next <= self.limit.load() && next <= self.peak.load()
+            }
+            Counting::Spread => {
+                lane.fetch_add(unit);
+                // Whoever waits marks every lane, and this word last.
+                self.wide.load() == 0
+            }
+            Counting::Rows(_) => {
+                if lane.compare_exchange(0, unit).is_err() {
+                    return Taken::No;
+                }
+                self.wide.load() == 0
+            }
+        };
+        match sure {
+            true => Taken::Sure,
+            false => Taken::Unsure,
+        }
+    }
+
+    /// The second half, with a permit that is [`Taken::Sure`]: looks at the lease and the clock.
+    /// `None`: it takes more than a glance to say how things stand.
+    #[inline(always)]
+    pub fn check_short(&self, now: impl Fn() -> u64) -> Option<Check> {
+        self.glance(now)
+    }
+
+    /// Goes on where the short way ended: with what [`Gate::take_short`] returned if that is not
+    /// sure, or if [`Gate::check_short`] returned nothing.
+    #[cold]
+    pub fn enter_long(&self, charge: Charge, taken: Taken, now: impl Fn() -> u64) -> Admission {
+        let taken = match taken {
+            Taken::Sure | Taken::Unsure => self.keep(charge),
+            Taken::No if self.expiry_ns() == 0 => return self.refuse_at_once(),
+            Taken::No => self.take(charge, false),
+        };
+        self.decide(charge, taken, now)
     }
 
     /// Asks for the operation that has waited longest for its lane.
     pub fn enter_waiting(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
-        self.admit(charge, true, now)
-    }
-
-    #[inline(always)]
-    fn admit(&self, charge: Charge, has_waited: bool, now: impl Fn() -> u64) -> Admission {
-        // A controller without a lease, a secondary mostly, need not take what it would give back.
         if self.expiry_ns() == 0 {
-            return Admission::Refused {
-                lapsed: false,
-                wake: false,
-            };
+            return self.refuse_at_once();
         }
-        // One decision here, and none of it again: each arm is compiled for its way of counting.
-        match self.counting {
-            Counting::Ops => self.admit_by(Counting::Ops, charge, has_waited, now),
-            Counting::Spread => self.admit_by(Counting::Spread, charge, has_waited, now),
-            Counting::Rows(it) => self.admit_by(Counting::Rows(it), charge, has_waited, now),
+        self.decide(charge, self.take(charge, true), now)
+    }
+
+    /// A controller without a lease, a secondary mostly, need not take what it would give back.
+    fn refuse_at_once(&self) -> Admission {
+        Admission::Refused {
+            lapsed: false,
+            wake: false,
         }
     }
 
-    #[inline(always)]
-    fn admit_by(
-        &self,
-        counting: Counting,
-        charge: Charge,
-        has_waited: bool,
-        now: impl Fn() -> u64,
-    ) -> Admission {
-        let taken = self.take(counting, charge, has_waited);
+    /// Looks at the lease, with a permit or without room for one.
+    fn decide(&self, charge: Charge, taken: Result<u32, Left>, now: impl Fn() -> u64) -> Admission {
         match (taken, self.see(now)) {
             (Ok(used), Sight::Valid(check)) => {
                 self.note_peak(used);
@@ -353,11 +498,19 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
+    /// Looks at the lease and then at the clock, in this order; `None` if it takes more than that
+    /// to say how things stand.
+    #[inline(always)]
+    fn glance(&self, now: impl Fn() -> u64) -> Option<Check> {
+        let expiry_ns = self.expiry.load();
+        let now_ns = now();
+        is_within(now_ns, expiry_ns, self.length_ns).then_some(Check { now_ns, expiry_ns })
+    }
+
     /// Looks at the lease and then at the clock, in this order, and latches what has ended.
     ///
     /// A caller that was held up between the two may have seen a lease that was extended since:
     /// then the latch fails, and it looks again. So a valid lease is never taken for an ended one.
-    #[inline(always)]
     fn see(&self, now: impl Fn() -> u64) -> Sight {
         loop {
             let word = self.expiry.load();
@@ -379,17 +532,25 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Gives a permit back.
-    #[inline(always)]
     pub fn leave(&self, charge: Charge) -> Left {
-        let Some(lane) = self.lane(charge) else {
-            return Left { wake: false };
-        };
-        let unit = charge.unit();
-        let word = lane.fetch_add(unit.wrapping_neg()).wrapping_sub(unit);
-        let flags = word & (WAITERS | WATCH);
-        Left {
-            wake: charge.is_wide() || flags != 0 && (flags & WAITERS != 0 || word & COUNT == 0),
-        }
+        self.leave_short(charge)
+            .unwrap_or_else(|| self.leave_wide(charge))
+    }
+
+    /// As [`Gate::leave`], for an operation in one row; `None`, and nothing done, for another.
+    #[inline(always)]
+    pub fn leave_short(&self, charge: Charge) -> Option<Left> {
+        let lane = self.lanes.get(charge.lane as usize)?;
+        let word = lane.fetch_add(charge.unit.0.wrapping_neg());
+        // All bits above those that count are marks, which few lanes have.
+        let wake = word >> COUNT_BITS != 0 && wakes(word.wrapping_sub(charge.unit.0));
+        Some(Left { wake })
+    }
+
+    /// Whoever waits, for whatever row, may wait for this.
+    fn leave_wide(&self, charge: Charge) -> Left {
+        self.wide.fetch_add(charge.unit.0.wrapping_neg());
+        Left { wake: true }
     }
 
     /// Notes that an operation waits. `true` when there is room: wake the dispatcher at once,
@@ -406,7 +567,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         let used = self.used(
             self.counting,
             charge,
-            word.wrapping_add(charge.unit()),
+            word.wrapping_add(charge.unit.0),
             limit,
         );
         // The sum of all lanes is that of the present, without this one.
@@ -429,7 +590,12 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Sets the limit; 0 closes the gate. Operations that hold a permit keep it.
     pub fn set_limit(&self, limit: u32) {
-        self.limit.store(limit.min(UNLIMITED).into());
+        let limit = limit.min(UNLIMITED);
+        self.limit.store(limit.into());
+        match self.counting.detour(limit) {
+            0 => clear_bits(&self.wide, DETOUR),
+            bits => set_bits(&self.wide, bits),
+        }
         match limit {
             0 => {
                 set_bits(&self.expiry, CLOSED);
@@ -472,13 +638,19 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// # Errors
     ///
     /// The lease is over, or it is that of another epoch; `lapsed` when this call latched it.
-    #[inline]
     pub fn acknowledge(&self, epoch: u64, now: impl Fn() -> u64) -> Result<(), Lapsed> {
         match self.see(now) {
             Sight::Over { lapsed } => Err(Lapsed(lapsed)),
             _ if self.epoch.load() == epoch => Ok(()),
             _ => Err(Lapsed(false)),
         }
+    }
+
+    /// As [`Gate::acknowledge`], at a glance; `false`: it takes more than that to say. The epoch
+    /// lies with the operation, and is not needed before the clock was read.
+    #[inline(always)]
+    pub fn acknowledge_short(&self, epoch: &u64, now: impl Fn() -> u64) -> bool {
+        self.glance(now).is_some() && self.epoch.load() == *epoch
     }
 
     /// The epoch of the lease that was given last.
@@ -490,6 +662,12 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// Whether the lease is valid at `now_ns`.
     pub fn is_valid(&self, now_ns: u64) -> bool {
         is_within(now_ns, self.expiry_ns(), self.length_ns)
+    }
+
+    /// Whether there is no lease, at a glance: a latched gate that is closed as well may say no.
+    #[inline(always)]
+    pub fn is_latched(&self) -> bool {
+        self.expiry.load() == 0
     }
 
     /// The end of the lease as the gate sees it; 0 when there is none.
@@ -540,7 +718,6 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.limit.load() as u32
     }
 
-    #[inline]
     fn lane(&self, charge: Charge) -> Option<&W> {
         match charge.is_wide() {
             false => self.lanes.get(charge.lane as usize),
@@ -561,37 +738,44 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Takes a permit; the number is what is used now, as [`Count::open`].
-    #[inline(always)]
-    fn take(&self, counting: Counting, charge: Charge, has_waited: bool) -> Result<u32, Left> {
+    fn take(&self, charge: Charge, has_waited: bool) -> Result<u32, Left> {
         let no = Left { wake: false };
-        let lane = match counting {
-            Counting::Rows(_) => self.lane(charge),
-            Counting::Ops | Counting::Spread => self.lanes.get(charge.lane as usize),
-        };
-        let (Some(lane), limit) = (lane, self.limit()) else {
+        let (Some(lane), limit) = (self.lane(charge), self.limit()) else {
             return Err(no);
         };
         let mut word = lane.load();
-        let taken = loop {
-            if word & WAITERS != 0 && !has_waited || !fits(counting, word, charge, limit) {
+        loop {
+            if word & WAITERS != 0 && !has_waited || !fits(self.counting, word, charge, limit) {
                 return Err(no);
             }
-            let next = word.wrapping_add(charge.unit());
+            let next = word.wrapping_add(charge.unit.0);
             match lane.compare_exchange(word, next) {
-                Ok(_) => break next,
+                Ok(_) => return self.confirm(charge, next),
                 Err(found) => word = found,
             }
-        };
-        // With the permit taken: a limit that was lowered meanwhile, and what other words hold.
+        }
+    }
+
+    /// Looks again at a permit that was taken the short way. As whoever takes the long way it goes
+    /// behind those that wait.
+    fn keep(&self, charge: Charge) -> Result<u32, Left> {
+        match self.lane(charge).map(W::load) {
+            Some(word) if word & WAITERS == 0 => self.confirm(charge, word),
+            _ => Err(self.leave(charge)),
+        }
+    }
+
+    /// With the permit taken, and the lane `word`: looks at a limit that was lowered meanwhile, and
+    /// at what other words hold.
+    fn confirm(&self, charge: Charge, word: u64) -> Result<u32, Left> {
         let limit = self.limit();
-        match self.used(counting, charge, taken, limit) {
+        match self.used(self.counting, charge, word, limit) {
             used if used <= limit => Ok(used),
             _ => Err(self.leave(charge)),
         }
     }
 
     /// What is used of the limit when the lane of `charge` is `word`.
-    #[inline(always)]
     fn used(&self, counting: Counting, charge: Charge, word: u64, limit: u32) -> u32 {
         match counting {
             Counting::Ops => (word & COUNT) as u32,
@@ -606,7 +790,6 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    #[inline(always)]
     fn note_peak(&self, used: u32) {
         if used == 0 {
             return;
@@ -615,21 +798,30 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         let mut peak = self.peak.load();
         while peak < used {
             match self.peak.compare_exchange(peak, used) {
-                Ok(_) => return,
+                Ok(_) => break,
                 Err(found) => peak = found,
             }
+        }
+        if self.wide.load() & FIRST != 0 {
+            clear_bits(&self.wide, FIRST);
         }
     }
 }
 
+/// Whether a lane is marked in a way that makes whoever leaves it like this wake the dispatcher.
+#[cold]
+#[inline(never)]
+fn wakes(word: u64) -> bool {
+    word & WAITERS != 0 || word & WATCH != 0 && word & COUNT == 0
+}
+
 /// Whether one more fits into a lane, as far as the lane itself says.
-#[inline(always)]
 fn fits(counting: Counting, word: u64, charge: Charge, limit: u32) -> bool {
     match counting {
         Counting::Ops | Counting::Spread => word & COUNT < limit.into(),
         Counting::Rows(fields) => {
-            !fields.is_full(word, charge.shift)
-                && fields.members((word & COUNT).wrapping_add(charge.unit())) <= limit
+            !fields.is_full(word, charge.unit)
+                && fields.members((word & COUNT).wrapping_add(charge.unit.0)) <= limit
         }
     }
 }
@@ -710,6 +902,27 @@ mod tests {
     }
 
     #[test]
+    fn r13_the_clock_is_read_with_the_permit_taken() {
+        let gate = leased(2);
+        for open in 1..=2 {
+            let counted = || {
+                assert_eq!(gate.count().open, open);
+                1_500
+            };
+            assert!(is_granted(gate.enter(ONE, counted)));
+        }
+        let gate = rows(2);
+        for open in 1..=2 {
+            let counted = || {
+                assert_eq!(gate.count().open, open);
+                1_500
+            };
+            // The second one does not find the lane empty: it goes the long way.
+            assert!(is_granted(gate.enter(row(9, open as u8), counted)));
+        }
+    }
+
+    #[test]
     fn r6_an_expired_lease_refuses_and_latches() {
         let gate = leased(2);
         assert_eq!(
@@ -748,12 +961,17 @@ mod tests {
     fn r18_success_counts_only_for_the_epoch_and_time_of_the_lease() {
         let gate = leased(1);
         assert!(gate.acknowledge(7, || 1_999).is_ok());
+        assert!(gate.acknowledge_short(&7, || 1_999));
         assert!(gate.acknowledge(6, || 1_999).is_err());
+        assert!(!gate.acknowledge_short(&6, || 1_999));
+        assert!(!gate.acknowledge_short(&7, || 2_000));
         assert_eq!(gate.acknowledge(7, || 2_000), Err(Lapsed(true)));
         gate.latch();
         assert!(gate.acknowledge(7, || 1_999).is_err());
+        assert!(!gate.acknowledge_short(&7, || 1_999));
         assert!(gate.open_epoch(8, 2_500));
         assert!(gate.acknowledge(7, || 1_999).is_err());
+        assert!(!gate.acknowledge_short(&7, || 1_999));
     }
 
     #[test]
@@ -857,7 +1075,7 @@ mod tests {
     }
 
     fn row(row: u64, member: u8) -> Charge {
-        Charge::row(FIELDS, row, member)
+        Charge::row(FIELDS.unit(member), row)
     }
 
     /// Another row than `first` that has a lane of its own.
@@ -870,20 +1088,40 @@ mod tests {
     fn r19_fields_count_every_member_of_every_width() {
         for members in 1..=16 {
             let fields = Fields::new(members);
-            let last = Charge::row(fields, 5, members - 1);
-            assert!(last.unit() <= COUNT && last.unit().leading_zeros() >= 4);
+            let last = fields.unit(members - 1).0;
+            assert!(last <= COUNT && last.leading_zeros() >= 4);
             let top = (1 << fields.bits) - 1;
             let mut word = 0;
             for member in 0..members {
-                let unit = Charge::row(fields, 5, member).unit();
+                let unit = fields.unit(member);
                 for count in [1, 2, top / 2, top / 2 + 1, top] {
-                    assert_eq!(fields.members(word + count * unit), u32::from(member) + 1);
+                    let word = word + count * unit.0;
+                    assert_eq!(fields.members(word), u32::from(member) + 1);
+                    assert_eq!(fields.is_full(word, unit), count == top);
                 }
-                word += top * unit;
-                assert!(fields.is_full(word, Charge::row(fields, 5, member).shift));
+                word += top * unit.0;
                 assert_eq!(word & !COUNT, 0);
             }
         }
+    }
+
+    #[test]
+    fn r19_sectors_are_in_one_row_or_in_more() {
+        for sectors in [8, 24, 128, 1000, 1024] {
+            let chunk = Chunk::new(sectors);
+            let sectors = u64::from(sectors);
+            for first in [0, sectors, 7 * sectors, 1_000_003 * sectors] {
+                for place in [0, 1, 7, sectors / 2, sectors - 1] {
+                    for bytes in [512, 1024, 4096, 512 * sectors as u32, u32::MAX - 511] {
+                        let fits = place * 512 + u64::from(bytes) <= sectors * 512;
+                        let row = chunk.row(first + place, bytes);
+                        assert_eq!(row, fits.then_some(first), "{place} {bytes}");
+                    }
+                    assert_eq!(chunk.row(first + place, 0), None);
+                }
+            }
+        }
+        assert_eq!(Chunk::new(0).row(5, 512), None);
     }
 
     #[test]
@@ -920,7 +1158,7 @@ mod tests {
     #[test]
     fn r19_an_operation_on_many_rows_counts_for_every_row() {
         let gate = rows(1);
-        let wide = |member| Charge::rows(FIELDS, member);
+        let wide = |member| Charge::rows(FIELDS.unit(member));
         assert!(is_granted(gate.enter(wide(1), || 1_500)));
         assert_eq!(gate.enter(row(9, 0), || 1_500), FULL);
         assert!(

@@ -436,7 +436,7 @@ mod tests {
 
     /// A row of another lane than row 0, which waits in the same queue.
     fn neighbour() -> u64 {
-        let lane = |row| Charge::row(FIELDS, row, 0).lane();
+        let lane = |row| Charge::row(FIELDS.unit(0), row).lane();
         let queue = |row| lane(row) as usize % QUEUES;
         (1..)
             .find(|&row| queue(row) == queue(0) && lane(row) != lane(0))
@@ -456,23 +456,23 @@ mod tests {
     fn r17_rows_that_share_a_queue_do_not_wait_for_each_other() {
         let portion = portion();
         let (stuck, other) = (0, neighbour());
-        enters(&portion, Charge::row(FIELDS, stuck, 0));
-        enters(&portion, Charge::row(FIELDS, other, 0));
+        enters(&portion, Charge::row(FIELDS.unit(0), stuck));
+        enters(&portion, Charge::row(FIELDS.unit(0), other));
         for (name, row) in [(1, stuck), (2, other), (3, stuck)] {
-            waits(&portion, (name, Charge::row(FIELDS, row, 1)));
+            waits(&portion, (name, Charge::row(FIELDS.unit(1), row)));
         }
         // The second row gets room; the first one hangs for ever.
-        portion.gate.leave(Charge::row(FIELDS, other, 0));
+        portion.gate.leave(Charge::row(FIELDS.unit(0), other));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2]);
-        waits(&portion, (4, Charge::row(FIELDS, stuck, 2)));
-        portion.gate.leave(Charge::row(FIELDS, stuck, 0));
+        waits(&portion, (4, Charge::row(FIELDS.unit(2), stuck)));
+        portion.gate.leave(Charge::row(FIELDS.unit(0), stuck));
         dispatch(&portion);
         // The two on one member fit together; the third one is on another.
         assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
         assert_eq!(portion.with(|waiting| waiting.len()), 1);
-        portion.gate.leave(Charge::row(FIELDS, stuck, 1));
-        portion.gate.leave(Charge::row(FIELDS, stuck, 1));
+        portion.gate.leave(Charge::row(FIELDS.unit(1), stuck));
+        portion.gate.leave(Charge::row(FIELDS.unit(1), stuck));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1, 3, 4]);
         assert!(portion.with(|waiting| waiting.is_empty()));
@@ -482,12 +482,12 @@ mod tests {
     fn r17_what_was_passed_stays_in_front_of_what_comes_meanwhile() {
         let portion = portion();
         let (stuck, other) = (0, neighbour());
-        enters(&portion, Charge::row(FIELDS, stuck, 0));
-        waits(&portion, (1, Charge::row(FIELDS, stuck, 1)));
-        waits(&portion, (2, Charge::row(FIELDS, other, 1)));
-        *portion.comes.borrow_mut() = Some((3, Charge::row(FIELDS, stuck, 1)));
+        enters(&portion, Charge::row(FIELDS.unit(0), stuck));
+        waits(&portion, (1, Charge::row(FIELDS.unit(1), stuck)));
+        waits(&portion, (2, Charge::row(FIELDS.unit(1), other)));
+        *portion.comes.borrow_mut() = Some((3, Charge::row(FIELDS.unit(1), stuck)));
         dispatch(&portion);
-        portion.gate.leave(Charge::row(FIELDS, stuck, 0));
+        portion.gate.leave(Charge::row(FIELDS.unit(0), stuck));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
     }
@@ -495,10 +495,10 @@ mod tests {
     #[test]
     fn r17_an_operation_on_many_rows_goes_before_those_on_one() {
         let portion = portion();
-        enters(&portion, Charge::row(FIELDS, 0, 0));
-        waits(&portion, (1, Charge::row(FIELDS, 0, 1)));
-        waits(&portion, (2, Charge::rows(FIELDS, 1)));
-        portion.gate.leave(Charge::row(FIELDS, 0, 0));
+        enters(&portion, Charge::row(FIELDS.unit(0), 0));
+        waits(&portion, (1, Charge::row(FIELDS.unit(1), 0)));
+        waits(&portion, (2, Charge::rows(FIELDS.unit(1))));
+        portion.gate.leave(Charge::row(FIELDS.unit(0), 0));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1]);
     }
@@ -506,13 +506,13 @@ mod tests {
     #[test]
     fn r17_within_a_row_nobody_is_passed() {
         let portion = portion();
-        enters(&portion, Charge::row(FIELDS, 0, 0));
+        enters(&portion, Charge::row(FIELDS.unit(0), 0));
         // The second one would fit beside what is inside; the first one came earlier.
-        waits(&portion, (1, Charge::row(FIELDS, 0, 1)));
-        waits(&portion, (2, Charge::row(FIELDS, 0, 0)));
+        waits(&portion, (1, Charge::row(FIELDS.unit(1), 0)));
+        waits(&portion, (2, Charge::row(FIELDS.unit(0), 0)));
         dispatch(&portion);
         assert!(portion.gone.borrow().is_empty());
-        portion.gate.leave(Charge::row(FIELDS, 0, 0));
+        portion.gate.leave(Charge::row(FIELDS.unit(0), 0));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [1]);
     }

@@ -360,7 +360,10 @@ fn main() {
     let one = |_, _| Charge::ONE;
     // Each processor in a region of its own, as streams or as on a device that is large enough.
     let at = move |cpu: usize, row: u64, number: u64| {
-        Charge::row(fields, ((cpu as u64) << 40) | row, number as u8 % MEMBERS)
+        Charge::row(
+            fields.unit(number as u8 % MEMBERS),
+            ((cpu as u64) << 40) | row,
+        )
     };
     let stream = move |cpu, number| at(cpu, number / ROW_OPERATIONS, number);
     let random = move |cpu, number| at(cpu, number, number);

@@ -33,7 +33,7 @@ fn in_time() -> u64 {
 
 fn row(member: u8) -> Charge {
     // Row 0 has lane 0, the only one there is here.
-    Charge::row(FIELDS, 0, member)
+    Charge::row(FIELDS.unit(member), 0)
 }
 
 fn granted(admission: Admission) -> Option<Check> {
@@ -82,7 +82,10 @@ fn r16_two_members_of_a_row_are_not_at_risk_at_once() {
 
 #[test]
 fn r19_nor_a_row_and_an_operation_on_many() {
-    never_more_than_one(Counting::Rows(FIELDS), [row(0), Charge::rows(FIELDS, 1)]);
+    never_more_than_one(
+        Counting::Rows(FIELDS),
+        [row(0), Charge::rows(FIELDS.unit(1))],
+    );
 }
 
 #[test]
@@ -105,6 +108,9 @@ fn r14_a_lowered_limit_holds_for_the_next_permit() {
     model(|| {
         let gate = leased(Counting::Ops, 1, 2);
         assert!(granted(gate.enter(Charge::ONE, in_time)).is_some());
+        // As many as may have been there already: the next one finds nothing to note.
+        assert!(granted(gate.enter(Charge::ONE, in_time)).is_some());
+        gate.leave(Charge::ONE);
         let other = {
             let gate = gate.clone();
             thread::spawn(move || {
@@ -169,7 +175,7 @@ fn r34_a_drained_gate_with_a_lane_for_each_cpu_stays_empty() {
 
 #[test]
 fn r34_a_drained_gate_that_counts_rows_stays_empty() {
-    static CHARGES: [Charge; 1] = [Charge::rows(FIELDS, 2)];
+    static CHARGES: [Charge; 1] = [Charge::rows(FIELDS.unit(2))];
     drained_is_final(Counting::Rows(FIELDS), 1, &CHARGES);
 }
 
@@ -209,9 +215,9 @@ fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
             })
         };
         // The clock stands where both leases are valid: only the epoch tells them apart.
-        let before = gate.acknowledge(7, in_time).is_ok();
+        let before = gate.acknowledge_short(&7, in_time) || gate.acknowledge(7, in_time).is_ok();
         next.join().unwrap();
-        let after = gate.acknowledge(7, in_time).is_ok();
+        let after = gate.acknowledge_short(&7, in_time) || gate.acknowledge(7, in_time).is_ok();
         assert!(!after && (before || gate.epoch() == 8));
     });
 }
@@ -248,12 +254,22 @@ fn r17_no_wake_up_is_lost_in_a_row() {
 
 #[test]
 fn r17_no_wake_up_is_lost_behind_an_operation_on_many_rows() {
-    no_wake_up_is_lost(Counting::Rows(FIELDS), 1, Charge::rows(FIELDS, 0), row(1));
+    no_wake_up_is_lost(
+        Counting::Rows(FIELDS),
+        1,
+        Charge::rows(FIELDS.unit(0)),
+        row(1),
+    );
 }
 
 #[test]
 fn r17_no_wake_up_is_lost_before_an_operation_on_many_rows() {
-    no_wake_up_is_lost(Counting::Rows(FIELDS), 1, row(0), Charge::rows(FIELDS, 1));
+    no_wake_up_is_lost(
+        Counting::Rows(FIELDS),
+        1,
+        row(0),
+        Charge::rows(FIELDS.unit(1)),
+    );
 }
 
 #[test]
@@ -277,7 +293,7 @@ fn r17_two_that_step_back_for_each_other_do_not_both_sleep() {
         };
         let other = {
             let gate = gate.clone();
-            thread::spawn(move || try_or_wait(&gate, Charge::rows(FIELDS, 1)))
+            thread::spawn(move || try_or_wait(&gate, Charge::rows(FIELDS.unit(1))))
         };
         let here = try_or_wait(&gate, row(0));
         assert!(

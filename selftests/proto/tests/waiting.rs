@@ -166,7 +166,7 @@ impl Lobby for Portion {
 
 fn row(member: u8) -> Charge {
     // Row 0 has lane 0, the only one there is here.
-    Charge::row(FIELDS, 0, member)
+    Charge::row(FIELDS.unit(member), 0)
 }
 
 /// One operation is inside and leaves, one waits for it, one comes; the dispatcher runs beside.
@@ -204,7 +204,7 @@ fn r17_an_operation_on_many_rows_that_comes_does_not_lose_its_wake_up() {
         Counting::Rows(FIELDS),
         row(0),
         row(1),
-        Charge::rows(FIELDS, 2),
+        Charge::rows(FIELDS.unit(2)),
     );
 }
 
@@ -213,7 +213,7 @@ fn r17_nor_one_that_waits() {
     nobody_waits_for_ever(
         Counting::Rows(FIELDS),
         row(0),
-        Charge::rows(FIELDS, 1),
+        Charge::rows(FIELDS.unit(1)),
         row(2),
     );
 }
@@ -230,7 +230,7 @@ fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
             thread::spawn(move || portion.serve())
         };
         // It holds a permit of its own for a while, so the newcomer may find no room.
-        portion.arrive(Charge::rows(FIELDS, 2));
+        portion.arrive(Charge::rows(FIELDS.unit(2)));
         dispatcher.join().unwrap();
         portion.ends(3);
     });
@@ -262,10 +262,10 @@ fn r17_what_waits_goes_in_order_and_many_rows_first() {
     model(|| {
         let portion = Portion::new(Counting::Rows(FIELDS));
         portion.enters(row(0));
-        let order = [row(1), Charge::rows(FIELDS, 2), row(2)];
+        let order = [row(1), Charge::rows(FIELDS.unit(2)), row(2)];
         order.into_iter().for_each(|charge| portion.arrive(charge));
         let queued = portion.with(|waiting| waiting.take_all());
-        let expected = [Charge::rows(FIELDS, 2), row(1), row(2)];
+        let expected = [Charge::rows(FIELDS.unit(2)), row(1), row(2)];
         assert!(queued.0.iter().eq(expected.iter()));
         portion.refuse_all(queued);
         portion.leave(row(0));

@@ -176,7 +176,7 @@ impl Shared {
             match self.next_step() {
                 Step::Submit(write) => write.submit(),
                 Step::Fail(write) => drop(write),
-                Step::Finish(end) => end.finish(BlkStatus::OK),
+                Step::Finish(end) => end.finish(),
                 Step::Event => {
                     self.handle.event();
                 }
@@ -319,21 +319,18 @@ impl Target for Relay {
             return bio.requeue();
         }
         bio.clear_polled();
-        if let Some(held) = bio.per_bio() {
-            held.due_ns = clock::boottime_ns().saturating_add(data.delay_ns);
-        }
-        let (held, outcome) = bio.hold(data.dev, sector);
+        let due_ns = clock::boottime_ns().saturating_add(data.delay_ns);
+        let (held, outcome) = bio.locate().aim(data.dev, sector, Held { due_ns }).hold();
         data.shared.queues.lock().writes.push(held);
         data.shared.wake.wake_all();
         outcome
     }
 
     fn end_io<'ti>(data: &Instance<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
-        let status = bio.status();
-        if !status.is_ok() {
-            return bio.done(status);
+        if !bio.status().is_ok() {
+            return bio.pass_on();
         }
-        let (held, outcome) = bio.hold();
+        let (held, outcome) = bio.hold(BlkStatus::OK);
         data.shared.queues.lock().ends.push(held);
         data.shared.wake.wake_all();
         outcome
