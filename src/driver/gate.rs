@@ -35,7 +35,10 @@ use super::{
 };
 use crate::{
     dm::{
-        clock::boottime_ns,
+        clock::{
+            boottime_fast_ns,
+            boottime_ns, //
+        },
         AimedBio,
         Bio,
         BioList,
@@ -311,7 +314,7 @@ impl PortionGate {
             Taken::No => return decide_free(bio.into(), table, epoch, charge),
         }
         let bio = aim(bio, table, epoch, charge);
-        match self.gate.check_short(boottime_ns) {
+        match self.gate.check_short(boottime_fast_ns) {
             None => decide_again(bio, table),
             Some(check) if events::dm_lease_permit_enabled() => pass_traced(bio, table, check),
             Some(_) => bio.pass(),
@@ -343,7 +346,7 @@ impl PortionGate {
         }
         let is_valid = self
             .gate
-            .acknowledge_short(&bio.per_bio().epoch, boottime_ns);
+            .acknowledge_short(&bio.per_bio().epoch, boottime_fast_ns);
         if !is_valid {
             return judge_end(bio, table);
         }
