@@ -18,11 +18,6 @@
 
 /* Bios. */
 
-void rust_helper_bio_set_dev(struct bio *bio, struct block_device *bdev)
-{
-	bio_set_dev(bio, bdev);
-}
-
 void rust_helper_bio_wouldblock_error(struct bio *bio)
 {
 	bio_wouldblock_error(bio);
