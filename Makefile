@@ -103,7 +103,7 @@ bench: module leasectl
 		bench-takeover) set -- $(bench_takeover) ;; \
 		*) set -- qemu/$$part ;; \
 		esac; \
-		timeout --foreground 900 $(enter) "$$@" || missed="$$missed $$part"; \
+		timeout --foreground 1200 $(enter) "$$@" || missed="$$missed $$part"; \
 		echo "=== $$part took $$(($$(date +%s) - begun)) s"; \
 	done; \
 	echo "tables, JSON and charts are in .build/run; missed:$${missed:- nothing}"; \
