@@ -93,20 +93,22 @@ bench_takeover := env ROUNDS=1000 MINUTES=60 \
 	cargo test $(crate) --test takeover -- --nocapture --test-threads 1
 
 # Each part has bars of its own, and one that misses them keeps no other from being measured; a part
-# that hangs is ended.
+# that hangs is ended. What each of them printed is kept.
 PARTS ?= bench-gate bench-takeover bench rounds peers scale
+bench: SHELL := /bin/bash
 bench: module leasectl
-	@missed=; for part in $(PARTS); do \
+	@set -o pipefail; mkdir -p .build/run; missed=; for part in $(PARTS); do \
 		echo "=== $$part, begun at $$(date +%T)"; begun=$$(date +%s); \
 		case $$part in \
 		bench-gate) set -- $(bench_gate) ;; \
 		bench-takeover) set -- $(bench_takeover) ;; \
 		*) set -- qemu/$$part ;; \
 		esac; \
-		timeout --foreground 1200 $(enter) "$$@" || missed="$$missed $$part"; \
+		timeout --foreground 1200 $(enter) "$$@" 2>&1 | tee .build/run/$$part.txt || \
+			missed="$$missed $$part"; \
 		echo "=== $$part took $$(($$(date +%s) - begun)) s"; \
 	done; \
-	echo "tables, JSON and charts are in .build/run; missed:$${missed:- nothing}"; \
+	echo "reports, JSON and charts are in .build/run; missed:$${missed:- nothing}"; \
 	test -z "$$missed"
 
 bench-gate: setup
