@@ -14,7 +14,8 @@
 #   make strays          destroys and repairs data on md arrays, as much as the limit allows
 #   make throughput      what the limit costs in throughput, by mode and queue depth
 #   make bench           what a bio costs, in instructions, next to other targets; what takeovers
-#                        and many portions cost; and the two below. A quarter of an hour
+#                        cost, next to sanlock and o2hb; what many portions cost; and the two
+#                        below. Half an hour on an idle machine; PARTS="rounds peers" chooses
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
 #   make bench-takeover  how long nobody can write after a fault, in simulated time
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
@@ -86,21 +87,35 @@ strays: module leasectl
 throughput: module leasectl
 	@$(enter) qemu/throughput
 
-# Each part has bars of its own, and one that misses them keeps no other from being measured.
+crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
+bench_gate := cargo bench $(crate) --bench gate -- --quiet
+bench_takeover := env ROUNDS=1000 MINUTES=60 \
+	cargo test $(crate) --test takeover -- --nocapture --test-threads 1
+
+# Each part has bars of its own, and one that misses them keeps no other from being measured; a part
+# that hangs is ended. What each of them printed is kept.
+PARTS ?= bench-gate bench-takeover bench rounds peers scale
+bench: SHELL := /bin/bash
 bench: module leasectl
-	@status=0; \
-	$(MAKE) bench-gate || status=1; \
-	$(MAKE) bench-takeover || status=1; \
-	for part in bench rounds scale; do $(enter) qemu/$$part || status=1; done; \
-	exit $$status
+	@set -o pipefail; mkdir -p .build/run; missed=; for part in $(PARTS); do \
+		echo "=== $$part, begun at $$(date +%T)"; begun=$$(date +%s); \
+		case $$part in \
+		bench-gate) set -- $(bench_gate) ;; \
+		bench-takeover) set -- $(bench_takeover) ;; \
+		*) set -- qemu/$$part ;; \
+		esac; \
+		timeout --foreground 1200 $(enter) "$$@" 2>&1 | tee .build/run/$$part.txt || \
+			missed="$$missed $$part"; \
+		echo "=== $$part took $$(($$(date +%s) - begun)) s"; \
+	done; \
+	echo "reports, JSON and charts are in .build/run; missed:$${missed:- nothing}"; \
+	test -z "$$missed"
 
 bench-gate: setup
-	@$(enter) cargo bench --quiet --locked --manifest-path selftests/proto/Cargo.toml --bench gate \
-		-- --quiet
+	@$(enter) $(bench_gate)
 
 bench-takeover: setup
-	@$(enter) env ROUNDS=1000 MINUTES=60 cargo test --quiet --locked \
-		--manifest-path selftests/proto/Cargo.toml --test takeover -- --nocapture --test-threads 1
+	@$(enter) $(bench_takeover)
 
 install-test: module leasectl
 	@$(enter) qemu/install

@@ -5,7 +5,7 @@
     Vm        one guest: run commands, stop it, cut its power, send it to sleep
     Store     the shared disks: faults per controller and member, and the log
     Console   what the guest's kernel said, and whether it complained
-    History   the store's log as records, and what can be asked of it
+    History   the store's log as records, and what can be asked of it; Log: as it grows
     stamp     blocks that say who wrote them
     Portion   the module in the guests of a lab, and its Status
     Debian    a guest with systemd on a disk of its own
@@ -17,7 +17,7 @@ from . import stamp
 from .agent import Job, Result
 from .console import Console
 from .debian import Debian
-from .history import History, Request
+from .history import History, Log, Request
 from .host import RigError, patience
 from .lab import Lab
 from .lease import Portion, Status
@@ -32,6 +32,7 @@ __all__ = [
     "Job",
     "Lab",
     "Link",
+    "Log",
     "Portion",
     "Request",
     "Result",

@@ -7,6 +7,7 @@ monotonic clock, the one of time.monotonic_ns().
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,37 @@ class History:
         """The requests that changed the medium, in the order in which they did."""
         done = [r for r in self.select(None, member, "WTZ", start, end) if r.order is not None]
         return sorted(done, key=lambda request: request.order or 0)
+
+
+class Log(History):
+    """The store's log, read on as it grows: for who asks often while much is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.requests = {}
+        self.events = []
+        self.orders = 0
+        self.file = path.open(encoding="ascii")
+        self.rest = ""
+        self.update()
+
+    def update(self) -> None:
+        """Takes what was written since."""
+        *lines, self.rest = (self.rest + self.file.read()).split("\n")
+        for line in lines:
+            self._read(line.split())
+
+    def since(self, begun: int, controller: str, ops: str, start: int, end: int) -> list[Request]:
+        """What a controller sent since a moment, to any member."""
+        newest = itertools.takewhile(
+            lambda request: request.received >= begun, reversed(self.requests.values())
+        )
+        return [
+            request
+            for request in newest
+            if request.controller == controller
+            and request.op in ops
+            and request.overlaps(start, end)
+        ][::-1]
 
 
 def decode_head(text: str) -> bytes:
