@@ -1219,6 +1219,11 @@ mod tests {
         ));
         assert!(!gate.wait(Charge::cpu(0)));
         assert!(gate.leave(Charge::cpu(3)).wake, "it waits for every lane");
+        assert_eq!(
+            gate.enter(Charge::cpu(1), || 1_500),
+            Admission::Full { wake: true },
+            "there is room, and somebody waits for it already"
+        );
         assert!(is_granted(gate.enter_waiting(Charge::cpu(0), || 1_500)));
         gate.no_waiters_at_all();
         gate.set_limit(0);
