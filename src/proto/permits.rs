@@ -101,6 +101,8 @@ pub enum Counting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields {
     bits: u32,
+    /// The bits of the lowest one.
+    ones: u64,
     /// The highest bit of every field, and all bits below it.
     high: u64,
     low: u64,
@@ -122,7 +124,13 @@ impl Fields {
             low |= ((1 << (bits - 1)) - 1) << shift;
             shift += bits;
         }
-        Self { bits, high, low }
+        let ones = (1 << bits) - 1;
+        Self {
+            bits,
+            ones,
+            high,
+            low,
+        }
     }
 
     /// How many fields of a lane are not zero.
@@ -134,8 +142,13 @@ impl Fields {
 
     /// Whether the field of `unit` cannot count any further.
     fn is_full(&self, word: u64, unit: Unit) -> bool {
-        let ones = (1_u64 << self.bits) - 1;
-        !word & ones.wrapping_mul(unit.0) == 0
+        !word & self.field(unit) == 0
+    }
+
+    /// The bits of the field of `unit`.
+    #[inline]
+    fn field(&self, unit: Unit) -> u64 {
+        self.ones.wrapping_mul(unit.0)
     }
 
     /// One operation on a member.
@@ -410,7 +423,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     ///
     /// Where each permit counts: below the limit. Where there is no limit: always, since there is
     /// nothing to exceed; a limit that was set later is looked at with the permit taken. Where
-    /// members of a row count: in a lane that is empty, so that this member is the only one.
+    /// members of a row count: in a lane where this member is the only one, which is empty mostly.
     #[inline(always)]
     pub fn take_short(&self, counting: Counting, charge: Charge) -> Taken {
         let Some(lane) = self.lanes.get(charge.lane as usize) else {
@@ -431,9 +444,13 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
                 // Whoever waits marks every lane, and this word last.
                 self.wide.load() == 0
             }
-            Counting::Rows(_) => {
-                if lane.compare_exchange(0, unit).is_err() {
-                    return Taken::No;
+            Counting::Rows(fields) => {
+                if let Err(word) = lane.compare_exchange(0, unit) {
+                    let next = word.wrapping_add(unit);
+                    let others = next & !fields.field(charge.unit);
+                    if others != 0 || lane.compare_exchange(word, next).is_err() {
+                        return Taken::No;
+                    }
                 }
                 self.wide.load() == 0
             }
@@ -1202,6 +1219,11 @@ mod tests {
         ));
         assert!(!gate.wait(Charge::cpu(0)));
         assert!(gate.leave(Charge::cpu(3)).wake, "it waits for every lane");
+        assert_eq!(
+            gate.enter(Charge::cpu(1), || 1_500),
+            Admission::Full { wake: true },
+            "there is room, and somebody waits for it already"
+        );
         assert!(is_granted(gate.enter_waiting(Charge::cpu(0), || 1_500)));
         gate.no_waiters_at_all();
         gate.set_limit(0);
