@@ -37,7 +37,7 @@ event() {
 }
 
 # Longer leases than elsewhere: one that is lost by chance would be counted, and rightly.
-need "a portion is formatted" format 0 --lease-ms=6000
+need "a portion is formatted" format 0 --lease-ms 6000
 need "controller 1 owns it" owner 1 0
 need "controller 2 comes" up 2 0
 need "as a secondary" eventually 60 is 2 0 secondary

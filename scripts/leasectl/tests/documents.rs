@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Documents that say what the source says: every error text and every trace event is explained, and
-//! what pages tell to run is there.
+//! Documents that say what the source says: every error text and trace event is explained, and what
+//! pages tell to run is there.
 
 use dm_lease_proto::proto::status::Reason;
 use std::collections::BTreeSet;
