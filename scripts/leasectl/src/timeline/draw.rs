@@ -173,7 +173,7 @@ fn draw(lane: &Lane, axis: &Axis, top: u64, svg: &mut String) {
             title,
         );
     }
-    for (begin_ns, end_ns) in joined(&lane.leases) {
+    for (begin_ns, end_ns) in joined(&held(lane)) {
         let length_s = (end_ns.saturating_sub(begin_ns)) as f64 / NS_PER_S;
         let title = format!("lease for {length_s:.3} s");
         rect(
@@ -218,6 +218,17 @@ fn changed(epochs: &[(u64, u64)]) -> Vec<(u64, u64)> {
         }
     }
     changed
+}
+
+/// What was granted, up to the moment in which it was given up: a heartbeat does not know of that.
+fn held(lane: &Lane) -> Vec<(u64, u64)> {
+    let until = |(begin_ns, end_ns): (u64, u64)| {
+        let gives_up = |role: Option<Role>| !role.is_some_and(Role::owns);
+        let mut later = lane.roles.iter().skip_while(|(at, _)| *at <= begin_ns);
+        let given_up = later.find(|(_, role)| gives_up(*role));
+        (begin_ns, given_up.map_or(end_ns, |(at, _)| end_ns.min(*at)))
+    };
+    lane.leases.iter().copied().map(until).collect()
 }
 
 /// Leases that were extended before they ended are one.
@@ -270,7 +281,8 @@ mod tests {
                 (second, Some(Role::Owner)),
                 (3 * second, None),
             ],
-            leases: vec![(second, 2 * second), (2 * second - 1, 3 * second)],
+            // The last one was given up before its end.
+            leases: vec![(second, 2 * second), (2 * second - 1, 5 * second)],
             heartbeats: vec![second, 2 * second],
             refusals: vec![(4 * second, 2)],
             epochs: vec![(second, 7), (2 * second, 7), (11 * second, 8)],
