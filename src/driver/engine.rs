@@ -115,11 +115,12 @@ impl Machine {
     }
 }
 
-/// Makes a controller where there is room for it. It passes the stack on its way, more than once:
-/// not under an allocation, which may need all of the stack to write something back.
+/// Makes a controller where there is room for it. It is large: it must not pass the stack on its way.
 #[inline(never)]
 fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> {
-    KBox::write(place, Controller::new(setup))
+    let mut controller = KBox::write(place, Controller::NOBODY);
+    controller.set_up(setup);
+    controller
 }
 
 /// Room for what heartbeats were like: not on the stack of whoever makes a session, which the

@@ -67,7 +67,7 @@ impl Lease {
     }
 
     /// A lease that nobody holds and nobody can get: what a secondary has.
-    pub fn none(length_ns: u64) -> Self {
+    pub const fn none(length_ns: u64) -> Self {
         Self {
             length_ns,
             state: State::Latched,

@@ -181,6 +181,20 @@ fn write_ms(f: &mut fmt::Formatter<'_>, ns: u64) -> fmt::Result {
 }
 
 impl Timing {
+    /// No timings: what nobody has.
+    pub const NONE: Self = Self {
+        lease_ns: 0,
+        window_ns: 0,
+        device_delay_ns: 0,
+        drift_ppm: 0,
+        lost_heartbeats: 0,
+        period_max_ns: 0,
+        error_report_ns: 0,
+        write_ns: 0,
+        read_ns: 0,
+        jitter_ns: 0,
+    };
+
     /// Checks ranges and both inequalities.
     ///
     /// # Errors

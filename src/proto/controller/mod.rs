@@ -91,6 +91,23 @@ pub struct Setup {
     pub claim_auto: bool,
 }
 
+impl Setup {
+    const NOBODY: Self = Self {
+        slot: Slot::FIRST,
+        inc: Incarnation(0),
+        boot_id: [0; 16],
+        members: 0,
+        originals: 0,
+        slots: 0,
+        home: Slot::FIRST,
+        timing: Timing::NONE,
+        period_ns: 0,
+        redundancy: Redundancy::EXTERNAL,
+        batch: None,
+        claim_auto: false,
+    };
+}
+
 /// What the caller has to do, in this order.
 // A record is large and moved once, from here to the block that is written; a box would allocate.
 #[allow(clippy::large_enum_variant)]
@@ -435,60 +452,74 @@ impl Queue {
 }
 
 impl Controller {
+    /// A machine of nobody. It is large: whoever has a small stack copies it to where it shall live
+    /// and calls [`Controller::set_up`] there.
+    pub const NOBODY: Self = Self {
+        phase: Phase::Joining,
+        decided: Decided::NEVER,
+        promise: Promise::NONE,
+        role: RecordRole::Secondary,
+        hb: 0,
+        open: 0,
+        limit: 0,
+        exposed: 0,
+        charges: Charges::NONE,
+        watched: [None; MAX_CHARGES],
+        confirmed: 0,
+        risked: 0,
+        failed: 0,
+        image: 1,
+        lease: Lease::none(0),
+        opened: false,
+        gate_limit: 0,
+        owner: Observer::new(),
+        own_slot: Observer::new(),
+        evidence: None,
+        virgin: None,
+        highest: Ballot::NONE,
+        invited: None,
+        members: [const { Member::new() }; MAX_MEMBERS as usize],
+        present: 0,
+        healthy: 0,
+        round: None,
+        rounds: 0,
+        due: false,
+        last_round_ns: 0,
+        last_look_ns: 0,
+        ballots_from_ns: u64::MAX,
+        backoff_until_ns: 0,
+        attempts: 0,
+        random: 1,
+        claim_auto: false,
+        claim_requested: false,
+        blocked: None,
+        guarded: true,
+        stale: false,
+        leaving: 0,
+        reason: Reason::None,
+        pending: None,
+        told: (Role::Joining, Decided::NEVER),
+        told_budget: None,
+        queue: Queue::EMPTY,
+        setup: Setup::NOBODY,
+    };
+
     /// A machine that has just come and has no device yet.
     pub fn new(setup: Setup) -> Self {
+        let mut machine = Self::NOBODY;
+        machine.set_up(setup);
+        machine
+    }
+
+    /// Makes a machine of nobody that of a controller that has just come and has no device yet.
+    pub fn set_up(&mut self, setup: Setup) {
         let inc = setup.inc.0;
-        let lease = Lease::none(setup.timing.lease_ns);
-        let limit = setup.redundancy.limit(0, 0, setup.batch).to_wire();
-        Self {
-            phase: Phase::Joining,
-            decided: Decided::NEVER,
-            promise: Promise::NONE,
-            role: RecordRole::Secondary,
-            hb: 0,
-            open: 0,
-            limit,
-            exposed: 0,
-            charges: Charges::NONE,
-            watched: [None; MAX_CHARGES],
-            confirmed: 0,
-            risked: 0,
-            failed: 0,
-            image: 1,
-            lease,
-            opened: false,
-            gate_limit: limit,
-            owner: Observer::new(),
-            own_slot: Observer::new(),
-            evidence: None,
-            virgin: None,
-            highest: Ballot::NONE,
-            invited: None,
-            members: core::array::from_fn(|_| Member::new()),
-            present: 0,
-            healthy: 0,
-            round: None,
-            rounds: 0,
-            due: false,
-            last_round_ns: 0,
-            last_look_ns: 0,
-            ballots_from_ns: u64::MAX,
-            backoff_until_ns: 0,
-            attempts: 0,
-            random: (inc as u64) ^ ((inc >> 64) as u64) | 1,
-            claim_auto: setup.claim_auto,
-            claim_requested: false,
-            blocked: None,
-            guarded: true,
-            stale: false,
-            leaving: 0,
-            reason: Reason::None,
-            pending: None,
-            told: (Role::Joining, Decided::NEVER),
-            told_budget: None,
-            queue: Queue::EMPTY,
-            setup,
-        }
+        self.random = (inc as u64) ^ ((inc >> 64) as u64) | 1;
+        self.lease = Lease::none(setup.timing.lease_ns);
+        self.limit = setup.redundancy.limit(0, 0, setup.batch).to_wire();
+        self.gate_limit = self.limit;
+        self.claim_auto = setup.claim_auto;
+        self.setup = setup;
     }
 
     /// A device for `member` came or went; `original` is false for one that was formatted as a
@@ -923,7 +954,7 @@ fn is_own_lapse(reason: Reason) -> bool {
 }
 
 impl Member {
-    fn new() -> Self {
+    const fn new() -> Self {
         Self {
             ballot: OwnRegister::new(),
             heartbeat: OwnRegister::new(),
