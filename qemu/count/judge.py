@@ -32,7 +32,7 @@ ALLOCATION = re.compile(
 
 WRITE_BAR = 220
 READ_BAR = 50
-# Whose write is judged by the bar: the gates that all processors may pass at once.
+# The gates that all processors may pass at once.
 UNSHARED = ("lease", "lease-stripe")
 OWNERS = (*UNSHARED, "lease-ops16")
 REFUSED = "lease-refused"
@@ -113,9 +113,8 @@ def judge_owner(results: Results, target: Target) -> list[Verdict]:
     """The bars for a device whose controller holds the lease."""
     write, read = parts_of(results, "write", target), parts_of(results, "read", target)
     verdicts = [at_most(f"{target.name}: own and called, a read", read.figure, READ_BAR)]
-    if target.name in UNSHARED:
-        text = f"{target.name}: own and called, a write as owner"
-        verdicts.append(at_most(text, write.figure, WRITE_BAR))
+    text = f"{target.name}: own and called, a write as owner"
+    verdicts.append(at_most(text, write.figure, WRITE_BAR))
     for op, cost in (("write", write), ("read", read)):
         verdicts.append(at_most(f"{target.name}: allocations, a {op}", cost.allocations, 0))
         exact = results.costs[op, target.name]
