@@ -50,7 +50,7 @@ write_files() {
 # one in the swap, and when the swap has none left the kernel gives up instead of waiting.
 make_swap() {
 	for name in p0m0c1 p0m2c1; do
-		mkswap "/dev/mapper/$name" >/dev/null && swapon -p 1 "/dev/mapper/$name" || return 1
+		mkswap "/dev/mapper/$name" >/dev/null && swapon "/dev/mapper/$name" || return 1
 	done
 }
 
