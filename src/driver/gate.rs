@@ -470,7 +470,6 @@ impl PortionGate {
         }
     }
 
-    /// Decides what takes more than a glance at the gate.
     /// Decides what takes more than a glance.
     fn decide<'ti>(
         &self,
