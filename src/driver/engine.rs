@@ -115,7 +115,8 @@ impl Machine {
     }
 }
 
-/// Makes a controller where there is room for it. It is large: it must not pass the stack on its way.
+/// Makes a controller where there is room for it. It is large, so it must not pass the stack on its
+/// way.
 #[inline(never)]
 fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> {
     let mut controller = KBox::write(place, Controller::NOBODY);
