@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tool as users run it, on image files: what it says, what it writes, what it refuses.
 
+mod scratch;
+
 use dm_lease_proto::proto::layout::{
     register_offset, Block, Side, BLOCK_SIZE, SUPERBLOCK_OFFSET, ZERO_BLOCK,
 };
@@ -9,26 +11,22 @@ use dm_lease_proto::proto::record::{
     RecordRole, Slot, Value,
 };
 use dm_lease_proto::proto::superblock::{self, Superblock};
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{symlink, FileExt, PermissionsExt};
+use scratch::Scratch;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{symlink, FileExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 const MIB: u64 = 1 << 20;
 
 /// A directory with image files, removed at the end.
-struct Lab(PathBuf);
+struct Lab(Scratch);
 
 impl Lab {
     fn new() -> Lab {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("leasectl-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Lab(path)
+        Lab(Scratch::new())
     }
 
     /// A lab with `count` images of 24 MiB: `m0`, `m1` ...
@@ -62,7 +60,7 @@ impl Lab {
     fn run(&self, line: &str) -> Output {
         let words = line.split_ascii_whitespace();
         let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
-            .current_dir(&self.0)
+            .current_dir(&*self.0)
             .args(words)
             .output();
         tool.unwrap()
@@ -105,12 +103,6 @@ impl Lab {
         encode(record, &BlockId { uuid, member, slot }, &mut block);
         let offset = register_offset(slot, T::REGISTER, side);
         self.open(name).write_all_at(&block, offset).unwrap();
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -832,12 +824,11 @@ echo "vault-0: 0 81920 lease vault 0/3 owner 7 1 412 9 1/2 3 4 5 2 lapse"
 #[test]
 fn r47_status_and_watch_ask_dmsetup() {
     let lab = Lab::new();
-    fs::write(lab.path("dmsetup"), DMSETUP).unwrap();
-    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    lab.0.put("dmsetup", DMSETUP, 0o755);
     let path = format!("{}:{}", lab.0.display(), std::env::var("PATH").unwrap());
     let run = |words: &[&str]| {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
-        tool.current_dir(&lab.0).env("PATH", &path).args(words);
+        tool.current_dir(&*lab.0).env("PATH", &path).args(words);
         tool.output().unwrap()
     };
     let text = String::from_utf8(run(&["status"]).stdout).unwrap();
@@ -878,8 +869,7 @@ esac
 #[test]
 fn r17_an_export_is_switched_before_what_was_kept_fails() {
     let lab = Lab::new();
-    fs::write(lab.path("dmsetup"), DMSETUP_ROLE).unwrap();
-    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    lab.0.put("dmsetup", DMSETUP_ROLE, 0o755);
     let state = |port: u32, group: u32| lab.path(&format!("nvmet/ports/{port}/ana_groups/{group}"));
     for (port, group) in [(1, 5), (1, 6), (2, 5), (3, 6)] {
         fs::create_dir_all(state(port, group)).unwrap();
@@ -892,7 +882,7 @@ fn r17_an_export_is_switched_before_what_was_kept_fails() {
         fs::write(lab.path("left"), if role == "owner" { "412" } else { "-" }).unwrap();
         let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
         let words = ["ana", "--once", "--nvmet", "nvmet", "vault=5"];
-        tool.current_dir(&lab.0).env("PATH", &path).args(words);
+        tool.current_dir(&*lab.0).env("PATH", &path).args(words);
         let output = tool.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (text(output.stdout), text(output.stderr))
@@ -1074,8 +1064,7 @@ fn fake_dmsetup(lab: &Lab, open: [u32; 2]) {
          esac\n",
         lab.path("told").display()
     );
-    fs::write(lab.path("dmsetup"), text).unwrap();
-    fs::set_permissions(lab.path("dmsetup"), Permissions::from_mode(0o755)).unwrap();
+    lab.0.put("dmsetup", &text, 0o755);
     // There is nothing to wait for here.
     let _ = symlink("/bin/true", lab.path("udevadm"));
 }

@@ -2,17 +2,18 @@
 //! `suspects` and `rows` as users run them, on images of md members that are made here, byte by
 //! byte: which rows may carry strays, which do, and what they should be.
 
+mod scratch;
+
 use dm_lease_proto::proto::layout::{register_offset, Side, SUPERBLOCK_OFFSET, ZERO_BLOCK};
 use dm_lease_proto::proto::record::{
     encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, HeartbeatRecord, Incarnation,
     Record, RecordRole, Slot, Value,
 };
 use dm_lease_proto::proto::superblock;
+use scratch::Scratch;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -25,7 +26,7 @@ const ROWS: u64 = 20;
 
 /// An md array in image files `m0`, `m1`, ... of a directory that is removed at the end.
 struct Array {
-    directory: PathBuf,
+    directory: Scratch,
     level: u32,
     members: u64,
     /// Where md is in the images: 0, or the start of a portion's data area.
@@ -54,11 +55,7 @@ impl Array {
     }
 
     fn empty(level: u32, members: u64) -> Array {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("leasectl-md-{}-{count}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Scratch::new();
         for member in 0..members {
             let path = directory.join(format!("m{member}"));
             fs::File::create(path).unwrap().set_len(24 * MIB).unwrap();
@@ -182,7 +179,7 @@ impl Array {
 
     fn run(&self, line: &str) -> Output {
         let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
-            .current_dir(&self.directory)
+            .current_dir(&*self.directory)
             .args(line.split_ascii_whitespace())
             .output();
         tool.unwrap()
@@ -204,12 +201,6 @@ impl Array {
 
     fn rows(&self, options: &str) -> String {
         format!("rows {options} {}", self.names())
-    }
-}
-
-impl Drop for Array {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -420,7 +411,7 @@ fn r21_suspects_are_the_rows_that_any_member_marks() {
     assert!(text.contains("\n3 of 20 rows are suspect"), "{text}");
     // The list is what `rows` takes.
     let json = array.ok(&format!("suspects --json {}", array.names()));
-    fs::write(array.directory.join("list"), &json).unwrap();
+    array.directory.put("list", &json, 0o644);
     assert!(array
         .ok(&array.rows("--within list"))
         .contains("3 rows checked: 3 consistent"));

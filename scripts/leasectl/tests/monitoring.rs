@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The metrics of the tool, and whether alerts and dashboard name only what is there.
 
+mod scratch;
+
+use scratch::Scratch;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -32,25 +33,19 @@ case $* in
 esac
 "#;
 
-struct Lab(PathBuf);
+struct Lab(Scratch);
 
 impl Lab {
     fn new() -> Lab {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("leasectl-monitoring-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("dmsetup"), DMSETUP).unwrap();
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(path.join("dmsetup"), mode).unwrap();
-        Lab(path)
+        let scratch = Scratch::new();
+        scratch.put("dmsetup", DMSETUP, 0o755);
+        Lab(scratch)
     }
 
     fn tool(&self, words: &[&str]) -> Command {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
         let path = format!("{}:{}", self.0.display(), std::env::var("PATH").unwrap());
-        tool.current_dir(&self.0).env("PATH", path).args(words);
+        tool.current_dir(&*self.0).env("PATH", path).args(words);
         tool
     }
 
@@ -59,12 +54,6 @@ impl Lab {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{errors}");
         String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

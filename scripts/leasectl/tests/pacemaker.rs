@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The resource agent, as a cluster calls it, on a machine that a fake `dmsetup` plays.
 
+mod scratch;
+
+use scratch::Scratch;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The role is in a file; `claim` takes effect at the next event, `release` at once or never.
 const DMSETUP: &str = r#"#!/bin/sh
@@ -28,21 +29,15 @@ case $* in
 esac
 "#;
 
-struct Node(PathBuf);
+struct Node(Scratch);
 
 impl Node {
     fn new(role: &str) -> Node {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("leasectl-pacemaker-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("dmsetup"), DMSETUP).unwrap();
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(path.join("dmsetup"), mode).unwrap();
-        fs::write(path.join("role"), role).unwrap();
-        fs::write(path.join("events"), "3").unwrap();
-        Node(path)
+        let scratch = Scratch::new();
+        scratch.put("dmsetup", DMSETUP, 0o755);
+        fs::write(scratch.join("role"), role).unwrap();
+        fs::write(scratch.join("events"), "3").unwrap();
+        Node(scratch)
     }
 
     fn agent(&self, action: &str, portion: Option<&str>) -> Output {
@@ -50,7 +45,7 @@ impl Node {
         let path = std::env::var("PATH").unwrap();
         let agent = concat!(env!("CARGO_MANIFEST_DIR"), "/../pacemaker/lease");
         let mut agent = Command::new(agent);
-        agent.current_dir(&self.0).arg(action);
+        agent.current_dir(&*self.0).arg(action);
         agent.env(
             "PATH",
             format!("{}:{}:{path}", self.0.display(), tool.display()),
@@ -67,12 +62,6 @@ impl Node {
 
     fn file(&self, name: &str) -> String {
         fs::read_to_string(self.0.join(name)).unwrap_or_default()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
