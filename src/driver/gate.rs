@@ -689,7 +689,8 @@ impl Lobby for PortionGate {
     }
 }
 
-// What seldom happens to a bio in `map` and `end_io`.
+// What seldom happens to a bio in `map` and `end_io`. `decide_taken` and `decide_free` are two for
+// what one with an argument more would cost whoever does not come here: an instruction.
 
 /// Refuses a bio where nobody gets a permit: a secondary's, or that of a read-only table.
 #[cold]

@@ -26,19 +26,18 @@ pub fn handle(session: &Session, args: Args<'_>, out: &mut TextWriter<'_>) -> Re
         report::bad_message(session, error.text());
         EINVAL
     })?;
-    if command == Command::Histogram {
-        let _ = write!(out, "{}", session.histogram());
-        return Ok(Reply::Text);
-    }
-    carry_out(session, command).map_err(|reason| {
+    carry_out(session, command, out).map_err(|reason| {
         report::refused_message(session, command, reason);
         errno(reason)
-    })?;
-    Ok(Reply::Done)
+    })
 }
 
-fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
-    match command {
+fn carry_out(
+    session: &Session,
+    command: Command,
+    out: &mut TextWriter<'_>,
+) -> Result<Reply, Reason> {
+    let done = match command {
         Command::Claim => session.claim(),
         Command::Release => session.release(None),
         Command::Handoff(successor) => session.release(Some(successor)),
@@ -71,9 +70,12 @@ fn carry_out(session: &Session, command: Command) -> Result<(), Reason> {
         Command::HeartbeatMs(period_ms) => {
             registry::set_heartbeat_ms(session.controller, period_ms)
         }
-        // It changes nothing and was answered already.
-        Command::Histogram => Ok(()),
-    }
+        Command::Histogram => {
+            let _ = write!(out, "{}", session.histogram());
+            return Ok(Reply::Text);
+        }
+    };
+    done.map(|()| Reply::Done)
 }
 
 fn errno(reason: Reason) -> Error {

@@ -604,14 +604,7 @@ mod tests {
         let mut other = superblock;
         other.replacement = true;
         other.generation = 7;
-        other.redundancy = Redundancy {
-            kind: Kind::External,
-            detect: false,
-            batch: 0,
-            counting: Counting::Ops,
-            exhausted: Exhausted::Stop,
-            drain_ns: None,
-        };
+        other.redundancy = Redundancy::EXTERNAL;
         assert_eq!(decode(&encoded(&other)), Ok(other));
         other.redundancy.kind = Kind::Mirror(2);
         assert_eq!(decode(&encoded(&other)), Ok(other));
