@@ -66,9 +66,9 @@ pub struct Seen {
     pub decided: Decided,
     /// The highest `mbal` of the instance after it.
     pub highest: Ballot,
-    /// The highest `mbal` of somebody else: a claim.
+    /// The highest `mbal` of somebody else who was not invited: a claim.
     pub foreign: Ballot,
-    /// The highest `mbal` of the successor that the own slot has invited.
+    /// The highest `mbal` of the invited successor.
     pub invited: Ballot,
     /// The highest `bal` of that instance and its value.
     pub accepted: Option<(Ballot, Value)>,
@@ -147,6 +147,24 @@ impl Lists {
     }
 }
 
+/// Whose ballots are no claims, because the owner of this epoch hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Invitation {
+    /// Who may prepare itself now.
+    pub successor: Option<Slot>,
+    /// The highest ballot that was written on an invitation of this epoch: it stands, and says
+    /// nothing any more when the invitation was called off.
+    pub admitted: Ballot,
+}
+
+impl Invitation {
+    /// Nobody was invited.
+    pub const NONE: Self = Self {
+        successor: None,
+        admitted: Ballot::NONE,
+    };
+}
+
 impl Seen {
     /// What is known before anything was read, when `decided` is the own knowledge.
     pub fn new(decided: Decided) -> Self {
@@ -167,8 +185,8 @@ impl Seen {
         }
     }
 
-    /// Adds a valid ballot record of `slot`; `invited` is whom `own` has invited.
-    pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot, invited: Option<Slot>) {
+    /// Adds a valid ballot record of `slot`, when `own` has invited others like this.
+    pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot, invitation: Invitation) {
         self.decided(record.dec);
         let is_owner = self.decided.value
             == Some(Value {
@@ -180,9 +198,9 @@ impl Seen {
             return;
         }
         self.highest = self.highest.max(record.mbal);
-        if invited == Some(slot) {
+        if invitation.successor == Some(slot) {
             self.invited = self.invited.max(record.mbal);
-        } else if slot != own {
+        } else if slot != own && record.mbal > invitation.admitted {
             self.foreign = self.foreign.max(record.mbal);
         }
         if let Some(value) = record.val {
@@ -193,10 +211,10 @@ impl Seen {
         }
     }
 
-    /// Whether anybody claims the next epoch: whoever begins a ballot, or puts a value forward.
-    /// Only an invited successor may begin ballots up to `invited`.
-    pub fn is_claim(&self, invited: Ballot) -> bool {
-        self.foreign != Ballot::NONE || self.accepted.is_some() || self.invited > invited
+    /// Whether anybody claims the next epoch: whoever begins a ballot uninvited, or puts a value
+    /// forward, invited or not.
+    pub fn is_claim(&self) -> bool {
+        self.foreign != Ballot::NONE || self.accepted.is_some()
     }
 
     /// The value to put forward in phase 2: that of the highest ballot, the own one included.
@@ -259,6 +277,13 @@ mod tests {
         }
     }
 
+    fn invited(index: u8, admitted: Ballot) -> Invitation {
+        Invitation {
+            successor: Some(slot(index)),
+            admitted,
+        }
+    }
+
     fn record(epoch: u64, mbal: Ballot, accepted: Option<(Ballot, Value)>) -> BallotRecord {
         BallotRecord {
             seq: 1,
@@ -294,8 +319,8 @@ mod tests {
         assert_eq!(seen.value(&Promise::NONE, value(1)), value(1));
         let low = record(4, ballot(2, 2), Some((ballot(1, 2), value(2))));
         let high = record(4, ballot(2, 3), Some((ballot(2, 3), value(3))));
-        seen.add(slot(3), &high, slot(1), None);
-        seen.add(slot(2), &low, slot(1), None);
+        seen.add(slot(3), &high, slot(1), Invitation::NONE);
+        seen.add(slot(2), &low, slot(1), Invitation::NONE);
         assert_eq!(seen.value(&Promise::NONE, value(1)), value(3));
         // The own image counts like everybody's record.
         let own = Promise::of(&record(4, ballot(5, 1), Some((ballot(3, 1), value(2)))));
@@ -306,7 +331,7 @@ mod tests {
     fn r28_records_of_another_instance_say_nothing_about_this_one() {
         let mut seen = Seen::new(decided(4));
         let old = record(3, ballot(9, 2), Some((ballot(9, 2), value(2))));
-        seen.add(slot(2), &old, slot(1), None);
+        seen.add(slot(2), &old, slot(1), Invitation::NONE);
         assert_eq!(seen, Seen::new(decided(4)));
     }
 
@@ -314,26 +339,36 @@ mod tests {
     fn r33_a_later_decision_makes_all_ballots_seen_obsolete() {
         let mut seen = Seen::new(decided(4));
         let claim = record(4, ballot(2, 2), Some((ballot(2, 2), value(2))));
-        seen.add(slot(2), &claim, slot(1), None);
+        seen.add(slot(2), &claim, slot(1), Invitation::NONE);
         seen.decided(decided(5));
         assert_eq!(seen, Seen::new(decided(5)));
-        seen.add(slot(2), &claim, slot(1), None);
+        seen.add(slot(2), &claim, slot(1), Invitation::NONE);
         assert_eq!(seen.highest, Ballot::NONE);
     }
 
     #[test]
     fn r29_a_claim_in_the_own_slot_is_nobody_elses() {
         let mut seen = Seen::new(decided(4));
-        seen.add(slot(1), &record(4, ballot(7, 1), None), slot(1), None);
+        seen.add(
+            slot(1),
+            &record(4, ballot(7, 1), None),
+            slot(1),
+            Invitation::NONE,
+        );
         assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), Ballot::NONE));
-        seen.add(slot(2), &record(4, ballot(6, 2), None), slot(1), None);
+        seen.add(
+            slot(2),
+            &record(4, ballot(6, 2), None),
+            slot(1),
+            Invitation::NONE,
+        );
         assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), ballot(6, 2)));
         // Nor is that of an invited successor, which hides no claim of others.
         seen.add(
             slot(3),
             &record(4, ballot(8, 3), None),
             slot(1),
-            Some(slot(3)),
+            invited(3, Ballot::NONE),
         );
         assert_eq!((seen.highest, seen.foreign), (ballot(8, 3), ballot(6, 2)));
         assert_eq!(seen.invited, ballot(8, 3));
@@ -341,19 +376,28 @@ mod tests {
 
     #[test]
     fn r29_an_invited_successor_may_begin_a_ballot_and_put_no_value_forward() {
-        let seen = |index, accepted| {
+        let claims = |index, accepted, invitation| {
             let mut seen = Seen::new(decided(4));
             let record = record(4, ballot(7, index), accepted);
-            seen.add(slot(index), &record, slot(1), Some(slot(3)));
-            seen
+            seen.add(slot(index), &record, slot(1), invitation);
+            seen.is_claim()
         };
-        assert!(!Seen::new(decided(4)).is_claim(Ballot::NONE));
-        assert!(!seen(3, None).is_claim(ballot(7, 3)));
-        assert!(seen(3, None).is_claim(ballot(6, 3)));
-        assert!(seen(3, Some((ballot(7, 3), value(3)))).is_claim(ballot(7, 3)));
-        assert!(seen(2, None).is_claim(ballot(7, 3)));
-        assert!(seen(2, None).is_claim(ballot(8, 2)));
-        assert!(!seen(1, None).is_claim(Ballot::NONE), "the own one");
+        let now = invited(3, Ballot::NONE);
+        assert!(!Seen::new(decided(4)).is_claim());
+        assert!(!claims(3, None, now));
+        assert!(claims(3, Some((ballot(7, 3), value(3))), now));
+        assert!(claims(2, None, now));
+        assert!(!claims(1, None, now), "the own one");
+        // Called off: that ballot stands, a later one is a claim. Whom it was before does not
+        // matter to whom is invited next.
+        let before = |admitted| Invitation {
+            successor: None,
+            admitted,
+        };
+        assert!(!claims(3, None, before(ballot(7, 3))));
+        assert!(claims(3, None, before(ballot(6, 3))));
+        assert!(!claims(3, None, invited(2, ballot(7, 3))));
+        assert!(claims(3, None, invited(2, ballot(6, 3))));
     }
 
     #[test]

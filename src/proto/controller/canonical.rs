@@ -269,14 +269,11 @@ impl Phase {
                 }
             }
             Phase::Offering {
-                until_ns,
-                deadline_ns,
-                ..
-            } => {
-                *until_ns = end(*until_ns);
-                *deadline_ns = end(*deadline_ns);
+                until_ns: at_ns, ..
             }
-            Phase::Draining { deadline_ns, .. } => *deadline_ns = end(*deadline_ns),
+            | Phase::Draining {
+                deadline_ns: at_ns, ..
+            } => *at_ns = end(*at_ns),
             Phase::Joining
             | Phase::Announcing
             | Phase::Secondary

@@ -13,8 +13,8 @@ pub enum Command {
     /// Claim as soon as there is evidence.
     Claim,
     /// Close the gate, drain, and publish that the epoch is over; to `successor` if one is named.
-    /// Fails when permits are still open at `deadline_ns` of the local clock; for a named successor
-    /// that is [`Controller::preparation_ns`] later.
+    /// Fails when permits are still open at `deadline_ns` of the local clock. A named successor has
+    /// [`Controller::preparation_ns`] before that, and permits as long as they would have now.
     Release {
         /// Who may claim at once; `None`: anybody.
         successor: Option<Slot>,

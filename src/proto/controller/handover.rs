@@ -23,7 +23,7 @@
 
 use super::{Controller, Evidence, Pending, Phase};
 use crate::proto::paxos::Seen;
-use crate::proto::record::{Ballot, HeartbeatRecord, RecordRole, Slot};
+use crate::proto::record::{HeartbeatRecord, RecordRole, Slot};
 use crate::proto::status::Reason;
 
 /// A prepared successor looks so often in one of its periods, or more often.
@@ -55,47 +55,42 @@ impl Controller {
         let Some(successor) = successor else {
             return self.close_gate(None, reason, deadline_ns);
         };
-        let prepare_ns = self.preparation_ns();
         self.phase = Phase::Offering {
             successor,
-            until_ns: now_ns.saturating_add(prepare_ns),
-            deadline_ns: deadline_ns.saturating_add(prepare_ns),
+            above: self.invitation.admitted,
+            until_ns: now_ns.saturating_add(self.preparation_ns()),
+            drain_ns: deadline_ns.saturating_sub(now_ns),
         };
         self.role = RecordRole::HandingOver { successor };
-        self.invited = Some((successor, Ballot::NONE));
+        self.invitation.successor = Some(successor);
         self.due = true;
         self.begin_due_round(now_ns);
     }
 
-    /// Who was invited in the present epoch.
-    pub(super) fn invited_slot(&self) -> Option<Slot> {
-        self.invited.map(|(slot, _)| slot)
-    }
-
     /// Whether a round showed a claim that ends the own epoch.
     pub(super) fn is_claim(&mut self, seen: &Seen) -> bool {
-        let is_kept = self.phase == Phase::Owner;
-        if let Some((_, ballot)) = self.invited.as_mut().filter(|_| !is_kept) {
-            *ballot = seen.invited.max(*ballot);
-        }
-        seen.is_claim(self.invited.map_or(Ballot::NONE, |(_, ballot)| ballot))
+        self.invitation.admitted = seen.invited.max(self.invitation.admitted);
+        seen.is_claim()
     }
 
-    /// The successor is prepared: the gate may close.
-    pub(super) fn note_prepared(&mut self, seen: &Seen) {
-        if seen.invited != Ballot::NONE {
-            self.drain();
+    /// If the successor is prepared, the gate may close.
+    pub(super) fn note_prepared(&mut self, seen: &Seen, now_ns: u64) {
+        if let Phase::Offering { above, .. } = self.phase {
+            if seen.invited > above {
+                self.drain(now_ns);
+            }
         }
     }
 
     /// Closes the gate for the successor, prepared or not.
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self, now_ns: u64) {
         if let Phase::Offering {
             successor,
-            deadline_ns,
+            drain_ns,
             ..
         } = self.phase
         {
+            let deadline_ns = now_ns.saturating_add(drain_ns);
             self.close_gate(Some(successor), Reason::Handoff, deadline_ns);
         }
     }
@@ -113,6 +108,7 @@ impl Controller {
     pub(super) fn keep(&mut self, reason: Reason) {
         self.phase = Phase::Owner;
         self.role = RecordRole::Owner;
+        self.invitation.successor = None;
         self.queue_limit();
         self.answer(Err(reason));
     }

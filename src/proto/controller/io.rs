@@ -415,7 +415,7 @@ impl Controller {
             let beat = self.info(member, boxes.heartbeat(slot).reading);
             blank &= matches!((ballot, beat), (Some(None), Some(None)));
             if let Some(Some(record)) = ballot {
-                round.seen.add(slot, &record, own, self.invited_slot());
+                round.seen.add(slot, &record, own, self.invitation);
             }
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);

@@ -207,7 +207,7 @@ impl Controller {
             expiry_ns: self.expiry_ns(),
         });
         self.raise_limit();
-        self.note_prepared(&round.seen);
+        self.note_prepared(&round.seen, now_ns);
     }
 
     /// The lease was extended: the gate gets it, at first not before a majority carries what

@@ -52,7 +52,7 @@ use super::layout::{Side, MAX_MEMBERS};
 use super::lease::Lease;
 use super::limit::Redundancy;
 use super::observer::{member_bit, Observer};
-use super::paxos::Promise;
+use super::paxos::{Invitation, Promise};
 use super::record::{
     Ballot, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, RecordRole, Register,
     Slot, Value, MAX_CHARGES,
@@ -224,10 +224,12 @@ enum Phase {
     /// Owns the epoch, and waits for the successor to prepare its ballot.
     Offering {
         successor: Slot,
+        /// What stood in its slot before: it is prepared when there is more.
+        above: Ballot,
         /// When it is waited for no longer.
         until_ns: u64,
-        /// As in `Draining`, which follows.
-        deadline_ns: u64,
+        /// How long permits may then take to come back.
+        drain_ns: u64,
     },
     /// Owns the epoch with the gate closed, until the last permit came back.
     Draining {
@@ -358,9 +360,8 @@ pub struct Controller {
     virgin: Option<bool>,
     /// The highest ballot seen of instance D + 1.
     highest: Ballot,
-    /// Whom this controller, as owner of this epoch, has invited to prepare itself, and the highest
-    /// ballot with which it did: no claim that ends the lease.
-    invited: Option<(Slot, Ballot)>,
+    /// Who may prepare itself while this controller owns: no claim that ends the lease.
+    invitation: Invitation,
 
     members: [Member; MAX_MEMBERS as usize],
     /// Members that have a device.
@@ -477,7 +478,7 @@ impl Controller {
         evidence: None,
         virgin: None,
         highest: Ballot::NONE,
-        invited: None,
+        invitation: Invitation::NONE,
         members: [const { Member::new() }; MAX_MEMBERS as usize],
         present: 0,
         healthy: 0,
@@ -839,7 +840,7 @@ impl Controller {
         self.owner.reset();
         self.evidence = None;
         self.highest = Ballot::NONE;
-        self.invited = None;
+        self.invitation = Invitation::NONE;
         self.attempts = 0;
         self.backoff_until_ns = 0;
     }
@@ -882,7 +883,7 @@ impl Controller {
             Phase::Claiming { deadline_ns, .. } if now_ns >= deadline_ns => {
                 self.abandon_claim(now_ns);
             }
-            Phase::Offering { until_ns, .. } if now_ns >= until_ns => self.drain(),
+            Phase::Offering { until_ns, .. } if now_ns >= until_ns => self.drain(now_ns),
             Phase::Draining { deadline_ns, .. } if now_ns >= deadline_ns => {
                 self.keep(Reason::ReleaseTimeout)
             }
