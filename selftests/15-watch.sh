@@ -5,7 +5,7 @@
 # metrics [R47].
 
 . ./lib.sh
-plan 31
+plan 38
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -49,12 +49,22 @@ check "heartbeats are counted" eventually 20 more 1 latency 5
 check "and their margins" eventually 20 more 1 margin 5
 check "each is in one bucket" balanced 1 latency
 check "each margin, too" balanced 1 margin
-margin() {
-	dmsetup message p0m0c1 0 histogram |
-		awk '$1 == "margin" { exit !($3 > 0 && $3 / $2 < 6e9) }'
+# below_lease C NAME: whether its values are some, and below a lease on the average
+below_lease() {
+	dmsetup message "p0m0c$1" 0 histogram |
+		awk -v name="$2" '$1 == name { exit !($3 > 0 && $3 / $2 < 6e9) }'
 }
-check "a margin is less than a lease" margin
+check "a margin is less than a lease" below_lease 1 margin
 check_equal "a secondary has none" 0 "$(asked 2 margin 1)"
+# Of one write in 256 the gate keeps how much of the lease was left.
+check_equal "no write was checked yet" 0 "$(asked 1 check 1)"
+check "thousands of writes pass" \
+	dd if=/dev/zero of=/dev/mapper/p0m0c1 bs=4k count=4000 oflag=direct 2>/dev/null
+check "a sample of them is kept" more 1 check 0
+check "which is a small one" [ "$(asked 1 check 1)" -lt 200 ]
+check "each is in one bucket, too" balanced 1 check
+check "what was left is less than a lease" below_lease 1 check
+check_equal "of a secondary's nothing is" 0 "$(asked 2 check 1)"
 mark
 check_fails "the message has one word" tell 1 0 histogram latency
 check "and says so" said "more words than the message takes"

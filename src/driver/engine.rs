@@ -166,7 +166,7 @@ impl Session {
         self.shown.lock().view
     }
 
-    /// What heartbeats were like since the session began.
+    /// What heartbeats and checks were like since the session began.
     pub fn histogram(&self) -> Report {
         let beats = *self.shown.lock().beats;
         let timing = &self.superblock.timing;
@@ -177,6 +177,7 @@ impl Session {
             lost: beats.lost,
             latency: beats.latency,
             margin: beats.margin,
+            check: self.gate.checks(),
         }
     }
 

@@ -53,6 +53,7 @@ use crate::{
         Word64, //
     },
     proto::{
+        histogram::{is_sampled, Checks, Histogram},
         limit,
         permits::{
             self, Admission, Charge, Check, Chunk, Count, Counting, Fields, Gate, Lapsed, Left,
@@ -205,6 +206,8 @@ pub struct PortionGate {
     gate: Gate<Word64, KVec<Word64>>,
     /// How long a stripe row is on a member, where rows count.
     chunk: Chunk,
+    /// How much of the lease was left for some of those that passed.
+    checks: Checks<KVec<Word64>>,
     refused: Atomic<u64>,
     late: Atomic<u64>,
     /// When the lease ended last; 0: never, or what was kept was dropped since. From the beginning
@@ -235,14 +238,13 @@ impl PortionGate {
         let lease_ns = superblock.timing.lease_ns;
         let controller = u32::from(controller.controller());
         let (counting, chunk) = counting(superblock);
-        let words = counting.words(kernel::cpu::nr_cpu_ids() as usize);
-        let mut lanes = KVec::with_capacity(words, GFP_KERNEL)?;
-        for _ in 0..words {
-            lanes.push(Word64::new(0), GFP_KERNEL)?;
-        }
+        let cpus = kernel::cpu::nr_cpu_ids() as usize;
+        let lanes = zeros(counting.words(cpus))?;
+        let checks = Checks::new(zeros(Checks::<KVec<Word64>>::words(cpus))?);
         Ok(pin_init!(Self {
             gate: Gate::new(lease_ns, limit, counting, lanes),
             chunk,
+            checks,
             refused: Atomic::new(0),
             late: Atomic::new(0),
             lapsed_ns: Atomic::new(0),
@@ -316,7 +318,8 @@ impl PortionGate {
         let bio = aim(bio, table, epoch, charge);
         match self.gate.check_short(boottime_fast_ns) {
             None => decide_again(bio, table),
-            Some(check) if events::dm_lease_permit_enabled() => pass_traced(bio, table, check),
+            Some(check) if events::dm_lease_permit_enabled() => pass_noted(bio, table, check),
+            Some(check) if is_sampled(check.now_ns) => pass_noted(bio, table, check),
             Some(_) => bio.pass(),
         }
     }
@@ -413,6 +416,11 @@ impl PortionGate {
         self.held.lock().waiting.len() as u64
     }
 
+    /// How much of the lease was left for a sample of what passed, since the session began.
+    pub fn checks(&self) -> Histogram {
+        self.checks.sum()
+    }
+
     /// Bios that were refused since the session began.
     pub fn refused(&self) -> u64 {
         self.refused.load(ordering::Relaxed)
@@ -479,7 +487,7 @@ impl PortionGate {
     ) -> MapOutcome<'ti> {
         let charge = bio.per_bio().charge;
         match self.gate.enter_long(charge, taken, boottime_ns) {
-            Admission::Granted(check) => pass_traced(bio, table, check),
+            Admission::Granted(check) => pass_noted(bio, table, check),
             Admission::Full { wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
                 self.note_refusal(false, wake);
@@ -596,7 +604,13 @@ impl PortionGate {
         events::dm_lease_refuse(portion, controller, dev, op, sector, sectors, late);
     }
 
-    fn trace_permit(&self, extent: &Extent, epoch: u64, check: Check) {
+    /// Notes that an operation passes: for a trace, and some for the histogram.
+    fn note_permit(&self, extent: &Extent, epoch: u64, check: Check) {
+        if is_sampled(check.now_ns) {
+            let cpu = CpuId::current().as_u32();
+            let left_ns = check.expiry_ns.saturating_sub(check.now_ns);
+            self.checks.note(cpu, left_ns);
+        }
         events::dm_lease_permit(
             &self.portion_uuid,
             self.controller,
@@ -675,7 +689,7 @@ impl Lobby for PortionGate {
 
     fn go(&self, mut bio: Self::Op, epoch: u64, check: Check) {
         bio.per_bio().epoch = epoch;
-        self.trace_permit(&Extent::of(&bio), epoch, check);
+        self.note_permit(&Extent::of(&bio), epoch, check);
         bio.submit();
     }
 
@@ -743,16 +757,16 @@ fn decide_again<'ti>(bio: AimedBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> 
     table.gate().decide(bio, table, Taken::Sure)
 }
 
-/// Lets a bio go that somebody watches.
+/// Lets a bio go that somebody watches, or that is one of the sample.
 #[cold]
 #[inline(never)]
-fn pass_traced<'ti>(
+fn pass_noted<'ti>(
     mut bio: AimedBio<'ti, LeaseTarget>,
     table: &Instance<'ti>,
     check: Check,
 ) -> MapOutcome<'ti> {
     let epoch = bio.per_bio().epoch;
-    table.gate().trace_permit(&Extent::of(&bio), epoch, check);
+    table.gate().note_permit(&Extent::of(&bio), epoch, check);
     bio.pass()
 }
 
@@ -828,6 +842,15 @@ fn aim<'ti>(
         bytes,
     };
     bio.aim(table.device, sector, per_bio)
+}
+
+/// So many words, all zero.
+fn zeros(words: usize) -> Result<KVec<Word64>> {
+    let mut zeros = KVec::with_capacity(words, GFP_KERNEL)?;
+    for _ in 0..words {
+        zeros.push(Word64::new(0), GFP_KERNEL)?;
+    }
+    Ok(zeros)
 }
 
 /// How the permits of a portion are counted, and how long a row is.

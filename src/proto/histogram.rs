@@ -6,8 +6,15 @@
 //! | latency | from its stamp to its judgement: writing the own mailbox and reading all of them |
 //! | margin | how much of the lease was left when the heartbeat extended it |
 //!
+//! | | one for each of some operations, chosen by chance |
+//! |---|---|
+//! | check | how much of the lease was left when the gate let the operation pass |
+//!
 //! A margin that shrinks warns long before a lease is lost. A heartbeat that came too late has no
 //! margin: it is counted with the leases that were [`Beats::lost`].
+//!
+//! Operations come on all processors at once, so each of the first [`SHARDS`] counts in words of
+//! its own ([`Checks`]), and they are so many that few do: [`SAMPLED`] says which.
 //!
 //! Bucket `k` of [`Histogram`] counts the values above `2^(k-1)` and up to `2^k` microseconds, the
 //! first one everything up to one, the last one everything above [`LAST_LIMIT_US`]. So the limits
@@ -19,15 +26,19 @@
 //! lost <leases>
 //! latency <count> <sum_ns> <bucket 0> <bucket 1> ...
 //! margin <count> <sum_ns> <bucket 0> <bucket 1> ...
+//! check <count> <sum_ns> <bucket 0> <bucket 1> ...
 //! ```
 //!
 //! That is what the message `histogram` answers: lines by name, to which more may be added, and
 //! numbers in this order. [`Report`] prints and reads it.
 //!
-//! Who calls: the engine notes, the message prints, `leasectl metrics` reads. No locking.
+//! Who calls: the engine and the gate note, the message prints, `leasectl metrics` reads. No
+//! locking.
 
+use super::permits::Word;
 use super::table::number;
 use core::fmt;
+use core::ops::Deref;
 
 /// How many buckets a histogram has: up to 2^26 microseconds (67 s), and what is above.
 pub const BUCKETS: usize = 28;
@@ -77,6 +88,70 @@ fn bucket(value_ns: u64) -> usize {
     let above = value_ns.div_ceil(NS_PER_US).saturating_sub(1);
     let bits = u64::BITS.saturating_sub(above.leading_zeros());
     (bits as usize).min(BUCKETS.saturating_sub(1))
+}
+
+/// Of so many operations one is sampled: where the clock's last bits are all zero, which has
+/// nothing to do with heartbeats. A power of two; the clock counts nanoseconds.
+pub const SAMPLED: u64 = 256;
+
+/// Whether an operation that was checked at this time is sampled.
+#[inline(always)]
+pub fn is_sampled(now_ns: u64) -> bool {
+    now_ns % SAMPLED == 0
+}
+
+/// Processors that count for themselves; others share with one of them.
+pub const SHARDS: usize = 16;
+
+/// From one shard to the next, in words: no two share a cache line.
+const SHARD_STRIDE: usize = 32;
+/// The word with the sum of all values, behind the buckets.
+const SUM: usize = BUCKETS;
+
+const _: () = assert!(SUM < SHARD_STRIDE);
+
+/// A histogram in which many processors count at once. `L` holds [`Checks::words`] words, all zero.
+pub struct Checks<L> {
+    words: L,
+}
+
+impl<W: Word, L: Deref<Target = [W]>> Checks<L> {
+    /// How many words it takes on a machine with so many CPUs.
+    pub fn words(cpus: usize) -> usize {
+        cpus.clamp(1, SHARDS).saturating_mul(SHARD_STRIDE)
+    }
+
+    /// One without values.
+    pub fn new(words: L) -> Self {
+        Self { words }
+    }
+
+    /// Counts a value on a CPU.
+    pub fn note(&self, cpu: u32, value_ns: u64) {
+        let shards = self.words.len() / SHARD_STRIDE;
+        let shard = (cpu as usize).checked_rem(shards).unwrap_or_default();
+        let first = shard.saturating_mul(SHARD_STRIDE);
+        for (at, by) in [(bucket(value_ns), 1), (SUM, value_ns)] {
+            if let Some(word) = self.words.get(first.saturating_add(at)) {
+                word.fetch_add(by);
+            }
+        }
+    }
+
+    /// What all processors have counted.
+    pub fn sum(&self) -> Histogram {
+        let mut sum = Histogram::EMPTY;
+        for shard in self.words.chunks_exact(SHARD_STRIDE) {
+            for (bucket, word) in sum.buckets.iter_mut().zip(shard) {
+                let count = word.load();
+                *bucket = bucket.saturating_add(count);
+                sum.count = sum.count.saturating_add(count);
+            }
+            let sum_ns = shard.get(SUM).map_or(0, Word::load);
+            sum.sum_ns = sum.sum_ns.saturating_add(sum_ns);
+        }
+        sum
+    }
 }
 
 /// What is kept of the heartbeats of a session.
@@ -136,6 +211,8 @@ pub struct Report {
     pub latency: Histogram,
     /// How much of the lease was left when they extended it.
     pub margin: Histogram,
+    /// How much of it was left when operations passed the gate: of one in [`SAMPLED`].
+    pub check: Histogram,
 }
 
 impl fmt::Display for Report {
@@ -148,7 +225,11 @@ impl fmt::Display for Report {
         } = self;
         writeln!(f, "timing {lease_ns} {window_ns} {period_ns}")?;
         write!(f, "lost {}", self.lost)?;
-        for (name, histogram) in [("latency", &self.latency), ("margin", &self.margin)] {
+        for (name, histogram) in [
+            ("latency", &self.latency),
+            ("margin", &self.margin),
+            ("check", &self.check),
+        ] {
             write!(f, "\n{name} {} {}", histogram.count, histogram.sum_ns)?;
             for bucket in &histogram.buckets {
                 write!(f, " {bucket}")?;
@@ -169,6 +250,7 @@ impl Report {
         let mut lost = Numbers::of(text, "lost")?;
         let mut latency = Numbers::of(text, "latency")?;
         let mut margin = Numbers::of(text, "margin")?;
+        let mut check = Numbers::of(text, "check")?;
         Ok(Self {
             lease_ns: timing.next()?,
             window_ns: timing.next()?,
@@ -176,6 +258,7 @@ impl Report {
             lost: lost.next()?,
             latency: latency.histogram()?,
             margin: margin.histogram()?,
+            check: check.histogram()?,
         })
     }
 }
@@ -218,7 +301,9 @@ impl<'a> Numbers<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::sync::atomic::AtomicU64;
     use std::string::ToString;
+    use std::vec::Vec;
 
     #[test]
     fn r47_a_value_is_counted_in_the_bucket_whose_limit_it_does_not_exceed() {
@@ -276,23 +361,57 @@ mod tests {
             lost: 3,
             latency: Histogram::EMPTY,
             margin: Histogram::EMPTY,
+            check: Histogram::EMPTY,
         };
         for value_ns in [0, 1_500, 2_000_000, u64::MAX] {
             report.latency.note(value_ns);
         }
         report.margin.note(1_200_000_000);
+        report.check.note(1_300_000_000);
         let text = report.to_string();
         assert_eq!(Report::parse(&text), Ok(report));
         assert_eq!(
             Report::parse(&std::format!("new 1 2\n{text}\n")),
             Ok(report)
         );
-        for name in ["timing", "lost", "latency", "margin"] {
+        for name in ["timing", "lost", "latency", "margin", "check"] {
             assert_eq!(Report::parse(&text.replace(name, "x")), Err(name));
             let wrong = text.replace(&std::format!("{name} "), &std::format!("{name} x"));
             assert_eq!(Report::parse(&wrong), Err(name));
         }
         let (short, _) = text.rsplit_once(' ').unwrap();
-        assert_eq!(Report::parse(short), Err("margin"));
+        assert_eq!(Report::parse(short), Err("check"));
+    }
+
+    fn checks(cpus: usize) -> Checks<Vec<AtomicU64>> {
+        let words = Checks::<Vec<AtomicU64>>::words(cpus);
+        Checks::new((0..words).map(|_| Word::new(0)).collect())
+    }
+
+    #[test]
+    fn r47_what_all_processors_counted_is_told_together() {
+        for cpus in [1, 2, 16, 500] {
+            let (checks, mut expected) = (checks(cpus), Histogram::EMPTY);
+            for cpu in 0..40_u32 {
+                let value_ns = 1_000 << (cpu % 30);
+                checks.note(cpu, value_ns);
+                expected.note(value_ns);
+            }
+            assert_eq!(checks.sum(), expected);
+        }
+        // Each of the first has its own cache lines.
+        let checks = checks(500);
+        checks.note(3, 1);
+        checks.note(4, 1);
+        let used: Vec<_> = (0..checks.words.len())
+            .filter(|&at| Word::load(&checks.words[at]) != 0)
+            .collect();
+        assert_eq!(used, [96, 96 + SUM, 128, 128 + SUM]);
+    }
+
+    #[test]
+    fn r47_one_time_in_so_many_is_sampled() {
+        let sampled = (0..10 * SAMPLED).filter(|&now_ns| is_sampled(now_ns));
+        assert_eq!(sampled.count(), 10);
     }
 }

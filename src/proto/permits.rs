@@ -84,7 +84,7 @@ const FIRST: u64 = 1 << 60;
 /// clock's, so a lease that is compared with the bit in it is over.
 const CLOSED: u64 = 1 << 63;
 /// The word that is charged for operations on many rows is no lane.
-const WIDE: u32 = u32::MAX;
+const WIDE: usize = usize::MAX;
 
 /// How permits are counted. What comes first here is asked for first, and costs least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +213,8 @@ impl Chunk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
     unit: Unit,
-    lane: u32,
+    /// As wide as an index: what is narrower costs an instruction.
+    lane: usize,
 }
 
 impl Charge {
@@ -228,7 +229,7 @@ impl Charge {
     pub const fn cpu(cpu: u32) -> Self {
         Self {
             unit: Unit::ONE,
-            lane: cpu.wrapping_mul(SPREAD_STRIDE as u32),
+            lane: cpu.wrapping_mul(SPREAD_STRIDE as u32) as usize,
         }
     }
 
@@ -239,7 +240,7 @@ impl Charge {
         let hash = row.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self {
             unit,
-            lane: (hash >> (64 - ROW_LANE_BITS)) as u32,
+            lane: (hash >> (64 - ROW_LANE_BITS)) as usize,
         }
     }
 
@@ -255,7 +256,7 @@ impl Charge {
     }
 
     /// The lane, to keep what waits for it in order.
-    pub const fn lane(self) -> u32 {
+    pub const fn lane(self) -> usize {
         self.lane
     }
 }
@@ -426,7 +427,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// members of a row count: in a lane where this member is the only one, which is empty mostly.
     #[inline(always)]
     pub fn take_short(&self, counting: Counting, charge: Charge) -> Taken {
-        let Some(lane) = self.lanes.get(charge.lane as usize) else {
+        let Some(lane) = self.lanes.get(charge.lane) else {
             return Taken::No;
         };
         let unit = charge.unit.0;
@@ -557,7 +558,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// As [`Gate::leave`], for an operation in one row; `None`, and nothing done, for another.
     #[inline(always)]
     pub fn leave_short(&self, charge: Charge) -> Option<Left> {
-        let lane = self.lanes.get(charge.lane as usize)?;
+        let lane = self.lanes.get(charge.lane)?;
         let word = lane.fetch_add(charge.unit.0.wrapping_neg());
         // All bits above those that count are marks, which few lanes have.
         let wake = word >> COUNT_BITS != 0 && wakes(word.wrapping_sub(charge.unit.0));
@@ -737,7 +738,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
 
     fn lane(&self, charge: Charge) -> Option<&W> {
         match charge.is_wide() {
-            false => self.lanes.get(charge.lane as usize),
+            false => self.lanes.get(charge.lane),
             true => Some(&self.wide),
         }
     }

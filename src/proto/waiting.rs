@@ -69,7 +69,7 @@ const _: () = assert!(ROW_LANES <= QUEUES * u64::BITS as usize);
 
 impl Full {
     const fn bit(charge: Charge) -> u64 {
-        1_u64.wrapping_shl(charge.lane() / QUEUES as u32)
+        1_u64.wrapping_shl((charge.lane() / QUEUES) as u32)
     }
 
     /// Whether what is charged like this waits behind another one.
@@ -116,7 +116,7 @@ impl<L: Line> Waiting<L> {
 
     /// The queue for what is charged like this.
     fn queue(&mut self, charge: Charge) -> &mut L {
-        let queue = charge.lane() as usize % QUEUES;
+        let queue = charge.lane() % QUEUES;
         match self.narrow.get_mut(queue) {
             Some(narrow) if !charge.is_wide() => narrow,
             _ => &mut self.wide,
@@ -437,7 +437,7 @@ mod tests {
     /// A row of another lane than row 0, which waits in the same queue.
     fn neighbour() -> u64 {
         let lane = |row| Charge::row(FIELDS.unit(0), row).lane();
-        let queue = |row| lane(row) as usize % QUEUES;
+        let queue = |row| lane(row) % QUEUES;
         (1..)
             .find(|&row| queue(row) == queue(0) && lane(row) != lane(0))
             .unwrap()

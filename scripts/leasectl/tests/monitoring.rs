@@ -28,7 +28,8 @@ case $* in
     echo "timing 1751000000 1855000000 500000000"
     echo "lost 3"
     echo "latency 6 7500000 0 1 2 3 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0"
-    echo "margin 1 70000000000 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1" ;;
+    echo "margin 1 70000000000 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1"
+    echo "check 5 5000000 0 0 0 0 0 0 0 0 0 0 5 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0" ;;
 *) exit 9 ;;
 esac
 "#;
@@ -115,6 +116,8 @@ fn r47_a_histogram_counts_all_up_to_a_limit() {
     assert!(text.contains(&sum) && text.contains(&count), "{text}");
     let margin = "dm_lease_heartbeat_margin_seconds";
     assert_eq!((of(margin, "67.108864"), of(margin, "+Inf")), (0, 1));
+    let check = "dm_lease_check_margin_seconds";
+    assert_eq!((of(check, "0.000512"), of(check, "0.001024")), (0, 5));
 }
 
 #[test]

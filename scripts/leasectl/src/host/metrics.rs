@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The state of this machine's portions as metrics, in the text format of Prometheus.
 //!
-//! Everything comes from the status line, but for the timings and the two histograms, which the
+//! Everything comes from the status line, but for the timings and the histograms, which the
 //! module keeps and tells when it is asked (message `histogram`). Times are seconds. A sample has
 //! the labels `portion` and `controller`; what is not known, or not limited, has none or is `+Inf`.
 
@@ -212,6 +212,12 @@ fn encode(sessions: &[Session<'_>]) -> String {
     head(&mut text, name, "histogram", help);
     for session in sessions {
         histogram(&mut text, name, &session.labels, &session.report.margin);
+    }
+    let name = "dm_lease_check_margin_seconds";
+    let help = "How much of the lease was left when operations passed the gate, of a sample.";
+    head(&mut text, name, "histogram", help);
+    for session in sessions {
+        histogram(&mut text, name, &session.labels, &session.report.check);
     }
     text
 }
