@@ -9,6 +9,7 @@
 //! because a portion that loses its first device is released: then it must be on purpose.
 
 use crate::cli::{Activate, Deactivate};
+use crate::host::above::{describe_use, take_down, Manner};
 use crate::host::config::{files, Declaration, DIRECTORY};
 use crate::host::udev::{link, trigger, Closing, LINK, LINKS};
 use crate::kernel::mapped::{self, Mapped};
@@ -304,7 +305,7 @@ fn close(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Resul
     };
     let mut mapped = look()?;
     if above && mapped.iter().any(|device| device.open > 0) {
-        take_down_above(&mapped);
+        take_down(&mapped, Manner::Orderly);
         mapped = look()?;
     }
     if mapped.iter().any(|device| device.open > 0) {
@@ -330,35 +331,4 @@ fn close(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Resul
         writeln!(out, "{} is removed", device.name)?;
     }
     Ok(())
-}
-
-/// Unmounts what is mounted from the devices, then stops whatever is stacked on them, each with
-/// what is mounted from it. Everything above all of them goes before the first is removed, which
-/// would end the lease. What fails says so, and its device is still open afterwards.
-fn take_down_above(devices: &[Mapped]) {
-    let mut holders: Vec<String> = Vec::new();
-    for device in devices.iter().filter(|device| device.open > 0) {
-        let path = format!("/dev/mapper/{}", device.name);
-        let _ = mapped::program("umount")
-            .args(["--quiet", "--all-targets", &path])
-            .status();
-        holders.extend(device.holders().iter().map(|name| format!("/dev/{name}")));
-    }
-    holders.sort();
-    holders.dedup();
-    if !holders.is_empty() {
-        let _ = mapped::program("blkdeactivate")
-            .args(["-u", "-l", "wholevg", "-m", "disablequeueing", "-r", "wait"])
-            .args(holders)
-            .status();
-    }
-}
-
-/// Who uses a device, as far as the kernel tells: programs and mounts are counted, not named.
-fn describe_use(device: &Mapped) -> String {
-    let names = device.holders();
-    match names.is_empty() {
-        true => format!("{} is open {} times", device.name, device.open),
-        false => format!("{} is open, by {}", device.name, list(&names)),
-    }
 }

@@ -44,8 +44,22 @@ pub struct Declaration {
     /// How long to wait for members that are not there yet, in seconds.
     #[serde(default = "wait_s", deserialize_with = "seconds")]
     pub wait_s: u32,
+    /// What becomes of what is above the devices when the lease is lost.
+    #[serde(default)]
+    pub on_loss: OnLoss,
     #[serde(default)]
     features: FeatureWords,
+}
+
+/// What becomes of file systems, volume groups and arrays above a portion that was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLoss {
+    /// They are taken down, so that this machine may own the portion again.
+    #[default]
+    TakeDown,
+    /// Somebody else sees to them.
+    Keep,
 }
 
 /// The features of the table lines, spelled as there.
@@ -252,6 +266,7 @@ mod tests {
         assert_eq!(declaration.devices.as_ref().unwrap().len(), 3);
         assert_eq!(declaration.device_name(0), "lease-alpha-0");
         assert_eq!(declaration.wait_s, WAIT_S);
+        assert_eq!(declaration.on_loss, OnLoss::default());
         let features = Features {
             heartbeat_ms: None,
             batch: None,
@@ -264,7 +279,8 @@ mod tests {
     fn r39_every_setting_is_taken() {
         let text = format!(
             "{LEAST}uuid = \"01234567-89ab-cdef-0123-456789abcdef\"\ndevices = [\"/dev/a\"]\n\
-             mapped = \"x.y\"\nwait_s = 0\n[features]\nheartbeat_ms = 250\nclaim = \"manual\"\n\
+             mapped = \"x.y\"\nwait_s = 0\non_loss = \"keep\"\n[features]\n\
+             heartbeat_ms = 250\nclaim = \"manual\"\n\
              batch = 3\non_full = \"fail\"\nfail_with = \"medium\"\nlapse_hold_ms = 900\n\
              stateless = true\n"
         );
@@ -280,7 +296,7 @@ mod tests {
         };
         assert_eq!(declaration.features(), expected);
         assert_eq!(declaration.device_name(0), "x.y-0");
-        assert_eq!(declaration.wait_s, 0);
+        assert_eq!((declaration.wait_s, declaration.on_loss), (0, OnLoss::Keep));
         assert_eq!(declaration.devices, Some(vec![PathBuf::from("/dev/a")]));
         assert_eq!(declaration.uuid.unwrap().0[..2], [0x01, 0x23]);
     }
@@ -314,6 +330,7 @@ mod tests {
             ("devices = [\"sdb\"]\n", 3, "\"sdb\" is not a whole path"),
             ("mapped = \"a/b\"\n", 3, "a name is 1 to 32"),
             ("wait_s = -1\n", 3, "from 0 to 86400"),
+            ("on_loss = \"umount\"\n", 3, "unknown variant `umount`"),
             ("[features]\nheartbeat_ms = 0\n", 4, "from 1 to 60000"),
             ("[features]\nbatch = 65536\n", 4, "from 1 to 65535"),
             (

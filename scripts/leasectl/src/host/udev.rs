@@ -4,13 +4,15 @@
 //! The rules (`scripts/debian/*.rules`) ask with `udev member` and `udev mapped` and import the
 //! answers as properties. Device-mapper raises no uevent when a target raises an event, so `udev
 //! follow` waits for events and has udev look again at every device whose role is another one.
+//! Where the lease was lost it also takes down what is above ([`above`]).
 
 use crate::cli::Udev;
 use crate::disk::device::Device;
 use crate::disk::member::superblocks;
+use crate::host::above;
 use crate::kernel::events::Events;
 use crate::kernel::mapped;
-use crate::kernel::status::{dmsetup, parse};
+use crate::kernel::status::{dmsetup, parse, Line};
 use anyhow::{Context, Result};
 use dm_lease_proto::proto::status::Role;
 use dm_lease_proto::proto::superblock::{DisplayUuid, Superblock};
@@ -19,6 +21,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::{spawn, JoinHandle};
 
 /// The directory of the links that the rules make.
 pub const LINKS: &str = "/dev/disk/by-id";
@@ -107,19 +110,60 @@ fn state(name: &str, out: &mut impl Write) -> Result<()> {
 fn follow() -> Result<()> {
     let events = Events::open()?;
     let mut roles = BTreeMap::new();
+    // One that was being taken down when its process ended is taken up again.
+    let mut closing: Vec<_> = unfinished().into_iter().map(close_beside).collect();
+    let mut owned = BTreeMap::new();
     loop {
         events.arm()?;
         let text = dmsetup()?;
-        let now: BTreeMap<String, Role> = parse(&text)?
+        let lines = parse(&text)?;
+        let now: BTreeMap<String, Role> = lines
             .iter()
             .map(|line| (line.device.to_owned(), line.status.role))
             .collect();
+        for portion in lost(&mut owned, &lines) {
+            closing.push(close_beside(portion));
+        }
         for name in changed(&roles, &now) {
             trigger(name)?;
         }
         roles = now;
+        closing.retain(|thread| !thread.is_finished());
         events.wait(None)?;
     }
+}
+
+/// The portions with a file of [`Closing`].
+fn unfinished() -> Vec<String> {
+    let files = fs::read_dir(CLOSING).into_iter().flatten().flatten();
+    files
+        .map(|file| file.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Unmounting may take its time, and other portions do not wait for it.
+fn close_beside(portion: String) -> JoinHandle<()> {
+    spawn(move || above::lost(&portion))
+}
+
+/// The portions that were owned and are not any more, or that are owned in another epoch: between
+/// two looks both may happen. `owned` has the epoch of each portion that is owned.
+fn lost(owned: &mut BTreeMap<String, u64>, lines: &[Line<'_>]) -> Vec<String> {
+    let mut now = BTreeMap::new();
+    for line in lines {
+        let status = &line.status;
+        if let Some(epoch) = status.epoch.filter(|_| status.role.owns()) {
+            now.insert(status.portion.to_owned(), epoch);
+        }
+    }
+    let is_mapped = |portion: &str| lines.iter().any(|line| line.status.portion == portion);
+    let lost = owned
+        .iter()
+        .filter(|(portion, epoch)| is_mapped(portion) && now.get(*portion) != Some(epoch))
+        .map(|(portion, _)| portion.clone())
+        .collect();
+    *owned = now;
+    lost
 }
 
 /// The devices whose role is another one than before, or that were not there.
@@ -168,5 +212,25 @@ mod tests {
         ]);
         assert_eq!(changed(&before, &now).collect::<Vec<_>>(), ["b", "d"]);
         assert_eq!(changed(&now, &now).count(), 0);
+    }
+
+    #[test]
+    fn r47_a_lost_portion_is_one_that_was_owned_in_that_epoch() {
+        let mut owned = BTreeMap::new();
+        let mut look = |status: &str| {
+            let text = format!("a: 0 8 lease v 0/1 {status} 1 400 9 1/2 3 4 5 1 -\n");
+            lost(&mut owned, &parse(&text).unwrap())
+        };
+        assert_eq!(look("secondary 6"), [""; 0]);
+        assert_eq!(look("owner 7"), [""; 0]);
+        // It still has its lease, and may keep it.
+        assert_eq!(look("releasing 7"), [""; 0]);
+        assert_eq!(look("owner 7"), [""; 0]);
+        assert_eq!(look("secondary 7"), ["v"]);
+        assert_eq!(look("claiming 7"), [""; 0]);
+        assert_eq!(look("owner 8"), [""; 0]);
+        // Lost and won between two looks.
+        assert_eq!(look("owner 10"), ["v"]);
+        assert_eq!(lost(&mut owned, &[]), [""; 0]);
     }
 }

@@ -29,14 +29,31 @@ impl Mapped {
 
     /// The devices that are stacked on it, as the kernel calls them.
     pub fn holders(&self) -> Vec<String> {
-        let holders = fs::read_dir(format!("/sys/block/{}/holders", self.kernel_name()));
-        holders
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect()
+        holders(&self.kernel_name())
     }
+}
+
+fn holders(kernel_name: &str) -> Vec<String> {
+    let holders = fs::read_dir(format!("/sys/block/{kernel_name}/holders"));
+    let names = holders.into_iter().flatten().flatten();
+    names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Everything that is stacked on a device, over any number of levels, as the kernel calls it.
+pub fn stacked_on(kernel_name: &str) -> Vec<String> {
+    let mut found = holders(kernel_name);
+    let mut at = 0;
+    while let Some(name) = found.get(at) {
+        for next in holders(name) {
+            if !found.contains(&next) {
+                found.push(next);
+            }
+        }
+        at += 1;
+    }
+    found
 }
 
 /// All mapped devices.

@@ -49,6 +49,14 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
     table(&rows(&lines), out)
 }
 
+/// The mapped devices of a portion on this machine.
+pub fn devices_of(portion: &str) -> Result<Vec<String>> {
+    let text = dmsetup()?;
+    let lines = parse(&text)?;
+    let of_portion = lines.iter().filter(|line| line.status.portion == portion);
+    Ok(of_portion.map(|line| line.device.to_owned()).collect())
+}
+
 /// `leasectl owns`: one of several controllers on this machine is enough.
 pub fn owns(options: &Owns, out: &mut impl Write) -> Result<ExitCode> {
     let text = dmsetup()?;
