@@ -20,7 +20,8 @@
 #   make bench-takeover  how long nobody can write after a fault, in simulated time
 #   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
 #                        injection, which is built first (about 30 CPU minutes, once)
-#   make install-test    the packages, installed into a Debian guest that boots and shuts down
+#   make install-test    the packages, installed into Debian guests that boot, shut down and fail
+#                        over, by the commands of README.md
 #   make demo            two controllers, a stall and a takeover, to watch
 #   make demo-clients    the same with a client over NVMe/TCP, which sees pauses and no errors;
 #                        ROUNDS=20 faults by chance, SEED= repeats those of another run
@@ -118,6 +119,7 @@ bench-takeover: setup
 	@$(enter) $(bench_takeover)
 
 install-test: module leasectl
+	@$(enter) qemu/handbook
 	@$(enter) qemu/install
 
 # The planted defects show first that such a kernel would be heard.
