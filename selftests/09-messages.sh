@@ -5,7 +5,7 @@
 # status, log, dm events and trace events [R34, R47].
 
 . ./lib.sh
-plan 77
+plan 79
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -126,10 +126,15 @@ echo 0 >$trace/enable
 check "leasectl reads the status" sh -c 'leasectl status | grep -q alpha'
 check_equal "the reason is the hand-over" handoff "$(field p0m0c1 reason)"
 
-check "fence" tell 2 0 fence
+dmsetup create above --table '0 8 linear /dev/mapper/p0m1c2 0'
+on_exit 'dmsetup remove above 2>/dev/null'
+check_fails "what lies on no lease is not fenced" leasectl fence /dev/lease/scsi0
+check "what lies on one is" leasectl fence /dev/mapper/above
+dmsetup remove above
 check "latches at once" is 2 0 secondary
 check_equal "for that reason" fence "$(field p0m0c2 reason)"
 check_equal "and refuses" EBADE "$(bio /dev/mapper/p0m1c2 write 4096 4096 direct)"
+check "a second fence is as good" tell 2 0 fence
 need "controller 1 owns after the window" eventually 60 is 1 0 owner
 check_equal "with epoch 3" 3 "$(epoch 1)"
 

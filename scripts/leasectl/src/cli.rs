@@ -31,6 +31,7 @@ pub enum Command {
     Table(Table),
     Status(Status),
     Owns(Owns),
+    Fence(Fence),
     Watch(Watch),
     Events(Events),
     Timeline(Timeline),
@@ -468,6 +469,17 @@ pub struct Metrics {
     /// Answer at /metrics of this address
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+}
+
+/// Latch the portions that devices lie on: from then on nothing can be written to them here
+///
+/// A device may be anything above a mapped device of a portion: a volume, an array, a partition. It
+/// needs no disk and does not wait for any. The portion is owned again when its controller claims.
+#[derive(Args)]
+pub struct Fence {
+    /// Block devices
+    #[arg(required = true)]
+    pub devices: Vec<PathBuf>,
 }
 
 /// Create the mapped devices of the portions that files declare

@@ -52,6 +52,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Table(options) => kernel::table::run(&options, out)?,
         cli::Command::Status(options) => kernel::status::run(&options, out)?,
         cli::Command::Owns(options) => return kernel::status::owns(&options, out),
+        cli::Command::Fence(options) => kernel::fence::run(&options, out)?,
         cli::Command::Watch(options) => kernel::watch::run(&options, out)?,
         cli::Command::Events(options) => kernel::follow::run(&options, out)?,
         cli::Command::Timeline(options) => timeline::run(&options, out)?,

@@ -2,6 +2,7 @@
 //! What the kernel is asked and told: the words of `dmsetup`, and the events of device-mapper.
 
 pub mod events;
+pub mod fence;
 pub mod follow;
 pub mod mapped;
 pub mod sessions;
