@@ -11,6 +11,8 @@ const LEFT: u64 = 150;
 const RIGHT: u64 = 20;
 const TOP: u64 = 56;
 const ROW: u64 = 62;
+/// What "epoch 1234" takes.
+const EPOCH_WIDTH: f64 = 52.0;
 /// How many marks the axis has at most.
 const MARKS: u64 = 10;
 const NS_PER_S: f64 = 1e9;
@@ -198,8 +200,14 @@ fn draw(lane: &Lane, axis: &Axis, top: u64, svg: &mut String) {
         let title = format!("{count} refused or late");
         tick(svg, axis.x(at_ns), (top + 37, top + 45), "#dc2626", &title);
     }
-    for (at_ns, epoch) in changed(&lane.epochs) {
+    let epochs = changed(&lane.epochs);
+    for (index, &(at_ns, epoch)) in epochs.iter().enumerate() {
         let x = axis.x(at_ns);
+        // Of two that have no room beside each other the later one counts.
+        let next = epochs.get(index + 1).map(|&(next_ns, _)| axis.x(next_ns));
+        if next.is_some_and(|next| next - x < EPOCH_WIDTH) {
+            continue;
+        }
         let _ = writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{}\" font-size=\"10\">epoch {epoch}</text>",
@@ -285,7 +293,12 @@ mod tests {
             leases: vec![(second, 2 * second), (2 * second - 1, 5 * second)],
             heartbeats: vec![second, 2 * second],
             refusals: vec![(4 * second, 2)],
-            epochs: vec![(second, 7), (2 * second, 7), (11 * second, 8)],
+            epochs: vec![
+                (second, 7),
+                (2 * second, 7),
+                (11 * second - 1, 8),
+                (11 * second, 9),
+            ],
         };
         let lanes = Lanes::from([((String::from("alpha"), 1), lane)]);
         let svg = svg(&lanes);
@@ -296,7 +309,8 @@ mod tests {
             ("<title>heartbeat</title>", 2),
             ("<title>2 refused or late</title>", 1),
             (">epoch 7<", 1),
-            (">epoch 8<", 1),
+            (">epoch 8<", 0),
+            (">epoch 9<", 1),
             (">alpha<", 1),
             (">controller 1<", 1),
             // Ten seconds in steps of one.

@@ -178,21 +178,22 @@ fn last_of(lane: &Lane) -> u64 {
 impl Lane {
     /// Takes what another one knows better.
     fn prefer(&mut self, traced: Lane) {
-        fn replace<T>(place: &mut Vec<T>, traced: Vec<T>) {
-            if !traced.is_empty() {
-                *place = traced;
+        // A trace that begins in the middle does not know what there was before.
+        fn replace<T>(place: &mut Vec<T>, traced: Vec<T>, at: impl Fn(&T) -> u64) {
+            if let Some(begin) = traced.first().map(&at) {
+                place.retain(|known| at(known) < begin);
+                place.extend(traced);
             }
         }
-        // A trace that begins in the middle does not know what there was before.
         let begin = traced.roles.get(1).map(|(at, _)| *at);
         if let Some(begin) = begin {
             self.roles.retain(|(at, _)| *at < begin);
             self.roles.extend(traced.roles.into_iter().skip(1));
         }
-        replace(&mut self.leases, traced.leases);
-        replace(&mut self.heartbeats, traced.heartbeats);
-        replace(&mut self.refusals, traced.refusals);
-        replace(&mut self.epochs, traced.epochs);
+        replace(&mut self.leases, traced.leases, |lease| lease.0);
+        replace(&mut self.heartbeats, traced.heartbeats, |at| *at);
+        replace(&mut self.refusals, traced.refusals, |refusal| refusal.0);
+        replace(&mut self.epochs, traced.epochs, |epoch| epoch.0);
     }
 }
 
@@ -291,6 +292,7 @@ mod tests {
             )
         };
         let events = event(1_000, "role", "null", "\"owner\"")
+            + &event(1_000, "epoch", "null", "2")
             + &event(1_000, "lease", "null", "true")
             + &event(2_000, "refused", "3", "5")
             + &event(3_000, "lease", "true", "false");
@@ -312,6 +314,9 @@ mod tests {
         let lane = &both[&(String::from("alpha"), 1)];
         assert_eq!(lane.roles.len(), 2);
         assert_eq!(lane.heartbeats.len(), 1);
+        // What was there before the trace began is not forgotten.
+        assert_eq!(lane.epochs, [(1_000, 2), (1_010_199_900_000, 3)]);
+        assert_eq!((lane.leases.len(), lane.refusals.len()), (2, 2));
 
         let mut recording = Recording::default();
         recording.read(&trace()).unwrap();
