@@ -10,6 +10,8 @@
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
 #   make model           every order of events of small portions; minutes to an hour
+#   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
+#                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time
 #   make kselftest       the tests in virtual machines only
 #   make strays          destroys and repairs data on md arrays, as much as the limit allows
 #   make throughput      what the limit costs in throughput, by mode and queue depth
@@ -41,9 +43,10 @@ enter := scripts/enter
 stock := -C /cache/linux CC=x86_64-linux-gnu-gcc-14
 debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
+crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
-.PHONY: all setup module leasectl deb check test model kselftest kselftest-debug strays \
-	throughput install-test bench bench-gate bench-takeover demo demo-clients clean
+.PHONY: all setup module leasectl deb check test model simulate kselftest kselftest-debug \
+	strays throughput install-test bench bench-gate bench-takeover demo demo-clients clean
 
 all: module
 
@@ -79,6 +82,13 @@ model: setup
 	@$(enter) nice cargo test --locked --manifest-path selftests/proto/Cargo.toml --features long \
 		--test model -- --nocapture --test-threads 1
 
+SEEDS ?= 20000
+JOBS ?= $(shell nproc)
+simulate: setup
+	@$(enter) env SEEDS=$(SEEDS) JOBS=$(JOBS) \
+		DM_LEASE_COMMIT=$(shell git describe --always --dirty 2>/dev/null) \
+		nice cargo test --profile simulate $(crate) --test simulation -- --nocapture r45
+
 kselftest: module
 	@selftests/run
 
@@ -88,7 +98,6 @@ strays: module leasectl
 throughput: module leasectl
 	@$(enter) qemu/throughput
 
-crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 bench_gate := cargo bench $(crate) --bench gate -- --quiet
 bench_takeover := env ROUNDS=1000 MINUTES=60 \
 	cargo test $(crate) --test takeover -- --nocapture --test-threads 1

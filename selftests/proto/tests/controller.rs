@@ -14,7 +14,7 @@ use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
-use world::{timing, Clock, Config, Io, Path, Payload, Snapshot, What, World, MS};
+use world::{timing, Clock, Config, Io, Path, Payload, Snapshot, Violation, What, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -771,7 +771,7 @@ fn r24_the_window_begins_after_the_read_completed_not_when_it_was_issued() {
         // The observer's write is on its way; the read that follows it hangs, and in the end it
         // shows a heartbeat of just now, the owner's last.
         let writes = |io: &Io| io.machine == 1 && matches!(io.what, What::Write { .. });
-        until(&mut world, SECOND, |w| w.ios.last().is_some_and(writes));
+        until(&mut world, SECOND, |w| w.latest().is_some_and(writes));
         world.set_path(1, 0, Path::Hung);
         run(&mut world, hangs_ms * MS);
         world.stall(0, 5 * SECOND);
@@ -779,6 +779,34 @@ fn r24_the_window_begins_after_the_read_completed_not_when_it_was_issued() {
         // The monitor fails the run if the owner's lease is still valid, or was less than D ago.
         until(&mut world, 5 * SECOND, |w| w.is_valid(1));
     }
+}
+
+/// An observer stands still while the owner goes on, until their one member loses power and with it
+/// all that the observer has not seen; it is away for so long.
+fn member_forgets(seed: u64, away_ns: u64) -> Result<(), Violation> {
+    let mut config = Config::healthy(2, 1);
+    config.seed = seed;
+    let mut world = owned(config);
+    let window_ns = timing().window_ns;
+    let before = world.completions[1];
+    until(&mut world, SECOND, |w| w.completions[1] >= before + 2);
+    world.flush(0);
+    world.stall(1, 2 * window_ns);
+    world.run(2 * window_ns - seed * MS)?;
+    world.cut_power(0, away_ns);
+    world.run(10 * SECOND)
+}
+
+#[test]
+fn r24_a_member_that_forgets_heartbeats_is_away_for_the_window_or_breaks_the_first_rule() {
+    let broken = |away_ns| (1..100).filter_map(move |seed| member_forgets(seed, away_ns).err());
+    assert_eq!(broken(timing().window_ns).count(), 0);
+    // Back at once it shows an old heartbeat, and so silence, under a lease that is valid.
+    let at_once: Vec<_> = broken(0).collect();
+    assert!(!at_once.is_empty());
+    assert!(at_once
+        .iter()
+        .all(|violation| violation.rule.starts_with("S1")));
 }
 
 #[test]

@@ -3,15 +3,18 @@
 //! done, clocks run apart; the monitor checks every safety rule after every event, and when the
 //! faults stop somebody owns again within a bounded time.
 //!
-//! One seed is one run, replayed bit by bit. `SEEDS=n` runs more of them, `SEED=n` runs one with a
-//! timeline. What was broken is printed with its seed and the end of the timeline.
+//! One seed is one run, replayed bit by bit. `SEEDS=n` runs the first n, `SEEDS=a..b` those from a
+//! to b, `JOBS=n` so many at a time; `make simulate` has a quicker build of the same. The first
+//! failure ends it, with the seed, the commit and the end of the timeline.
 //!
 //! | fault | survived because |
 //! |---|---|
 //! | stall between any two steps, also after a clock reading | continuity latch; the gate's clock |
 //! | write or read fails | nothing is changed; the next one is in time, or the lease lapses |
 //! | write fails and lands anyway, at once or within D | own blocks are read again; two copies |
-//! | torn block | the other block is spared; it is neither life nor silence |
+//! | torn block, half a write | the other block is spared; it is neither life nor silence |
+//! | read that was issued before a write shows what was there before | timer after the read |
+//! | member loses power, for W or longer, and some of what had no FUA | FUA; no lease is left |
 //! | command takes up to D, path hangs up to D / 2 | W contains D |
 //! | crash and restart, last commands lost or not | promises are on disk, the role is dropped |
 //! | path to a member fails for seconds | majority |
@@ -23,13 +26,22 @@ mod world;
 
 use dm_lease_proto::proto::limit::{Kind, Redundancy};
 use dm_lease_proto::proto::status::Reason;
-use std::time::Instant;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use world::{Clock, Config, Faults, Rng, Stats, World, MS};
 
 const SECOND: u64 = 1_000 * MS;
 
 /// Seeds in an ordinary test run.
 const FEW: u64 = 300;
+
+/// In so many runs everything happens.
+const ENOUGH: u64 = 150;
+
+/// From one word about how far it is to the next.
+const REPORT: Duration = Duration::from_secs(10);
 
 /// The configuration that a seed stands for.
 fn config(seed: u64) -> Config {
@@ -67,6 +79,8 @@ fn config(seed: u64) -> Config {
         degrade: rng.below(100),
         between: rng.below(20),
         stuck: rng.below(30),
+        power: rng.below(30),
+        flush: rng.below(600),
     };
     config.redundancy = redundancy(&mut rng);
     config
@@ -127,45 +141,145 @@ fn run(seed: u64, watch: bool) -> Result<Stats, Failure> {
         }
     };
     match go(&mut world) {
-        Ok(()) => Ok(world.monitor.stats.clone()),
+        Ok(()) => {
+            let mut stats = world.monitor.stats.clone();
+            (stats.runs, stats.simulated_ms) = (1, world.now_ns / MS);
+            Ok(stats)
+        }
         Err(text) => Err(failed(&world, text)),
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+/// A run that may also come to its end in the middle of the core.
+fn run_safely(seed: u64, watch: bool) -> Result<Stats, Failure> {
+    let run = || run(seed, watch);
+    std::panic::catch_unwind(run).unwrap_or_else(|_| {
+        Err(Failure {
+            text: "it panicked".into(),
+            timeline: String::new(),
+        })
+    })
+}
+
+/// The seeds asked for: `SEEDS=n` are the first n, `SEEDS=a..b` those from a to b.
+fn seeds() -> RangeInclusive<u64> {
+    let wanted = std::env::var("SEEDS").unwrap_or(FEW.to_string());
+    let (first, last) = wanted.split_once("..").unwrap_or(("1", &wanted));
+    let number = |text: &str| text.parse().expect("SEEDS is n or a..b");
+    number(first)..=number(last)
+}
+
+/// So many runs go on at the same time.
+fn jobs() -> usize {
+    let jobs = std::env::var("JOBS").ok();
+    jobs.and_then(|jobs| jobs.parse().ok()).unwrap_or(1)
+}
+
+/// The sum of all runs, or the first seed that failed.
+fn run_all(seeds: RangeInclusive<u64>) -> Result<Stats, u64> {
+    let (next, stop) = (AtomicU64::new(*seeds.start()), AtomicBool::new(false));
+    let (send, ended) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs() {
+            let send = send.clone();
+            scope.spawn(|| {
+                let send = send;
+                while !stop.load(Relaxed) {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if !seeds.contains(&seed) || send.send((seed, run_safely(seed, false))).is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let sum = gather(&ended);
+        stop.store(true, Relaxed);
+        sum
+    })
+}
+
+/// Adds up the runs as they end, and says now and then how far that is.
+fn gather(ended: &mpsc::Receiver<(u64, Result<Stats, Failure>)>) -> Result<Stats, u64> {
+    let (begun, mut sum) = (Instant::now(), Stats::default());
+    let mut report = begun + REPORT;
+    while let Ok((seed, stats)) = ended.recv() {
+        sum.add(&stats.map_err(|_| seed)?);
+        if Instant::now() >= report {
+            report += REPORT;
+            println!("{}", progress(&sum, begun.elapsed()));
+        }
+    }
+    println!("{}", progress(&sum, begun.elapsed()));
+    Ok(sum)
+}
+
+fn progress(sum: &Stats, elapsed: Duration) -> String {
+    let rate = sum.succeeded as f64 / elapsed.as_secs_f64();
+    let (hours, jobs) = (sum.simulated_ms / 3_600_000, jobs());
+    format!(
+        "{:.0} s: {} runs, {hours} h simulated, {} heartbeats tried, {} reached a majority, \
+         {} of them owners' and read back, {} takeovers, {} writes acknowledged, {} strays, \
+         {rate:.0} heartbeats/s by {jobs}",
+        elapsed.as_secs_f64(),
+        sum.runs,
+        sum.tried,
+        sum.succeeded,
+        sum.heartbeats,
+        sum.takeovers,
+        sum.acknowledged,
+        sum.strays,
+    )
+}
+
+/// The sum as a table for people, and as one line for whoever adds sums up.
+fn print_sum(sum: &Stats, seeds: &RangeInclusive<u64>) {
+    let mut line = format!("simulated seeds={}..{}", seeds.start(), seeds.end());
+    line += &format!(" commit={}", commit());
+    for (name, count) in sum.named() {
+        let per_mille = count as f64 * 1_000.0 / sum.succeeded.max(1) as f64;
+        println!("| {name:<16} | {count:>14} | {per_mille:>12.3} |");
+        line += &format!(" {name}={count}");
+    }
+    println!("(the last column: for each 1000 heartbeats that reached a majority)");
+    println!("{line}");
+}
+
+fn commit() -> String {
+    std::env::var("DM_LEASE_COMMIT").unwrap_or("unknown".into())
 }
 
 #[test]
 fn r45_random_runs_keep_every_safety_rule_and_come_to_an_owner() {
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 1..number("SEEDS").unwrap_or(FEW) + 1,
-    };
-    let (begun, many) = (Instant::now(), seeds.end - seeds.start > 1);
-    let mut stats = Stats::default();
-    for seed in seeds {
-        match run(seed, !many) {
-            Ok(one) => stats.add(&one),
-            Err(failure) => {
-                // The same run once more, now with a timeline.
-                let again = run(seed, true).err().unwrap_or(failure);
-                panic!(
-                    "seed {seed}: {}\n{}\nseed {seed}: {}",
-                    again.text, again.timeline, again.text
-                );
+    let seeds = seeds();
+    match run_all(seeds.clone()) {
+        Ok(sum) => {
+            print_sum(&sum, &seeds);
+            if sum.runs >= ENOUGH {
+                sometimes(&sum);
             }
         }
-    }
-    println!("{stats:#?}\n{:?}", begun.elapsed());
-    if many {
-        sometimes(&stats);
+        Err(seed) => {
+            // The same run once more, now with a timeline.
+            let failure = run_safely(seed, true).expect_err("one seed is one run");
+            println!("{}", failure.timeline);
+            panic!("seed {seed}, commit {}: {}", commit(), failure.text);
+        }
     }
 }
 
 /// A run in which nothing happens proves nothing. (An owner with a valid lease and a sound clock
 /// never sees a claim or a higher epoch: those have tests of their own.)
 fn sometimes(stats: &Stats) {
+    assert!(stats.heartbeats > 50_000);
+    assert!(stats.acknowledged > 100_000 && stats.not_acknowledged > 100);
+    assert!(
+        stats.overwritten > 10,
+        "nothing that was acknowledged met a stray"
+    );
+    assert!(stats.half > 1_000 && stats.old_reads > 1_000 && stats.broken > 100);
+    assert!(stats.power_cuts > 50 && stats.reverted > 50);
     assert!(stats.takeovers > 100);
     assert!(stats.crashes > 100);
     assert!(stats.stalls > 1_000);
@@ -189,6 +303,6 @@ fn sometimes(stats: &Stats) {
 
 #[test]
 fn one_seed_is_one_run() {
-    let stats = |_| format!("{:?}", run(7, false).ok().expect("seed 7 is a good run"));
+    let stats = |_| format!("{:?}", run(7, false).ok().map(|stats| stats.named()));
     assert_eq!(stats(0), stats(1));
 }

@@ -114,15 +114,14 @@ struct Pause {
 /// Waits for the lease of the new owner, after the old one's last sign of life at `from_ns`.
 fn follow(world: &mut World, from_ns: impl Fn(&World) -> u64) -> Pause {
     let at_most_ns = 3 * world.config.timing.window_ns;
+    world.issues = Some(Vec::new());
     until(world, at_most_ns, |w| w.role(NEW) == Role::Claiming);
     let claimed_ns = world.now_ns;
     until(world, at_most_ns, |w| w.is_valid(NEW));
-    let claim = world
-        .ios
-        .iter()
-        .filter(|io| io.machine == NEW && io.issued_ns >= claimed_ns);
+    let issues = world.issues.iter().flatten();
+    let claim = issues.filter(|(machine, at_ns)| *machine == NEW && *at_ns >= claimed_ns);
     // Commands to different members, or registers, that go out together are one step.
-    let steps: BTreeSet<u64> = claim.map(|io| io.issued_ns).collect();
+    let steps: BTreeSet<u64> = claim.map(|(_, at_ns)| *at_ns).collect();
     Pause {
         took_ns: world.now_ns + world.config.io_ns.1 - from_ns(world),
         // The last step is the owner's next heartbeat, which begins with its lease.

@@ -446,9 +446,9 @@ impl Queue {
     }
 
     fn pop(&mut self) -> Option<Queued> {
-        let first = self.items.first_mut()?.take();
+        let first = self.items.first_mut()?.take()?;
         self.items.rotate_left(1);
-        first
+        Some(first)
     }
 }
 

@@ -245,32 +245,34 @@ fn r34_a_release_and_a_hand_over_race_a_takeover() {
 #[cfg(feature = "long")]
 fn r34_a_hand_over_and_what_goes_wrong() {
     const WANTED: &[Sometimes] = &[Sometimes::Prepared, Sometimes::Lapse];
-    let handover = || handover(release(Some(1)));
+    // The successor must see the offer: by its timer, or by what it does anyhow.
+    let bare = || handover(release(Some(1)));
+    let offered = || Config {
+        ticks: [0, 1, 0],
+        ..bare()
+    };
     let models = [
-        Config {
-            ticks: [0, 1, 0],
-            ..named("a hand-over", WANTED, handover())
-        },
+        named("a hand-over", WANTED, offered()),
         Config {
             ticks: [1, 0, 0],
-            ..named("a hand-over, a heartbeat", WANTED, handover())
+            ..named("a hand-over, a heartbeat", WANTED, bare())
         },
         Config {
             restarts: [0, 1, 0],
-            ..named("a hand-over, the successor restarts", WANTED, handover())
+            ..named("a hand-over, the successor restarts", WANTED, bare())
         },
         Config {
             faults: [1, 0, 0],
             torn: true,
-            ..named("a hand-over, a fault of the owner", WANTED, handover())
+            ..named("a hand-over, a fault of the owner", WANTED, offered())
         },
         Config {
             lag: true,
-            ..named("a hand-over, a stall before the gate", WANTED, handover())
+            ..named("a hand-over, a stall before the gate", WANTED, offered())
         },
         Config {
             returns: true,
-            ..named("a hand-over by an owner that returns", WANTED, handover())
+            ..named("a hand-over by an owner that returns", WANTED, offered())
         },
     ];
     for model in models {

@@ -7,6 +7,7 @@ use dm_lease_proto::proto::record::{
     newest, BallotRecord, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
 };
 use dm_lease_proto::proto::round::{Found, Mailboxes};
+use std::rc::Rc;
 
 /// What a write carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,106 +40,99 @@ impl Payload {
     }
 }
 
-/// The four blocks of one slot on one member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The two blocks of one register, and what they say together.
+#[derive(Clone, Copy, Debug)]
+struct Blocks<T> {
+    blocks: [Reading<T>; 2],
+    found: Found<T>,
+}
+
+impl<T: Record> Blocks<T> {
+    fn blank() -> Self {
+        Self {
+            blocks: [Reading::Blank; 2],
+            found: Found {
+                reading: Reading::Blank,
+                newest: None,
+            },
+        }
+    }
+
+    fn set(&mut self, side: Side, block: Reading<T>) {
+        self.blocks[side.index()] = block;
+        let (reading, newest) = newest(self.blocks[0], self.blocks[1]);
+        self.found = Found { reading, newest };
+    }
+}
+
+/// The four blocks of one slot on one member. A ballot is large and rarely changes, so copies of a
+/// mailbox share it.
+#[derive(Clone, Debug)]
 pub struct Mailbox {
-    ballot: [Reading<BallotRecord>; 2],
-    heartbeat: [Reading<HeartbeatRecord>; 2],
+    ballot: Rc<Blocks<BallotRecord>>,
+    heartbeat: Blocks<HeartbeatRecord>,
+    /// Counts the changes.
+    pub version: u32,
 }
 
 impl Mailbox {
-    pub const BLANK: Self = Self {
-        ballot: [Reading::Blank; 2],
-        heartbeat: [Reading::Blank; 2],
-    };
+    pub fn blank() -> Self {
+        Self {
+            ballot: Rc::new(Blocks::blank()),
+            heartbeat: Blocks::blank(),
+            version: 0,
+        }
+    }
 
     /// The block on `side` now says what `payload` says.
     pub fn put(&mut self, side: Side, payload: &Payload) {
+        self.version += 1;
         match payload {
-            Payload::Ballot(record) => self.ballot[side.index()] = Reading::Valid(*record),
-            Payload::Heartbeat(record) => self.heartbeat[side.index()] = Reading::Valid(*record),
+            Payload::Ballot(record) => self.set_ballot(side, Reading::Valid(*record)),
+            Payload::Heartbeat(record) => self.heartbeat.set(side, Reading::Valid(*record)),
         }
     }
 
     /// The block on `side` is half old and half new.
     pub fn tear(&mut self, side: Side, register: Register) {
+        self.version += 1;
         match register {
-            Register::Ballot => self.ballot[side.index()] = Reading::Invalid(Reject::Checksum),
-            Register::Heartbeat => {
-                self.heartbeat[side.index()] = Reading::Invalid(Reject::Checksum);
-            }
+            Register::Ballot => self.set_ballot(side, Reading::Invalid(Reject::Checksum)),
+            Register::Heartbeat => self.heartbeat.set(side, Reading::Invalid(Reject::Checksum)),
         }
     }
 
-    /// The same for every reader, where no block is ever torn: the older block of each register
-    /// is blank, and so is what `side_too` says about which block is the newer one.
-    pub fn newest_only(&self, side_too: bool) -> Self {
-        let (ballot, heartbeat) = (join(self.ballot), join(self.heartbeat));
-        let mut only = Self::BLANK;
-        let at = |side: Option<Side>| side.filter(|_| side_too).unwrap_or(Side::A).index();
-        only.ballot[at(ballot.newest)] = ballot.reading;
-        only.heartbeat[at(heartbeat.newest)] = heartbeat.reading;
-        only
-    }
-
-    /// The sequence numbers in a register.
-    pub fn seqs(&self, register: Register) -> impl Iterator<Item = u64> + use<> {
-        match register {
-            Register::Ballot => self.ballot.map(|block| block.valid().map(|it| it.seq)),
-            Register::Heartbeat => self.heartbeat.map(|block| block.valid().map(|it| it.seq)),
+    /// The heartbeat block on `side` is again what it was in `durable`; whether that changes it.
+    pub fn forget(&mut self, side: Side, durable: &Self) -> bool {
+        let before = durable.heartbeat.blocks[side.index()];
+        let changes = before != self.heartbeat.blocks[side.index()];
+        if changes {
+            self.version += 1;
+            self.heartbeat.set(side, before);
         }
-        .into_iter()
-        .flatten()
+        changes
     }
 
-    /// Replaces the sequence numbers in a register.
-    pub fn map_seqs(&mut self, register: Register, seq: impl Fn(u64) -> u64) {
-        for side in Side::BOTH {
-            let at = side.index();
-            match (register, self.ballot[at], self.heartbeat[at]) {
-                (Register::Ballot, Reading::Valid(it), _) => {
-                    let it = BallotRecord {
-                        seq: seq(it.seq),
-                        ..it
-                    };
-                    self.ballot[at] = Reading::Valid(it);
-                }
-                (Register::Heartbeat, _, Reading::Valid(it)) => {
-                    let it = HeartbeatRecord {
-                        seq: seq(it.seq),
-                        ..it
-                    };
-                    self.heartbeat[at] = Reading::Valid(it);
-                }
-                _ => {}
-            }
-        }
-    }
-
+    /// What the ballot register says.
     pub fn ballot(&self) -> Reading<BallotRecord> {
-        join(self.ballot).reading
+        self.ballot.found.reading
     }
 
-    pub fn heartbeat(&self) -> Reading<HeartbeatRecord> {
-        join(self.heartbeat).reading
+    fn set_ballot(&mut self, side: Side, block: Reading<BallotRecord>) {
+        Rc::make_mut(&mut self.ballot).set(side, block);
     }
-}
-
-fn join<T: Record>([a, b]: [Reading<T>; 2]) -> Found<T> {
-    let (reading, newest) = newest(a, b);
-    Found { reading, newest }
 }
 
 /// What one read of a member brought: each slot as it was at a moment of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Snapshot(pub Vec<Mailbox>);
 
 impl Mailboxes for Snapshot {
     fn ballot(&self, slot: Slot) -> Found<BallotRecord> {
-        join(self.0[usize::from(slot.index())].ballot)
+        self.0[usize::from(slot.index())].ballot.found
     }
 
     fn heartbeat(&self, slot: Slot) -> Found<HeartbeatRecord> {
-        join(self.0[usize::from(slot.index())].heartbeat)
+        self.0[usize::from(slot.index())].heartbeat.found
     }
 }

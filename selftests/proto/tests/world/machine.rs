@@ -3,7 +3,7 @@
 
 use super::{Clock, Config, Snapshot};
 use dm_lease_proto::proto::controller::{Action, Controller, Setup};
-use dm_lease_proto::proto::permits::{Charge, Counting, Gate, Word};
+use dm_lease_proto::proto::permits::{Charge, Counting, Gate, Lapsed, Word};
 use dm_lease_proto::proto::record::{Incarnation, Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use std::cell::Cell;
@@ -101,13 +101,14 @@ pub struct Machine {
     pub frozen: Option<(Call, u64)>,
     /// An action that was handed out before the machine stood still.
     pub held: Option<Action>,
-    /// Tells the timer that counts from those that were set before.
+    /// Tells the timer that counts from those that were set before; when it fires, local time.
     pub timeout: u64,
+    pub armed_ns: Option<u64>,
     /// Commands issued so far, by all lives.
     pub issued: u64,
     pub answers: Vec<Result<(), Reason>>,
-    /// Operations that hold a permit, by number.
-    pub ops: Vec<u64>,
+    /// Operations that hold a permit: number and epoch.
+    pub ops: Vec<(u64, u64)>,
     next_op: u64,
     stalled: bool,
     stall: u64,
@@ -133,6 +134,7 @@ impl Machine {
             frozen: None,
             held: None,
             timeout: 0,
+            armed_ns: None,
             issued: 0,
             answers: Vec::new(),
             ops: Vec::new(),
@@ -177,6 +179,8 @@ impl Machine {
         self.waiting.clear();
         self.frozen = None;
         self.held = None;
+        self.timeout += 1;
+        self.armed_ns = None;
         self.stalled = false;
         self.stall += 1;
         self.ops.clear();
@@ -251,21 +255,20 @@ impl Machine {
         self.controller.is_some() && self.gate.is_valid(self.clock.local_ns(true_ns))
     }
 
-    /// A permit was given; returns the number of the operation.
-    pub fn begin_op(&mut self) -> u64 {
+    /// A permit of this epoch was given; returns the number of the operation.
+    pub fn begin_op(&mut self, epoch: u64) -> u64 {
         self.next_op += 1;
-        self.ops.push(self.next_op);
+        self.ops.push((self.next_op, epoch));
         self.next_op
     }
 
-    /// The operation completes and gives its permit back; `false` when its machine died meanwhile.
-    pub fn end_op(&mut self, number: u64) -> bool {
-        let before = self.ops.len();
-        self.ops.retain(|op| *op != number);
-        let ended = self.ops.len() < before;
-        if ended {
-            self.gate.leave(Charge::ONE);
-        }
-        ended
+    /// The operation completes and gives its permit back; whether its user may be told of a
+    /// success. `None` when its machine died meanwhile.
+    pub fn end_op(&mut self, number: u64, local_ns: u64) -> Option<Result<(), Lapsed>> {
+        let at = self.ops.iter().position(|(op, _)| *op == number)?;
+        let (_, epoch) = self.ops.remove(at);
+        let answer = self.gate.acknowledge(epoch, || local_ns);
+        self.gate.leave(Charge::ONE);
+        Some(answer)
     }
 }

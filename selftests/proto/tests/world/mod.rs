@@ -30,11 +30,11 @@ pub use monitor::{Monitor, Stats, Violation};
 use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::Redundancy;
-use dm_lease_proto::proto::permits::{Admission, Charge};
+use dm_lease_proto::proto::permits::{Admission, Charge, Lapsed};
 use dm_lease_proto::proto::record::{Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::Timing;
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 pub const MS: u64 = 1_000_000;
@@ -94,6 +94,11 @@ pub struct Faults {
     pub between: u64,
     /// An operation of a user hangs below the gate, for up to three windows: longer than D.
     pub stuck: u64,
+    /// Per second and member: it loses power, with what it acknowledged and had not yet written
+    /// down, in any order; it is back after a window and up to `broken_ns`.
+    pub power: u64,
+    /// Per second and member: somebody's flush has everything written down.
+    pub flush: u64,
 }
 
 /// What a run starts with.
@@ -183,8 +188,11 @@ pub struct Io {
     pub issued_ns: u64,
     pub what: What,
     ok: bool,
-    /// Kept until the path is something else again.
+    /// Events to come that speak of it; it is forgotten with the last one.
+    events: u8,
+    /// Kept until the path is something else again, or until [`World::hear`].
     parked: bool,
+    unheard: bool,
     /// Its machine died, and it never arrives.
     lost: bool,
 }
@@ -192,31 +200,72 @@ pub struct Io {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a few of them, for microseconds")]
 pub enum What {
-    Write { side: Side, payload: Payload },
-    Read { samples: Vec<Mailbox> },
+    Write {
+        side: Side,
+        fua: bool,
+        payload: Payload,
+    },
+    Read {
+        samples: Vec<Mailbox>,
+    },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 enum Event {
     /// The heartbeat timer, the timer for `poll_timeout_ns`, the end of a stall.
-    Tick(usize, u32),
-    Timeout(usize, u64),
-    Resume(usize, u64),
+    Tick(u8, u32),
+    Timeout(u8, u64),
+    Resume(u8, u64),
     /// A client tries a state-changing operation, or one completes.
-    Drained(usize, u32),
-    Op(usize, u32),
-    OpGoes(usize, u64, u32),
-    OpLands(usize, u64, u32),
+    Drained(u8, u32),
+    Op(u8, u32),
+    OpGoes(u8, u32, u64),
+    OpLands(u8, u32, u64),
     /// A write is half on the medium, or all of it.
-    Half(usize),
-    Land(usize),
+    Half(u32),
+    Land(u32),
     /// A read looks at a slot.
-    Sample(usize, u8),
-    Complete(usize),
+    Sample(u32, u8),
+    Complete(u32),
     /// Once a second: things break.
     Chaos,
-    Repair(usize, u8),
-    Restart(usize, u32),
+    Repair(u8, u8),
+    Restart(u8, u32),
+}
+
+/// An event and its time; what is told first comes first.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at_ns: u64,
+    serial: u64,
+    event: Event,
+}
+
+impl Due {
+    fn order(&self) -> u128 {
+        (u128::from(self.at_ns) << 64) | u128::from(self.serial)
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A heap gives the greatest first: that is the earliest here.
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.order().cmp(&self.order())
+    }
 }
 
 /// The world of one run.
@@ -227,10 +276,20 @@ pub struct World {
     pub machines: Vec<Machine>,
     pub paths: Vec<Vec<Path>>,
     pub disks: Vec<Vec<Mailbox>>,
+    /// What the members still have after they lost power.
+    durable: Vec<Vec<Mailbox>>,
+    /// For each member the end of its outage.
+    dark_until_ns: Vec<u64>,
     pub monitor: Monitor,
-    pub ios: Vec<Io>,
-    unheard: Vec<usize>,
-    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    /// Commands on their way; the places of those at their end are used again.
+    ios: Vec<Io>,
+    free: Vec<usize>,
+    latest: usize,
+    /// Each command so far, machine and time, where somebody wants to know.
+    pub issues: Option<Vec<(usize, u64)>>,
+    events: BinaryHeap<Due>,
+    /// Machines to which something happened since they were checked, a bit each.
+    touched: u64,
     serial: u64,
     pub trace: Option<Vec<String>>,
     /// Commands that never come to their end.
@@ -239,6 +298,8 @@ pub struct World {
     pub stall_at: Option<(usize, u64, u64)>,
     /// Events since time went on: a machine that keeps asking for the present moment is stuck.
     same_instant: u32,
+    /// What a read starts with.
+    blank: Mailbox,
     /// For each machine when its last write succeeded, and how many commands did so far.
     pub last_write_ns: Vec<u64>,
     pub completions: Vec<u64>,
@@ -267,24 +328,29 @@ impl World {
     pub fn asleep(config: Config) -> Self {
         let count = config.slot_of.len();
         let machines = (0..count).map(|i| Machine::new(&config, i));
+        let disk = vec![Mailbox::blank(); usize::from(config.controllers)];
+        let disks = vec![disk; usize::from(config.members)];
         let mut world = Self {
             rng: Rng(config.seed),
             now_ns: 0,
             machines: machines.collect(),
             paths: vec![vec![Path::Up; usize::from(config.members)]; count],
-            disks: vec![
-                vec![Mailbox::BLANK; usize::from(config.controllers)];
-                usize::from(config.members)
-            ],
+            durable: disks.clone(),
+            disks,
+            dark_until_ns: vec![0; usize::from(config.members)],
             monitor: Monitor::new(&config),
             ios: Vec::new(),
-            unheard: Vec::new(),
+            free: Vec::new(),
+            latest: 0,
+            issues: None,
             events: BinaryHeap::new(),
+            touched: u64::MAX,
             serial: 0,
             trace: std::env::var_os("TRACE").map(|_| Vec::new()),
             swallow: None,
             stall_at: None,
             same_instant: 0,
+            blank: Mailbox::blank(),
             last_write_ns: vec![0; count],
             completions: vec![0; count],
             config,
@@ -302,40 +368,64 @@ impl World {
 
     fn at(&mut self, true_ns: u64, event: Event) {
         self.serial += 1;
-        self.events
-            .push(Reverse((true_ns.max(self.now_ns), self.serial, event)));
+        self.events.push(Due {
+            at_ns: true_ns.max(self.now_ns),
+            serial: self.serial,
+            event,
+        });
+    }
+
+    /// Something is going to happen to a command.
+    fn io_after(&mut self, delay_ns: u64, io: usize, event: impl Fn(u32) -> Event) {
+        self.ios[io].events += 1;
+        self.after(delay_ns, event(io as u32));
+    }
+
+    /// It happened; whose last event that was is forgotten.
+    fn io_happened(&mut self, io: usize) {
+        let it = &mut self.ios[io];
+        it.events -= 1;
+        if it.events == 0 && !it.parked && !it.unheard {
+            self.free.push(io);
+        }
+    }
+
+    /// The command that was issued last.
+    pub fn latest(&self) -> Option<&Io> {
+        self.ios.get(self.latest)
     }
 
     /// Starts a machine, or starts it again with a new incarnation.
     pub fn start(&mut self, machine: usize) {
         let inc = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
-        let config = self.config.clone();
-        self.machines[machine].boot(&config, inc);
+        self.touch(machine);
+        self.machines[machine].boot(&self.config, inc);
         let life = self.machines[machine].life;
         note!(self, "C{} starts, life {life}", machine + 1);
-        let phase = self.rng.below(config.period_ns[machine].max(1));
-        self.after(phase, Event::Tick(machine, life));
-        self.after(phase, Event::Op(machine, life));
+        let phase = self.rng.below(self.config.period_ns[machine].max(1));
+        self.after(phase, Event::Tick(machine as u8, life));
+        self.after(phase, Event::Op(machine as u8, life));
     }
 
     /// Power off: what it has issued may still land.
     pub fn crash(&mut self, machine: usize) {
         note!(self, "C{} crashes", machine + 1);
+        self.touch(machine);
         // What had left the machine lands within D, or never; the rest is gone with it.
-        for op in self.machines[machine].ops.clone() {
+        for (op, _) in self.machines[machine].ops.clone() {
             match self.rng.chance(500) {
                 true => {
                     let life = self.machines[machine].life;
                     let within_ns = self.rng.below(self.config.timing.device_delay_ns);
-                    self.after(within_ns, Event::OpLands(machine, op, life));
+                    self.after(within_ns, Event::OpLands(machine as u8, life, op));
                 }
                 false => self.monitor.forgotten(machine, op),
             }
         }
         self.machines[machine].halt();
-        for io in 0..self.ios.len() {
-            if self.ios[io].machine == machine && self.config.faults.error > 0 {
-                self.ios[io].lost |= self.rng.chance(500);
+        for io in self.ios.iter_mut().filter(|io| io.machine == machine) {
+            if self.config.faults.error > 0 {
+                io.lost |= self.rng.chance(500);
             }
         }
     }
@@ -344,7 +434,7 @@ impl World {
     pub fn stall(&mut self, machine: usize, for_ns: u64) {
         let token = self.machines[machine].stall();
         note!(self, "C{} stalls for {} ms", machine + 1, for_ns / MS);
-        self.after(for_ns, Event::Resume(machine, token));
+        self.after(for_ns, Event::Resume(machine as u8, token));
     }
 
     /// Changes how a machine's commands to a member fare.
@@ -376,6 +466,7 @@ impl World {
     /// An operator's command.
     pub fn command(&mut self, machine: usize, command: Command) -> Result<Outcome, Reason> {
         let now = self.local_ns(machine);
+        self.touch(machine);
         note!(self, "C{} is told {command:?}", machine + 1);
         let Some(controller) = self.machines[machine].controller.as_mut() else {
             return Err(Reason::Joining);
@@ -396,22 +487,22 @@ impl World {
     /// Processes one event; `false` when there is none before `until_ns`.
     fn step(&mut self, until_ns: u64) -> Result<bool, Violation> {
         match self.events.peek() {
-            Some(Reverse((at, ..))) if *at <= until_ns => {}
+            Some(due) if due.at_ns <= until_ns => {}
             _ => {
                 self.now_ns = until_ns;
                 self.check()?;
                 return Ok(false);
             }
         }
-        let Some(Reverse((at, _, event))) = self.events.pop() else {
+        let Some(Due { at_ns, event, .. }) = self.events.pop() else {
             return Ok(false);
         };
-        self.same_instant = if at == self.now_ns {
+        self.same_instant = if at_ns == self.now_ns {
             self.same_instant + 1
         } else {
             0
         };
-        self.now_ns = at;
+        self.now_ns = at_ns;
         self.process(event);
         self.check()?;
         Ok(true)
@@ -426,12 +517,19 @@ impl World {
                 text,
             });
         }
-        self.monitor.check(now_ns, &self.machines)
+        let touched = std::mem::take(&mut self.touched);
+        self.monitor.check(now_ns, &self.machines, touched)
+    }
+
+    /// Something happens to a machine, so that it must be looked at.
+    fn touch(&mut self, machine: usize) {
+        self.touched |= 1 << machine;
     }
 
     /// Runs for so long.
     pub fn run(&mut self, for_ns: u64) -> Result<(), Violation> {
         let until_ns = self.now_ns + for_ns;
+        self.touched = u64::MAX;
         while self.step(until_ns)? {}
         Ok(())
     }
@@ -443,6 +541,7 @@ impl World {
         done: impl Fn(&World) -> bool,
     ) -> Result<bool, Violation> {
         let until_ns = self.now_ns + at_most_ns;
+        self.touched = u64::MAX;
         while !done(self) {
             if !self.step(until_ns)? {
                 return Ok(done(self));
@@ -479,36 +578,44 @@ impl World {
 
     fn process(&mut self, event: Event) {
         match event {
-            Event::Tick(machine, life) => self.tick(machine, life),
-            Event::Timeout(machine, token) => {
-                if self.machines[machine].timeout == token {
-                    self.deliver(machine, Call::Timeout);
-                }
-            }
-            Event::Resume(machine, token) => self.resume(machine, token),
-            Event::Drained(machine, life) => {
-                if self.machines[machine].life == life {
-                    self.deliver(machine, Call::Drained);
-                }
-            }
-            Event::Op(machine, life) => self.op(machine, life),
-            Event::OpGoes(machine, op, life) => {
-                if self.machines[machine].life == life {
-                    self.deliver(machine, Call::OpGoes(op));
-                }
-            }
-            Event::OpLands(machine, op, life) => self.op_lands(machine, op, life),
-            Event::Half(io) => self.land(io, true),
-            Event::Land(io) => self.land(io, false),
-            Event::Sample(io, slot) => self.sample(io, slot),
-            Event::Complete(io) => self.complete(io),
+            Event::Tick(machine, life) => self.tick(machine.into(), life),
+            Event::Timeout(machine, token) => self.timeout(machine.into(), token),
+            Event::Resume(machine, token) => self.resume(machine.into(), token),
+            Event::Drained(machine, life) => self.deliver_to(machine, life, Call::Drained),
+            Event::Op(machine, life) => self.op(machine.into(), life),
+            Event::OpGoes(machine, life, op) => self.deliver_to(machine, life, Call::OpGoes(op)),
+            Event::OpLands(machine, life, op) => self.op_lands(machine.into(), op, life),
+            Event::Half(io) => self.land(io as usize, true),
+            Event::Land(io) => self.land(io as usize, false),
+            Event::Sample(io, slot) => self.sample(io as usize, slot),
+            Event::Complete(io) => self.complete(io as usize),
             Event::Chaos => self.chaos(),
-            Event::Repair(machine, member) => self.set_path(machine, member, Path::Up),
+            Event::Repair(machine, member) => self.set_path(machine.into(), member, Path::Up),
             Event::Restart(machine, life) => {
-                if self.machines[machine].life == life {
-                    self.start(machine);
+                if self.machines[usize::from(machine)].life == life {
+                    self.start(machine.into());
                 }
             }
+        }
+        if let Event::Half(io) | Event::Land(io) | Event::Sample(io, _) | Event::Complete(io) =
+            event
+        {
+            self.io_happened(io as usize);
+        }
+    }
+
+    /// A call for one life of a machine.
+    fn deliver_to(&mut self, machine: u8, life: u32, call: Call) {
+        if self.machines[usize::from(machine)].life == life {
+            self.deliver(machine.into(), call);
+        }
+    }
+
+    fn timeout(&mut self, machine: usize, token: u64) {
+        let it = &mut self.machines[machine];
+        if it.timeout == token {
+            it.armed_ns = None;
+            self.deliver(machine, Call::Timeout);
         }
     }
 
@@ -524,7 +631,7 @@ impl World {
         let it = &self.machines[machine];
         if it.life == life && it.controller.is_some() {
             let next = it.clock.true_ns(self.local_ns(machine) + it.period_ns);
-            self.at(next, Event::Tick(machine, life));
+            self.at(next, Event::Tick(machine as u8, life));
         }
     }
 
@@ -533,6 +640,7 @@ impl World {
         if self.machines[machine].controller.is_none() {
             return;
         }
+        self.touch(machine);
         if self.machines[machine].is_stalled() {
             self.machines[machine].waiting.push_back(call);
             return;
@@ -573,6 +681,7 @@ impl World {
         if !self.machines[machine].resume(token) {
             return;
         }
+        self.touch(machine);
         note!(self, "C{} goes on", machine + 1);
         if let Some((call, stale_ns)) = self.machines[machine].frozen.take() {
             self.perform_call(machine, call, stale_ns);
@@ -600,6 +709,7 @@ impl World {
 
     /// Performs what the machine wants done, until it stalls or wants nothing.
     fn drain(&mut self, machine: usize) {
+        self.touch(machine);
         while !self.machines[machine].is_stalled() {
             let it = &mut self.machines[machine];
             let Some(controller) = it.controller.as_mut() else {
@@ -624,12 +734,16 @@ impl World {
 
     fn arm(&mut self, machine: usize) {
         let it = &mut self.machines[machine];
+        let at = it.controller.as_ref().and_then(|c| c.poll_timeout_ns());
+        if at == it.armed_ns {
+            return;
+        }
+        it.armed_ns = at;
         it.timeout += 1;
         let token = it.timeout;
-        let at = it.controller.as_ref().and_then(|c| c.poll_timeout_ns());
         if let Some(local_ns) = at {
             let at = it.clock.true_ns(local_ns);
-            self.at(at, Event::Timeout(machine, token));
+            self.at(at, Event::Timeout(machine as u8, token));
         }
     }
 
@@ -685,24 +799,22 @@ impl World {
                 side,
                 record,
             } => {
-                let payload = Payload::Ballot(record);
-                (member, What::Write { side, payload })
+                let (fua, payload) = (true, Payload::Ballot(record));
+                (member, What::Write { side, fua, payload })
             }
             Action::WriteHeartbeat {
                 member,
                 side,
+                fua,
                 record,
-                ..
             } => {
                 let payload = Payload::Heartbeat(record);
-                (member, What::Write { side, payload })
+                (member, What::Write { side, fua, payload })
             }
-            Action::Read { member } => (
-                member,
-                What::Read {
-                    samples: Vec::new(),
-                },
-            ),
+            Action::Read { member } => {
+                let samples = vec![self.blank.clone(); usize::from(self.config.controllers)];
+                (member, What::Read { samples })
+            }
             _ => return,
         };
         self.issue(machine, member, what);
@@ -712,7 +824,7 @@ impl World {
         let it = &self.machines[machine];
         if it.gate.is_drained() && it.role() == Role::Releasing {
             let life = it.life;
-            self.after(0, Event::Drained(machine, life));
+            self.after(0, Event::Drained(machine as u8, life));
         }
     }
 
@@ -721,24 +833,39 @@ impl World {
         it.issued += 1;
         let (local_ns, life) = (it.clock.local_ns(self.now_ns), it.life);
         self.monitor
-            .issued(machine, &what, local_ns, &self.machines[machine]);
+            .issued(machine, member, &what, local_ns, &self.machines[machine]);
         note!(
             self,
             "C{} issues {} to member {member}",
             machine + 1,
             brief(&what)
         );
-        self.ios.push(Io {
+        if let Some(issues) = &mut self.issues {
+            issues.push((machine, self.now_ns));
+        }
+        let io = Io {
             machine,
             life,
             member,
             issued_ns: self.now_ns,
             what,
             ok: true,
+            events: 0,
             parked: false,
+            unheard: false,
             lost: false,
-        });
-        self.launch(self.ios.len() - 1);
+        };
+        self.latest = match self.free.pop() {
+            Some(place) => {
+                self.ios[place] = io;
+                place
+            }
+            None => {
+                self.ios.push(io);
+                self.ios.len() - 1
+            }
+        };
+        self.launch(self.latest);
     }
 
     /// Decides the fate of a command.
@@ -756,6 +883,9 @@ impl World {
             }
             Path::Failing => return self.fail(io, error_ns),
             Path::Up | Path::Deaf => {}
+        }
+        if self.now_ns < self.dark_until_ns[usize::from(member)] {
+            return self.fail(io, error_ns);
         }
         let delay_ns = self.config.timing.device_delay_ns;
         let (low, high) = self.config.io_ns;
@@ -784,35 +914,38 @@ impl World {
                 let land = self.rng.between(takes_ns / 2, takes_ns);
                 if self.rng.chance(self.config.faults.half) {
                     let half = self.rng.below(land);
-                    self.after(half, Event::Half(io));
+                    self.monitor.stats.half += 1;
+                    self.io_after(half, io, Event::Half);
                 }
-                self.after(land, Event::Land(io));
+                self.io_after(land, io, Event::Land);
             }
             What::Read { .. } => {
                 for slot in 0..self.config.controllers {
                     let at = self.rng.between(takes_ns / 4, takes_ns);
-                    self.after(at, Event::Sample(io, slot));
+                    self.io_after(at, io, |io| Event::Sample(io, slot));
                 }
             }
         }
         let (machine, member) = (self.ios[io].machine, self.ios[io].member);
         match self.paths[machine][usize::from(member)] {
-            Path::Deaf => self.unheard.push(io),
-            _ => self.after(takes_ns, Event::Complete(io)),
+            Path::Deaf => self.ios[io].unheard = true,
+            _ => self.io_after(takes_ns, io, Event::Complete),
         }
     }
 
     /// Delivers the completions that were kept.
     pub fn hear(&mut self) {
-        for io in std::mem::take(&mut self.unheard) {
-            self.after(0, Event::Complete(io));
+        for io in 0..self.ios.len() {
+            if std::mem::take(&mut self.ios[io].unheard) {
+                self.io_after(0, io, Event::Complete);
+            }
         }
     }
 
     fn fail(&mut self, io: usize, takes_ns: u64) {
         self.ios[io].ok = false;
         self.monitor.stats.errors += 1;
-        self.after(takes_ns, Event::Complete(io));
+        self.io_after(takes_ns, io, Event::Complete);
     }
 
     /// A write that fails in one of the worse ways; `false` when it does not.
@@ -820,15 +953,15 @@ impl World {
         let faults = self.config.faults;
         if self.rng.chance(faults.error_landed) {
             self.monitor.stats.error_landed += 1;
-            self.after(takes_ns / 2, Event::Land(io));
+            self.io_after(takes_ns / 2, io, Event::Land);
         } else if self.rng.chance(faults.torn) {
             self.monitor.stats.torn += 1;
-            self.after(takes_ns / 2, Event::Half(io));
+            self.io_after(takes_ns / 2, io, Event::Half);
         } else if self.rng.chance(faults.late) {
             self.monitor.stats.late += 1;
             let end_ns = self.ios[io].issued_ns + self.config.timing.device_delay_ns;
             let at = self.rng.between(self.now_ns + takes_ns, end_ns);
-            self.at(at, Event::Land(io));
+            self.io_after(at - self.now_ns, io, Event::Land);
         } else {
             return false;
         }
@@ -837,54 +970,74 @@ impl World {
     }
 
     fn land(&mut self, io: usize, half: bool) {
-        let Io {
-            machine,
-            member,
-            lost,
-            ..
-        } = self.ios[io];
-        if lost {
-            return;
-        }
-        let What::Write { side, payload } = self.ios[io].what.clone() else {
+        let io = &self.ios[io];
+        let What::Write { side, fua, payload } = &io.what else {
             return;
         };
-        let slot = usize::from(self.config.slot_of[machine]);
-        let mailbox = &mut self.disks[usize::from(member)][slot];
-        match half {
-            true => mailbox.tear(side, payload.register()),
-            false => mailbox.put(side, &payload),
+        if io.lost {
+            return;
+        }
+        let (member, slot) = (usize::from(io.member), self.config.slot_of[io.machine]);
+        let change = |mailbox: &mut Mailbox| match half {
+            true => mailbox.tear(*side, payload.register()),
+            false => mailbox.put(*side, payload),
+        };
+        change(&mut self.disks[member][usize::from(slot)]);
+        // What is not forced is written down some time, or only after what comes later.
+        if *fua || self.config.faults.power > 0 && self.rng.chance(300) {
+            change(&mut self.durable[member][usize::from(slot)]);
         }
     }
 
     fn sample(&mut self, io: usize, slot: u8) {
-        let member = usize::from(self.ios[io].member);
-        let mailbox = self.disks[member][usize::from(slot)];
-        let controllers = usize::from(self.config.controllers);
-        if let What::Read { samples } = &mut self.ios[io].what {
-            samples.resize(controllers, Mailbox::BLANK);
-            samples[usize::from(slot)] = mailbox;
+        let io = &mut self.ios[io];
+        let mailbox = &self.disks[usize::from(io.member)][usize::from(slot)];
+        if let What::Read { samples } = &mut io.what {
+            samples[usize::from(slot)] = mailbox.clone();
         }
     }
 
+    /// Everything that a member has acknowledged is written down.
+    pub fn flush(&mut self, member: u8) {
+        let member = usize::from(member);
+        self.durable[member].clone_from(&self.disks[member]);
+    }
+
+    /// A member loses power: some of what it had acknowledged, and what is on its way. It is away
+    /// for so long.
+    pub fn cut_power(&mut self, member: u8, for_ns: u64) {
+        note!(self, "member {member} loses power for {} ms", for_ns / MS);
+        self.monitor.stats.power_cuts += 1;
+        let at = usize::from(member);
+        for io in self.ios.iter_mut().filter(|io| io.member == member) {
+            if io.events > 0 {
+                (io.ok, io.lost) = (false, true);
+            }
+        }
+        for slot in 0..self.disks[at].len() {
+            for side in Side::BOTH {
+                let forgets = self.rng.chance(500);
+                let mailbox = &mut self.disks[at][slot];
+                if forgets && mailbox.forget(side, &self.durable[at][slot]) {
+                    self.monitor.stats.reverted += 1;
+                }
+            }
+        }
+        self.flush(member);
+        self.dark_until_ns[at] = self.now_ns + for_ns;
+    }
+
     fn complete(&mut self, io: usize) {
-        let Io {
-            machine,
-            life,
-            member,
-            ok,
-            issued_ns,
-            ..
-        } = self.ios[io];
+        let io = &mut self.ios[io];
+        let (machine, life, member, ok) = (io.machine, io.life, io.member, io.ok);
         self.completions[machine] += 1;
-        let call = match &mut self.ios[io].what {
+        let call = match &mut io.what {
             What::Write { payload, .. } => {
-                let payload = *payload;
                 if ok {
                     self.last_write_ns[machine] = self.now_ns;
                 }
                 self.monitor
-                    .completed(machine, life, member, &payload, ok, self.now_ns);
+                    .completed(machine, life, member, payload, ok, self.now_ns);
                 Call::Written {
                     member,
                     register: payload.register(),
@@ -894,7 +1047,12 @@ impl World {
             What::Read { samples } => {
                 let samples = std::mem::take(samples);
                 if ok {
-                    self.monitor.read_ok(machine, life, member, issued_ns);
+                    let disk = self.disks[usize::from(member)].iter();
+                    let is_old = disk
+                        .zip(&samples)
+                        .any(|(now, it)| now.version != it.version);
+                    self.monitor.stats.old_reads += u64::from(is_old);
+                    self.monitor.read_ok(machine, life, member, io.issued_ns);
                 }
                 Call::Read {
                     member,
@@ -902,9 +1060,7 @@ impl World {
                 }
             }
         };
-        if self.machines[machine].life == life {
-            self.deliver(machine, call);
-        }
+        self.deliver_to(machine as u8, life, call);
     }
 
     fn op(&mut self, machine: usize, life: u32) {
@@ -913,7 +1069,7 @@ impl World {
         }
         self.deliver(machine, Call::Op);
         let next = self.rng.between(5 * MS, 45 * MS);
-        self.after(next, Event::Op(machine, life));
+        self.after(next, Event::Op(machine as u8, life));
     }
 
     /// A client's operation asks for a permit.
@@ -939,11 +1095,12 @@ impl World {
         let it = &mut self.machines[machine];
         match it.gate.enter(Charge::ONE, || local_ns) {
             Admission::Granted(_) => {
-                let (op, epoch) = (it.begin_op(), it.gate.epoch());
-                self.monitor.admitted(machine, op, epoch);
+                let epoch = it.gate.epoch();
+                let op = it.begin_op(epoch);
+                self.monitor.admitted(machine, op, epoch, self.now_ns);
                 // Here the machine may stand still, with an operation that has passed the gate.
                 let life = it.life;
-                self.after(0, Event::OpGoes(machine, op, life));
+                self.after(0, Event::OpGoes(machine as u8, life, op));
                 false
             }
             Admission::Full { .. } => false,
@@ -959,22 +1116,30 @@ impl World {
             false => self.rng.between(MS, 30 * MS),
         };
         let life = self.machines[machine].life;
-        self.after(takes_ns, Event::OpLands(machine, op, life));
+        self.after(takes_ns, Event::OpLands(machine as u8, life, op));
     }
 
     fn op_lands(&mut self, machine: usize, op: u64, life: u32) {
-        if self.monitor.landed(machine, op) {
+        let lives = self.machines[machine].life == life;
+        if self.monitor.landed(machine, op, lives, self.now_ns) {
             note!(self, "C{} operation {op} is a STRAY", machine + 1);
         }
-        if self.machines[machine].life == life {
+        if lives {
             self.deliver(machine, Call::OpDone(op));
         }
     }
 
+    /// The machine sees the end of an operation, and tells its user.
     fn op_done(&mut self, machine: usize, op: u64) {
-        if self.machines[machine].end_op(op) {
-            self.tell_drained(machine);
+        let local_ns = self.local_ns(machine);
+        let Some(answer) = self.machines[machine].end_op(op, local_ns) else {
+            return;
+        };
+        self.monitor.answered(machine, op, answer.is_ok());
+        if let Err(Lapsed(true)) = answer {
+            self.machines[machine].call(&Call::Lapse, local_ns);
         }
+        self.tell_drained(machine);
     }
 
     /// Once a second, things break.
@@ -986,7 +1151,7 @@ impl World {
                 self.monitor.stats.crashes += 1;
                 let life = self.machines[machine].life;
                 let down_ns = self.rng.below(faults.down_ns);
-                self.after(down_ns, Event::Restart(machine, life));
+                self.after(down_ns, Event::Restart(machine as u8, life));
             }
             for member in 0..self.config.members {
                 if self.rng.chance(faults.broken) {
@@ -999,7 +1164,8 @@ impl World {
                     };
                     let for_ns = self.rng.below(longest);
                     self.set_path(machine, member, path);
-                    self.after(for_ns, Event::Repair(machine, member));
+                    self.monitor.stats.broken += 1;
+                    self.after(for_ns, Event::Repair(machine as u8, member));
                 }
             }
             if self.rng.chance(faults.command) {
@@ -1010,6 +1176,15 @@ impl World {
             }
             if self.rng.chance(faults.degrade) {
                 self.degrade(machine);
+            }
+        }
+        for member in 0..self.config.members {
+            if self.rng.chance(faults.flush) {
+                self.flush(member);
+            }
+            if self.rng.chance(faults.power) {
+                let away_ns = self.rng.below(faults.broken_ns);
+                self.cut_power(member, self.config.timing.window_ns + away_ns);
             }
         }
         self.after(1000 * MS, Event::Chaos);
@@ -1103,6 +1278,7 @@ fn brief(what: &What) -> String {
         What::Write {
             side,
             payload: Payload::Ballot(record),
+            ..
         } => format!(
             "ballot {side:?} seq {} dec {} mbal {} bal {}",
             record.seq, record.dec.epoch, record.mbal.round, record.bal.round
@@ -1110,6 +1286,7 @@ fn brief(what: &What) -> String {
         What::Write {
             side,
             payload: Payload::Heartbeat(record),
+            ..
         } => format!(
             "heartbeat {side:?} seq {} dec {} hb {} {:?}",
             record.seq, record.dec.epoch, record.hb, record.role

@@ -11,13 +11,15 @@
 //! | the expiry in a gate moves by rule 4 only | every event |
 //! | nobody is admitted without a valid lease | the gate itself, checked by S1 |
 //! | S2: what may land, or landed, unrepaired is never more than redundancy repairs | every event |
+//! | S4: no stray is acknowledged; what was acknowledged is overwritten by later writes and by
+//! strays alone; nothing that landed within D of its permit is a stray | landing, acknowledgement |
 //! | R14: a gate opens, or its limit rises, when a majority carries a limit as high | both |
 //! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::controller::{Action, Command, Heartbeat, Outcome};
-use dm_lease_proto::proto::record::{Ballot, BallotRecord, RecordRole, Value};
+use dm_lease_proto::proto::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::majority;
 use std::collections::BTreeMap;
@@ -29,54 +31,75 @@ pub struct Violation {
     pub text: String,
 }
 
-/// What happened in a run, to see that something did.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    pub leases: u64,
-    pub takeovers: u64,
-    pub heartbeats: u64,
-    pub granted: u64,
-    pub stalls: u64,
-    pub crashes: u64,
-    pub errors: u64,
-    pub error_landed: u64,
-    pub torn: u64,
-    pub late: u64,
-    pub slow: u64,
-    pub releases: u64,
-    /// Operations that landed in the term of a later owner.
-    pub strays: u64,
+/// Numbers that are added up over runs, by name.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// What happened in a run, to see that something did.
+        #[derive(Clone, Debug, Default)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)+
+            /// Demotions and claims that came to nothing, by reason.
+            pub reasons: BTreeMap<&'static str, u64>,
+        }
+
+        impl Stats {
+            pub fn add(&mut self, other: &Stats) {
+                $(self.$name += other.$name;)+
+                for (reason, count) in &other.reasons {
+                    *self.reasons.entry(reason).or_default() += count;
+                }
+            }
+
+            /// All of them, in the order in which they are printed.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                let mut all = vec![$((stringify!($name), self.$name),)+];
+                all.extend(self.reasons.iter().map(|(reason, count)| (*reason, *count)));
+                all
+            }
+        }
+    };
+}
+
+counters! {
+    runs,
+    simulated_ms,
+    /// Heartbeats that any controller began to write, and those that reached a majority [R3].
+    tried,
+    succeeded,
+    /// Of those the ones of owners that were also read back, so that they count for the lease.
+    heartbeats,
+    leases,
+    takeovers,
+    releases,
+    /// Operations of users that got a permit, and what became of them.
+    granted,
+    acknowledged,
+    not_acknowledged,
+    /// Operations that landed in the term of a later owner, and acknowledged writes under them.
+    strays,
+    overwritten,
     /// Leases of owners that are charged for others, charges dropped, and refusals to drop them.
-    pub charged: u64,
-    pub repaired: u64,
-    pub not_drained: u64,
-    /// Demotions and claims that came to nothing, by reason.
-    pub reasons: BTreeMap<&'static str, u64>,
+    charged,
+    repaired,
+    not_drained,
+    /// Faults; see [`super::Faults`].
+    stalls,
+    crashes,
+    errors,
+    error_landed,
+    torn,
+    half,
+    late,
+    slow,
+    broken,
+    power_cuts,
+    /// Heartbeats that a member acknowledged and forgot.
+    reverted,
+    /// Reads that brought what was no longer there when they completed.
+    old_reads,
 }
 
 impl Stats {
-    pub fn add(&mut self, other: &Stats) {
-        self.leases += other.leases;
-        self.takeovers += other.takeovers;
-        self.heartbeats += other.heartbeats;
-        self.granted += other.granted;
-        self.stalls += other.stalls;
-        self.crashes += other.crashes;
-        self.errors += other.errors;
-        self.error_landed += other.error_landed;
-        self.torn += other.torn;
-        self.late += other.late;
-        self.slow += other.slow;
-        self.releases += other.releases;
-        self.strays += other.strays;
-        self.charged += other.charged;
-        self.repaired += other.repaired;
-        self.not_drained += other.not_drained;
-        for (reason, count) in &other.reasons {
-            *self.reasons.entry(reason).or_default() += count;
-        }
-    }
-
     pub fn reason(&self, reason: Reason) -> u64 {
         self.reasons.get(reason.token()).copied().unwrap_or(0)
     }
@@ -116,11 +139,66 @@ struct Track {
     previous: Option<(u64, u64)>,
     /// The end of the lease that the gate was told last; `None` once it was latched.
     extended_to_ns: Option<u64>,
+    /// The heartbeat that is being written: on which members, with which number there, and on how
+    /// many it is.
+    sent: u16,
+    seqs: [u64; 16],
+    kept: u16,
     /// For each member when the last read that succeeded was issued, true time.
     read_issued: [u64; 16],
-    /// When the gate was last valid, true time, and for which epoch.
+    /// Until when the gate is valid, or was, true time, and for which epoch.
     valid_until_ns: u64,
-    was_valid: bool,
+    epoch: u64,
+    /// What it knows to be decided.
+    decided: Option<Decided>,
+}
+
+impl Track {
+    /// A heartbeat is written to a member, which takes part in each once.
+    fn sends(&mut self, member: u8, seq: u64) -> bool {
+        let (bit, at) = (1 << member, usize::from(member));
+        let begins = self.sent & bit != 0 || self.sent == 0;
+        if begins {
+            (self.sent, self.kept) = (0, 0);
+        }
+        self.sent |= bit;
+        self.seqs[at] = seq;
+        begins
+    }
+
+    /// A member has it; whether a majority has it now, and had not before.
+    fn keeps(&mut self, member: u8, seq: u64, majority: u8) -> bool {
+        let (bit, at) = (1 << member, usize::from(member));
+        if self.sent & bit == 0 || self.seqs[at] != seq || self.kept & bit != 0 {
+            return false;
+        }
+        self.kept |= bit;
+        self.kept.count_ones() == u32::from(majority)
+    }
+}
+
+/// An operation of a user that may still land: the epoch that admitted it, and when.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    epoch: u64,
+    from_ns: u64,
+}
+
+/// What a block of the users' data says: whose write, of which epoch. Each write is unique.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    machine: usize,
+    op: u64,
+    epoch: u64,
+    is_stray: bool,
+    is_acknowledged: bool,
+}
+
+/// Blocks of users' data: few, so that owners overwrite each other's.
+const BLOCKS: usize = 16;
+
+fn block(op: u64) -> usize {
+    op as usize % BLOCKS
 }
 
 /// Sees everything.
@@ -134,12 +212,16 @@ pub struct Monitor {
     tracks: Vec<Track>,
     /// What each epoch was decided to be.
     decided: BTreeMap<u64, Value>,
+    highest: u64,
     /// Who had a lease, in the order of the leases: epoch, machine, true time.
     pub leases: Vec<(u64, usize, u64)>,
     /// Epochs that ended by command, so that nobody waits for the window.
     told: Vec<u64>,
-    /// Operations that may still land: machine, number, and the epoch that admitted them.
-    open: BTreeMap<(usize, u64), u64>,
+    /// Operations that may still land, by machine and number.
+    open: BTreeMap<(usize, u64), Open>,
+    /// Operations that have landed, and whose users know nothing yet.
+    landed: BTreeMap<(usize, u64), Written>,
+    medium: [Option<Written>; BLOCKS],
     /// Strays that nobody has repaired, by epoch.
     spoilt: Vec<u64>,
     /// How many strays redundancy repairs; `None` if nobody relies on it.
@@ -171,6 +253,9 @@ impl Monitor {
             leases: Vec::new(),
             told: Vec::new(),
             open: BTreeMap::new(),
+            landed: BTreeMap::new(),
+            medium: [None; BLOCKS],
+            highest: 0,
             spoilt: Vec::new(),
             repairable: config.redundancy.healthy_limit().map(|m| m as usize),
             clocks_are_sound: true,
@@ -190,8 +275,8 @@ impl Monitor {
         match (command, result) {
             (Command::ConfirmDead { epoch, .. }, _) => self.told.push(*epoch),
             (Command::Repaired { epoch }, Ok(_)) if self.repairable.is_some() => {
-                let old = |&(&(who, op), &of): &(&(usize, u64), &u64)| {
-                    of <= *epoch && self.is_foreign(who, of)
+                let old = |&(&(who, _), of): &(&(usize, u64), &Open)| {
+                    of.epoch <= *epoch && self.is_foreign(who, of.epoch)
                 };
                 let late: Vec<_> = self.open.iter().filter(old).collect();
                 ensure!(
@@ -211,22 +296,96 @@ impl Monitor {
     }
 
     /// An operation of this epoch got a permit.
-    pub fn admitted(&mut self, machine: usize, op: u64, epoch: u64) {
+    pub fn admitted(&mut self, machine: usize, op: u64, epoch: u64, from_ns: u64) {
         self.stats.granted += 1;
-        self.open.insert((machine, op), epoch);
+        self.open.insert((machine, op), Open { epoch, from_ns });
     }
 
     /// An operation reached the medium; whether it is a stray.
-    pub fn landed(&mut self, machine: usize, op: u64) -> bool {
-        let Some(epoch) = self.open.remove(&(machine, op)) else {
+    pub fn landed(&mut self, machine: usize, op: u64, lives: bool, now_ns: u64) -> bool {
+        let Some(Open { epoch, from_ns }) = self.open.remove(&(machine, op)) else {
             return false;
         };
-        let stray = self.is_foreign(machine, epoch);
-        if stray {
+        let write = Written {
+            machine,
+            op,
+            epoch,
+            is_stray: self.is_foreign(machine, epoch),
+            is_acknowledged: false,
+        };
+        if write.is_stray {
             self.stats.strays += 1;
             self.spoilt.push(epoch);
+            // By time alone nothing is a stray that took no longer than it may.
+            ensure!(
+                self,
+                !self.clocks_are_sound
+                    || now_ns - from_ns > self.delay_ns
+                    || self.told.contains(&epoch),
+                "S4",
+                "{write:?} was admitted at {from_ns} and landed at {now_ns}"
+            );
         }
-        stray
+        if let Some(before) = self.medium[block(op)].replace(write) {
+            self.overwrites(write, before);
+        }
+        if lives {
+            self.landed.insert((machine, op), write);
+        }
+        write.is_stray
+    }
+
+    /// What was acknowledged may be overwritten by what came later, and by strays.
+    fn overwrites(&mut self, write: Written, before: Written) {
+        if before.is_acknowledged && before.epoch > write.epoch && before.machine != write.machine {
+            self.stats.overwritten += 1;
+            ensure!(
+                self,
+                write.is_stray,
+                "S4",
+                "{before:?} is lost under {write:?}"
+            );
+        }
+    }
+
+    /// The user of an operation that has landed is told of its success, or is not.
+    pub fn answered(&mut self, machine: usize, op: u64, is_acknowledged: bool) {
+        let Some(write) = self.landed.remove(&(machine, op)) else {
+            return;
+        };
+        if !is_acknowledged {
+            self.stats.not_acknowledged += 1;
+            return;
+        }
+        self.stats.acknowledged += 1;
+        // An owner whose clock stood still does not know better.
+        ensure!(
+            self,
+            !self.clocks_are_sound || !write.is_stray,
+            "S4",
+            "{write:?} landed under a later owner and is acknowledged"
+        );
+        let Some(there) = self.medium[block(op)].as_mut() else {
+            return;
+        };
+        if (there.machine, there.op) == (machine, op) {
+            there.is_acknowledged = true;
+            return;
+        }
+        let (there, write) = (
+            *there,
+            Written {
+                is_acknowledged: true,
+                ..write
+            },
+        );
+        ensure!(
+            self,
+            !self.clocks_are_sound || there.machine == machine || there.epoch < write.epoch,
+            "S4",
+            "{write:?} is acknowledged when {there:?} stands in its place"
+        );
+        self.overwrites(there, write);
     }
 
     /// An operation will never reach the medium.
@@ -236,7 +395,7 @@ impl Monitor {
 
     /// Whether something of this epoch may still land.
     pub fn is_open(&self, epoch: u64) -> bool {
-        self.open.values().any(|of| *of == epoch)
+        self.open.values().any(|of| of.epoch == epoch)
     }
 
     /// Whether somebody else had a lease after this epoch of this machine.
@@ -250,7 +409,7 @@ impl Monitor {
     }
 
     /// A command goes out.
-    pub fn issued(&mut self, machine: usize, what: &What, local_ns: u64, it: &Machine) {
+    pub fn issued(&mut self, machine: usize, member: u8, what: &What, local_ns: u64, it: &Machine) {
         let track = &mut self.tracks[machine];
         match what {
             What::Read { .. } => {}
@@ -279,6 +438,7 @@ impl Monitor {
                 payload: Payload::Heartbeat(record),
                 ..
             } => {
+                self.stats.tried += u64::from(track.sends(member, record.seq));
                 if record.role.is_owner() {
                     let beat = track
                         .beats
@@ -334,7 +494,12 @@ impl Monitor {
                 return;
             }
         };
-        if !ok || !record.role.is_owner() || track.life != life {
+        if !ok || track.life != life {
+            return;
+        }
+        let succeeds = track.keeps(member, record.seq, majority(members));
+        self.stats.succeeded += u64::from(succeeds);
+        if !record.role.is_owner() {
             return;
         }
         let beat = track
@@ -447,10 +612,12 @@ impl Monitor {
             .get(&(epoch, beat.hb))
             .cloned()
             .unwrap_or_default();
+        // Earlier ones are judged.
+        track.beats.retain(|&of, _| of >= (epoch, beat.hb));
         let read_issued = track.read_issued;
         let extended = track.extended_to_ns;
         // The first grant waits until a majority carries the ballot record of the epoch [R21].
-        let opened = self.leases.iter().any(|(of, ..)| *of == epoch);
+        let opened = self.leases.iter().rev().any(|(of, ..)| *of == epoch);
         let withheld = beat.expiry_ns.is_none() && extended.is_none() && !opened;
         ensure!(
             self,
@@ -493,13 +660,21 @@ impl Monitor {
         );
     }
 
-    /// Checks every invariant at one true instant.
-    pub fn check(&mut self, now_ns: u64, machines: &[Machine]) -> Result<(), Violation> {
+    /// Checks every invariant at one true instant. A machine is looked at when something happened
+    /// to it: by itself a lease only ends, and when that is, is known.
+    pub fn check(
+        &mut self,
+        now_ns: u64,
+        machines: &[Machine],
+        touched: u64,
+    ) -> Result<(), Violation> {
         for (index, it) in machines.iter().enumerate() {
-            self.follow(index, it, now_ns);
+            if touched & (1 << index) != 0 {
+                self.follow(index, it, now_ns);
+            }
         }
         if self.clocks_are_sound {
-            self.check_time(now_ns, machines);
+            self.check_time(now_ns);
         }
         if let Some(m) = self.repairable {
             let (open, spoilt) = (self.open.len(), self.spoilt.len());
@@ -518,36 +693,31 @@ impl Monitor {
         }
     }
 
-    fn check_time(&mut self, now_ns: u64, machines: &[Machine]) {
-        let valid: Vec<usize> = (0..machines.len())
-            .filter(|&index| self.tracks[index].was_valid)
-            .collect();
+    fn check_time(&mut self, now_ns: u64) {
+        let is_valid = |track: &&Track| track.valid_until_ns > now_ns;
+        let valid = self.tracks.iter().filter(is_valid).count();
         ensure!(
             self,
-            valid.len() <= 1,
+            valid <= 1,
             "S1",
-            "machines {valid:?} may write at {now_ns}"
+            "{valid} machines may write at {now_ns}"
         );
-        let highest = self.decided.keys().next_back().copied().unwrap_or(0);
-        for &index in &valid {
-            let epoch = machines[index].gate.epoch();
-            ensure!(
-                self,
-                epoch == highest || self.told.contains(&epoch),
-                "S1'",
-                "machine {index} may write in epoch {epoch}, {highest} is decided"
-            );
-        }
+        let Some(track) = self.tracks.iter().find(is_valid) else {
+            return;
+        };
+        let (epoch, highest) = (track.epoch, self.highest);
+        ensure!(
+            self,
+            epoch == highest || self.told.contains(&epoch),
+            "S1'",
+            "a machine may write in epoch {epoch}, {highest} is decided"
+        );
     }
 
     fn follow(&mut self, index: usize, it: &Machine, now_ns: u64) {
         if self.tracks[index].life != it.life {
-            let old = std::mem::take(&mut self.tracks[index]);
-            let ended_ns = if old.was_valid {
-                now_ns
-            } else {
-                old.valid_until_ns
-            };
+            let ended_ns = self.tracks[index].valid_until_ns.min(now_ns);
+            self.landed.retain(|(machine, _), _| *machine != index);
             self.tracks[index] = Track {
                 life: it.life,
                 valid_until_ns: ended_ns,
@@ -557,12 +727,11 @@ impl Monitor {
         let valid = it.is_valid(now_ns);
         let expiry_ns = it.gate.expiry_ns();
         let track = &mut self.tracks[index];
-        if valid {
-            track.valid_until_ns = it.clock.true_ns(expiry_ns);
-        } else if track.was_valid {
-            track.valid_until_ns = track.valid_until_ns.min(now_ns);
-        }
-        track.was_valid = valid;
+        track.epoch = it.gate.epoch();
+        track.valid_until_ns = match valid {
+            true => it.clock.true_ns(expiry_ns),
+            false => track.valid_until_ns.min(now_ns),
+        };
         let told = track.extended_to_ns;
         ensure!(
             self,
@@ -577,15 +746,22 @@ impl Monitor {
         else {
             return;
         };
-        if let Some(value) = decided.value {
-            let known = *self.decided.entry(decided.epoch).or_insert(value);
-            ensure!(
-                self,
-                known == value,
-                "S3",
-                "epoch {} is {known:?} and {value:?}",
-                decided.epoch
-            );
+        if self.tracks[index].decided.replace(decided) != Some(decided) {
+            self.decides(decided);
         }
+    }
+
+    /// A machine knows of a decision.
+    fn decides(&mut self, decided: Decided) {
+        let Some(value) = decided.value else { return };
+        self.highest = self.highest.max(decided.epoch);
+        let known = *self.decided.entry(decided.epoch).or_insert(value);
+        ensure!(
+            self,
+            known == value,
+            "S3",
+            "epoch {} is {known:?} and {value:?}",
+            decided.epoch
+        );
     }
 }
