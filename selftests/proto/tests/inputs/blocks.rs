@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What members may say, drawn at random: records, superblocks, and where they stand.
+
+use dm_lease_proto::proto::layout::DATA_OFFSET_SECTORS;
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
+use dm_lease_proto::proto::record::{
+    Ballot, BallotRecord, BlockId, Charge, Charges, Decided, HeartbeatRecord, Incarnation,
+    RecordRole, Slot, Value,
+};
+use dm_lease_proto::proto::superblock::{self, Name, Superblock};
+use dm_lease_proto::proto::time::{Timing, MAX_DURATION_NS, MIN_PERIOD_NS};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+fn slots() -> impl Strategy<Value = Slot> {
+    (1..=64_u8).prop_map(|controller| Slot::from_controller(controller).unwrap())
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    (slots(), any::<u128>()).prop_map(|(slot, inc)| Value {
+        slot,
+        inc: Incarnation(inc),
+    })
+}
+
+fn ballots() -> impl Strategy<Value = Ballot> {
+    prop_oneof![
+        Just(Ballot::NONE),
+        (1_u64.., values()).prop_map(|(round, Value { slot, inc })| Ballot { round, slot, inc }),
+    ]
+}
+
+fn decisions() -> impl Strategy<Value = Decided> {
+    let some = (1_u64.., values()).prop_map(|(epoch, value)| Decided {
+        epoch,
+        value: Some(value),
+    });
+    prop_oneof![Just(Decided::NEVER), some]
+}
+
+fn charges() -> impl Strategy<Value = Charges> {
+    let terms = vec((1_u64.., values(), any::<u32>(), any::<bool>()), 0..=8);
+    (terms, any::<bool>()).prop_map(|(terms, partial)| {
+        let mut charges = Charges::NONE;
+        for (epoch, owner, amount, drained) in terms {
+            charges
+                .add(Charge {
+                    drained,
+                    ..Charge::new(epoch, owner, amount)
+                })
+                .unwrap();
+        }
+        charges.with_partial(partial)
+    })
+}
+
+prop_compose! {
+    /// Where a record stands.
+    pub fn ids()(uuid in any::<[u8; 16]>(), member in 0..16_u8, slot in slots()) -> BlockId {
+        BlockId { uuid, member, slot }
+    }
+}
+
+prop_compose! {
+    /// What a ballot register may say.
+    pub fn ballot_records()(
+        (seq, inc, boot_id, limit) in any::<(u64, u128, [u8; 16], u32)>(),
+        dec in decisions(),
+        one in ballots(),
+        two in ballots(),
+        value in values(),
+        charges in charges(),
+    ) -> BallotRecord {
+        let (mbal, bal) = (one.max(two), one.min(two));
+        let val = bal.is_some().then_some(value);
+        BallotRecord { seq, inc: Incarnation(inc), boot_id, dec, mbal, bal, val, limit, charges }
+    }
+}
+
+prop_compose! {
+    /// What a heartbeat register may say.
+    pub fn heartbeat_records()(
+        (seq, inc, hb, open, period_ns, reason) in any::<(u64, u128, u64, u32, u64, u8)>(),
+        dec in decisions(),
+        successor in option::of(slots()),
+        role in 0..6,
+    ) -> HeartbeatRecord {
+        let role = match role {
+            0 => RecordRole::Secondary,
+            _ if dec == Decided::NEVER => RecordRole::Claiming,
+            1 => RecordRole::Claiming,
+            2 => RecordRole::Owner,
+            3 => RecordRole::Lapsed,
+            4 => RecordRole::Released { successor },
+            _ => match successor {
+                Some(successor) => RecordRole::HandingOver { successor },
+                None => RecordRole::Owner,
+            },
+        };
+        HeartbeatRecord { seq, inc: Incarnation(inc), dec, role, hb, open, period_ns, reason }
+    }
+}
+
+prop_compose! {
+    /// Timings that are safe, with slack.
+    pub fn timings()(
+        period_max_ns in MIN_PERIOD_NS..=10_000_000_000,
+        (error_report_ns, write_ns, read_ns, jitter_ns) in
+            (0..=10_000_000_000_u64, 0..=1_000_000_000_u64, 0..=1_000_000_000_u64, 0..=99_u64),
+        device_delay_ns in 0..=3_600_000_000_000_u64,
+        (drift_ppm, lost_heartbeats) in (0..=100_000_u32, 0..=100_u32),
+        (slack_ns, more_slack_ns) in (0..=99_u64, 0..=99_u64),
+    ) -> Timing {
+        let mut timing = Timing {
+            lease_ns: 0, window_ns: 0, device_delay_ns, drift_ppm, lost_heartbeats, period_max_ns,
+            error_report_ns, write_ns, read_ns, jitter_ns,
+        };
+        timing.lease_ns = timing.needed_lease_ns(period_max_ns) + slack_ns;
+        timing.window_ns = timing.needed_window_ns() + more_slack_ns;
+        timing
+    }
+}
+
+prop_compose! {
+    /// Redundancies, with a limit that fits.
+    pub fn redundancies()(
+        kind in prop_oneof![
+            (1..=255_u8).prop_map(Kind::Parity),
+            (2..=255_u8).prop_map(Kind::Mirror),
+            Just(Kind::External),
+        ],
+        (detect, window, batch) in any::<(bool, bool, u32)>(),
+        chunk_blocks in option::of(1..=(1_u32 << 18)),
+        drain_ns in option::of(1..=MAX_DURATION_NS),
+    ) -> Redundancy {
+        let exhausted = if window { Exhausted::Window } else { Exhausted::Stop };
+        let external = kind == Kind::External;
+        let counting = match chunk_blocks {
+            Some(blocks) if !external => Counting::Stripe { chunk_sectors: blocks * 8 },
+            _ => Counting::Ops,
+        };
+        let detect = detect && !external;
+        let mut redundancy = Redundancy { kind, detect, batch, counting, exhausted, drain_ns };
+        redundancy.batch = match redundancy.healthy_limit() {
+            None | Some(0) => 0,
+            Some(limit) => batch % limit + 1,
+        };
+        redundancy
+    }
+}
+
+prop_compose! {
+    /// Superblocks that can be opened.
+    pub fn superblocks()(
+        (uuid, replacement, compat, ro_compat, formatted_s) in
+            any::<([u8; 16], bool, u32, u32, u64)>(),
+        name in "[A-Za-z0-9][A-Za-z0-9_.-]{0,31}",
+        (members, member) in (1..=16_u8).prop_flat_map(|members| (Just(members), 0..members)),
+        (controllers, home) in (any::<u64>(), slots()),
+        timing in timings(),
+        redundancy in redundancies(),
+        (blocks, slack) in (1..=(1_u64 << 50), 0..=100_u64),
+        generation in 1_u64..,
+    ) -> Superblock {
+        let data_length_sectors = blocks * 8;
+        Superblock {
+            minor: superblock::VERSION_MINOR, compat, ro_compat, incompat: 0,
+            // A zero uuid is none.
+            uuid: if uuid == [0; 16] { [1; 16] } else { uuid },
+            name: Name::new(&name).unwrap(), member, members, replacement,
+            controllers: controllers | home.bit(), home, timing, redundancy,
+            data_offset_sectors: DATA_OFFSET_SECTORS, data_length_sectors,
+            member_sectors: DATA_OFFSET_SECTORS + data_length_sectors + (8 << 11) + 8 + slack,
+            generation, formatted_s,
+        }
+    }
+}

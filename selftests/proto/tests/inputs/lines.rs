@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What users may type and read, drawn at random: what is drawn is valid.
+
+use dm_lease_proto::proto::limit::Limit;
+use dm_lease_proto::proto::message::Command;
+use dm_lease_proto::proto::record::Slot;
+use dm_lease_proto::proto::status::{Reason, Role, Status};
+use dm_lease_proto::proto::table::{
+    Claim, FailWith, Features, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
+};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Controllers.
+pub fn slots() -> impl Strategy<Value = Slot> {
+    (0u8..64).prop_map(|index| Slot::new(index).expect("below 64"))
+}
+
+/// Optional settings of a table line.
+pub fn features() -> impl Strategy<Value = Features> {
+    (
+        option::of(HEARTBEAT_MS),
+        select(vec![Claim::Auto, Claim::Manual]),
+        option::of(BATCH),
+        select(vec![OnFull::Hold, OnFull::Fail]),
+        select(vec![
+            FailWith::ResvConflict,
+            FailWith::IoErr,
+            FailWith::Medium,
+        ]),
+        prop_oneof![Just(0), LAPSE_HOLD_MS],
+        any::<bool>(),
+    )
+        .prop_map(
+            |(heartbeat_ms, claim, batch, on_full, fail_with, lapse_hold_ms, stateless)| Features {
+                heartbeat_ms,
+                claim,
+                batch,
+                on_full,
+                fail_with,
+                lapse_hold_ms,
+                stateless,
+            },
+        )
+}
+
+/// Messages.
+pub fn commands() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        select(vec![
+            Command::Claim,
+            Command::Release,
+            Command::Fence,
+            Command::Drop,
+            Command::Histogram
+        ]),
+        slots().prop_map(Command::Handoff),
+        (slots(), 1_u64.., any::<bool>()).prop_map(|(controller, epoch, force)| {
+            Command::ConfirmDead {
+                controller,
+                epoch,
+                force,
+            }
+        }),
+        (1_u64..).prop_map(|epoch| Command::AcceptRisk { epoch }),
+        (1_u64..).prop_map(|epoch| Command::Repaired { epoch }),
+        (0u8..=16).prop_map(Command::Degraded),
+        HEARTBEAT_MS.prop_map(Command::HeartbeatMs),
+    ]
+}
+
+/// A status without its name, which it borrows.
+pub fn statuses() -> impl Strategy<Value = Status<'static>> {
+    let limits = prop_oneof![
+        any::<u32>().prop_map(Limit::Count),
+        Just(Limit::Unlimited),
+        Just(Limit::Window),
+    ];
+    let place = (1u8..=16).prop_flat_map(|members| (0..members, Just(members), 0..=members));
+    let term = (
+        option::of(any::<u64>()),
+        option::of(slots()),
+        option::of(any::<u64>()),
+        option::of(any::<u64>()),
+    );
+    let budget = (any::<u32>(), any::<u32>());
+    let counters = (any::<u32>(), limits, any::<[u64; 3]>(), budget);
+    let words = (select(Role::ALL.to_vec()), select(Reason::ALL.to_vec()));
+    (place, term, counters, words).prop_map(
+        |((member, members, members_ok), term, (open, limit, counts, budget), (role, reason))| {
+            let (epoch, owner, lease_ms_left, heartbeat_seq) = term;
+            let [pending, refused, late] = counts;
+            let (charged, peak) = budget;
+            Status {
+                portion: "",
+                member,
+                members,
+                role,
+                epoch,
+                owner,
+                lease_ms_left,
+                heartbeat_seq,
+                open,
+                limit,
+                pending,
+                refused,
+                late,
+                members_ok,
+                reason,
+                charged,
+                peak,
+            }
+        },
+    )
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What must hold for every block that a member may hold, however it came there.
+//!
+//! Used by the tests with random blocks (`codec.rs`) and by the fuzzer (`fuzz/`). A property that
+//! does not hold panics.
+
+#[path = "refusals.rs"]
+mod refusals;
+
+use dm_lease_proto::proto::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::record::{
+    self, newest, target, BallotRecord, BlockId, HeartbeatRecord, Reading, Record, Slot,
+};
+use dm_lease_proto::proto::superblock::{self, Superblock, SuperblockError};
+use refusals::has_own_words;
+use std::fmt::Debug;
+
+/// Bits in a block.
+const BITS: usize = BLOCK_SIZE * 8;
+
+/// The checksum that a block carries, right or wrong.
+fn checksum_of(block: &Block) -> u32 {
+    u32::from_le_bytes([block[16], block[17], block[18], block[19]])
+}
+
+/// Damage that CRC-32C finds whatever the block says: one flipped bit, two, and a burst of 32. Where
+/// it is differs from block to block.
+fn damaged(block: &Block) -> [Block; 3] {
+    let seed = checksum_of(block) as usize;
+    let first = seed % BITS;
+    let second = (first + 1 + (seed / BITS) % (BITS - 1)) % BITS;
+    let [mut one, mut two, mut burst] = [*block; 3];
+    let flip = |block: &mut Block, bit: usize| block[bit / 8] ^= 1 << (bit % 8);
+    flip(&mut one, first);
+    flip(&mut two, first);
+    flip(&mut two, second);
+    // Behind the checksum: a burst that reached into it would be two.
+    let at = 20 + seed % (BLOCK_SIZE - 24);
+    for byte in &mut burst[at..at + 4] {
+        *byte ^= 1 + (seed % 255) as u8;
+    }
+    [one, two, burst]
+}
+
+/// Two superblocks: each is refused for a reason of its own, or is exactly what its fields say; and
+/// two that fit each other are of one portion [R39].
+pub fn superblocks_are_sound(blocks: [&Block; 2]) {
+    let [one, two] = blocks.map(superblock_is_sound);
+    let (Some(one), Some(two)) = (one, two) else {
+        return;
+    };
+    match one.fits(&two) {
+        Ok(()) => {
+            assert_ne!(one.member, two.member);
+            let portion = |it: &Superblock| (it.uuid, it.name, it.members, it.controllers, it.home);
+            assert_eq!(portion(&one), portion(&two));
+            assert_eq!((one.timing, one.redundancy), (two.timing, two.redundancy));
+        }
+        Err(mismatch) => has_own_words(mismatch, mismatch),
+    }
+    assert_eq!(one.fits(&two), two.fits(&one));
+}
+
+fn superblock_is_sound(block: &Block) -> Option<Superblock> {
+    let read = match superblock::decode(block) {
+        Ok(read) => read,
+        Err(error) => {
+            assert_eq!(error == SuperblockError::Blank, is_blank(block));
+            has_own_words(error, error);
+            return None;
+        }
+    };
+    assert_eq!(read.validate(), Ok(()));
+    let mut again = ZERO_BLOCK;
+    superblock::encode(&read, &mut again);
+    if read.minor > superblock::VERSION_MINOR {
+        // A later minor version may have fields that this code drops, but no others.
+        assert_eq!(superblock::decode(&again), Ok(read));
+    } else {
+        assert!(again == *block, "{read:?}");
+    }
+    for damaged in damaged(block) {
+        assert!(superblock::decode(&damaged).is_err(), "{read:?}");
+    }
+    Some(read)
+}
+
+/// The place that a block says it was written for.
+pub fn place_of(block: &Block) -> BlockId {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&block[24..40]);
+    BlockId {
+        uuid,
+        member: block[11],
+        slot: Slot::from_controller(block[12]).unwrap_or(Slot::FIRST),
+    }
+}
+
+/// The two blocks of a register: each is no information for a reason of its own, or is exactly what
+/// its fields say, at this place and at no other; and of the two the newest valid one counts [R26].
+pub fn registers_are_sound(blocks: [&Block; 2], id: &BlockId) {
+    register_is_sound::<BallotRecord>(blocks, id);
+    register_is_sound::<HeartbeatRecord>(blocks, id);
+}
+
+fn register_is_sound<T: Record + Debug>(blocks: [&Block; 2], id: &BlockId) {
+    let readings = blocks.map(|block| block_is_sound::<T>(block, id));
+    joins_soundly(readings);
+    let [a, b] = readings;
+    if let (Reading::Valid(_), Reading::Valid(_)) = (a, b) {
+        for damaged in damaged(blocks[1]) {
+            // What damage leaves of a register is its other block.
+            let damaged = record::decode::<T>(&damaged, id);
+            assert_eq!(newest(a, damaged).0, a);
+            assert_eq!(newest(damaged, a).0, a);
+        }
+    }
+}
+
+fn block_is_sound<T: Record + Debug>(block: &Block, id: &BlockId) -> Reading<T> {
+    let reading = record::decode::<T>(block, id);
+    match reading {
+        Reading::Blank => assert!(is_blank(block)),
+        Reading::Invalid(reject) => has_own_words(reject, reject),
+        Reading::Valid(read) => {
+            let mut again = ZERO_BLOCK;
+            record::encode(&read, id, &mut again);
+            assert!(again == *block, "{read:?}");
+            for elsewhere in other_places(id) {
+                assert!(record::decode::<T>(block, &elsewhere).valid().is_none());
+            }
+            for damaged in damaged(block) {
+                assert!(record::decode::<T>(&damaged, id).valid().is_none());
+            }
+        }
+    }
+    reading
+}
+
+/// Another portion, another member, another controller.
+fn other_places(id: &BlockId) -> [BlockId; 3] {
+    let mut uuid = id.uuid;
+    uuid[usize::from(id.member) % 16] ^= 1;
+    let slot = Slot::new((id.slot.index() + 1) % 64).unwrap();
+    let member = id.member ^ 1;
+    [
+        BlockId { uuid, ..*id },
+        BlockId { member, ..*id },
+        BlockId { slot, ..*id },
+    ]
+}
+
+/// What counts of the two blocks of a register, whichever of them is which.
+fn joins_soundly<T: Record + Debug>([a, b]: [Reading<T>; 2]) {
+    let (reading, side) = newest(a, b);
+    let (mirrored, _) = newest(b, a);
+    match (a.valid(), b.valid()) {
+        (Some(a), Some(b)) if a.seq() == b.seq() && a != b => {
+            assert!(matches!(reading, Reading::Invalid(_)) && side.is_none());
+        }
+        (Some(a), Some(b)) => {
+            let newer = if a.seq() < b.seq() { b } else { a };
+            assert_eq!(reading, Reading::Valid(newer));
+        }
+        (Some(only), None) | (None, Some(only)) => assert_eq!(reading, Reading::Valid(only)),
+        (None, None) => assert!(reading.valid().is_none() && side.is_none()),
+    }
+    assert_eq!(reading.valid(), mirrored.valid());
+    assert_eq!(reading.valid().is_some(), side.is_some());
+    // What counts is never what is written next.
+    assert_ne!(side, Some(target(side)));
+}

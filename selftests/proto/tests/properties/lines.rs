@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What must hold for every line that somebody types, however broken.
+//!
+//! Used by the tests with random lines (`grammar.rs`) and by the fuzzer (`fuzz/`). A property that
+//! does not hold panics.
+
+#[path = "refusals.rs"]
+mod refusals;
+
+use dm_lease_proto::proto::message::Command;
+use dm_lease_proto::proto::status::Status;
+use dm_lease_proto::proto::table::{Surroundings, TableError, TableLine};
+use refusals::has_own_words;
+use std::cell::Cell;
+
+/// The most words that a table line is read to: device, controller, count, what the count covers,
+/// and one that is too many.
+const TABLE_WORDS: usize = 17;
+
+/// Likewise of a message: its name, three arguments, and one that is too many.
+const MESSAGE_WORDS: usize = 5;
+
+/// What `dm_split_args()` of drivers/md/dm-table.c makes of a line.
+pub fn split(line: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut bytes = line.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            // The kernel's isspace().
+            b' ' | b'\t'..=b'\r' | 0xa0 => words.extend(word.take()),
+            b'\\' => word
+                .get_or_insert_default()
+                .push(*bytes.next().unwrap_or(&b'\\')),
+            _ => word.get_or_insert_default().push(*byte),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The table line in these words.
+pub fn table(words: &[Vec<u8>]) -> Result<TableLine<'_>, TableError> {
+    TableLine::parse(words.iter().map(Vec::as_slice))
+}
+
+/// The words, and how many of them were taken: a parser that stops after a few is never slow.
+fn counted<'a>(words: &'a [Vec<u8>], taken: &'a Cell<usize>) -> impl Iterator<Item = &'a [u8]> {
+    words.iter().map(|word| {
+        taken.set(taken.get() + 1);
+        word.as_slice()
+    })
+}
+
+/// What is accepted prints as a line that means the same; what is refused is told why.
+pub fn table_is_sound(words: &[Vec<u8>]) {
+    let taken = Cell::new(0);
+    let parsed = TableLine::parse(counted(words, &taken));
+    assert!(taken.get() <= TABLE_WORDS, "{} words read", taken.get());
+    let line = match parsed {
+        Ok(line) => line,
+        Err(error) => return has_own_words(error, error),
+    };
+    let printed = line.to_string();
+    let words = split(printed.as_bytes());
+    assert_eq!(table(&words), Ok(line), "{printed}");
+    assert_eq!(table(&words).unwrap().to_string(), printed);
+    assert!(line.ima().to_string().ends_with(';'));
+    fits_or_says_why(&line);
+}
+
+/// A line beside a superblock that it may contradict.
+fn fits_or_says_why(line: &TableLine<'_>) {
+    let at = Surroundings {
+        data_sectors: 8,
+        limit: Some(4),
+        controllers: 0xffff_ffff,
+        heartbeat_ms: Some(100),
+    };
+    for (start, length) in [(0, 8), (8, 8), (0, 16)] {
+        if let Err(error) = line.check(start, length, &at) {
+            has_own_words(error, error);
+        }
+    }
+}
+
+/// What is accepted prints as a message that means the same; what is refused is told why.
+pub fn message_is_sound(words: &[Vec<u8>]) {
+    let taken = Cell::new(0);
+    let parsed = Command::parse(counted(words, &taken));
+    assert!(taken.get() <= MESSAGE_WORDS, "{} words read", taken.get());
+    match parsed {
+        Ok(command) => {
+            let printed = command.to_string();
+            let again = Command::parse(printed.split(' ').map(str::as_bytes));
+            assert_eq!(again, Ok(command), "{printed}");
+        }
+        Err(error) => has_own_words(error, error),
+    }
+}
+
+/// A status that can be read prints as one that says the same.
+pub fn status_is_sound(line: &str) {
+    match Status::parse(line) {
+        Ok(status) => {
+            let printed = status.to_string();
+            assert_eq!(Status::parse(&printed), Ok(status), "{printed}");
+        }
+        Err(error) => has_own_words(error, error),
+    }
+}
