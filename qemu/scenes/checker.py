@@ -112,6 +112,8 @@ class Checker:
         self.blocks = blocks
         self.files = files
         self.found = Findings()
+        self.leave: dict[int, int] = {}
+        """The epoch of the permit of each request that had one."""
 
     def check(self) -> Findings:
         """All rules."""
@@ -304,6 +306,7 @@ class Checker:
             if request.order is None:
                 continue
             epoch = permit.epoch if permit else self.last_owned(portion, request)
+            self.leave[request.id] = epoch
             later = self.epoch_at(portion, request.order)
             if later > epoch:
                 stray = Stray(request, portion, epoch, later, permit)
