@@ -27,6 +27,8 @@
 #   make demo            two controllers, a stall and a takeover, to watch
 #   make demo-clients    the same with a client over NVMe/TCP, which sees pauses and no errors;
 #                        ROUNDS=20 faults by chance, SEED= repeats those of another run
+#   make chaos           three controllers in real kernels and faults by chance, judged from outside;
+#                        ROUNDS=200 is about half an hour, SEED= repeats another run
 #   make clean           remove .build; the toolchain's cache stays
 #
 # Everything but KDIR builds runs inside the toolchain root (scripts/setup, scripts/enter), where
@@ -46,7 +48,7 @@ jobs := -j$(shell nproc)
 crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
 .PHONY: all setup module leasectl deb check test model simulate kselftest kselftest-debug \
-	strays throughput install-test bench bench-gate bench-takeover demo demo-clients clean
+	strays throughput install-test bench bench-gate bench-takeover demo demo-clients chaos clean
 
 all: module
 
@@ -147,6 +149,9 @@ ROUNDS ?= 20
 SEED ?=
 demo-clients: module leasectl
 	@qemu/clients --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+chaos: module leasectl
+	@qemu/chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .build

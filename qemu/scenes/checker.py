@@ -112,6 +112,8 @@ class Checker:
         self.blocks = blocks
         self.files = files
         self.found = Findings()
+        self.leave: dict[int, int] = {}
+        """The epoch of the permit of each request that had one."""
 
     def check(self) -> Findings:
         """All rules."""
@@ -136,8 +138,8 @@ class Checker:
         self.final()
         return self.found
 
-    def fail(self, what: str) -> None:
-        """A rule is broken."""
+    def fail(self, what: str, at: int | None = None) -> None:
+        """A rule is broken; `at` is when, where that is known."""
         self.found.failures.append(what)
 
     def count(self, what: str, number: int, at_least: int = 1) -> None:
@@ -198,19 +200,20 @@ class Checker:
     def claims(self, portion: str) -> int:
         """Who claims an epoch that was not given up has seen silence for the window. Returns how
         many ballots were judged."""
-        alive: dict[int, int] = {}
+        alive: dict[int, dict[str, int]] = defaultdict(dict)
         ended: dict[int, int] = {}
         own: dict[int, tuple[int, bytes]] = {}
         drift = self.evidence.shown[portion]["timing"]["drift_ppm"]
         window = self.evidence.window(portion) * (10**6 - drift) // 10**6
         invited: set[tuple[int, int]] = set()
+        majority = len(self.evidence.disks(portion)) // 2
         judged = 0
         told: set[tuple[int, int]] = set()
         for mail in self.mails(portion):
             applied = mail.request.applied or 0
             if not mail.is_ballot:
-                if mail.is_owner:
-                    alive[mail.epoch] = applied
+                if mail.is_owner and mail.request.applied_length >= BLOCK:
+                    alive[mail.epoch][mail.request.member] = applied
                     own[mail.epoch] = (mail.controller, mail.inc)
                 elif mail.role == RELEASED:
                     ended.setdefault(mail.epoch, applied)
@@ -225,7 +228,9 @@ class Checker:
             if own[mail.epoch] == (mail.controller, mail.inc):
                 continue
             judged += 1
-            silent = mail.request.received - alive[mail.epoch]
+            # A majority of members that were silent is enough.
+            last = sorted(alive[mail.epoch].get(disk, 0) for disk in self.evidence.disks(portion))
+            silent = mail.request.received - last[majority]
             # Who comes late to an epoch that is over claims in vain; that is no harm.
             begun = self.found.begins[portion].get(mail.epoch + 1)
             early = silent < window and (begun is None or mail.request.received < begun[1])
@@ -233,7 +238,8 @@ class Checker:
                 told.add((mail.controller, mail.epoch))
                 self.fail(
                     f"claim: controller {mail.controller} claims {portion} epoch {mail.epoch + 1} "
-                    f"after {silent / MS:.0f} ms of silence at {self.time(applied)}"
+                    f"after {silent / MS:.0f} ms of silence at {self.time(applied)}",
+                    applied,
                 )
         return judged
 
@@ -296,23 +302,34 @@ class Checker:
             if permit is None:
                 self.without_permit(request, portion)
             elif permit.guest_ns >= self.expiry(permit):
-                self.fail(f"late permit: {self.describe(request, permit.epoch)}")
+                self.fail(f"late permit: {self.describe(request, permit.epoch)}", request.received)
             if request.order is None:
                 continue
             epoch = permit.epoch if permit else self.last_owned(portion, request)
+            self.leave[request.id] = epoch
             later = self.epoch_at(portion, request.order)
             if later > epoch:
                 stray = Stray(request, portion, epoch, later, permit)
                 self.found.strays.append(stray)
                 strays[portion, epoch].append(stray)
         for (portion, epoch), group in strays.items():
-            limit = evidence.limit(portion)
-            if limit is not None and len(group) > limit:
-                self.fail(f"strays: {len(group)} of {portion} epoch {epoch}, the limit is {limit}")
-            for stray in group:
-                if stray.permit is None:
-                    self.fail(f"stray without a permit: {self.describe(stray.request, epoch)}")
+            self.too_many(portion, epoch, group)
         self.count("operations in data areas", len(requests), 100)
+
+    def too_many(self, portion: str, epoch: int, group: list[Stray]) -> None:
+        """More strays of an epoch than the limit, and those without a permit."""
+        limit = self.evidence.limit(portion)
+        if limit is not None and len(group) > limit:
+            self.fail(
+                f"strays: {len(group)} of {portion} epoch {epoch}, the limit is {limit}",
+                group[0].request.applied,
+            )
+        for stray in group:
+            if stray.permit is None:
+                self.fail(
+                    f"stray without a permit: {self.describe(stray.request, epoch)}",
+                    stray.request.applied,
+                )
 
     def permits_by_block(self) -> dict[tuple[int, int, str, int], list[Permit]]:
         """Permits that are not used up yet, by controller, boot, member and block, oldest first."""
@@ -365,7 +382,7 @@ class Checker:
         if unseen:
             self.found.counts[what] = self.found.counts.get(what, 0) + 1
         else:
-            self.fail(f"no permit: {self.describe(request, 0)}")
+            self.fail(f"no permit: {self.describe(request, 0)}", request.received)
 
     def last_owned(self, portion: str, request: Request) -> int:
         """The epoch that a controller had owned last when a request of it came in."""
@@ -440,7 +457,7 @@ class Checker:
             f"{ack.epoch}, acknowledged at {self.time(ack.after)}: {why}"
         )
         self.found.missing.append((ack.after, text))
-        self.fail(text)
+        self.fail(text, ack.after)
 
     def acks_of_strays(self) -> None:
         """What strayed was not acknowledged."""
@@ -474,6 +491,8 @@ class Checker:
         ends = {(name, who, epoch): end for name, who, epoch, _, end in self.found.leases}
         late: dict[tuple[str, int], int] = defaultdict(int)
         for stray in self.found.strays:
+            if self.excused(stray):
+                continue
             request, controller = stray.request, int(stray.request.controller[1:])
             end = ends.get((stray.portion, controller, stray.epoch))
             alive = request.answered and self.evidence.boot_at(controller, request.answered)
@@ -491,6 +510,10 @@ class Checker:
                     f"late success: {number} writes of controller {controller} to {portion} were "
                     f"answered after its lease, {reported} were reported as errors"
                 )
+
+    def excused(self, stray: Stray) -> bool:
+        """Whether a stray comes from a machine that could not know better: none here."""
+        return False
 
     # How long it took.
 

@@ -10,7 +10,8 @@
 
 Times in traces and acknowledgements are CLOCK_BOOTTIME of a guest. Each boot's clock is laid over
 the host's by its heartbeats: none can reach the store before it was stamped, and none can be judged
-before the store has answered. All times in these records are nanoseconds of the host.
+before the store has answered. A fact of kind `jump` says when a controller's clock stood still.
+All times in these records are nanoseconds of the host.
 """
 
 from __future__ import annotations
@@ -149,10 +150,20 @@ class Record(NamedTuple):
 
 @dataclass
 class Clock:
-    """One boot's clock: host time is guest time plus `offset`, give or take `error`."""
+    """One boot's clock: host time is guest time plus `offset`, give or take `error`; where it stood
+    still, or was set anew after a sleep, another offset holds from a moment of the guest on."""
 
     offset: int = 0
     error: int = 0
+    later: list[tuple[int, int]] = field(default_factory=list)
+    """(moment of the guest, offset from then on)"""
+
+    def host(self, guest_ns: int) -> int:
+        """A moment of the guest in the host's time."""
+        offset = self.offset
+        for begin, other in self.later:
+            offset = other if guest_ns > begin else offset
+        return guest_ns + offset
 
 
 @dataclass
@@ -248,6 +259,39 @@ def decode_head(head: bytes) -> Record | None:
     return Record(controller, epoch, number, at, device) if magic == b"LEDGER 1" else None
 
 
+class Bound(NamedTuple):
+    """One heartbeat between its receipt and its answer, and what a clock's offset is between."""
+
+    received: int
+    answered: int
+    earliest: int
+    latest: int
+
+
+def lay_clock(bounds: list[Bound], jumps: list[dict[str, Any]]) -> Clock:
+    """One boot's clock: between two jumps it runs as the host's."""
+    pieces: list[tuple[int, int] | None] = []
+    begins = [0, *(jump["until"] for jump in jumps)]
+    ends = [*(jump["at"] for jump in jumps), 1 << 63]
+    for begin, end in zip(begins, ends, strict=True):
+        mine = [b for b in bounds if begin <= b.received and b.answered <= end]
+        earliest = max((b.earliest for b in mine), default=0)
+        latest = min((b.latest for b in mine), default=0)
+        offset = (earliest + latest) // 2
+        pieces.append((offset, abs(latest - earliest) // 2 + 1) if mine else None)
+    # Where no heartbeat tells, the clock stood still for as long as the machine.
+    first = next(n for n, piece in enumerate(pieces) if piece)
+    offset, error = pieces[first] or (0, 0)
+    offset -= sum(jump["until"] - jump["at"] for jump in jumps[:first])
+    clock = Clock(offset, error)
+    for jump, piece in zip(jumps, pieces[1:], strict=True):
+        begin = jump["at"] - offset + error
+        offset, error = piece or (offset + jump["until"] - jump["at"], error)
+        clock.later.append((begin, offset))
+        clock.error = max(clock.error, error)
+    return clock
+
+
 class Reader:
     """Reads the files of a run directory."""
 
@@ -321,13 +365,32 @@ class Reader:
     def lay_clocks(self) -> None:
         """Lays each boot's clock over the host's."""
         evidence = self.evidence
+        bounds = self.bounds()
+        for who in evidence.trace_end:
+            starts = [boot["at"] for boot in evidence.boots(who[0])] + [1 << 63]
+            jumps = [
+                fact
+                for fact in evidence.run["facts"]
+                if fact["kind"] == "jump" and fact["controller"] == who[0]
+                and starts[who[1] - 1] < fact["at"] < starts[who[1]]
+            ]  # fmt: skip
+            if bounds[who]:
+                evidence.clocks[who] = lay_clock(bounds[who], jumps)
+                continue
+            evidence.clocks[who] = Clock()
+            if any((p.controller, p.boot) == who for p in evidence.permits):
+                evidence.faults.append(f"no heartbeat tells the clock of (controller, boot) {who}")
+
+    def bounds(self) -> dict[tuple[int, int], list[Bound]]:
+        """What each heartbeat says of the clock of its boot."""
+        evidence = self.evidence
         written: dict[tuple[int, int, str, int, int], list[Request]] = defaultdict(list)
         for mail in evidence.mails:
             if not mail.is_ballot and mail.is_owner:
                 boot = evidence.boot_at(mail.controller, mail.request.received)
                 key = (mail.controller, boot, mail.portion, mail.epoch, mail.hb)
                 written[key].append(mail.request)
-        bounds: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        found: dict[tuple[int, int], list[Bound]] = defaultdict(list)
         for beat in evidence.beats:
             key = (beat.controller, beat.boot, beat.portion, beat.epoch, beat.hb)
             requests = written.get(key, [])
@@ -337,51 +400,45 @@ class Reader:
                 evidence.faults.append(f"a heartbeat that the store does not know: {beat}")
                 continue
             # Not before it came in; judged not before a majority was answered.
-            latest = min(r.received for r in requests) - beat.stamp_ns
-            earliest = answers[majority] - beat.judged_ns
-            bounds[beat.controller, beat.boot].append((earliest, latest))
-        for who in evidence.trace_end:
-            if not bounds[who]:
-                evidence.faults.append(f"no heartbeat tells the clock of (controller, boot) {who}")
-                evidence.clocks[who] = Clock()
-                continue
-            earliest = max(bound[0] for bound in bounds[who])
-            latest = min(bound[1] for bound in bounds[who])
-            error = abs(latest - earliest) // 2 + 1
-            evidence.clocks[who] = Clock((earliest + latest) // 2, error)
+            received = min(r.received for r in requests)
+            latest, earliest = received - beat.stamp_ns, answers[majority] - beat.judged_ns
+            found[beat.controller, beat.boot].append(
+                Bound(received, answers[majority], earliest, latest)
+            )
+        return found
 
     def place_in_time(self) -> None:
         """Gives everything from traces its time on the host."""
         evidence = self.evidence
         for permit in evidence.permits:
-            permit.at = permit.guest_ns + self.offset(permit.controller, permit.boot)
+            permit.at = self.host(permit.controller, permit.boot, permit.guest_ns)
         for beat in evidence.beats:
-            offset = self.offset(beat.controller, beat.boot)
-            beat.judged = beat.judged_ns + offset
-            beat.expiry = beat.expiry_ns + offset if beat.expiry_ns else 0
+            beat.judged = self.host(beat.controller, beat.boot, beat.judged_ns)
+            left = beat.expiry_ns - beat.judged_ns
+            beat.expiry = beat.judged + left if beat.expiry_ns else 0
         for change in evidence.changes:
-            change.at = change.guest_ns + self.offset(change.controller, change.boot)
+            change.at = self.host(change.controller, change.boot, change.guest_ns)
         evidence.refusals = [
-            Refusal(who // 1000, portion, late, at + self.offset(who // 1000, who % 1000))
+            Refusal(who // 1000, portion, late, self.host(who // 1000, who % 1000, at))
             for who, portion, late, at in evidence.refusals
         ]
         for (controller, boot), at in evidence.trace_end.items():
-            evidence.trace_end[controller, boot] = at + self.offset(controller, boot)
+            evidence.trace_end[controller, boot] = self.host(controller, boot, at)
         for items in (evidence.permits, evidence.changes, evidence.refusals):
             items.sort(key=lambda item: item.at)
         evidence.beats.sort(key=lambda beat: beat.judged)
 
-    def offset(self, controller: int, boot: int) -> int:
-        return self.evidence.clocks[controller, boot].offset
+    def host(self, controller: int, boot: int, guest_ns: int) -> int:
+        return self.evidence.clocks[controller, boot].host(guest_ns)
 
     def read_acks(self, writer: dict[str, Any]) -> None:
         """What one writer was told; a line that was cut short was not told."""
-        offset = self.offset(writer["controller"], writer["boot"])
+        clock = self.evidence.clocks[writer["controller"], writer["boot"]]
         text = (self.directory / writer["file"]).read_text()
         for line in text.split("\n")[:-1]:
             epoch, number, device, block, word, before, after = line.split()
             self.evidence.acks.append(
                 Ack(writer["controller"], writer["portion"], writer["file_system"], int(epoch),
                     int(number), int(device), int(block), 0 if word == "ok" else int(word),
-                    int(before) + offset, int(after) + offset)
+                    clock.host(int(before)), clock.host(int(after)))
             )  # fmt: skip

@@ -48,6 +48,9 @@ class Portion:
     redundancy: tuple[str, ...]
     table: str = ""
     members: int = 3
+    on_linear: tuple[int, ...] = ()
+    """Members that lie on a linear device `low-<name>-m<m>`, which can hold what has passed the
+    gate back."""
 
     @property
     def disks(self) -> list[str]:
@@ -119,6 +122,7 @@ class Writer:
     portion: Portion
     job: Job
     boot: int
+    in_file: bool = False
 
     def told(self, start: int = 0) -> list[Told]:
         """What it was told so far, from its attempt number `start` on."""
@@ -193,7 +197,9 @@ class Controller:
     def join(self) -> None:
         """Loads the module, switches its traces on and makes all mapped devices."""
         self.boots += 1
+        lower = "\n".join(self.linear(p, m) for p in self.stage.cast for m in p.on_linear)
         numbers = self.vm.sh(
+            f"{lower}\n"
             "for d in /dev/lease/*; do"
             " echo ${d##*/} $(cat /sys/class/block/$(basename $(readlink $d))/dev); done"
         )
@@ -210,13 +216,21 @@ class Controller:
         reader = f"exec dd if={tracing}/trace_pipe bs=64k status=none"
         self.traces.append((self.boots, self.vm.spawn(reader)))
         lines = []
-        for portion in PORTIONS:
+        for portion in self.stage.cast:
             for disk, device in zip(portion.disks, portion.devices, strict=True):
                 table = (
                     f"leasectl table --controller {self.number} {portion.table} /dev/lease/{disk}"
                 )
                 lines.append(f"{table} | dmsetup create {device} || exit 1")
         self.vm.sh("\n".join(lines))
+
+    def linear(self, portion: Portion, member: int) -> str:
+        """Commands that put a linear device over a disk, in its place."""
+        disk, device = f"/dev/lease/{portion.disks[member]}", f"low-{portion.devices[member]}"
+        return (
+            f'echo "0 $(blockdev --getsz {disk}) linear {disk} 0" | dmsetup create {device}\n'
+            f"ln -sf /dev/$(dmsetup info -c --noheadings -o blkdevname {device}) {disk}"
+        )
 
     def status(self, portion: Portion, member: int = 0) -> Status:
         """What its kernel says about a portion."""
@@ -337,7 +351,7 @@ class Controller:
     def write_database(self, pause_us: int = 20_000) -> Writer:
         """Starts to append to the database."""
         command = f"exec ledger file {self.number} {pause_us} {ALPHA.devices[0]} /mnt/alpha/ledger"
-        return self.stage.writer(self, ALPHA, command)
+        return self.stage.writer(self, ALPHA, command, in_file=True)
 
     def write_raw(self, portion: Portion, pause_us: int = 20_000) -> Writer:
         """Starts to write directly to all devices of a portion in turn."""
@@ -350,19 +364,33 @@ class Controller:
 class Stage:
     """Lab, controllers, and the records of the run."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        name: str = "demo",
+        cast: tuple[Portion, ...] = PORTIONS,
+        timings: list[str] = TIMINGS,
+        controllers: int = 2,
+        **lab: Any,
+    ) -> None:
+        """`cast` are the portions, `lab` are further words for the lab."""
+        self.cast = cast
+        self.timings = timings
         self.begun_ns = time.monotonic_ns()
         self.facts: list[dict[str, Any]] = []
         self.writers: list[Writer] = []
         self.complete = False
-        self.lock = only_one()
-        self.lab = Lab("demo", controllers=2, members=3, portions=2, size=40 * MIB)
+        self.lock = only_one(name)
+        self.lab = Lab(
+            name, controllers=controllers, members=3, portions=len(cast), size=40 * MIB, **lab
+        )
         self.directory = self.lab.directory
-        self.controllers = [Controller(number, self.lab.vm(number), self) for number in (1, 2)]
+        self.controllers = [
+            Controller(number, self.lab.vm(number), self) for number in range(1, controllers + 1)
+        ]
         self.portions: dict[str, Any] = {}
 
     def controller(self, number: int) -> Controller:
-        """Controller 1 or 2."""
+        """The controller of that number."""
         return self.controllers[number - 1]
 
     # Telling.
@@ -391,11 +419,12 @@ class Stage:
 
     def format(self) -> None:
         """Formats both portions, from the host: the tool needs no module."""
-        for portion in PORTIONS:
+        numbers = ",".join(str(controller.number) for controller in self.controllers)
+        for portion in self.cast:
             images = [str(self.lab.store.image(disk)) for disk in portion.disks]
             command = [
-                str(leasectl()), "format", "--name", portion.name, "--controllers", "1,2",
-                "--home", str(portion.home), *TIMINGS, *portion.redundancy, *images,
+                str(leasectl()), "format", "--name", portion.name, "--controllers", numbers,
+                "--home", str(portion.home), *self.timings, *portion.redundancy, *images,
             ]  # fmt: skip
             said = subprocess.run(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -414,10 +443,13 @@ class Stage:
         """W of a portion."""
         return float(self.portions[portion.name]["timing"]["window_ms"])
 
-    def writer(self, controller: Controller, portion: Portion, command: str) -> Writer:
+    def writer(
+        self, controller: Controller, portion: Portion, command: str, in_file: bool = False
+    ) -> Writer:
         """Starts a writer and remembers it."""
         name = f"{len(self.writers) + 1}-{controller.name}-{portion.name}"
-        writer = Writer(name, controller, portion, controller.vm.spawn(command), controller.boots)
+        job = controller.vm.spawn(command)
+        writer = Writer(name, controller, portion, job, controller.boots, in_file)
         self.writers.append(writer)
         return writer
 
@@ -436,7 +468,7 @@ class Stage:
             path.write_text(writer.job.out)
             writers.append(
                 {"file": path.name, "controller": writer.controller.number, "boot": writer.boot,
-                 "portion": writer.portion.name, "file_system": writer.portion is ALPHA}
+                 "portion": writer.portion.name, "file_system": writer.in_file}
             )  # fmt: skip
         traces = []
         for controller in self.controllers:
@@ -448,20 +480,20 @@ class Stage:
             "complete": self.complete, "begun": self.begun_ns, "ended": time.monotonic_ns(),
             "facts": self.facts, "writers": writers, "traces": traces, "portions": [
                 {"name": p.name, "disks": p.disks, "devices": p.devices, "home": p.home}
-                for p in PORTIONS
+                for p in self.cast
             ],
         }  # fmt: skip
         (self.directory / "run.json").write_text(json.dumps(run, indent=1))
 
 
-def only_one() -> IO[str]:
-    """Keeps a second demonstration out of the run directory, until the file is closed."""
+def only_one(name: str) -> IO[str]:
+    """Keeps a second run of the same name out of the run directory, until the file is closed."""
     BUILD.mkdir(exist_ok=True)
-    lock = (BUILD / "demo.lock").open("w")
+    lock = (BUILD / f"{name}.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RigError("another demonstration is running in this checkout") from None
+        raise RigError(f"another {name} is running in this checkout") from None
     return lock
 
 

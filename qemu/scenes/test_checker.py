@@ -199,8 +199,8 @@ class Story:
         self.request(5 * SECOND, 1, "p0m0", "W", offset, b"\x01", 9 * SECOND)
         self.evidence.refusals.append(Refusal(1, "alpha", True, 12 * SECOND))
 
-    def found(self) -> Findings:
-        """What the checker finds in it."""
+    def ready(self) -> Evidence:
+        """All of it as evidence."""
         evidence = self.evidence
         evidence.run = {
             "complete": True,
@@ -229,7 +229,11 @@ class Story:
             }
         evidence.permits.sort(key=lambda permit: permit.at)
         evidence.beats.sort(key=lambda beat: beat.judged)
-        return Checker(evidence, self.blocks, self.files).check()
+        return evidence
+
+    def found(self) -> Findings:
+        """What the checker finds in it."""
+        return Checker(self.ready(), self.blocks, self.files).check()
 
 
 def told(takeover: int = 7050 * MS) -> Story:

@@ -290,10 +290,10 @@ fn r26_no_flipped_bit_of_a_mailbox_gives_another_owner() {
         epoch: 7,
         value: Some(Value {
             slot: id.slot,
-            inc: Incarnation(1 << 100 | 5),
+            inc: Incarnation((1 << 100) | 5),
         }),
     };
-    let (seq, inc) = (41, Incarnation(1 << 100 | 5));
+    let (seq, inc) = (41, Incarnation((1 << 100) | 5));
     let older = BallotRecord {
         seq,
         inc,

@@ -23,8 +23,8 @@ fn checksum_of(block: &Block) -> u32 {
     u32::from_le_bytes([block[16], block[17], block[18], block[19]])
 }
 
-/// Damage that CRC-32C finds whatever the block says: one flipped bit, two, and a burst of 32. Where
-/// it is differs from block to block.
+/// Damage that CRC-32C finds whatever the block says: one flipped bit, two, and a burst of 32.
+/// Where it is differs from block to block.
 fn damaged(block: &Block) -> [Block; 3] {
     let seed = checksum_of(block) as usize;
     let first = seed % BITS;

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Plays and judges batch after batch; the verdict is the last line and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+import traceback
+import unittest
+from collections import Counter
+from pathlib import Path
+
+from rig import RigError
+from rig.host import BUILD, SUFFIX, require_root
+from scenes.evidence import Reader
+from scenes.media import raw_blocks
+from scenes.stage import RING, show
+
+from .arena import CAST, Arena
+from .exact import EXACT
+from .faults import KINDS
+from .judge import Judge
+from .play import Play, Round, draw
+from .report import save, table
+
+# What the rules must have judged in a run of so many rounds, for its verdict to mean anything.
+WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
+# So many batches one after the other that do not even begin end the run.
+FRUITLESS = 3
+
+
+def judge(directory: Path, rounds: list[Round]) -> tuple[list[str], dict[str, int]]:
+    """Reads what a batch left behind and applies all rules to it."""
+    images = {disk: directory / f"{disk}.raw" for portion in CAST for disk in portion.disks}
+    shown = {portion.name: show([str(images[portion.disks[0]])])[0] for portion in CAST}
+    evidence = Reader(directory, shown).read()
+    blocks = {
+        (portion.name, member, number): record
+        for portion in CAST
+        for member, disk in enumerate(portion.disks)
+        for number, record in enumerate(raw_blocks(images[disk], RING))
+    }
+    court = Judge(evidence, blocks, rounds)
+    return court.judge(), court.found.counts
+
+
+def batch(seed: str, rounds: list[Round]) -> tuple[list[Round], list[str], dict[str, int]]:
+    """One batch: the rounds that were played, what belongs to none of them, and what was judged."""
+    try:
+        arena = Arena(rounds[0].controllers, rounds[0].cpus)
+    except RigError as error:
+        return [], [str(error)], {}
+    play = Play(arena, seed, rounds)
+    wrong = play.run()
+    try:
+        found, counts = judge(arena.directory, play.done)
+    except Exception:
+        found, counts = [f"the evidence cannot be judged: {traceback.format_exc()}"], {}
+    if found or wrong or any(one.failures for one in play.done):
+        keep(arena.directory, seed, rounds[0].number)
+    return play.done, wrong + found, counts
+
+
+def keep(directory: Path, seed: str, number: int) -> None:
+    """Keeps the evidence of a batch in which something is wrong."""
+    kept = BUILD / "run" / f"chaos-{seed}-{number}"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(directory, kept)
+    print(f"its evidence is in {kept.relative_to('/src')}", flush=True)
+
+
+def told(one: Round) -> str:
+    """What the judge says of a round."""
+    words = [
+        f"# {one.number} of {one.controllers}x{one.cpus} {'FAIL' if one.failures else 'ok'}{' starved' * one.starved}",
+        f"{'+'.join(one.kinds)}: {one.takeovers} takeovers, {one.strays} strays, "
+        f"{one.refused} refused, {one.late} late, pause {one.pause_ms:.0f} ms, "
+        f"back after {one.back} heartbeats",
+        *one.notes,
+    ]
+    return "; ".join(words) + "".join(f"\n  FAILURE: {text}" for text in one.failures)
+
+
+def run(options: argparse.Namespace) -> int:
+    """All batches; 0 is a pass."""
+    begun = time.monotonic()
+    plan = draw(options.seed, options.rounds, options.kinds.split(","), options.batch)
+    if options.only:
+        plan = [one for one in plan if one.number in options.only]
+    done: list[Round] = []
+    wrong: list[str] = []
+    counts: Counter[str] = Counter()
+    rest = plan
+    fruitless = 0
+    while rest and fruitless < FRUITLESS:
+        kind = (rest[0].cpus, rest[0].controllers)
+        part = [one for one in rest[: options.batch] if (one.cpus, one.controllers) == kind]
+        played, found, judged = batch(options.seed, part)
+        for text in found:
+            print(f"  FAILURE: {text}", flush=True)
+        for one in played:
+            print(told(one), flush=True)
+        done += played
+        wrong += found
+        counts.update(judged)
+        rest = rest[len(played) :]
+        fruitless = 0 if played else fruitless + 1
+    return conclude(options, done, wrong, counts, begun)
+
+
+def conclude(
+    options: argparse.Namespace, done: list[Round], wrong: list[str], counts: Counter[str],
+    begun: float,
+) -> int:  # fmt: skip
+    """The report of the whole run."""
+    for what, each in WORK.items():
+        if counts[what] < each * len(done):
+            wrong.append(f"evidence: only {counts[what]} {what} in {len(done)} rounds")
+    if len(done) < options.rounds and not options.only:
+        wrong.append(f"{options.rounds - len(done)} rounds were not played")
+    print("\n".join(table(done)) if done else "no round was played")
+    print("judged: " + ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))
+    print("\n".join(f"  FAILURE: {text}" for text in wrong))
+    save(BUILD / "run" / f"chaos{SUFFIX}" / "chaos.json", options.seed, done, counts, wrong)
+    failed = sum(bool(one.failures) for one in done)
+    minutes = (time.monotonic() - begun) / 60
+    print(
+        f"{len(done) - failed} passed, {failed} failed, {sum(one.starved for one in done)} starved; "
+        f"seed {options.seed}, {minutes:.0f} minutes"
+    )
+    return 1 if failed or wrong or not done else 0
+
+
+def main() -> None:
+    require_root()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20, help="how many (20)")
+    parser.add_argument("--seed", default=str(time.time_ns() // 1000 % 100000), help="of the run")
+    parser.add_argument("--kinds", default=",".join([*EXACT, *KINDS]), help="which, with commas")
+    parser.add_argument("--batch", type=int, default=20, help="rounds in the same guests (20)")
+    parser.add_argument("--only", type=int, nargs="*", help="rounds of that seed, by number")
+    parser.add_argument("--self-test", action="store_true", help="shows that the rules can fail")
+    options = parser.parse_args()
+    if options.self_test:
+        suite = unittest.defaultTestLoader.discover(
+            "/src/qemu/chaos_scene", "test_*.py", "/src/qemu"
+        )
+        result = unittest.TextTestRunner(stream=sys.stdout).run(suite)
+        bad = len(result.failures) + len(result.errors)
+        print(f"{result.testsRun - bad} passed, {bad} failed")
+        sys.exit(1 if bad or not result.testsRun else 0)
+    print(f"seed {options.seed}", flush=True)
+    verdict = 1
+    try:
+        verdict = run(options)
+    finally:
+        print("PASS" if verdict == 0 else "FAIL", flush=True)
+    sys.exit(verdict)
+
+
+if __name__ == "__main__":
+    main()

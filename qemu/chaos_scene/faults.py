@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What can happen for a while.
+
+A fault begins when its function is called, and ends when what that returned is called. Lengths are
+parts of the takeover window W. An *event* happens to a machine or to who owns; a *ground* is how
+things are meanwhile, and events may happen on it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from rig import Job, RigError
+from scenes.evidence import DATA, MAILBOXES
+from scenes.stage import Controller, Portion
+
+from .arena import WINDOW_MS, Arena
+
+Heal = Callable[[], None]
+
+# Requests that QEMU sends at once, so that more wait in the guest.
+QUEUE = 16
+
+
+@dataclass
+class Scene:
+    """To whom something happens, and with what chance."""
+
+    arena: Arena
+    rng: random.Random
+    portion: Portion
+    owner: Controller
+    epoch: int
+    victim: Controller
+    length: float = 0
+    """How long it lasts, in seconds."""
+
+    @property
+    def disk(self) -> str:
+        """One member of the portion."""
+        return self.rng.choice(self.portion.disks)
+
+    @property
+    def some(self) -> str:
+        """One member, or all of both portions."""
+        return self.rng.choice([self.disk, self.disk, "*"])
+
+    @property
+    def device(self) -> str:
+        """One mapped device of the portion."""
+        return self.rng.choice(self.portion.devices)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault."""
+
+    begin: Callable[[Scene], Heal]
+    shortest: float
+    longest: float
+    """In windows."""
+    ground: bool = False
+    alone: bool = False
+    """Nothing else may happen with it."""
+    of_owner: bool = False
+    """Only an owner can do it."""
+    one_cpu: bool = False
+    """Only a guest with one processor."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it is an event that may happen on a ground."""
+        return not self.ground and not self.alone
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return self.begin.__name__
+
+
+# Machines.
+
+
+def stall(scene: Scene) -> Heal:
+    """SIGSTOP: its clocks go on meanwhile."""
+    scene.victim.vm.freeze()
+    return scene.victim.vm.thaw
+
+
+def power(scene: Scene) -> Heal:
+    """The power is cut; it boots again."""
+    scene.arena.down.add(scene.victim.number)
+    scene.victim.vm.power_cut()
+    return lambda: scene.arena.boot(scene.victim)
+
+
+def sleep(scene: Scene) -> Heal:
+    """Suspend to RAM. With two processors it hangs: the kernel takes one of them down when the disks
+    are asleep already, and waits for a heartbeat that was sent after that."""
+    vm = scene.victim.vm
+    sleeping = vm.sleep()
+    fact = scene.arena.fact("jump", controller=scene.victim.number, why="sleep")
+
+    def heal() -> None:
+        vm.wake()
+        fact["until"] = scene.arena.fact("woken")["at"]
+        sleeping.wait()
+
+    return heal
+
+
+# Members.
+
+
+def delay(scene: Scene) -> Heal:
+    """Every command takes longer, by up to three windows."""
+    ms = int(scene.rng.uniform(0, 3) * WINDOW_MS)
+    return scene.arena.lab.store.delay(scene.victim.name, scene.some, ms).release
+
+
+def error(scene: Scene) -> Heal:
+    """Commands fail and do nothing."""
+    return scene.arena.lab.store.fail(scene.victim.name, scene.some).release
+
+
+def doubt(scene: Scene) -> Heal:
+    """Commands fail and are done all the same."""
+    return scene.arena.lab.store.fail(scene.victim.name, scene.some, when="after").release
+
+
+def torn(scene: Scene) -> Heal:
+    """Some mailbox writes break off in the middle of a block."""
+    length, count = 512 * scene.rng.randrange(1, 8), scene.rng.randrange(1, 7)
+    rule = scene.arena.lab.store.tear(
+        scene.victim.name, scene.some, length, ops="W", start=MAILBOXES, end=DATA, count=count
+    )
+    return rule.release
+
+
+def minority(scene: Scene) -> Heal:
+    """One member of a portion is lost for everybody."""
+    return scene.arena.lab.store.fail("*", scene.disk).release
+
+
+def majority(scene: Scene) -> Heal:
+    """Two members of a portion are lost for one controller."""
+    lost = scene.rng.sample(scene.portion.disks, 2)
+    rules = [scene.arena.lab.store.fail(scene.victim.name, disk) for disk in lost]
+    return lambda: [rule.release() for rule in rules] and None
+
+
+def saturated(scene: Scene) -> Heal:
+    """All places in the queue of one member are taken by writes that hang."""
+    arena, disk = scene.arena, scene.disk
+    device = scene.portion.devices[scene.portion.disks.index(disk)]
+    rule = arena.lab.store.hold(scene.victim.name, disk, ops="W", start=DATA)
+    crowd = arena.crowd(scene.victim, scene.portion, QUEUE + 2, device)
+    # As many as the limit admits; an owner that lost its lease meanwhile sends none.
+    with suppress(RigError):
+        rule.wait_held(QUEUE if scene.portion.name == "beta" else 3, timeout=3)
+
+    def heal() -> None:
+        rule.release()
+        arena.dismiss(crowd)
+
+    return heal
+
+
+# Load.
+
+
+def hogs(scene: Scene) -> Heal:
+    """Real-time processes take all processors, below or above the heartbeat's own thread."""
+    priority = scene.rng.choice([1, 99])
+    seconds = max(1, round(scene.length))
+    lines = [
+        f"chrt -f {priority} perl -e '$end = time + {seconds}; 1 while time < $end' &"
+        for _ in range(scene.victim.vm.cpus)
+    ]
+    return ended(scene.victim.vm.spawn("\n".join([*lines, "wait"])))
+
+
+def memory(scene: Scene) -> Heal:
+    """Nearly all memory is taken."""
+    vm = scene.victim.vm
+    filled = vm.spawn(
+        "mkdir -p /tmp/fill; mount -t tmpfs -o size=100% fill /tmp/fill\n"
+        "while read -r key kib _; do [ $key = MemAvailable: ] && break; done </proc/meminfo\n"
+        "dd if=/dev/zero of=/tmp/fill/fill bs=64k count=$(((kib - 20000) / 64)) status=none"
+    )
+
+    def heal() -> None:
+        filled.wait()
+        vm.run("umount /tmp/fill", check=False)
+
+    return heal
+
+
+# Operators.
+
+
+def tables(scene: Scene) -> Heal:
+    """Devices are suspended, get a new table, and are resumed."""
+    devices = scene.rng.choice([[scene.device], scene.portion.devices])
+    how = scene.rng.choice(["", "--noflush", "--nolockfs"])
+    lines = [f"dmsetup suspend {how} {device}" for device in devices]
+    lines += [f"dmsetup table {device} | dmsetup load {device}" for device in devices]
+    lines += [f"sleep {scene.length:.2f}"]
+    lines += [f"dmsetup resume {device}" for device in devices]
+    return ended(scene.victim.vm.spawn("\n".join(lines)))
+
+
+def message(scene: Scene, text: str) -> Heal:
+    """A message, which may be refused."""
+    return ended(
+        scene.victim.vm.spawn(f"dmsetup message {scene.portion.devices[0]} 0 {text} || true")
+    )
+
+
+def release(scene: Scene) -> Heal:
+    """The owner gives the portion back."""
+    return message(scene, "release")
+
+
+def handoff(scene: Scene) -> Heal:
+    """The owner hands the portion over."""
+    others = [c.number for c in scene.arena.controllers if c is not scene.victim]
+    return message(scene, f"handoff {scene.rng.choice(others)}")
+
+
+def fence(scene: Scene) -> Heal:
+    """The owner is fenced by its operator."""
+    return message(scene, "fence")
+
+
+def ended(job: Job) -> Heal:
+    """Waits for the end of a command, whatever it is."""
+    return lambda: job.wait() and None
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(stall, 0.1, 4),
+        Kind(power, 0, 1, alone=True),
+        Kind(sleep, 0.2, 3, alone=True, one_cpu=True),
+        Kind(delay, 0.5, 3, ground=True),
+        Kind(error, 0.2, 2, ground=True),
+        Kind(doubt, 0.2, 2, ground=True),
+        Kind(torn, 0.2, 1, ground=True),
+        Kind(minority, 0.5, 2, ground=True),
+        Kind(majority, 0.5, 2),
+        Kind(saturated, 0.5, 2, alone=True, of_owner=True),
+        Kind(hogs, 0.5, 2, ground=True),
+        Kind(memory, 0.5, 2, ground=True),
+        Kind(tables, 0, 1),
+        Kind(release, 0, 0.2, of_owner=True),
+        Kind(handoff, 0, 0.2, of_owner=True),
+        Kind(fence, 0, 0.2, of_owner=True),
+    )
+}
