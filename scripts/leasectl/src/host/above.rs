@@ -3,23 +3,26 @@
 //!
 //! In good order, while the lease is there and everything can still be written; or after it was
 //! lost, when nothing can be saved and the devices must be closed before this machine may own the
-//! portion again. A portion is then *closing* for udev until the last device is closed, so that
-//! what is above it comes back as a whole, and not before.
+//! portion again. A portion is then *closing* for udev until nothing is above it any more, so that
+//! what is above comes back as a whole, and not before. Programs that have a device itself open,
+//! such as an export, are left alone.
 //!
-//! Nobody tells of a last close, so who waits for one has to look again.
+//! Nobody tells when what is busy becomes idle, so who waits for that has to look again.
 
 use crate::host::config::{files, Declaration, OnLoss, DIRECTORY};
 use crate::host::udev::{trigger, Closing};
 use crate::kernel::mapped::{self, Mapped};
 use crate::kernel::status;
 use crate::text::list;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+const MOUNTS: &str = "/proc/self/mountinfo";
 /// How long programs have to leave what is mounted before it is taken from below them.
 const GRACE: Duration = Duration::from_secs(10);
 /// Between two looks at what is still open.
@@ -40,16 +43,10 @@ pub enum Manner {
 /// Everything above all of them goes before the first is removed, which would end the lease. What
 /// fails says so, and its device is still open afterwards.
 pub fn take_down(devices: &[Mapped], manner: Manner) {
-    let open = devices.iter().filter(|device| device.open > 0);
-    let (mut holders, mut above) = (BTreeSet::new(), BTreeSet::new());
-    for device in open {
-        above.insert(device.kernel_name());
-        holders.extend(device.holders());
-        above.extend(mapped::stacked_on(&device.kernel_name()));
-    }
-    for name in &above {
+    for name in at_and_above(devices) {
         unmount(&format!("/dev/{name}"), manner);
     }
+    let holders: BTreeSet<String> = devices.iter().flat_map(Mapped::holders).collect();
     if !holders.is_empty() {
         let mut command = mapped::program("blkdeactivate");
         command.args(["-u", "-l", "wholevg", "-m", "disablequeueing"]);
@@ -58,6 +55,48 @@ pub fn take_down(devices: &[Mapped], manner: Manner) {
         }
         let paths = holders.iter().map(|name| format!("/dev/{name}"));
         let _ = command.args(paths).status();
+    }
+}
+
+/// The devices and all that is stacked on them, as the kernel calls them.
+fn at_and_above(devices: &[Mapped]) -> BTreeSet<String> {
+    let names = devices.iter().map(Mapped::kernel_name);
+    names
+        .flat_map(|name| {
+            let mut all = mapped::stacked_on(&name);
+            all.push(name);
+            all
+        })
+        .collect()
+}
+
+/// Whether something is above the devices that can be taken down: a mount, or another device.
+fn is_used(devices: &[Mapped], mounts: &str) -> bool {
+    let names = at_and_above(devices);
+    let number = |name: &String| mapped::number(name);
+    let numbers: BTreeSet<String> = names.iter().filter_map(number).collect();
+    let is_ours = |mount: Mount<'_>| {
+        // A file system on several devices has a number of its own.
+        let device = fs::canonicalize(mount.source).unwrap_or_default();
+        let name = device.file_name().map(|name| name.to_string_lossy());
+        numbers.contains(mount.number) || name.is_some_and(|name| names.contains(&*name))
+    };
+    names.len() > devices.len() || mounts.lines().filter_map(Mount::parse).any(is_ours)
+}
+
+/// A line of `/proc/self/mountinfo`.
+struct Mount<'a> {
+    number: &'a str,
+    source: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Mount<'a>> {
+        let (before, after) = line.split_once(" - ")?;
+        Some(Mount {
+            number: before.split(' ').nth(2)?,
+            source: after.split(' ').nth(1)?,
+        })
     }
 }
 
@@ -71,7 +110,7 @@ fn unmount(device: &str, manner: Manner) {
 }
 
 /// After this machine has lost a portion: takes down what is above it, if that is declared, and
-/// returns when no device is open any more. What happens is told, and where it goes wrong, too.
+/// returns when nothing is. What happens is told, and where it goes wrong, too.
 pub fn lost(portion: &str) {
     if let Err(error) = close_lost(portion) {
         say(portion, &format!("not taken down: {error:#}"));
@@ -82,18 +121,15 @@ fn close_lost(portion: &str) -> Result<()> {
     if !is_declared(portion)? {
         return Ok(());
     }
-    if open(portion)?.is_empty() {
+    let mut devices = open(portion)?;
+    if !is_used(&devices, &mounts()?) {
         Closing::forget(portion);
         return Ok(());
     }
     say(portion, "the lease was lost: taking down what is above");
     let closing = Closing::begin(portion)?;
     let (begun, mut manner) = (Instant::now(), Manner::Lost);
-    loop {
-        let devices = open(portion)?;
-        if devices.is_empty() {
-            break;
-        }
+    while is_used(&devices, &mounts()?) {
         if manner == Manner::Lost && begun.elapsed() > GRACE {
             manner = Manner::Forced;
             let uses: Vec<String> = devices.iter().map(describe_use).collect();
@@ -101,13 +137,18 @@ fn close_lost(portion: &str) -> Result<()> {
         }
         take_down(&devices, manner);
         sleep(AGAIN);
+        devices = open(portion)?;
     }
     drop(closing);
-    say(portion, "nothing is open any more");
+    say(portion, "nothing is above any more");
     for device in status::devices_of(portion)? {
         trigger(&device)?;
     }
     Ok(())
+}
+
+fn mounts() -> Result<String> {
+    fs::read_to_string(MOUNTS).context(MOUNTS)
 }
 
 /// Whether a file declares the portion and does not want to keep what is above it.
@@ -140,5 +181,24 @@ pub fn describe_use(device: &Mapped) -> String {
     match names.is_empty() {
         true => format!("{} is open {} times", device.name, device.open),
         false => format!("{} is open, by {}", device.name, list(&names)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r47_a_line_of_mountinfo_tells_number_and_source() {
+        let line = "40 22 9:127 / /srv rw shared:2 - ext4 /dev/md127 rw";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!((mount.number, mount.source), ("9:127", "/dev/md127"));
+        let line = "41 22 0:40 / /data rw - btrfs /dev/mapper/lease-a-0 rw,subvol=/";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!(
+            (mount.number, mount.source),
+            ("0:40", "/dev/mapper/lease-a-0")
+        );
+        assert!(Mount::parse("what is this").is_none());
     }
 }

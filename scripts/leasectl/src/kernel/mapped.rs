@@ -41,6 +41,12 @@ fn holders(kernel_name: &str) -> Vec<String> {
         .collect()
 }
 
+/// The number of a device, `<major>:<minor>`.
+pub fn number(kernel_name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/sys/class/block/{kernel_name}/dev"));
+    text.ok().map(|text| text.trim().to_owned())
+}
+
 /// Everything that is stacked on a device, over any number of levels, as the kernel calls it.
 pub fn stacked_on(kernel_name: &str) -> Vec<String> {
     let mut found = holders(kernel_name);
