@@ -401,7 +401,7 @@ fn r21_charges_over_three_epochs() {
         epochs: 3,
         ..named(
             "writes of users, three epochs, two strays are repaired",
-            &[Sometimes::Stray, Sometimes::Charged, Sometimes::Exhausted],
+            &[Sometimes::Stray, Sometimes::Charged],
             quick(),
         )
     };
