@@ -9,7 +9,7 @@
 //! * Members are alike: what was member 2 may be called member 0.
 //! * A back-off may end at once: whoever calls later has waited longer.
 //!
-//! Nothing here is called by the module.
+//! Not part of the module: nothing there calls it.
 
 use core::hash::{Hash, Hasher};
 
@@ -144,6 +144,9 @@ impl Controller {
             state.ballot = state.ballot.with_counts_from(aged);
             state.heartbeat = state.heartbeat.with_counts_from(aged);
         }
+        for known in same.watched.iter_mut().flatten() {
+            known.with_moments(aged);
+        }
         for queued in same.queue.items.iter_mut().flatten() {
             queued.for_each_moment(|at_ns| *at_ns = aged(*at_ns));
         }
@@ -197,6 +200,12 @@ impl Controller {
         };
         self.attempts = 0;
         self.last_round_ns = 0;
+        // Nothing waits longer for a drained term than these.
+        let drain_ns = self.setup.redundancy.drain_ns.unwrap_or(0);
+        let drained_ns = now_ns.saturating_sub(drain_ns.max(self.setup.timing.device_settle_ns()));
+        for known in self.watched.iter_mut().flatten() {
+            known.with_moments(|at_ns| at_ns.max(drained_ns));
+        }
         // An earlier look is forgotten: looking once more changes nothing.
         self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
         self.lease = self.lease.settled(now_ns);

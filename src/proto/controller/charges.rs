@@ -36,6 +36,15 @@ pub(super) struct Watched {
     reborn_ns: Option<u64>,
 }
 
+#[cfg(feature = "model")]
+impl Watched {
+    /// Replaces both moments.
+    pub(super) fn with_moments(&mut self, moment: impl Fn(u64) -> u64) {
+        self.since_ns = moment(self.since_ns);
+        self.reborn_ns = self.reborn_ns.map(moment);
+    }
+}
+
 impl Controller {
     /// Sets how many members are failed or rebuilding, and a lower limit that was asked for: a
     /// lower limit holds for the next permit, a higher one from the heartbeat that published it.

@@ -39,6 +39,7 @@
 //!
 //! Locking: none; the caller serialises the calls for one machine.
 
+#[cfg(feature = "model")]
 mod canonical;
 mod charges;
 mod command;

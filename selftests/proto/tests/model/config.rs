@@ -8,7 +8,7 @@ use crate::node::fence;
 use crate::node::Budget;
 use crate::sometimes::Sometimes;
 use dm_lease_proto::proto::controller::Command;
-use dm_lease_proto::proto::limit::Redundancy;
+use dm_lease_proto::proto::limit::{Kind, Redundancy};
 use dm_lease_proto::proto::time::Timing;
 
 /// Where an exploration starts.
@@ -22,6 +22,9 @@ pub enum Start {
     /// The first has a lease, the others have seen its heartbeats.
     Owned,
 }
+
+/// The batch limit that every controller asks for: each node has one write at a time.
+pub const BATCH: u32 = 1;
 
 /// What is explored, and how far.
 #[derive(Clone, Debug)]
@@ -44,8 +47,8 @@ pub struct Config {
     /// The first node's operator gives this command so often.
     pub commands: u8,
     pub command: Command,
-    /// Writes of users on the first node.
-    pub writes: u8,
+    /// Writes of users on each node, one at a time.
+    pub writes: [u8; 3],
     /// A fault may leave a block half written; a copy of a command in the fabric.
     pub torn: bool,
     pub twice: bool,
@@ -64,6 +67,19 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether permits are counted: where nothing repairs strays there is no limit.
+    pub fn is_limited(&self) -> bool {
+        self.redundancy.kind != Kind::External
+    }
+
+    /// What a gate begins with; nothing, where it is not counted.
+    pub fn first_limit(&self) -> u32 {
+        match self.is_limited() {
+            true => self.redundancy.limit(0, 0, Some(BATCH)).to_wire(),
+            false => 0,
+        }
+    }
+
     pub fn is_timely(&self) -> bool {
         self.timely > 0
     }
@@ -75,7 +91,7 @@ impl Config {
             faults: self.faults[node],
             restarts: self.restarts[node],
             commands: self.commands * first,
-            writes: self.writes * first,
+            writes: self.writes[node],
         }
     }
 }
@@ -113,7 +129,7 @@ pub fn base(nodes: usize, members: u8) -> Config {
         restarts: [0; 3],
         commands: 0,
         command: fence(),
-        writes: 0,
+        writes: [0; 3],
         torn: false,
         twice: false,
         lag: false,

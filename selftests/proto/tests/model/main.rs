@@ -29,6 +29,9 @@
 //! than each model allows (they are in its definition); members more than 3; the reader's own
 //! mailbox is read at the moment the read is reported; a copy of a command counts as at most one.
 //!
+//! Where redundancy repairs strays, gates count, and S2 holds: what may land, and what landed under
+//! a later owner, is never more than it repairs.
+//!
 //! The models at the bottom run with every `cargo test`; `make model` runs the large ones.
 
 mod config;
@@ -40,6 +43,7 @@ mod print;
 mod sometimes;
 
 use dm_lease_proto::proto::controller::Command;
+use dm_lease_proto::proto::limit::{Kind, Redundancy};
 
 use config::{base, ticks, Config, Start};
 use explore::explore;
@@ -294,8 +298,33 @@ fn r18_no_acknowledged_write_is_lost() {
         Sometimes::StrayRefused,
     ];
     holds::<2>(Config {
-        writes: 1,
+        writes: [1, 0, 0],
         ..named("a write of a user", WANTED, quick())
+    });
+}
+
+/// Redundancy that repairs so many strays that something above it recognises.
+fn parity(failures: u8) -> Redundancy {
+    Redundancy {
+        kind: Kind::Parity(failures),
+        detect: true,
+        batch: 1,
+        ..Redundancy::EXTERNAL
+    }
+}
+
+#[test]
+fn r21_a_new_owner_is_charged_for_the_old_one() {
+    const WANTED: &[Sometimes] = &[
+        Sometimes::Stray,
+        Sometimes::StrayRefused,
+        Sometimes::Charged,
+        Sometimes::Exhausted,
+    ];
+    holds::<2>(Config {
+        writes: [1, 1, 0],
+        redundancy: parity(1),
+        ..named("writes of users, one stray is repaired", WANTED, quick())
     });
 }
 
@@ -352,7 +381,7 @@ fn r45_stateright_counts_the_same_states() {
 #[cfg(feature = "long")]
 fn r18_a_write_and_a_heartbeat() {
     let config = Config {
-        writes: 1,
+        writes: [1, 0, 0],
         ..named(
             "a write of a user, a heartbeat",
             &[Sometimes::StrayRefused],
@@ -360,6 +389,55 @@ fn r18_a_write_and_a_heartbeat() {
         )
     };
     holds::<2>(config);
+}
+
+#[test]
+#[cfg(feature = "long")]
+fn r21_charges_over_three_epochs() {
+    let config = Config {
+        writes: [1, 2, 0],
+        redundancy: parity(2),
+        returns: true,
+        epochs: 3,
+        ..named(
+            "writes of users, three epochs, two strays are repaired",
+            &[Sometimes::Stray, Sometimes::Charged],
+            quick(),
+        )
+    };
+    holds_nearby::<2>(config, 30_000_000);
+}
+
+#[test]
+#[cfg(feature = "long")]
+fn r35_an_owner_that_restarts() {
+    let config = Config {
+        restarts: [1, 0, 0],
+        ..named(
+            "an owner that restarts under its number",
+            &[
+                Sometimes::Takeover,
+                Sometimes::Rejoined,
+                Sometimes::LateLanding,
+            ],
+            quick(),
+        )
+    };
+    holds_nearby::<2>(config, 30_000_000);
+}
+
+#[test]
+#[cfg(feature = "long")]
+fn r32_a_demoted_owner_that_goes_on() {
+    let config = Config {
+        ticks: [2, 1, 0],
+        ..named(
+            "an owner that is demoted and goes on, an observer",
+            &[Sometimes::DemotedWrites, Sometimes::Takeover],
+            quick(),
+        )
+    };
+    holds_nearby::<2>(config, 30_000_000);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! The present moment is always [`NOW`]: a tick of the clock makes every moment a node knows an
 //! earlier one.
 
-use crate::config::Config;
+use crate::config::{Config, BATCH};
 use crate::medium::{Answer, Block, Mailbox, Records, Sight, Sights, View};
 use crate::print::print;
 use dm_lease_proto::proto::controller::{Action, Command, Controller, Setup};
@@ -168,6 +168,9 @@ pub struct Node {
     order: Option<Order>,
     places: Vec<Place>,
     data: Data,
+    /// Its gate's limit, where permits are counted, and its writes that became strays.
+    limit: u32,
+    strays: u8,
     pub budget: Budget,
     broken: Option<&'static str>,
 }
@@ -290,6 +293,8 @@ impl Node {
             order: None,
             places: vec![place; usize::from(config.members)],
             data: Data::None,
+            limit: config.first_limit(),
+            strays: 0,
             budget: Budget::default(),
             broken: None,
         }
@@ -361,6 +366,19 @@ impl Node {
         }
     }
 
+    /// How many writes of this node may still land, or landed, unrepaired.
+    pub fn exposed(&self) -> u8 {
+        self.strays + u8::from(self.issued().is_some())
+    }
+
+    pub fn is_charged(&self) -> bool {
+        !self.machine.charges().is_empty()
+    }
+
+    pub fn is_exhausted(&self) -> bool {
+        self.machine.reason() == Reason::Exhausted
+    }
+
     fn is_valid(&self, config: &Config) -> bool {
         is_within(NOW, self.gate.expiry_ns, config.timing.lease_ns)
     }
@@ -405,7 +423,8 @@ impl Node {
             let may_release = self.is_valid(config) && self.budget.commands > 0;
             events.extend(may_release.then_some(Event::Command));
         }
-        let is_open = self.is_valid(config) && !self.is_releasing();
+        let has_room = !config.is_limited() || self.limit > 0;
+        let is_open = self.is_valid(config) && !self.is_releasing() && has_room;
         match self.data {
             Data::None if self.budget.writes > 0 && is_open => events.push(Event::Write),
             Data::None | Data::Issued { .. } => {}
@@ -494,6 +513,10 @@ impl Node {
 
     /// Tells the machine what happened.
     fn tell(&mut self, event: Event, slot: usize, config: &Config, records: &Records) {
+        if config.is_limited() {
+            let open = self.data != Data::None;
+            self.machine.note_open(open.into());
+        }
         match event {
             Event::Tick => {
                 self.budget.ticks -= 1;
@@ -565,6 +588,10 @@ impl Node {
                 Action::OpenEpoch { epoch, expiry_ns } => Order::Open(Gate { epoch, expiry_ns }),
                 Action::Extend { from_ns, to_ns } => Order::Extend { from_ns, to_ns },
                 Action::Latch => Order::Latch,
+                Action::SetLimit(limit) if config.is_limited() => {
+                    self.limit = limit;
+                    continue;
+                }
                 other => {
                     self.issue(other, records);
                     continue;
@@ -657,6 +684,7 @@ impl Node {
         self.gate.expiry_ns = 0;
         self.order = None;
         self.data = Data::None;
+        self.limit = config.first_limit();
         for place in &mut self.places {
             place.read = None;
             for register in REGISTERS {
@@ -677,6 +705,7 @@ impl Node {
                 };
             }
             (Event::Reach(is_stray), Data::Issued { epoch }) => {
+                self.strays += u8::from(is_stray && config.is_limited());
                 self.data = Data::Landed { epoch, is_stray };
             }
             (Event::Reply, Data::Landed { epoch, is_stray }) => {
@@ -871,7 +900,7 @@ fn machine(slot_index: usize, life: u8, config: &Config) -> Controller {
         timing: config.timing,
         period_ns: 1,
         redundancy: config.redundancy,
-        batch: Some(1),
+        batch: Some(BATCH),
         claim_auto: config.returns || slot_index > 0,
     });
     machine.set_guarded(false);

@@ -379,6 +379,15 @@ impl<const N: usize> Portion<N> {
         if valid().any(|epoch| epoch < highest) {
             broken = Some("S1': a valid lease of a decided past");
         }
+        let exposed = state
+            .nodes
+            .iter()
+            .map(|node| u32::from(node.node.exposed()))
+            .sum();
+        let failures = self.config.redundancy.kind.failures();
+        if failures.is_some_and(|repaired| repaired < exposed) {
+            broken = Some("S2: more strays than redundancy repairs");
+        }
         if self.config.is_timely() && state.top > 0 && state.nodes[0].valid.is_none() {
             broken = Some("L1: a healthy owner loses its lease");
         }
@@ -602,6 +611,12 @@ impl<const N: usize> Portion<N> {
             note(Sometimes::Prepared);
         }
         let me = (owner as u8, after.nodes[owner].node.life());
+        if after.nodes[owner].node.is_charged() {
+            note(Sometimes::Charged);
+        }
+        if after.nodes[owner].node.is_exhausted() {
+            note(Sometimes::Exhausted);
+        }
         let former = after.decided[..after.top as usize].iter().flatten().last();
         if former.is_none_or(|former| *former == me) {
             return;

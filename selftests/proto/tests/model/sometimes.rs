@@ -36,6 +36,9 @@ pub enum Sometimes {
     Prepared,
     /// After a member was replaced by a blank one there is a takeover.
     TakeoverAfterReplacement,
+    /// An owner is charged for an earlier one; one that redundancy leaves nothing may not write.
+    Charged,
+    Exhausted,
     /// A user's write is acknowledged; lands under a later owner; is then not acknowledged.
     Acknowledged,
     Stray,

@@ -984,7 +984,7 @@ impl World {
         };
         change(&mut self.disks[member][usize::from(slot)]);
         // What is not forced is written down some time, or only after what comes later.
-        if *fua || self.config.faults.power > 0 && self.rng.chance(300) {
+        if *fua || !half && self.config.faults.power > 0 && self.rng.chance(300) {
             change(&mut self.durable[member][usize::from(slot)]);
         }
     }
@@ -1000,7 +1000,9 @@ impl World {
     /// Everything that a member has acknowledged is written down.
     pub fn flush(&mut self, member: u8) {
         let member = usize::from(member);
-        self.durable[member].clone_from(&self.disks[member]);
+        for (durable, cache) in self.durable[member].iter_mut().zip(&self.disks[member]) {
+            durable.settle(cache);
+        }
     }
 
     /// A member loses power: some of what it had acknowledged, and what is on its way. It is away

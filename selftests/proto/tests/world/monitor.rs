@@ -490,7 +490,13 @@ impl Monitor {
                     counted.twice = now;
                 }
                 counted.last = now;
-                counted.limit = ok.then_some((record.dec.epoch, record.limit));
+                let written = (record.dec.epoch, record.limit);
+                counted.limit = match counted.limit {
+                    _ if ok => Some(written),
+                    // It may be there; if not, the other block says what it said.
+                    Some((of, limit)) if of == written.0 => Some((of, limit.min(written.1))),
+                    _ => None,
+                };
                 return;
             }
         };
