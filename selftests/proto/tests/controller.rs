@@ -809,6 +809,16 @@ fn r24_a_member_that_forgets_heartbeats_is_away_for_the_window_or_breaks_the_fir
         .all(|violation| violation.rule.starts_with("S1")));
 }
 
+/// The owner goes on with members 0 and 1, the observer reads members 1 and 2.
+#[test]
+fn r26_a_member_that_cannot_be_read_is_not_silent() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.set_path(0, 2, Path::Failing);
+    world.set_path(1, 0, Path::Failing);
+    let claims = |w: &World| w.role(1) == Role::Claiming || !w.is_valid(0);
+    assert!(!world.run_until(10 * timing().window_ns, claims).unwrap());
+}
+
 #[test]
 fn r26_an_unreadable_record_is_neither_life_nor_silence() {
     let mut world = owned(Config::healthy(2, 1));
