@@ -12,6 +12,8 @@
 #   make model           every order of events of small portions; minutes to an hour
 #   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
 #                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time
+#   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each
+#                        parser, guided by coverage, and a hundredth of it in the module; SEED=
 #   make kselftest       the tests in virtual machines only
 #   make strays          destroys and repairs data on md arrays, as much as the limit allows
 #   make throughput      what the limit costs in throughput, by mode and queue depth
@@ -47,7 +49,7 @@ debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
-.PHONY: all setup module leasectl deb check test model simulate kselftest kselftest-debug \
+.PHONY: all setup module leasectl deb check test model simulate fuzz kselftest kselftest-debug \
 	strays throughput install-test bench bench-gate bench-takeover demo demo-clients chaos clean
 
 all: module
@@ -90,6 +92,10 @@ simulate: setup
 	@$(enter) env SEEDS=$(SEEDS) JOBS=$(JOBS) \
 		DM_LEASE_COMMIT=$(shell git describe --always --dirty 2>/dev/null) \
 		nice cargo test --profile simulate $(crate) --test simulation -- --nocapture r45
+
+RUNS ?= 1000000
+fuzz: module leasectl
+	@$(enter) nice selftests/proto/fuzz/run --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 kselftest: module
 	@selftests/run

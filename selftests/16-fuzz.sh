@@ -95,7 +95,7 @@ role_is() {
 	[ "$(field "$1" role)" = "$2" ]
 }
 need "a portion of one member" leasectl format --force --name alone --controllers 1,2 --home 1 \
-	--redundancy external --device-delay-ms 100 --heartbeat-ms 10 --lease-ms 2000 "$alone"
+	--redundancy external --device-delay-ms 100 --heartbeat-ms 5 --lease-ms 2000 "$alone"
 need "controller 1 owns it" up_alone 1
 need "soon" eventually 60 role_is alone1 owner
 need "controller 2 comes" up_alone 2

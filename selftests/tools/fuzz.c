@@ -14,8 +14,8 @@
  * superblock flips single bits of the superblock of DEVICE, which LINE maps, and tries to load the
  *            line into NAME; it must be refused. What the module will say is announced in the log.
  * mailbox    flips single bits of the mailbox of DEVICE that begins at byte OFFSET, that of another
- *            controller than that of the live device NAME, which must stay owner in its epoch for
- *            two heartbeats each time.
+ *            controller than that of the live device NAME, which must stay owner in its epoch and
+ *            have its lease extended by what it reads then, each time.
  *
  * The ioctls of device-mapper are used directly, because starting dmsetup costs more than all of the
  * rest under emulation. The same SEED makes the same mutants. The first thing that is wrong ends the
@@ -32,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BLOCK 4096
@@ -162,13 +163,13 @@ static void mutate(char *line)
 	}
 }
 
-/* One of the lines; one in eight is left as it is. */
-static const char *mutant(int lines, char **line)
+/* One of the lines; one in `whole` is left as it is. */
+static const char *mutant(int lines, char **line, unsigned int whole)
 {
 	static char text[LINE_MAX_LENGTH];
 
 	strlcpy(text, line[below(lines)], sizeof(text));
-	if (below(8)) {
+	if (below(whole)) {
 		for (int count = 1 + below(4); count; count--)
 			mutate(text);
 	}
@@ -284,7 +285,8 @@ static int tables(const char *name, long runs, uint64_t length, int lines, char 
 	if (call(DM_DEV_CREATE))
 		fail("no device: %m");
 	for (number = 0; number < runs; number++) {
-		const char *text = mutant(lines, line);
+		/* What is accepted costs a session. */
+		const char *text = mutant(lines, line, 32);
 		uint64_t size = below(64) ? length : below(2) ? length + 8 : below(1 << 20);
 		int error = load(name, size, text);
 
@@ -299,27 +301,37 @@ static int tables(const char *name, long runs, uint64_t length, int lines, char 
 	return 0;
 }
 
-/* <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq> ... */
+/* <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> ... */
 struct status {
 	char role[16];
 	unsigned long long epoch;
 	long owner;
-	unsigned long long heartbeat;
+	/* When the lease ends, in milliseconds: between these two. */
+	long earliest, latest;
 };
+
+static long now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
 
 static struct status status_of(const char *name)
 {
+	struct status status = { .earliest = now_ms() };
 	const char *line = print(name, DM_NOFLUSH_FLAG);
-	char epoch[24], owner[24], heartbeat[24];
-	struct status status;
+	char epoch[24], owner[24], left[24];
 
-	if (sscanf(line, "%*s %*d/%*d %15s %23s %23s %*s %23s", status.role, epoch, owner,
-		   heartbeat) != 4)
+	status.latest = now_ms() + 1;
+	if (sscanf(line, "%*s %*d/%*d %15s %23s %23s %23s", status.role, epoch, owner, left) != 4)
 		fail("status '%s'", shown(line));
 	/* A dash is 0. */
 	status.epoch = strtoull(epoch, NULL, 10);
 	status.owner = strtol(owner, NULL, 10);
-	status.heartbeat = strtoull(heartbeat, NULL, 10);
+	status.earliest += strtol(left, NULL, 10);
+	status.latest += strtol(left, NULL, 10);
 	return status;
 }
 
@@ -330,7 +342,7 @@ static int messages(const char *name, long runs, int lines, char **line)
 
 	collect(lines, line);
 	for (number = 0; number < runs; number++) {
-		const char *text = mutant(lines, line);
+		const char *text = mutant(lines, line, 8);
 		struct status status;
 
 		prepare(name, 0);
@@ -420,25 +432,36 @@ static int superblock(const char *name, long runs, uint64_t length, const char *
 	return 0;
 }
 
+/* Waits until a heartbeat has extended the lease. */
+static struct status extended(const char *name, struct status before, const char *what)
+{
+	struct status now;
+
+	do {
+		usleep(1000);
+		now = status_of(name);
+		if (strcmp(now.role, "owner") || now.epoch != before.epoch ||
+		    now.owner != before.owner)
+			fail("%s: %s, epoch %llu of %ld", what, now.role, now.epoch, now.owner);
+	} while (now.earliest <= before.latest);
+	return now;
+}
+
 static int mailbox(const char *name, long runs, uint64_t offset, const char *device)
 {
-	struct status before = status_of(name), now = before;
+	struct status now = status_of(name);
 	int fd = open_member(device);
+	char what[64];
 
 	for (number = 0; number < runs; number++) {
 		uint64_t at = offset + below(MAILBOX_BLOCKS) * BLOCK;
 		unsigned int bit = flip(fd, at);
-		unsigned long long seen = status_of(name).heartbeat;
 
-		/* The first one may have read before the flip. */
-		do {
-			now = status_of(name);
-			if (strcmp(now.role, "owner") || now.epoch != before.epoch ||
-			    now.owner != before.owner)
-				fail("bit %u at %llu: %s, epoch %llu of %ld", bit,
-				     (unsigned long long)at, now.role, now.epoch, now.owner);
-			usleep(1000);
-		} while (now.heartbeat - seen < 2);
+		snprintf(what, sizeof(what), "bit %u of the block at %llu", bit,
+			 (unsigned long long)at);
+		now = status_of(name);
+		/* The first heartbeat may have read before the flip; the second one began later. */
+		extended(name, extended(name, now, what), what);
 		put_back(fd, at, bit);
 	}
 	printf("# %ld bits of the mailbox flipped, still owner in epoch %llu\n", number, now.epoch);

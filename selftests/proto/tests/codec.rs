@@ -9,6 +9,8 @@
 mod inputs;
 #[path = "properties/blocks.rs"]
 mod properties;
+#[path = "properties/refusals.rs"]
+mod refusals;
 
 use dm_lease_proto::proto::layout::{seal, Block, Side, BLOCK_SIZE};
 use dm_lease_proto::proto::limit::{Exhausted, Limit};

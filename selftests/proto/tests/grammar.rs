@@ -9,6 +9,8 @@
 mod inputs;
 #[path = "properties/lines.rs"]
 mod properties;
+#[path = "properties/refusals.rs"]
+mod refusals;
 
 use dm_lease_proto::proto::message::Command;
 use dm_lease_proto::proto::status::Status;

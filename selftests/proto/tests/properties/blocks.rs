@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What must hold for every block that a member may hold, however it came there.
 //!
-//! Used by the tests with random blocks (`codec.rs`) and by the fuzzer (`fuzz/`). A property that
-//! does not hold panics.
+//! Used by the tests with random blocks (`codec.rs`) and by the fuzzer (`fuzz/`), whose root has
+//! the module `refusals`. A property that does not hold panics.
 
-#[path = "refusals.rs"]
-mod refusals;
-
+use crate::refusals::has_own_words;
 use dm_lease_proto::proto::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
 use dm_lease_proto::proto::record::{
-    self, newest, target, BallotRecord, BlockId, HeartbeatRecord, Reading, Record, Slot,
+    self, newest, target, BallotRecord, BlockId, Charges, HeartbeatRecord, Reading, Record, Slot,
+    MAX_CHARGES,
 };
-use dm_lease_proto::proto::superblock::{self, Superblock, SuperblockError};
-use refusals::has_own_words;
+use dm_lease_proto::proto::superblock::{self, DisplayUuid, Name, Superblock, SuperblockError};
 use std::fmt::Debug;
 
 /// Bits in a block.
@@ -71,6 +69,9 @@ fn superblock_is_sound(block: &Block) -> Option<Superblock> {
         }
     };
     assert_eq!(read.validate(), Ok(()));
+    assert_eq!(Name::new(read.name.as_str()), Some(read.name));
+    assert_eq!(read.may_own(), read.ro_compat == 0);
+    assert_eq!(DisplayUuid(&read.uuid).to_string().len(), 36);
     let mut again = ZERO_BLOCK;
     superblock::encode(&read, &mut again);
     if read.minor > superblock::VERSION_MINOR {
@@ -99,11 +100,32 @@ pub fn place_of(block: &Block) -> BlockId {
 /// The two blocks of a register: each is no information for a reason of its own, or is exactly what
 /// its fields say, at this place and at no other; and of the two the newest valid one counts [R26].
 pub fn registers_are_sound(blocks: [&Block; 2], id: &BlockId) {
-    register_is_sound::<BallotRecord>(blocks, id);
-    register_is_sound::<HeartbeatRecord>(blocks, id);
+    let [one, two] = register_is_sound::<BallotRecord>(blocks, id);
+    if let (Some(one), Some(two)) = (one.valid(), two.valid()) {
+        charges_join(one.charges, &two.charges);
+    }
+    for beat in register_is_sound::<HeartbeatRecord>(blocks, id) {
+        if let Some(beat) = beat.valid() {
+            assert!(!(beat.role.is_owner() && beat.is_drained()));
+            assert!(beat.role.is_owner() <= (beat.dec.epoch != 0));
+            assert!(!beat.role.to_string().is_empty());
+        }
+    }
 }
 
-fn register_is_sound<T: Record + Debug>(blocks: [&Block; 2], id: &BlockId) {
+/// Nothing that one of two records charges is lost when they are joined, unless it is given back.
+fn charges_join(mut one: Charges, two: &Charges) {
+    let before = one;
+    let joined = one.merge(two);
+    assert!(one.len() <= MAX_CHARGES && one.len() >= before.len().min(1));
+    assert!(one.total() >= before.total());
+    match joined {
+        Ok(()) => assert!(one.total() >= two.iter().map(|it| it.amount).max().unwrap_or(0)),
+        Err(left) => assert!(two.iter().any(|charge| charge == left)),
+    }
+}
+
+fn register_is_sound<T: Record + Debug>(blocks: [&Block; 2], id: &BlockId) -> [Reading<T>; 2] {
     let readings = blocks.map(|block| block_is_sound::<T>(block, id));
     joins_soundly(readings);
     let [a, b] = readings;
@@ -115,6 +137,7 @@ fn register_is_sound<T: Record + Debug>(blocks: [&Block; 2], id: &BlockId) {
             assert_eq!(newest(damaged, a).0, a);
         }
     }
+    readings
 }
 
 fn block_is_sound<T: Record + Debug>(block: &Block, id: &BlockId) -> Reading<T> {

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What must hold for every line that somebody types, however broken.
 //!
-//! Used by the tests with random lines (`grammar.rs`) and by the fuzzer (`fuzz/`). A property that
-//! does not hold panics.
+//! Used by the tests with random lines (`grammar.rs`) and by the fuzzer (`fuzz/`), whose root has
+//! the module `refusals`. A property that does not hold panics.
 
-#[path = "refusals.rs"]
-mod refusals;
-
+use crate::refusals::has_own_words;
 use dm_lease_proto::proto::message::Command;
 use dm_lease_proto::proto::status::Status;
 use dm_lease_proto::proto::table::{Surroundings, TableError, TableLine};
-use refusals::has_own_words;
 use std::cell::Cell;
 
 /// The most words that a table line is read to: device, controller, count, what the count covers,
@@ -61,6 +58,7 @@ pub fn table_is_sound(words: &[Vec<u8>]) {
         Ok(line) => line,
         Err(error) => return has_own_words(error, error),
     };
+    assert_eq!(taken.get(), words.len(), "words left unread");
     let printed = line.to_string();
     let words = split(printed.as_bytes());
     assert_eq!(table(&words), Ok(line), "{printed}");
@@ -91,6 +89,7 @@ pub fn message_is_sound(words: &[Vec<u8>]) {
     assert!(taken.get() <= MESSAGE_WORDS, "{} words read", taken.get());
     match parsed {
         Ok(command) => {
+            assert_eq!(taken.get(), words.len(), "words left unread");
             let printed = command.to_string();
             let again = Command::parse(printed.split(' ').map(str::as_bytes));
             assert_eq!(again, Ok(command), "{printed}");
