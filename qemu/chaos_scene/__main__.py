@@ -78,7 +78,7 @@ def told(one: Round) -> str:
         f"{'+'.join(one.kinds)}: {one.takeovers} takeovers, {one.strays} strays, "
         f"{one.refused} refused, {one.late} late, pause {one.pause_ms:.0f} ms, "
         f"back after {one.back} heartbeats",
-        *one.notes,
+        *(note if len(note) < 160 else f"{note[:150]}..." for note in one.notes),
     ]
     return "; ".join(words) + "".join(f"\n  FAILURE: {text}" for text in one.failures)
 
@@ -133,14 +133,24 @@ def conclude(
     return 1 if failed or wrong or not done else 0
 
 
+def planted(seed: str) -> int:
+    """One round with a writer that goes past the gate: 0 if the judge blames it, and nothing else."""
+    done, wrong, _ = batch(seed, [Round(1, ["bypass"])])
+    found = [text for one in done for text in one.failures]
+    print("\n".join(["the judge must find a write without a permit, and finds:", *found, *wrong]))
+    return 0 if found and not wrong and all("permit" in text for text in found) else 1
+
+
 def main() -> None:
     require_root()
+    usual = [name for name, kind in KINDS.items() if not kind.planted]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="how many (20)")
     parser.add_argument("--seed", default=str(time.time_ns() // 1000 % 100000), help="of the run")
-    parser.add_argument("--kinds", default=",".join([*EXACT, *KINDS]), help="which, with commas")
+    parser.add_argument("--kinds", default=",".join([*EXACT, *usual]), help="which, with commas")
     parser.add_argument("--batch", type=int, default=20, help="rounds in the same guests (20)")
     parser.add_argument("--only", type=int, nargs="*", help="rounds of that seed, by number")
+    parser.add_argument("--planted", action="store_true", help="a fraud that must be found")
     parser.add_argument("--self-test", action="store_true", help="shows that the rules can fail")
     options = parser.parse_args()
     if options.self_test:
@@ -154,7 +164,7 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     verdict = 1
     try:
-        verdict = run(options)
+        verdict = planted(options.seed) if options.planted else run(options)
     finally:
         print("PASS" if verdict == 0 else "FAIL", flush=True)
     sys.exit(verdict)

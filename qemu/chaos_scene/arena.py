@@ -34,7 +34,7 @@ PERIOD, WINDOW = PERIOD_MS / 1000, WINDOW_MS / 1000
 # What guests say when they are stopped for seconds, starved, or lose what they own; and md of a
 # disk that fails.
 ALLOW = (
-    r"rcu.* stall|soft lockup|rcu: |hrtimer: interrupt took|owner -> secondary|blocked for more"
+    r"rcu.* stall|soft lockup|rcu: |hrtimer: interrupt took|owner -> (?:secondary|claiming)|blocked for more"
     r"|Call Trace"
 )
 PAUSE_US = 50_000

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rig import Job, RigError
+from rig.history import BLOCK
 from scenes.evidence import DATA, MAILBOXES
-from scenes.stage import Controller, Portion
+from scenes.stage import RING, Controller, Portion
 
 from .arena import WINDOW_MS, Arena
 
@@ -69,6 +70,8 @@ class Kind:
     """Only an owner can do it."""
     one_cpu: bool = False
     """Only a guest with one processor."""
+    planted: bool = False
+    """Not a fault but a fraud, which the judge must find."""
 
     @property
     def pairs(self) -> bool:
@@ -236,6 +239,13 @@ def fence(scene: Scene) -> Heal:
     return message(scene, "fence")
 
 
+def bypass(scene: Scene) -> Heal:
+    """A writer that opens the raw member, which no gate can see."""
+    block = DATA // BLOCK + 2 * RING
+    command = f"dd if=/dev/zero of=/dev/lease/{scene.disk} bs={BLOCK} count=1 seek={block}"
+    return ended(scene.victim.vm.spawn(f"{command} oflag=direct status=none"))
+
+
 def ended(job: Job) -> Heal:
     """Waits for the end of a command, whatever it is."""
     return lambda: job.wait() and None
@@ -260,5 +270,6 @@ KINDS = {
         Kind(release, 0, 0.2, of_owner=True),
         Kind(handoff, 0, 0.2, of_owner=True),
         Kind(fence, 0, 0.2, of_owner=True),
+        Kind(bypass, 0, 0.2, alone=True, planted=True),
     )
 }

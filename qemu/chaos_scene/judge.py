@@ -240,17 +240,21 @@ class Judge(Checker):
             (ack.controller, ack.epoch, ack.number) for ack in self.evidence.acks if ack.errno == 0
         }
         standing: dict[tuple[str, int], Record] = {}
+        replaced: dict[int, list[str]] = {}
         for request in self.evidence.history.changes(start=DATA):
             for offset, head in request.blocks():
                 place, record = (request.member, offset), decode_head(head)
                 before = standing.get(place)
                 if request.id in strays and before and before[:3] in good:
-                    self.note(
-                        request.applied or 0,
-                        f"a stray replaced acknowledged record {before.number} at {place}",
-                    )
+                    name = f"record {before.number} at {request.member} {offset}"
+                    replaced.setdefault(request.applied or 0, []).append(name)
                 if record:
                     standing[place] = record
+        for one in self.rounds:
+            end = self.facts.get(one.number, {}).get("until", 0)
+            names = [n for at, mine in replaced.items() if self.begun(one) <= at < end for n in mine]
+            if names:
+                one.notes.append(f"{len(names)} acknowledged, replaced by strays: {', '.join(names)}")
 
     def exact(self) -> None:
         """Rounds whose strays are known beforehand."""
