@@ -23,7 +23,7 @@ from .exact import EXACT
 from .faults import KINDS
 from .judge import Judge
 from .play import Play, Round, draw
-from .report import save, table
+from .report import save, summary, table
 
 # What the rules must have judged in a run of so many rounds, for its verdict to mean anything.
 WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
@@ -73,8 +73,9 @@ def keep(directory: Path, seed: str, number: int) -> None:
 
 def told(one: Round) -> str:
     """What the judge says of a round."""
+    verdict = "FAIL" if one.failures else "ok"
     words = [
-        f"# {one.number} of {one.controllers}x{one.cpus} {'FAIL' if one.failures else 'ok'}{' starved' * one.starved}",
+        f"# {one.number} of {one.controllers}x{one.cpus} {verdict}{' starved' * one.starved}",
         f"{'+'.join(one.kinds)}: {one.takeovers} takeovers, {one.strays} strays, "
         f"{one.refused} refused, {one.late} late, pause {one.pause_ms:.0f} ms, "
         f"back after {one.back} heartbeats",
@@ -120,21 +121,22 @@ def conclude(
             wrong.append(f"evidence: only {counts[what]} {what} in {len(done)} rounds")
     if len(done) < options.rounds and not options.only:
         wrong.append(f"{options.rounds - len(done)} rounds were not played")
-    print("\n".join(table(done)) if done else "no round was played")
+    print("\n".join([*table(done), *summary(done)]) if done else "no round was played")
     print("judged: " + ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))
     print("\n".join(f"  FAILURE: {text}" for text in wrong))
     save(BUILD / "run" / f"chaos{SUFFIX}" / "chaos.json", options.seed, done, counts, wrong)
     failed = sum(bool(one.failures) for one in done)
+    starved = sum(one.starved for one in done)
     minutes = (time.monotonic() - begun) / 60
     print(
-        f"{len(done) - failed} passed, {failed} failed, {sum(one.starved for one in done)} starved; "
+        f"{len(done) - failed} passed, {failed} failed, {starved} starved; "
         f"seed {options.seed}, {minutes:.0f} minutes"
     )
     return 1 if failed or wrong or not done else 0
 
 
 def planted(seed: str) -> int:
-    """One round with a writer that goes past the gate: 0 if the judge blames it, and nothing else."""
+    """One round with a writer that goes past the gate; 0 if the judge blames just that."""
     done, wrong, _ = batch(seed, [Round(1, ["bypass"])])
     found = [text for one in done for text in one.failures]
     print("\n".join(["the judge must find a write without a permit, and finds:", *found, *wrong]))

@@ -15,7 +15,7 @@ the resume is told and not forbidden, up to its first heartbeat: that must end i
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from rig.history import Request
@@ -252,9 +252,11 @@ class Judge(Checker):
                     standing[place] = record
         for one in self.rounds:
             end = self.facts.get(one.number, {}).get("until", 0)
-            names = [n for at, mine in replaced.items() if self.begun(one) <= at < end for n in mine]
+            mine = [names for at, names in replaced.items() if self.begun(one) <= at < end]
+            names = list(chain.from_iterable(mine))
             if names:
-                one.notes.append(f"{len(names)} acknowledged, replaced by strays: {', '.join(names)}")
+                words = f"{len(names)} acknowledged records were replaced by strays"
+                one.notes.append(f"{words}: {', '.join(names)}")
 
     def exact(self) -> None:
         """Rounds whose strays are known beforehand."""
@@ -293,9 +295,8 @@ class Judge(Checker):
 
     def after_resume(self, portion: str, epoch: int, controller: int, resumed: int) -> None:
         """One resume into an epoch that another one has succeeded."""
-        beats = sorted(
-            {m.hb for m in self.owner_beats(portion, epoch, controller) if m.request.received > resumed}
-        )
+        owned = self.owner_beats(portion, epoch, controller)
+        beats = {mail.hb for mail in owned if mail.request.received > resumed}
         landed = [
             s.request for s in self.found.strays
             if (s.portion, s.epoch) == (portion, epoch) and s.request.received > resumed
@@ -303,10 +304,12 @@ class Judge(Checker):
         last = max(((r.applied or 0) - resumed for r in landed), default=0)
         latch = self.latch(portion, epoch, controller, resumed)
         text = (
-            f"{len(landed)} writes landed after the resume, the last {last / MS:.0f} ms later; "
-            f"{len(beats)} heartbeats"
+            f"{len(landed)} writes landed after the resume, {self.acknowledged(landed)} of them "
+            f"acknowledged, the last {last / MS:.0f} ms later; {len(beats)} heartbeats"
         )
         self.note(resumed, text)
+        if one := self.round_at(resumed):
+            one.resumed.append((len(landed), last / MS))
         self.found.counts["resumed blind"] = self.found.counts.get("resumed blind", 0) + 1
         if len(beats) > 1:
             self.fail(f"resume: {portion} epoch {epoch} went on: {text}", resumed)
@@ -320,6 +323,14 @@ class Judge(Checker):
         ]  # fmt: skip
         if later:
             self.fail(f"resume: {len(later)} permits of {portion} after its latch", resumed)
+
+    def acknowledged(self, requests: list[Request]) -> int:
+        """How many of these brought records that were acknowledged."""
+        good = {
+            (ack.controller, ack.epoch, ack.number) for ack in self.evidence.acks if ack.errno == 0
+        }
+        records = [decode_head(head) for request in requests for head in request.heads]
+        return sum(record is not None and record[:3] in good for record in records)
 
     def owner_beats(self, portion: str, epoch: int, controller: int) -> list[Mail]:
         """The heartbeats of an owner in its epoch."""
