@@ -20,7 +20,7 @@ from typing import Any
 
 from rig.history import Request
 from scenes.checker import MS, Checker, Stray, decided_of
-from scenes.evidence import DATA, MAILBOXES, RELEASED, Change, Evidence, Mail, Record, decode_head
+from scenes.evidence import DATA, MAILBOX, MAILBOXES, RELEASED, Change, Evidence, Mail, Record, decode_head
 
 from .arena import PERIOD_MS, WINDOW_MS
 from .play import Round
@@ -402,12 +402,16 @@ class Judge(Checker):
         if place == len(judged):
             return 0
         winner, leased = f"c{judged[place].controller}", judged[place].judged
-        return max(
-            sum(
-                request.member == disk and request.controller == winner and request.op == "W"
-                and healed <= request.received <= leased and MAILBOXES <= request.offset < DATA
-                for request in requests
-            )
-            for disk in self.evidence.disks(portion)
-        )  # fmt: skip
+        beats = [
+            request for request in requests
+            if request.controller == winner and request.op == "W" and is_beat(request)
+            and healed <= request.received <= leased
+        ]  # fmt: skip
+        disks = self.evidence.disks(portion)
+        return max(sum(request.member == disk for request in beats) for disk in disks)
 
+
+def is_beat(request: Request) -> bool:
+    """Whether it goes to the second half of a mailbox, which is for heartbeats."""
+    within = MAILBOXES <= request.offset < DATA
+    return within and (request.offset - MAILBOXES) % MAILBOX >= MAILBOX // 2
