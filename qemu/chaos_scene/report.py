@@ -68,4 +68,5 @@ def save(
         "failures": wrong,
         "rounds": [asdict(one) for one in rounds],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
