@@ -24,6 +24,8 @@ ALPHA = Portion(
 )  # fmt: skip
 BETA = Portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
 CAST = (ALPHA, BETA)
+# How many operations on alpha may be open.
+LIMIT = 3
 
 # A kernel that watches itself needs more time for everything.
 PERIOD_MS, LEASE_MS, WINDOW_MS, DELAY_MS = (SLOWNESS * ms for ms in (125, 1080, 1200, 100))
@@ -104,7 +106,8 @@ class Arena(Stage):
     def crowd(
         self, controller: Controller, portion: Portion, count: int, names: str = ""
     ) -> Writer:
-        """Starts several writers as one, to some devices of a portion or all."""
+        """Starts several writers as one, to all devices of a portion or the first ones: a record
+        says on which one it belongs by its place in the list."""
         first = (len(self.writers) + 1) * 1_000_000
         words = names or " ".join(portion.devices)
         command = (

@@ -20,11 +20,8 @@ from rig import RigError
 from scenes.evidence import DATA
 from scenes.stage import Portion
 
-from .arena import ALPHA, BETA, ENOUGH
+from .arena import ALPHA, BETA, ENOUGH, LIMIT
 from .faults import Scene
-
-# How many operations on alpha may be open.
-LIMIT = 3
 
 
 def taken(scene: Scene) -> None:

@@ -18,7 +18,7 @@ from rig.history import BLOCK
 from scenes.evidence import DATA, MAILBOXES
 from scenes.stage import RING, Controller, Portion
 
-from .arena import WINDOW_MS, Arena
+from .arena import BETA, LIMIT, WINDOW_MS, Arena
 
 Heal = Callable[[], None]
 
@@ -157,13 +157,14 @@ def majority(scene: Scene) -> Heal:
 
 def saturated(scene: Scene) -> Heal:
     """All places in the queue of one member are taken by writes that hang."""
-    arena, disk = scene.arena, scene.disk
-    device = scene.portion.devices[scene.portion.disks.index(disk)]
-    rule = arena.lab.store.hold(scene.victim.name, disk, ops="W", start=DATA)
-    crowd = arena.crowd(scene.victim, scene.portion, QUEUE + 2, device)
-    # As many as the limit admits; an owner that lost its lease meanwhile sends none.
+    arena = scene.arena
+    rule = arena.lab.store.hold(scene.victim.name, scene.disk, ops="W", start=DATA)
+    # Each of them goes round all members, and so comes to this one.
+    crowd = arena.crowd(scene.victim, scene.portion, QUEUE + 2)
+    # As many as the limit admits, and in one place there may be a heartbeat; an owner that lost its
+    # lease meanwhile sends none.
     with suppress(RigError):
-        rule.wait_held(QUEUE if scene.portion.name == "beta" else 3, timeout=3)
+        rule.wait_held(QUEUE - 1 if scene.portion is BETA else LIMIT, timeout=1)
 
     def heal() -> None:
         rule.release()
