@@ -29,7 +29,7 @@ from .play import Round
 SILENT_MS = 1.5 * PERIOD_MS
 # Heartbeats of a winner after a fault: those of its window, once more for one that came late or
 # lost a race, and the rounds of the claims themselves.
-BACK = 2 * WINDOW_MS // PERIOD_MS + 16
+BACK = 2 * WINDOW_MS // PERIOD_MS + 8
 
 
 class Judge(Checker):
@@ -304,8 +304,8 @@ class Judge(Checker):
         last = max(((r.applied or 0) - resumed for r in landed), default=0)
         latch = self.latch(portion, epoch, controller, resumed)
         text = (
-            f"{len(landed)} writes landed after the resume, {self.acknowledged(landed)} of them "
-            f"acknowledged, the last {last / MS:.0f} ms later; {len(beats)} heartbeats"
+            f"{len(landed)} writes landed after the resume ({self.acknowledged(landed)} records were "
+            f"acknowledged), the last {last / MS:.0f} ms later; {len(beats)} heartbeats"
         )
         self.note(resumed, text)
         if one := self.round_at(resumed):
