@@ -20,7 +20,17 @@ from typing import Any
 
 from rig.history import Request
 from scenes.checker import MS, Checker, Stray, decided_of
-from scenes.evidence import DATA, MAILBOX, MAILBOXES, RELEASED, Change, Evidence, Mail, Record, decode_head
+from scenes.evidence import (
+    DATA,
+    MAILBOX,
+    MAILBOXES,
+    RELEASED,
+    Change,
+    Evidence,
+    Mail,
+    Record,
+    decode_head,
+)
 
 from .arena import PERIOD_MS, WINDOW_MS
 from .play import Round
@@ -304,8 +314,8 @@ class Judge(Checker):
         last = max(((r.applied or 0) - resumed for r in landed), default=0)
         latch = self.latch(portion, epoch, controller, resumed)
         text = (
-            f"{len(landed)} writes landed after the resume ({self.acknowledged(landed)} records were "
-            f"acknowledged), the last {last / MS:.0f} ms later; {len(beats)} heartbeats"
+            f"{len(landed)} writes landed after the resume ({self.acknowledged(landed)} records "
+            f"were acknowledged), the last {last / MS:.0f} ms later; {len(beats)} heartbeats"
         )
         self.note(resumed, text)
         if one := self.round_at(resumed):
