@@ -29,8 +29,8 @@
 #   make demo            two controllers, a stall and a takeover, to watch
 #   make demo-clients    the same with a client over NVMe/TCP, which sees pauses and no errors;
 #                        ROUNDS=20 faults by chance, SEED= repeats those of another run
-#   make chaos           three controllers in real kernels and faults by chance, judged from outside;
-#                        ROUNDS=200 is about half an hour, SEED= repeats another run
+#   make chaos           controllers in real kernels and faults by chance, judged from outside;
+#                        ROUNDS=200 is about a quarter of an hour, SEED= repeats another run
 #   make clean           remove .build; the toolchain's cache stays
 #
 # Everything but KDIR builds runs inside the toolchain root (scripts/setup, scripts/enter), where

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Chaos: three controllers in real kernels, faults by chance, and what must be true nevertheless.
+"""Chaos: controllers in real kernels, faults by chance, and what must be true nevertheless.
 
     arena    the lab of a batch of rounds: two portions, writers everywhere, when service goes on
     faults   what can happen for a while: to machines, to members, to the load, by messages

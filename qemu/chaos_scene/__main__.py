@@ -23,7 +23,7 @@ from .exact import EXACT
 from .faults import KINDS
 from .judge import Judge
 from .play import Play, Round, draw
-from .report import save, table
+from .report import save, summary, table
 
 # What the rules must have judged in a run of so many rounds, for its verdict to mean anything.
 WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
@@ -73,12 +73,13 @@ def keep(directory: Path, seed: str, number: int) -> None:
 
 def told(one: Round) -> str:
     """What the judge says of a round."""
+    verdict = "FAIL" if one.failures else "ok"
     words = [
-        f"# {one.number} of {one.controllers}x{one.cpus} {'FAIL' if one.failures else 'ok'}{' starved' * one.starved}",
+        f"# {one.number} of {one.controllers}x{one.cpus} {verdict}{' starved' * one.starved}",
         f"{'+'.join(one.kinds)}: {one.takeovers} takeovers, {one.strays} strays, "
         f"{one.refused} refused, {one.late} late, pause {one.pause_ms:.0f} ms, "
         f"back after {one.back} heartbeats",
-        *one.notes,
+        *(note if len(note) < 160 else f"{note[:150]}..." for note in one.notes),
     ]
     return "; ".join(words) + "".join(f"\n  FAILURE: {text}" for text in one.failures)
 
@@ -120,27 +121,38 @@ def conclude(
             wrong.append(f"evidence: only {counts[what]} {what} in {len(done)} rounds")
     if len(done) < options.rounds and not options.only:
         wrong.append(f"{options.rounds - len(done)} rounds were not played")
-    print("\n".join(table(done)) if done else "no round was played")
+    print("\n".join([*table(done), *summary(done)]) if done else "no round was played")
     print("judged: " + ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))
     print("\n".join(f"  FAILURE: {text}" for text in wrong))
     save(BUILD / "run" / f"chaos{SUFFIX}" / "chaos.json", options.seed, done, counts, wrong)
     failed = sum(bool(one.failures) for one in done)
+    starved = sum(one.starved for one in done)
     minutes = (time.monotonic() - begun) / 60
     print(
-        f"{len(done) - failed} passed, {failed} failed, {sum(one.starved for one in done)} starved; "
+        f"{len(done) - failed} passed, {failed} failed, {starved} starved; "
         f"seed {options.seed}, {minutes:.0f} minutes"
     )
     return 1 if failed or wrong or not done else 0
 
 
+def planted(seed: str) -> int:
+    """One round with a writer that goes past the gate; 0 if the judge blames just that."""
+    done, wrong, _ = batch(seed, [Round(1, ["bypass"])])
+    found = [text for one in done for text in one.failures]
+    print("\n".join(["the judge must find a write without a permit, and finds:", *found, *wrong]))
+    return 0 if found and not wrong and all("permit" in text for text in found) else 1
+
+
 def main() -> None:
     require_root()
+    usual = [name for name, kind in KINDS.items() if not kind.planted]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="how many (20)")
     parser.add_argument("--seed", default=str(time.time_ns() // 1000 % 100000), help="of the run")
-    parser.add_argument("--kinds", default=",".join([*EXACT, *KINDS]), help="which, with commas")
+    parser.add_argument("--kinds", default=",".join([*EXACT, *usual]), help="which, with commas")
     parser.add_argument("--batch", type=int, default=20, help="rounds in the same guests (20)")
     parser.add_argument("--only", type=int, nargs="*", help="rounds of that seed, by number")
+    parser.add_argument("--planted", action="store_true", help="a fraud that must be found")
     parser.add_argument("--self-test", action="store_true", help="shows that the rules can fail")
     options = parser.parse_args()
     if options.self_test:
@@ -154,7 +166,7 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     verdict = 1
     try:
-        verdict = run(options)
+        verdict = planted(options.seed) if options.planted else run(options)
     finally:
         print("PASS" if verdict == 0 else "FAIL", flush=True)
     sys.exit(verdict)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from rig import RigError, patience
+from rig.host import SLOWNESS
 from scenes.stage import RING, Controller, Portion, Stage, Status, Writer
 
 # Six strays can be repaired, three operations may be open, so that one old owner that has not
@@ -23,19 +24,21 @@ ALPHA = Portion(
 )  # fmt: skip
 BETA = Portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
 CAST = (ALPHA, BETA)
+# How many operations on alpha may be open.
+LIMIT = 3
 
-PERIOD_MS, WINDOW_MS = 125, 1200
+# A kernel that watches itself needs more time for everything.
+PERIOD_MS, LEASE_MS, WINDOW_MS, DELAY_MS = (SLOWNESS * ms for ms in (125, 1080, 1200, 100))
 TIMINGS = (
-    f"--heartbeat-ms {PERIOD_MS} --lost-heartbeats 3 --lease-ms 1080 --window-ms {WINDOW_MS} "
-    "--device-delay-ms 100"
+    f"--heartbeat-ms {PERIOD_MS} --lost-heartbeats 3 --lease-ms {LEASE_MS} --window-ms {WINDOW_MS} "
+    f"--device-delay-ms {DELAY_MS}"
 ).split()
 PERIOD, WINDOW = PERIOD_MS / 1000, WINDOW_MS / 1000
 
-# What guests say when they are stopped for seconds, starved, or lose what they own; and md of a
-# disk that fails.
+# What guests say when they are stopped for seconds, starved, or lose what they own.
 ALLOW = (
-    r"rcu.* stall|soft lockup|rcu: |hrtimer: interrupt took|owner -> secondary|blocked for more"
-    r"|Call Trace"
+    r"rcu.* stall|soft lockup|rcu: |hrtimer: interrupt took|blocked for more|Call Trace"
+    r"|owner -> (?:secondary|claiming)"
 )
 PAUSE_US = 50_000
 # Successes of a writer that show that a portion is served again.
@@ -100,8 +103,11 @@ class Arena(Stage):
         for portion in self.cast:
             self.progress.append(Progress(controller.write_raw(portion, PAUSE_US)))
 
-    def crowd(self, controller: Controller, portion: Portion, count: int, names: str = "") -> Writer:
-        """Starts several writers as one, to some devices of a portion or all."""
+    def crowd(
+        self, controller: Controller, portion: Portion, count: int, names: str = ""
+    ) -> Writer:
+        """Starts several writers as one, to all devices of a portion or the first ones: a record
+        says on which one it belongs by its place in the list."""
         first = (len(self.writers) + 1) * 1_000_000
         words = names or " ".join(portion.devices)
         command = (

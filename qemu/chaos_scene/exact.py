@@ -3,7 +3,7 @@
 
     opened   a stall with k writes held in the array: exactly those k land later
     idle     a stall with no permit open, and writers that wake up with the machine: none lands
-    passed   a stall with one write that has passed the gate and was not given to the disk: one lands
+    passed   a stall with one write that has passed the gate, not given to the disk yet: one lands
     paused   the machine's clocks stand still with it: its lease never ends for it, until it reads
 
 Each leaves a fact `exact` with the epoch of the owner that stopped and the number that must land;
@@ -20,11 +20,8 @@ from rig import RigError
 from scenes.evidence import DATA
 from scenes.stage import Portion
 
-from .arena import ALPHA, BETA, ENOUGH
+from .arena import ALPHA, BETA, ENOUGH, LIMIT
 from .faults import Scene
-
-# How many operations on alpha may be open.
-LIMIT = 3
 
 
 def taken(scene: Scene) -> None:
@@ -67,7 +64,7 @@ def stopped(scene: Scene, how: Callable[[], None], back: Callable[[], None]) -> 
 
 
 def stalled(scene: Scene, strays: int, then: Callable[[], None]) -> None:
-    """Stops the owner, lets another take over, wakes the owner, and calls `then` before or after."""
+    """Stops the owner until another has taken over; calls `then` before it wakes up or after."""
     arena, vm = scene.arena, scene.victim.vm
     arena.fact(
         "exact", portion=scene.portion.name, controller=scene.victim.number, epoch=scene.epoch,

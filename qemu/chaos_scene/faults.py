@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rig import Job, RigError
+from rig.history import BLOCK
 from scenes.evidence import DATA, MAILBOXES
-from scenes.stage import Controller, Portion
+from scenes.stage import RING, Controller, Portion
 
-from .arena import WINDOW_MS, Arena
+from .arena import BETA, LIMIT, WINDOW_MS, Arena
 
 Heal = Callable[[], None]
 
@@ -69,6 +70,8 @@ class Kind:
     """Only an owner can do it."""
     one_cpu: bool = False
     """Only a guest with one processor."""
+    planted: bool = False
+    """Not a fault but a fraud, which the judge must find."""
 
     @property
     def pairs(self) -> bool:
@@ -98,8 +101,8 @@ def power(scene: Scene) -> Heal:
 
 
 def sleep(scene: Scene) -> Heal:
-    """Suspend to RAM. With two processors it hangs: the kernel takes one of them down when the disks
-    are asleep already, and waits for a heartbeat that was sent after that."""
+    """Suspend to RAM. With two processors it hangs: the kernel takes one of them down when the
+    disks are asleep already, and waits for a heartbeat that was sent after that."""
     vm = scene.victim.vm
     sleeping = vm.sleep()
     fact = scene.arena.fact("jump", controller=scene.victim.number, why="sleep")
@@ -154,13 +157,14 @@ def majority(scene: Scene) -> Heal:
 
 def saturated(scene: Scene) -> Heal:
     """All places in the queue of one member are taken by writes that hang."""
-    arena, disk = scene.arena, scene.disk
-    device = scene.portion.devices[scene.portion.disks.index(disk)]
-    rule = arena.lab.store.hold(scene.victim.name, disk, ops="W", start=DATA)
-    crowd = arena.crowd(scene.victim, scene.portion, QUEUE + 2, device)
-    # As many as the limit admits; an owner that lost its lease meanwhile sends none.
+    arena = scene.arena
+    rule = arena.lab.store.hold(scene.victim.name, scene.disk, ops="W", start=DATA)
+    # Each of them goes round all members, and so comes to this one.
+    crowd = arena.crowd(scene.victim, scene.portion, QUEUE + 2)
+    # As many as the limit admits, and in one place there may be a heartbeat; an owner that lost its
+    # lease meanwhile sends none.
     with suppress(RigError):
-        rule.wait_held(QUEUE if scene.portion.name == "beta" else 3, timeout=3)
+        rule.wait_held(QUEUE - 1 if scene.portion is BETA else LIMIT, timeout=1)
 
     def heal() -> None:
         rule.release()
@@ -236,6 +240,13 @@ def fence(scene: Scene) -> Heal:
     return message(scene, "fence")
 
 
+def bypass(scene: Scene) -> Heal:
+    """A writer that opens the raw member, which no gate can see."""
+    block = DATA // BLOCK + 2 * RING
+    command = f"dd if=/dev/zero of=/dev/lease/{scene.disk} bs={BLOCK} count=1 seek={block}"
+    return ended(scene.victim.vm.spawn(f"{command} oflag=direct status=none"))
+
+
 def ended(job: Job) -> Heal:
     """Waits for the end of a command, whatever it is."""
     return lambda: job.wait() and None
@@ -260,5 +271,6 @@ KINDS = {
         Kind(release, 0, 0.2, of_owner=True),
         Kind(handoff, 0, 0.2, of_owner=True),
         Kind(fence, 0, 0.2, of_owner=True),
+        Kind(bypass, 0, 0.2, alone=True, planted=True),
     )
 }

@@ -15,12 +15,22 @@ the resume is told and not forbidden, up to its first heartbeat: that must end i
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from rig.history import Request
 from scenes.checker import MS, Checker, Stray, decided_of
-from scenes.evidence import DATA, MAILBOXES, RELEASED, Change, Evidence, Mail, Record, decode_head
+from scenes.evidence import (
+    DATA,
+    MAILBOX,
+    MAILBOXES,
+    RELEASED,
+    Change,
+    Evidence,
+    Mail,
+    Record,
+    decode_head,
+)
 
 from .arena import PERIOD_MS, WINDOW_MS
 from .play import Round
@@ -29,7 +39,7 @@ from .play import Round
 SILENT_MS = 1.5 * PERIOD_MS
 # Heartbeats of a winner after a fault: those of its window, once more for one that came late or
 # lost a race, and the rounds of the claims themselves.
-BACK = 2 * WINDOW_MS // PERIOD_MS + 16
+BACK = 2 * WINDOW_MS // PERIOD_MS + 8
 
 
 class Judge(Checker):
@@ -240,17 +250,23 @@ class Judge(Checker):
             (ack.controller, ack.epoch, ack.number) for ack in self.evidence.acks if ack.errno == 0
         }
         standing: dict[tuple[str, int], Record] = {}
+        replaced: dict[int, list[str]] = {}
         for request in self.evidence.history.changes(start=DATA):
             for offset, head in request.blocks():
                 place, record = (request.member, offset), decode_head(head)
                 before = standing.get(place)
                 if request.id in strays and before and before[:3] in good:
-                    self.note(
-                        request.applied or 0,
-                        f"a stray replaced acknowledged record {before.number} at {place}",
-                    )
+                    name = f"record {before.number} at {request.member} {offset}"
+                    replaced.setdefault(request.applied or 0, []).append(name)
                 if record:
                     standing[place] = record
+        for one in self.rounds:
+            end = self.facts.get(one.number, {}).get("until", 0)
+            mine = [names for at, names in replaced.items() if self.begun(one) <= at < end]
+            names = list(chain.from_iterable(mine))
+            if names:
+                words = f"{len(names)} acknowledged records were replaced by strays"
+                one.notes.append(f"{words}: {', '.join(names)}")
 
     def exact(self) -> None:
         """Rounds whose strays are known beforehand."""
@@ -289,9 +305,8 @@ class Judge(Checker):
 
     def after_resume(self, portion: str, epoch: int, controller: int, resumed: int) -> None:
         """One resume into an epoch that another one has succeeded."""
-        beats = sorted(
-            {m.hb for m in self.owner_beats(portion, epoch, controller) if m.request.received > resumed}
-        )
+        owned = self.owner_beats(portion, epoch, controller)
+        beats = {mail.hb for mail in owned if mail.request.received > resumed}
         landed = [
             s.request for s in self.found.strays
             if (s.portion, s.epoch) == (portion, epoch) and s.request.received > resumed
@@ -299,10 +314,12 @@ class Judge(Checker):
         last = max(((r.applied or 0) - resumed for r in landed), default=0)
         latch = self.latch(portion, epoch, controller, resumed)
         text = (
-            f"{len(landed)} writes landed after the resume, the last {last / MS:.0f} ms later; "
-            f"{len(beats)} heartbeats"
+            f"{len(landed)} writes landed after the resume ({self.acknowledged(landed)} records "
+            f"were acknowledged), the last {last / MS:.0f} ms later; {len(beats)} heartbeats"
         )
         self.note(resumed, text)
+        if one := self.round_at(resumed):
+            one.resumed.append((len(landed), last / MS))
         self.found.counts["resumed blind"] = self.found.counts.get("resumed blind", 0) + 1
         if len(beats) > 1:
             self.fail(f"resume: {portion} epoch {epoch} went on: {text}", resumed)
@@ -316,6 +333,14 @@ class Judge(Checker):
         ]  # fmt: skip
         if later:
             self.fail(f"resume: {len(later)} permits of {portion} after its latch", resumed)
+
+    def acknowledged(self, requests: list[Request]) -> int:
+        """How many of these brought records that were acknowledged."""
+        good = {
+            (ack.controller, ack.epoch, ack.number) for ack in self.evidence.acks if ack.errno == 0
+        }
+        records = [decode_head(head) for request in requests for head in request.heads]
+        return sum(record is not None and record[:3] in good for record in records)
 
     def owner_beats(self, portion: str, epoch: int, controller: int) -> list[Mail]:
         """The heartbeats of an owner in its epoch."""
@@ -387,12 +412,16 @@ class Judge(Checker):
         if place == len(judged):
             return 0
         winner, leased = f"c{judged[place].controller}", judged[place].judged
-        return max(
-            sum(
-                request.member == disk and request.controller == winner and request.op == "W"
-                and healed <= request.received <= leased and MAILBOXES <= request.offset < DATA
-                for request in requests
-            )
-            for disk in self.evidence.disks(portion)
-        )  # fmt: skip
+        beats = [
+            request for request in requests
+            if request.controller == winner and request.op == "W" and is_beat(request)
+            and healed <= request.received <= leased
+        ]  # fmt: skip
+        disks = self.evidence.disks(portion)
+        return max(sum(request.member == disk for request in beats) for disk in disks)
 
+
+def is_beat(request: Request) -> bool:
+    """Whether it goes to the second half of a mailbox, which is for heartbeats."""
+    within = MAILBOXES <= request.offset < DATA
+    return within and (request.offset - MAILBOXES) % MAILBOX >= MAILBOX // 2

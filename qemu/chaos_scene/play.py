@@ -48,6 +48,8 @@ class Round:
     back: int = 0
     """Heartbeats of the last winner from the end of the fault to its lease."""
     starved: bool = False
+    resumed: list[tuple[int, float]] = field(default_factory=list)
+    """Where clocks stood still: the writes that landed after the resume, and until when, in ms."""
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 

@@ -15,25 +15,42 @@ from count.measure import environment
 from .play import Round
 
 HEAD = (
-    "                                                            pause, ms",
-    "kind                    rounds  failed  starved  takeovers  strays  refused  late  median  worst",
+    "                                                                   pause, ms",
+    "kind        rounds  failed  starved  takeovers  strays  refused  late  median  worst",
 )
 
 
 def table(rounds: list[Round]) -> list[str]:
-    """A line for each kind or pair of kinds, and one for all."""
-    kinds = sorted({"+".join(one.kinds) for one in rounds})
+    """A line for each kind, alone or with another one, and one for all rounds."""
+    kinds = sorted({kind for one in rounds for kind in one.kinds})
     lines = list(HEAD)
     for kind in kinds:
-        lines.append(line(kind, [one for one in rounds if "+".join(one.kinds) == kind]))
+        lines.append(line(kind, [one for one in rounds if kind in one.kinds]))
     return [*lines, line("all", rounds)]
 
 
+def summary(rounds: list[Round]) -> list[str]:
+    """What the table does not say."""
+    lines = [
+        f"owned again at most {max(one.back for one in rounds)} heartbeats of the winner after the "
+        f"fault, median {median(one.back for one in rounds):.0f}"
+    ]
+    resumed = [it for one in rounds for it in one.resumed]
+    if resumed:
+        counts, times = [count for count, _ in resumed], [ms for _, ms in resumed]
+        lines.append(
+            f"clocks that stood still: {len(resumed)} epochs were succeeded meanwhile; after the "
+            f"resume landed {median(counts):.0f} writes (median; most: {max(counts)}), the last "
+            f"{median(times):.0f} ms after it (median; latest: {max(times):.0f} ms)"
+        )
+    return lines
+
+
 def line(name: str, mine: list[Round]) -> str:
-    """A line of the table; pauses are those of rounds in which somebody had to wait."""
+    """A line of the table; a pause is the longest of a round in which no write was acknowledged."""
     pauses = [one.pause_ms for one in mine]
     return (
-        f"{name:<22} {len(mine):>7} {sum(bool(one.failures) for one in mine):>7} "
+        f"{name:<10} {len(mine):>7} {sum(bool(one.failures) for one in mine):>7} "
         f"{sum(one.starved for one in mine):>8} {sum(one.takeovers for one in mine):>10} "
         f"{sum(one.strays for one in mine):>7} {sum(one.refused for one in mine):>8} "
         f"{sum(one.late for one in mine):>5} {median(pauses):>7.0f} {max(pauses):>6.0f}"
@@ -51,4 +68,5 @@ def save(
         "failures": wrong,
         "rounds": [asdict(one) for one in rounds],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
