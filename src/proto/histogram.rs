@@ -90,14 +90,18 @@ fn bucket(value_ns: u64) -> usize {
     (bits as usize).min(BUCKETS.saturating_sub(1))
 }
 
-/// Of so many operations one is sampled: where the clock's last bits are all zero, which has
-/// nothing to do with heartbeats. A power of two; the clock counts nanoseconds.
+/// Of so many operations one is sampled, by the time at which it was checked, which has nothing to
+/// do with heartbeats.
 pub const SAMPLED: u64 = 256;
+
+/// The bits of the clock, in nanoseconds, that are zero then. Not the last ones: a clock that
+/// counts in tens has some of them always or never.
+const SAMPLED_BITS: u64 = 0xff00;
 
 /// Whether an operation that was checked at this time is sampled.
 #[inline(always)]
 pub fn is_sampled(now_ns: u64) -> bool {
-    now_ns % SAMPLED == 0
+    now_ns & SAMPLED_BITS == 0
 }
 
 /// Processors that count for themselves; others share with one of them.
@@ -411,7 +415,15 @@ mod tests {
 
     #[test]
     fn r47_one_time_in_so_many_is_sampled() {
-        let sampled = (0..10 * SAMPLED).filter(|&now_ns| is_sampled(now_ns));
-        assert_eq!(sampled.count(), 10);
+        // Whatever a clock counts in, and wherever it begins.
+        for (step, offset) in [(1, 0), (10, 0), (10, 5), (70, 3), (100, 0), (100, 99)] {
+            let times = (0..1 << 20).map(|tick: u64| 7_000_000_000 + offset + tick * step);
+            let sampled = times.filter(|&now_ns| is_sampled(now_ns)).count() as u64;
+            let expected = (1 << 20) / SAMPLED;
+            assert!(
+                sampled.abs_diff(expected) < expected / 20,
+                "{step}: {sampled}"
+            );
+        }
     }
 }
