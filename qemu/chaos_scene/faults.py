@@ -101,8 +101,8 @@ def power(scene: Scene) -> Heal:
 
 
 def sleep(scene: Scene) -> Heal:
-    """Suspend to RAM. With two processors it hangs: the kernel takes one of them down when the
-    disks are asleep already, and waits for a heartbeat that was sent after that."""
+    """Suspend to RAM, on one processor. With two it hung before mailboxes were parked: the kernel
+    takes one of them down when the disks are asleep, and waited for a heartbeat sent after that."""
     vm = scene.victim.vm
     sleeping = vm.sleep()
     fact = scene.arena.fact("jump", controller=scene.victim.number, why="sleep")

@@ -12,12 +12,16 @@
 //! Submitting may block for as long as the device likes, so it happens in a thread of the member's
 //! own: one hung disk cannot delay another member's heartbeat, nor another portion's [R44].
 //!
+//! While the system sleeps, and goes to sleep, devices must not get commands: one that came between
+//! the suspend of its device and the end of the other CPUs would be waited for by the latter, for
+//! ever. Mailboxes are *parked* then: what is ready stays ready, as if the member thread stalled.
+//!
 //! Locking: the places are under an interrupt-disabling spinlock. Buffers are filled and decoded
 //! outside of it.
 
 use super::bell::{Bell, Reasons};
 use crate::{
-    dm::{BlkStatus, BlockDevice, Complete, Context, IoBuf, IoOp, Request},
+    dm::{BlkStatus, BlockDevice, Complete, Context, IoBuf, IoOp, Request, WaitQueue},
     proto::{
         layout::{mailbox_sector, register_sector, Side, BLOCK_SIZE, MAILBOX_SIZE},
         record::{
@@ -72,6 +76,8 @@ enum Place {
 struct Places {
     device: Option<Arc<BlockDevice>>,
     transfers: [Place; 3],
+    /// Nothing is submitted.
+    parked: bool,
 }
 
 /// The mailboxes of one member, as one session uses them.
@@ -87,6 +93,9 @@ pub struct Mailbox {
     submitter: Arc<Bell>,
     #[pin]
     places: SpinLockIrq<Places>,
+    /// A transfer of parked mailboxes has come to its place.
+    #[pin]
+    settled: WaitQueue,
 }
 
 impl Complete for Mailbox {
@@ -130,9 +139,10 @@ impl Mailbox {
                 portion,
                 submitter,
                 places <- new_spinlock_irq!(
-                    Places { device: None, transfers },
+                    Places { device: None, transfers, parked: false },
                     "dm_lease mailbox"
                 ),
+                settled <- crate::dm::thread::new_wait_queue!("dm_lease mailbox settled"),
             }),
             GFP_KERNEL,
         )
@@ -142,6 +152,23 @@ impl Mailbox {
     pub fn set_device(&self, device: Arc<BlockDevice>) {
         let old = self.places.lock().device.replace(device);
         drop(old);
+    }
+
+    /// Submits nothing any more, and waits for what was submitted. Returns whether all of that has
+    /// come back by `deadline_ns`.
+    pub fn park(&self, deadline_ns: u64) -> bool {
+        self.places.lock().parked = true;
+        self.settled.wait_until(deadline_ns, || {
+            let places = self.places.lock();
+            let is_away = |place: &Place| matches!(place, Place::Away);
+            !places.transfers.iter().any(is_away)
+        })
+    }
+
+    /// Goes on where [`Mailbox::park`] stopped.
+    pub fn unpark(&self) {
+        self.places.lock().parked = false;
+        self.submitter.ring(Reasons::IO);
     }
 
     /// Whether the member has a device.
@@ -282,6 +309,9 @@ impl Mailbox {
 
     fn take_ready(&self) -> Option<(Buf, Request)> {
         let mut places = self.places.lock();
+        if places.parked {
+            return None;
+        }
         for place in places.transfers.iter_mut() {
             match core::mem::replace(place, Place::Away) {
                 Place::Ready(buf, request) => return Some((buf, request)),
@@ -292,8 +322,14 @@ impl Mailbox {
     }
 
     fn put(&self, which: usize, to: Place) {
-        if let Some(place) = self.places.lock().transfers.get_mut(which) {
+        let mut places = self.places.lock();
+        if let Some(place) = places.transfers.get_mut(which) {
             *place = to;
+        }
+        let parked = places.parked;
+        drop(places);
+        if parked {
+            self.settled.wake_all();
         }
     }
 

@@ -56,6 +56,9 @@ pub(super) const RELEASE_NS: u64 = 700 * NS_PER_MS;
 /// How much longer it may take to publish it.
 pub(super) const PUBLISH_NS: u64 = 250 * NS_PER_MS;
 
+/// How long a suspend waits for mailbox commands that are under way.
+const PARK_NS: u64 = 2_000 * NS_PER_MS;
+
 /// One mapped device that is live.
 pub struct Table {
     /// Tells tables apart: each instance has its own number.
@@ -310,6 +313,24 @@ impl Session {
             report::not_released(self, reason, refusal);
         }
         self.submit(Command::Fence(reason)).ok();
+    }
+
+    /// No mailbox is written or read until [`Session::unpark`]. Returns whether none is under way
+    /// any more; that is waited for, but not for ever.
+    pub fn park(&self) -> bool {
+        let deadline_ns = clock::boottime_ns().saturating_add(PARK_NS);
+        // All of them, whatever becomes of one.
+        let parked = |mailbox: &Arc<Mailbox>| mailbox.park(deadline_ns);
+        self.mailboxes
+            .iter()
+            .filter(|mailbox| !parked(mailbox))
+            .count()
+            == 0
+    }
+
+    /// Mailboxes are written and read again.
+    pub fn unpark(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.unpark());
     }
 
     /// What [`Session::leave`] with this reason forbade is over.

@@ -15,6 +15,7 @@ use super::{
     bell::Bell,
     heart::{Beating, Heart},
     portion::Session,
+    report,
 };
 use crate::{
     dm::{
@@ -247,6 +248,7 @@ impl Registry {
         }
         if self.asleep {
             session.leave(Reason::Suspend);
+            session.park();
         }
         self.made = self.made.wrapping_add(1);
         let index = self.sessions.len();
@@ -351,14 +353,38 @@ impl OnReboot for Shutting {
 
 struct Sleeping;
 
-impl OnPm for Sleeping {
-    fn pm(&self, event: PmEvent) -> Result {
-        // A session that is made while the system goes to sleep must not claim either.
-        REGISTRY::with(|registry| registry.asleep = event.is_before());
-        for_each_session(|session| match event.is_before() {
-            true => session.leave(Reason::Suspend),
-            false => session.stay(Reason::Suspend),
+impl Sleeping {
+    fn awake(&self) {
+        REGISTRY::with(|registry| registry.asleep = false);
+        for_each_session(|session| {
+            session.unpark();
+            session.stay(Reason::Suspend);
         });
-        Ok(())
+    }
+}
+
+impl OnPm for Sleeping {
+    /// Releases everything, and leaves the devices alone until the system is awake again.
+    fn pm(&self, event: PmEvent) -> Result {
+        if !event.is_before() {
+            self.awake();
+            return Ok(());
+        }
+        // A session that is made while the system goes to sleep must not claim either.
+        REGISTRY::with(|registry| registry.asleep = true);
+        for_each_session(|session| session.leave(Reason::Suspend));
+        let mut settled = true;
+        for_each_session(|session| {
+            if !session.park() {
+                report::not_parked(session);
+                settled = false;
+            }
+        });
+        if settled {
+            return Ok(());
+        }
+        // Who vetoes is not told that it was given up.
+        self.awake();
+        Err(EBUSY)
     }
 }

@@ -141,6 +141,14 @@ pub fn not_released(session: &Session, why: Reason, refusal: Reason) {
     ));
 }
 
+/// The system must not go to sleep now.
+pub fn not_parked(session: &Session) {
+    let who = Who(session);
+    notice(format_args!(
+        "{who}: no system suspend while a mailbox command is under way"
+    ));
+}
+
 /// A message was refused.
 pub fn refused_message(session: &Session, command: Command, reason: Reason) {
     let who = Who(session);
