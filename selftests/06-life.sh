@@ -6,7 +6,7 @@
 # up at once, system sleep releases it, and the module comes and goes [R34, R43].
 
 . ./lib.sh
-plan 57
+plan 63
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -154,6 +154,16 @@ echo none >/sys/power/pm_test
 check "the lease was given up before [R43]" said "the system suspends"
 check "controller 1 owns again" eventually 60 is 1 0 owner
 check "in a later epoch" [ "$(field p0m0c1 epoch)" -gt "$epoch" ]
+
+# Disks sleep before the other processors end, and those wait for whatever was sent in between.
+echo processors >/sys/power/pm_test
+echo 0 >/sys/module/suspend/parameters/pm_test_delay
+for round in 1 2 3; do
+	check "it sleeps with its disks and processors, round $round" \
+		sh -c 'echo mem >/sys/power/state'
+	check "controller 1 owns again" eventually 60 is 1 0 owner
+done
+echo none >/sys/power/pm_test
 check "it goes" down 1 0
 
 rounds=0

@@ -68,8 +68,6 @@ class Kind:
     """Nothing else may happen with it."""
     of_owner: bool = False
     """Only an owner can do it."""
-    one_cpu: bool = False
-    """Only a guest with one processor."""
     planted: bool = False
     """Not a fault but a fraud, which the judge must find."""
 
@@ -101,8 +99,7 @@ def power(scene: Scene) -> Heal:
 
 
 def sleep(scene: Scene) -> Heal:
-    """Suspend to RAM, on one processor. With two it hung before mailboxes were parked: the kernel
-    takes one of them down when the disks are asleep, and waited for a heartbeat sent after that."""
+    """Suspend to RAM."""
     vm = scene.victim.vm
     sleeping = vm.sleep()
     fact = scene.arena.fact("jump", controller=scene.victim.number, why="sleep")
@@ -257,7 +254,7 @@ KINDS = {
     for kind in (
         Kind(stall, 0.1, 4),
         Kind(power, 0, 1, alone=True),
-        Kind(sleep, 0.2, 3, alone=True, one_cpu=True),
+        Kind(sleep, 0.2, 3, alone=True),
         Kind(delay, 0.5, 3, ground=True),
         Kind(error, 0.2, 2, ground=True),
         Kind(doubt, 0.2, 2, ground=True),

@@ -71,8 +71,6 @@ def draw(seed: str, count: int, kinds: list[str], batch: int) -> list[Round]:
     for number, name in enumerate(names, 1):
         index = (number - 1) // batch
         cpus, controllers = 2 - index % 2, 2 if index % 3 == 2 else 3
-        if cpus > 1 and name in KINDS and KINDS[name].one_cpu:
-            name = "stall"
         chosen = [name]
         if name in KINDS and KINDS[name].pairs and grounds and rng.random() < PAIRS:
             chosen.insert(0, rng.choice(grounds))

@@ -91,12 +91,12 @@ fn bucket(value_ns: u64) -> usize {
 }
 
 /// Of so many operations one is sampled, by the time at which it was checked, which has nothing to
-/// do with heartbeats.
+/// do with heartbeats. A power of two.
 pub const SAMPLED: u64 = 256;
 
 /// The bits of the clock, in nanoseconds, that are zero then. Not the last ones: a clock that
 /// counts in tens has some of them always or never.
-const SAMPLED_BITS: u64 = 0xff00;
+const SAMPLED_BITS: u64 = (SAMPLED - 1) << 8;
 
 /// Whether an operation that was checked at this time is sampled.
 #[inline(always)]

@@ -809,14 +809,32 @@ fn r24_a_member_that_forgets_heartbeats_is_away_for_the_window_or_breaks_the_fir
         .all(|violation| violation.rule.starts_with("S1")));
 }
 
-/// The owner goes on with members 0 and 1, the observer reads members 1 and 2.
+/// The owner goes on with members 0 and 1, the observer reads members 1 and 2. Errors come sooner
+/// than answers, so a round is not complete before them.
 #[test]
 fn r26_a_member_that_cannot_be_read_is_not_silent() {
-    let mut world = owned(Config::healthy(2, 3));
+    let mut config = Config::healthy(2, 3);
+    config.timing.error_report_ns = MS;
+    let mut world = owned(config);
     world.set_path(0, 2, Path::Failing);
     world.set_path(1, 0, Path::Failing);
     let claims = |w: &World| w.role(1) == Role::Claiming || !w.is_valid(0);
     assert!(!world.run_until(10 * timing().window_ns, claims).unwrap());
+}
+
+/// One of three members was replaced and one does not answer: what the third says alone is not what
+/// a majority says.
+#[test]
+fn r39_a_blank_replacement_says_nothing_of_what_was_promised() {
+    let mut config = Config::healthy(2, 3);
+    config.originals = 0b011;
+    let mut world = World::new(config);
+    world.set_member(0, Path::Failing);
+    assert!(!world
+        .run_until(10 * timing().window_ns, |w| w.role(0) != Role::Joining)
+        .unwrap());
+    world.set_member(0, Path::Up);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
 }
 
 #[test]
