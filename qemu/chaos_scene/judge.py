@@ -19,7 +19,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from rig.history import Request
-from scenes.checker import MS, Checker, Stray, decided_of
+from scenes.checker import MS, Checker, Stray, decided_of, lease_spans
 from scenes.evidence import (
     DATA,
     MAILBOX,
@@ -110,16 +110,7 @@ class Judge(Checker):
 
     def leases(self) -> None:
         """No two leases overlap, of no two controllers, but those of a clock that stood still."""
-        spans: dict[tuple[str, int, int, int], list[int]] = {}
-        for beat in self.evidence.beats:
-            if beat.expiry:
-                key = (beat.portion, beat.controller, beat.boot, beat.epoch)
-                spans.setdefault(key, [beat.judged, 0])[1] = beat.expiry
-        for change in self.evidence.changes:
-            key = (change.portion, change.controller, change.boot, change.epoch)
-            if change.new == "secondary" and key in spans and change.at < spans[key][1]:
-                spans[key][1] = change.at
-        held = sorted(spans.items(), key=lambda item: item[1][0])
+        held = lease_spans(self.evidence)
         for (portion, controller, _, epoch), (begin, until) in held:
             self.found.leases.append((portion, controller, epoch, begin, until))
         for place, ((portion, controller, boot, epoch), (_, until)) in enumerate(held):

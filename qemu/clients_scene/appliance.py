@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from rig import Job, Lab, RigError, Status, Vm, patience
+from rig import Job, Lab, Status, Vm, until
 from rig.host import leasectl
 from rig.lease import MODULE
 
@@ -24,21 +22,6 @@ TIMINGS = (
 MAILBOXES_END = 8 << 20
 # From the service number of a portion to that of its exports for reading.
 READS = 10
-
-
-def expect(condition: object, what: str) -> None:
-    """A check of a scene."""
-    if not condition:
-        raise RigError(f"not so: {what}")
-
-
-def until(condition: Callable[[], object], what: str, timeout: float = 40) -> None:
-    """Waits for something that a guest can only be asked for."""
-    deadline = time.monotonic() + patience(timeout)
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RigError(f"waited in vain: {what}")
-        time.sleep(0.1)
 
 
 @dataclass(frozen=True)

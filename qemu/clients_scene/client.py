@@ -13,10 +13,10 @@ import re
 import signal
 from typing import Any, NamedTuple
 
-from rig import Job, RigError, Vm, patience, stamp
+from rig import Job, RigError, Vm, expect, patience, stamp, until
 
 from . import manual
-from .appliance import ALPHA, BETA, PORTIONS, READS, Portion, expect, until
+from .appliance import ALPHA, BETA, PORTIONS, READS, Portion
 
 # The settings of a connection that decide how long a pause can be.
 SETTINGS = "kato reconnect_delay ctrl_loss_tmo fast_io_fail_tmo".split()

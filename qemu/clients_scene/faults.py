@@ -11,9 +11,9 @@ import random
 import time
 from collections.abc import Callable
 
-from rig import Vm
+from rig import Vm, until
 
-from .appliance import MAILBOXES_END, PORTIONS, Appliance, Portion, until
+from .appliance import MAILBOXES_END, PORTIONS, Appliance, Portion
 from .client import Client
 
 

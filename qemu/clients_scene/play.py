@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rig import Lab, Vm, stamp
+from rig import Lab, Vm, expect, stamp, until
 
-from .appliance import ALPHA, MAILBOXES_END, PORTIONS, Appliance, Portion, expect, until
+from .appliance import ALPHA, MAILBOXES_END, PORTIONS, Appliance, Portion
 from .client import Client, Stamper, Verifier
 from .faults import Faults
 from .judge import landings

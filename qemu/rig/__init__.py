@@ -9,6 +9,7 @@
     stamp     blocks that say who wrote them
     Portion   the module in the guests of a lab, and its Status
     Debian    a guest with systemd on a disk of its own
+    run_steps a run that is a row of steps; expect, until: what they check and wait for
 
 See qemu/README.md. Everything here runs inside the toolchain root (scripts/enter).
 """
@@ -21,6 +22,7 @@ from .history import History, Log, Request
 from .host import RigError, patience
 from .lab import Lab
 from .lease import Portion, Status
+from .steps import expect, run_steps, until
 from .store import Rule, Store
 from .vm import Disk, Link, Vm
 
@@ -41,6 +43,9 @@ __all__ = [
     "Status",
     "Store",
     "Vm",
+    "expect",
     "patience",
+    "run_steps",
     "stamp",
+    "until",
 ]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import time
 
-from .stage import ALPHA, BETA, PORTIONS, Controller, Portion, Stage, Told, Writer, expect
+from rig import expect
+
+from .stage import ALPHA, BETA, PORTIONS, Controller, Portion, Stage, Told, Writer
 
 # Where the data area of a member begins; before it there is nothing but mailboxes.
 DATA = 8 << 20

@@ -271,18 +271,8 @@ class Checker:
 
     def leases(self) -> None:
         """Leases of two controllers on one portion never overlap."""
-        spans: dict[tuple[str, int, int, int], list[int]] = {}
-        for beat in self.evidence.beats:
-            if beat.expiry:
-                key = (beat.portion, beat.controller, beat.boot, beat.epoch)
-                spans.setdefault(key, [beat.judged, 0])[1] = beat.expiry
-        for change in self.evidence.changes:
-            key = (change.portion, change.controller, change.boot, change.epoch)
-            if change.new == "secondary" and key in spans and change.at < spans[key][1]:
-                spans[key][1] = change.at
-        for (portion, controller, _, epoch), (begin, until) in spans.items():
+        for (portion, controller, _, epoch), (begin, until) in lease_spans(self.evidence):
             self.found.leases.append((portion, controller, epoch, begin, until))
-        self.found.leases.sort(key=lambda lease: lease[3])
         error = sum(clock.error for clock in self.evidence.clocks.values())
         for portion in self.evidence.portions:
             held = [lease for lease in self.found.leases if lease[0] == portion]
@@ -699,6 +689,22 @@ class Checker:
                     f"mailboxes: {portion} says {max(said, default=None)}, the log says "
                     f"{(top, owner)}"
                 )
+
+
+def lease_spans(evidence: Evidence) -> list[tuple[tuple[str, int, int, int], tuple[int, int]]]:
+    """From when to when each lease was held, by portion, controller, boot and epoch; in the order
+    of their beginnings."""
+    spans: dict[tuple[str, int, int, int], list[int]] = {}
+    for beat in evidence.beats:
+        if beat.expiry:
+            key = (beat.portion, beat.controller, beat.boot, beat.epoch)
+            spans.setdefault(key, [beat.judged, 0])[1] = beat.expiry
+    for change in evidence.changes:
+        key = (change.portion, change.controller, change.boot, change.epoch)
+        if change.new == "secondary" and key in spans and change.at < spans[key][1]:
+            spans[key][1] = change.at
+    held = [(key, (begin, until)) for key, (begin, until) in spans.items()]
+    return sorted(held, key=lambda item: item[1][0])
 
 
 def decided_of(member: dict[str, Any]) -> Iterable[dict[str, Any]]:

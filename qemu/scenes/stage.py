@@ -11,15 +11,13 @@ import fcntl
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from rig import Job, Lab, RigError, Vm, patience
+from rig import Job, Lab, RigError, Vm, expect, patience
 from rig.history import BLOCK
 from rig.host import BUILD, leasectl
 
@@ -502,10 +500,3 @@ def show(images: list[str]) -> list[dict[str, Any]]:
     command = [leasectl(), "show", "--json", *images]
     said = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(said.stdout)  # type: ignore[no-any-return]
-
-
-def expect(condition: object, what: str) -> None:
-    """A check of a scene."""
-    if not condition:
-        sys.stdout.flush()
-        raise RigError(f"not so: {what}")
