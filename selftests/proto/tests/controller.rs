@@ -859,6 +859,26 @@ fn r26_an_unreadable_record_is_neither_life_nor_silence() {
     until(&mut world, 5 * SECOND, |w| w.owner().is_some());
 }
 
+/// What a torn write cannot do: both blocks of a register are damaged. On one of three members the
+/// others are a majority; on one of two nobody can tell any more what its controller wrote.
+#[test]
+fn r26_a_register_that_is_damaged_as_a_whole_is_no_information() {
+    for (members, is_enough) in [(3, true), (2, false)] {
+        for register in [Register::Heartbeat, Register::Ballot] {
+            let mut world = owned(Config::healthy(2, members));
+            world.crash(0);
+            for side in Side::BOTH {
+                world.disks[0][0].tear(side, register);
+            }
+            let is_replaced = world.run_until(20 * timing().window_ns, |w| w.is_valid(1));
+            assert_eq!(is_replaced.unwrap(), is_enough, "{members} {register:?}");
+            world.start(0);
+            let is_back = world.run_until(20 * timing().window_ns, |w| w.role(0) != Role::Joining);
+            assert_eq!(is_back.unwrap(), is_enough, "{members} {register:?}");
+        }
+    }
+}
+
 #[test]
 fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_heartbeat() {
     let mut world = owned(Config::healthy(2, 1));
