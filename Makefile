@@ -10,6 +10,8 @@
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
 #   make model           every order of events of small portions; minutes to an hour
+#   make mutants         what the tests say when a rule of the protocol is missing, rule by rule;
+#                        about an hour; WORDS="latch stamp" are those whose names contain one
 #   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
 #                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time
 #   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each
@@ -22,8 +24,8 @@
 #                        below. Half an hour on an idle machine; PARTS="rounds peers" chooses
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
 #   make bench-takeover  how long nobody can write after a fault, in simulated time
-#   make kselftest-debug the same and more on a kernel with KASAN, lockdep, kmemleak and fault
-#                        injection, which is built first (about 30 CPU minutes, once)
+#   make kselftest-debug the same and more, and chaos, on a kernel with KASAN, lockdep, kmemleak and
+#                        fault injection, which is built first (about 30 CPU minutes, once)
 #   make install-test    the packages, installed into Debian guests that boot, shut down and fail
 #                        over, by the commands of README.md
 #   make demo            two controllers, a stall and a takeover, to watch
@@ -49,8 +51,9 @@ debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
-.PHONY: all setup module leasectl deb check test model simulate fuzz kselftest kselftest-debug \
-	strays throughput install-test bench bench-gate bench-takeover demo demo-clients chaos clean
+.PHONY: all setup module leasectl deb check test model mutants simulate fuzz kselftest \
+	kselftest-debug strays throughput install-test bench bench-gate bench-takeover demo \
+	demo-clients chaos clean
 
 all: module
 
@@ -85,6 +88,10 @@ test:
 model: setup
 	@$(enter) nice cargo test --locked --manifest-path selftests/proto/Cargo.toml --features long \
 		--test model -- --nocapture --test-threads 1
+
+WORDS ?=
+mutants: setup
+	@$(enter) nice selftests/proto/mutants $(WORDS)
 
 SEEDS ?= 20000
 JOBS ?= $(shell nproc)
@@ -140,13 +147,15 @@ install-test: module leasectl
 	@$(enter) qemu/install
 
 # The planted defects show first that such a kernel would be heard.
-kselftest-debug: setup
+kselftest-debug: leasectl
 	@scripts/debug-kernel
 	@mkdir -p .build/module-debug/planted
 	@$(enter) make $(jobs) $(debug) M=/src MO=/src/.build/module-debug modules
 	@$(enter) make $(debug) M=/src/qemu/planted/debug MO=/src/.build/module-debug/planted modules
 	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/selftest
 	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/kselftest
+	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/chaos --rounds $(ROUNDS) \
+		$(if $(SEED),--seed $(SEED))
 
 demo: module
 	@qemu/demo
