@@ -994,6 +994,26 @@ fn r21_a_charge_is_dropped_when_it_is_drained_and_repaired() {
     assert_eq!(limit(&world, 1), 2);
 }
 
+/// Wherever in a heartbeat the operator says so: the gate's limit rises after the mailboxes say so.
+/// The monitor looks at every rise.
+#[test]
+fn r14_a_raised_limit_holds_when_a_majority_carries_it() {
+    for at_ns in (0..PERIOD).step_by(MS as usize) {
+        let mut world = owned(repairable(2, 3, 2));
+        world.stall(0, 3 * timing().window_ns);
+        until(&mut world, 20 * SECOND, |w| {
+            w.is_valid(1) && charged(w, 1) == [(1, 0, 2, true)]
+        });
+        run(&mut world, at_ns);
+        let gate = |w: &World| w.machines[1].gate.count().limit;
+        assert_eq!(gate(&world), 1);
+        let repaired = Command::Repaired { epoch: 1 };
+        assert_eq!(world.command(1, repaired), Ok(Outcome::Done));
+        assert_eq!(gate(&world), 1, "nobody else can know of it yet");
+        until(&mut world, SECOND, |w| gate(w) == 2);
+    }
+}
+
 #[test]
 fn r21_a_permit_that_was_not_counted_before_the_latch_is_not_drained() {
     let mut world = owned(repairable(2, 3, 2));
