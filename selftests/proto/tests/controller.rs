@@ -860,21 +860,29 @@ fn r26_an_unreadable_record_is_neither_life_nor_silence() {
 }
 
 /// What a torn write cannot do: both blocks of a register are damaged. On one of three members the
-/// others are a majority; on one of two nobody can tell any more what its controller wrote.
+/// others are a majority; on one of fewer nobody can tell any more what its controller wrote, and
+/// so nobody can claim, whether that controller was the owner or an observer.
 #[test]
 fn r26_a_register_that_is_damaged_as_a_whole_is_no_information() {
-    for (members, is_enough) in [(3, true), (2, false)] {
-        for register in [Register::Heartbeat, Register::Ballot] {
-            let mut world = owned(Config::healthy(2, members));
+    for (members, is_enough) in [(3, true), (2, false), (1, false)] {
+        for (damaged, register) in [
+            (0, Register::Heartbeat),
+            (0, Register::Ballot),
+            (2, Register::Ballot),
+        ] {
+            let mut world = owned(Config::healthy(3, members));
             world.crash(0);
+            world.crash(2);
             for side in Side::BOTH {
-                world.disks[0][0].tear(side, register);
+                world.disks[0][damaged].tear(side, register);
             }
+            let case = format!("{members} members, {register:?} of {damaged}");
             let is_replaced = world.run_until(20 * timing().window_ns, |w| w.is_valid(1));
-            assert_eq!(is_replaced.unwrap(), is_enough, "{members} {register:?}");
-            world.start(0);
-            let is_back = world.run_until(20 * timing().window_ns, |w| w.role(0) != Role::Joining);
-            assert_eq!(is_back.unwrap(), is_enough, "{members} {register:?}");
+            assert_eq!(is_replaced.unwrap(), is_enough, "{case}");
+            world.start(damaged);
+            let has_joined = |w: &World| w.role(damaged) != Role::Joining;
+            let is_back = world.run_until(20 * timing().window_ns, has_joined);
+            assert_eq!(is_back.unwrap(), is_enough, "{case}");
         }
     }
 }
