@@ -3,7 +3,7 @@
 
     one owner      an epoch has one owner; records never go backwards; leases of two controllers
                    never overlap; a lease is what the previous heartbeat makes it
-    claims         who claims without being asked has seen the owner's silence for the window
+    claims         who claims without being asked has read the owner's silence for the window
     permits        everything that came to a data area had leave, given before the lease ended
     strays         of what landed after a takeover: at most the batch limit
     acknowledged   nothing that was acknowledged is missing, nothing that strayed was acknowledged
@@ -29,6 +29,7 @@ from .evidence import (
     DATA,
     HANDING_OVER,
     LAPSED,
+    MAILBOX,
     MAILBOXES,
     RELEASED,
     Ack,
@@ -200,48 +201,64 @@ class Checker:
     def claims(self, portion: str) -> int:
         """Who claims an epoch that was not given up has seen silence for the window. Returns how
         many ballots were judged."""
-        alive: dict[int, dict[str, int]] = defaultdict(dict)
-        ended: dict[int, int] = {}
-        own: dict[int, tuple[int, bytes]] = {}
+        owned: dict[int, dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
+        ended: set[int] = set()
+        own: dict[int, Mail] = {}
+        reads = self.mailbox_reads(portion)
         drift = self.evidence.shown[portion]["timing"]["drift_ppm"]
         window = self.evidence.window(portion) * (10**6 - drift) // 10**6
         invited: set[tuple[int, int]] = set()
-        majority = len(self.evidence.disks(portion)) // 2
         judged = 0
         told: set[tuple[int, int]] = set()
         for mail in self.mails(portion):
-            applied = mail.request.applied or 0
             if not mail.is_ballot:
                 if mail.is_owner and mail.request.applied_length >= BLOCK:
-                    alive[mail.epoch][mail.request.member] = applied
-                    own[mail.epoch] = (mail.controller, mail.inc)
+                    owned[mail.epoch][mail.request.member].append(mail.request)
+                    own[mail.epoch] = mail
                 elif mail.role == RELEASED:
-                    ended.setdefault(mail.epoch, applied)
+                    ended.add(mail.epoch)
                 if mail.role == HANDING_OVER:
                     invited.add((mail.epoch, mail.successor))
                 continue
             # An invited successor prepares itself, and puts no value forward.
             if (mail.epoch, mail.controller) in invited and not mail.accepted:
                 continue
-            if not mail.round or mail.epoch not in alive or mail.epoch in ended:
+            if not mail.round or mail.epoch not in own or mail.epoch in ended:
                 continue
-            if own[mail.epoch] == (mail.controller, mail.inc):
+            owner = own[mail.epoch]
+            if (owner.controller, owner.inc) == (mail.controller, mail.inc):
                 continue
             judged += 1
+            silences = sorted(
+                silence(mail, owner, reads[mail.controller, disk], owned[mail.epoch][disk])
+                for disk in self.evidence.disks(portion)
+            )
             # A majority of members that were silent is enough.
-            last = sorted(alive[mail.epoch].get(disk, 0) for disk in self.evidence.disks(portion))
-            silent = mail.request.received - last[majority]
+            silent = silences[-(len(silences) // 2) - 1]
             # Who comes late to an epoch that is over claims in vain; that is no harm.
             begun = self.found.begins[portion].get(mail.epoch + 1)
             early = silent < window and (begun is None or mail.request.received < begun[1])
             if early and (mail.controller, mail.epoch) not in told:
                 told.add((mail.controller, mail.epoch))
+                applied = mail.request.applied or 0
                 self.fail(
                     f"claim: controller {mail.controller} claims {portion} epoch {mail.epoch + 1} "
                     f"after {silent / MS:.0f} ms of silence at {self.time(applied)}",
                     applied,
                 )
         return judged
+
+    def mailbox_reads(self, portion: str) -> dict[tuple[int, str], list[Request]]:
+        """The reads of mailboxes that succeeded, by controller and member, in the order of their
+        answers."""
+        reads: dict[tuple[int, str], list[Request]] = defaultdict(list)
+        for disk in self.evidence.disks(portion):
+            for request in self.evidence.history.select(None, disk, "R", MAILBOXES, DATA):
+                if request.answered and not request.errno:
+                    reads[int(request.controller[1:]), disk].append(request)
+        for found in reads.values():
+            found.sort(key=lambda request: request.answered or 0)
+        return reads
 
     def heartbeats(self) -> None:
         """A lease ends a lease time after the stamp of the heartbeat before the last. It may begin
@@ -689,6 +706,20 @@ class Checker:
                     f"mailboxes: {portion} says {max(said, default=None)}, the log says "
                     f"{(top, owner)}"
                 )
+
+
+def silence(ballot: Mail, owner: Mail, reads: list[Request], beats: list[Request]) -> int:
+    """For how long an owner had not been heard of on a member, as the reads that its rival had
+    back when it sent a ballot could show: from the last heartbeat that the last of them saw, until
+    that one came in. A heartbeat that reaches the member after it is none of the rival's business:
+    one that was held up for longer than the window comes too late."""
+    first = MAILBOXES + (owner.controller - 1) * MAILBOX + MAILBOX // 2
+    known = bisect_right(reads, ballot.request.received, key=lambda read: read.answered or 0)
+    for read in reversed(reads[:known]):
+        if read.overlaps(first, first + MAILBOX // 2):
+            place = bisect_right(beats, read.order or 0, key=lambda beat: beat.order or 0)
+            return read.received - (beats[place - 1].applied or 0 if place else 0)
+    return 0
 
 
 def lease_spans(evidence: Evidence) -> list[tuple[tuple[str, int, int, int], tuple[int, int]]]:

@@ -88,16 +88,16 @@ class Story:
 
     def request(
         self, at: int, controller: int, member: str, op: str, offset: int, head: bytes = b"",
-        applied: int | None = None,
+        applied: int | None = None, length: int = BLOCK,
     ) -> None:  # fmt: skip
-        """A request of one block that is applied and answered within a millisecond."""
+        """A request, of one block, that is applied and answered within a millisecond."""
         self.requests += 1
         number, done = self.requests, at + MS // 2 if applied is None else applied
         self.lines.append(
-            (at, f"recv {number} {at} c{controller} {member} {op} 0 {offset} {BLOCK}")
+            (at, f"recv {number} {at} c{controller} {member} {op} 0 {offset} {length}")
         )
         shown = head.hex() if head else "-"
-        self.lines.append((done, f"done {number} {done} {BLOCK} {shown}"))
+        self.lines.append((done, f"done {number} {done} {length} {shown}"))
         self.lines.append((done + 1, f"send {number} {done + 1} 0"))
 
     def mail(
@@ -111,8 +111,14 @@ class Story:
             head = mailbox(ballot, controller, self.seq[key], *more)
             self.request(at, controller, disk, "W", offset, head)
 
+    def look(self, at: int, portion: str, controller: int) -> None:
+        """Reads all mailboxes of a portion."""
+        for disk in DISKS[portion]:
+            self.request(at, controller, disk, "R", MAILBOXES, length=4 * MAILBOX)
+
     def claim(self, at: int, portion: str, controller: int, epoch: int, old: int) -> None:
-        """A ballot for an epoch."""
+        """A ballot for an epoch, of who has just read the mailboxes."""
+        self.look(at - MS, portion, controller)
         self.mail(at, portion, True, controller, epoch - 1, old, 0, 1)
 
     def own(self, portion: str, controller: int, epoch: int, begin: int, end: int) -> None:
@@ -448,6 +454,31 @@ class Planted(unittest.TestCase):
             story = told()
             story.mail(5 * SECOND, "alpha", False, 1, 1, 1, HANDING_OVER, 50, 2)
             story.mail(5010 * MS, "alpha", True, 2, 1, 1, 0, 1, accepted)
+            found = story.found()
+            claims = [failure for failure in found.failures if failure.startswith("claim")]
+            self.assertEqual(len(claims), failures, found.failures)
+
+    def test_a_claim_of_who_has_not_looked(self) -> None:
+        story = told()
+        for unread, failures in ((["p0m0"], 0), (["p0m0", "p0m1"], 1)):
+            story = told()
+            for disk in unread:
+                story.lines = [
+                    (at, line.replace(f" c2 {disk} R ", f" c3 {disk} R "))
+                    for at, line in story.lines
+                ]
+            found = story.found()
+            self.assertEqual(len(found.failures), failures, found.failures)
+            self.assertEqual([f for f in found.failures if not f.startswith("claim")], [])
+
+    def test_heartbeats_that_were_held_up_until_after_the_last_look(self) -> None:
+        for late, failures in ((MS // 2 - 1, 0), (-MS, 1)):
+            story = told()
+            head = mailbox(False, 1, 900, 1, 1, OWNER, 900)
+            offset = MAILBOXES + 2 * BLOCK
+            seen = 7029 * MS + MS // 2 + late
+            for disk in DISKS["alpha"]:
+                story.request(5 * SECOND, 1, disk, "W", offset, head, seen)
             found = story.found()
             claims = [failure for failure in found.failures if failure.startswith("claim")]
             self.assertEqual(len(claims), failures, found.failures)
