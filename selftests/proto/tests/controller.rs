@@ -744,6 +744,27 @@ fn r8_a_heartbeat_that_hangs_and_completes_later_counts_for_its_own_round_only()
     assert_eq!(owners(&world), [(1, 0)]);
 }
 
+/// A heartbeat that hung on member 2 completes while the next one is on its way to member 1: only
+/// member 0 has that one, and the monitor says so if it counts as a success.
+#[test]
+fn r8_a_heartbeat_that_completes_during_the_next_one_does_not_count_for_that() {
+    let writes = |io: &Io| io.machine == 0 && matches!(io.what, What::Write { .. });
+    for at_us in (0..=2_000).step_by(100) {
+        let mut world = owned(Config::healthy(2, 3));
+        world.set_path(0, 2, Path::Hung);
+        run(&mut world, PERIOD);
+        world.set_path(0, 1, Path::Hung);
+        until(&mut world, 2 * PERIOD, |w| w.latest().is_some_and(writes));
+        run(&mut world, at_us * MS / 1_000);
+        world.set_path(0, 2, Path::Up);
+        run(&mut world, PERIOD);
+        world.set_path(0, 1, Path::Up);
+        run(&mut world, SECOND);
+        assert!(world.is_valid(0));
+        assert_eq!(owners(&world), [(1, 0)]);
+    }
+}
+
 #[test]
 fn r24_clocks_that_run_apart_within_the_bound_are_safe_both_ways() {
     for (owner_ppm, observer_ppm) in [(1_000, -1_000), (-1_000, 1_000), (0, 1_000), (-1_000, 0)] {
@@ -778,6 +799,27 @@ fn r24_the_window_begins_after_the_read_completed_not_when_it_was_issued() {
         world.set_path(1, 0, Path::Up);
         // The monitor fails the run if the owner's lease is still valid, or was less than D ago.
         until(&mut world, 5 * SECOND, |w| w.is_valid(1));
+    }
+}
+
+/// Wherever in the observer's period the window ends: the look that confirms the silence begins
+/// after it.
+#[test]
+fn r24_a_look_that_began_within_the_window_does_not_confirm_the_silence() {
+    let looks = |io: &Io| io.machine == 1 && matches!(io.what, What::Read { .. });
+    for later_ms in 0..PERIOD / MS {
+        let mut config = Config::healthy(2, 1);
+        config.timing.window_ns += later_ms * MS;
+        let window_ns = config.timing.window_ns;
+        let mut world = owned(config);
+        let before_ns = world.last_write_ns[0];
+        until(&mut world, SECOND, |w| w.last_write_ns[0] > before_ns);
+        world.stall(0, 5 * SECOND);
+        until(&mut world, SECOND, |w| w.latest().is_some_and(looks));
+        // The first look at the last heartbeat, and one that is a window later.
+        let claims = |w: &World| w.role(1) == Role::Claiming;
+        let took_ns = until(&mut world, 5 * SECOND, claims);
+        assert!(took_ns >= IO + window_ns + IO, "{took_ns} {window_ns}");
     }
 }
 
@@ -1022,6 +1064,43 @@ fn r14_a_raised_limit_holds_when_a_majority_carries_it() {
     }
 }
 
+/// Two operations are open when the limit falls to one: who takes over then reads that there may be
+/// two.
+#[test]
+fn r14_a_lowered_limit_is_published_when_no_more_is_open() {
+    let mut world = owned(repairable(2, 3, 2));
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    hold_permit(&mut world);
+    hold_permit(&mut world);
+    run(&mut world, 2 * PERIOD);
+    world.set_failed(0, 2);
+    assert_eq!(limit(&world, 0), 1);
+    run(&mut world, SECOND);
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+}
+
+/// Controller 1 stalls, comes back after the owner in between has died, and lapses once more: what
+/// it left behind the first time stays on the list, and counts though it is drained.
+#[test]
+fn r21_an_owner_does_not_forget_its_own_earlier_term() {
+    let mut world = owned(repairable(2, 5, 2));
+    world.stall(0, 3 * timing().window_ns);
+    until(&mut world, 20 * SECOND, |w| {
+        w.is_valid(1) && charged(w, 1) == [(1, 0, 2, true)]
+    });
+    world.crash(1);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+    let terms = [(1, 0, 2, true), (2, 1, 2, false)];
+    assert_eq!(charged(&world, 0), terms);
+    assert_eq!(limit(&world, 0), 1, "drained is not repaired");
+    world.stall(0, timing().lease_ns);
+    until(&mut world, 5 * SECOND, |w| w.epoch(0) == 4 && w.is_valid(0));
+    assert_eq!(charged(&world, 0), terms);
+    assert_eq!(limit(&world, 0), 1);
+}
+
 #[test]
 fn r21_a_permit_that_was_not_counted_before_the_latch_is_not_drained() {
     let mut world = owned(repairable(2, 3, 2));
@@ -1051,6 +1130,13 @@ fn is_second_decision(io: &Io) -> bool {
     io.machine == 1 && dec == 2
 }
 
+/// Whether controller 2 has won that epoch and says so.
+fn heartbeats_in_second_epoch(world: &World) -> bool {
+    let mailboxes = Snapshot(world.disks[0].clone());
+    let beat = mailboxes.heartbeat(slot(1)).reading.valid();
+    beat.is_some_and(|record| record.dec.epoch == 2)
+}
+
 #[test]
 fn r21_a_decision_that_is_learnt_without_its_list_forgets_nobody() {
     decision_without_list(true);
@@ -1068,11 +1154,7 @@ fn decision_without_list(joins: bool) {
     // Controller 2 wins, says so in a heartbeat, and is heard no more: what it decided together
     // with the charges stands in its ballots alone.
     world.swallow = Some(is_second_decision);
-    until(&mut world, 20 * SECOND, |w| {
-        let mailboxes = Snapshot(w.disks[0].clone());
-        let beat = mailboxes.heartbeat(slot(1)).reading.valid();
-        beat.is_some_and(|record| record.dec.epoch == 2)
-    });
+    until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
     world.crash(1);
     if joins {
         world.start(2);
@@ -1080,6 +1162,18 @@ fn decision_without_list(joins: bool) {
     until(&mut world, 20 * SECOND, |w| w.is_valid(2));
     assert_eq!(world.epoch(2), 3);
     assert_eq!(charged(&world, 2), [(1, 0, 2, false)]);
+}
+
+/// A winner whose ballots do not come through after its heartbeats have: nobody could know what to
+/// charge it with.
+#[test]
+fn r21_the_gate_stays_closed_until_a_majority_knows_the_limit() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.crash(0);
+    world.swallow = Some(is_second_decision);
+    until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
+    let opens = |w: &World| w.is_valid(1) || w.machines[1].gate.count().open > 0;
+    assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
 }
 
 #[test]

@@ -1204,9 +1204,13 @@ impl World {
     fn degrade(&mut self, machine: usize) {
         let failures = self.config.redundancy.kind.failures().unwrap_or(0);
         let failed = self.rng.below(u64::from(failures) + 1) as u32;
-        if self.machines[machine].is_stalled() {
-            return;
+        if !self.machines[machine].is_stalled() {
+            self.set_failed(machine, failed);
         }
+    }
+
+    /// So many members are failed or rebuilding, as a machine sees it.
+    pub fn set_failed(&mut self, machine: usize, failed: u32) {
         if let Some(controller) = self.machines[machine].controller.as_mut() {
             note!(self, "C{} has {failed} members failed", machine + 1);
             controller.set_budget(failed, Some(LIMIT));
