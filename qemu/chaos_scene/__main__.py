@@ -29,6 +29,8 @@ from .report import save, summary, table
 WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
 # So many batches one after the other that do not even begin end the run.
 FRUITLESS = 3
+# What the emulator may lose: one machine, and one more for so many sleeps of two processors.
+SLEEPS_LOST = 8
 
 
 def judge(directory: Path, rounds: list[Round]) -> tuple[list[str], dict[str, int]]:
@@ -75,7 +77,8 @@ def told(one: Round) -> str:
     """What the judge says of a round."""
     verdict = "FAIL" if one.failures else "ok"
     words = [
-        f"# {one.number} of {one.controllers}x{one.cpus} {verdict}{' starved' * one.starved}",
+        f"# {one.number} of {one.controllers}x{one.cpus} {verdict}"
+        f"{' starved' * one.starved}{' lost' * one.lost}",
         f"{'+'.join(one.kinds)}: {one.takeovers} takeovers, {one.strays} strays, "
         f"{one.refused} refused, {one.late} late, pause {one.pause_ms:.0f} ms, "
         f"back after {one.back} heartbeats",
@@ -119,6 +122,10 @@ def conclude(
     for what, each in WORK.items():
         if counts[what] < each * len(done):
             wrong.append(f"evidence: only {counts[what]} {what} in {len(done)} rounds")
+    lost = sum(one.lost for one in done)
+    slept = sum("sleep" in one.kinds and one.cpus > 1 for one in done)
+    if lost > 1 + slept // SLEEPS_LOST:
+        wrong.append(f"{lost} of {slept} machines with two processors did not come back from sleep")
     if len(done) < options.rounds and not options.only:
         wrong.append(f"{options.rounds - len(done)} rounds were not played")
     print("\n".join([*table(done), *summary(done)]) if done else "no round was played")
@@ -129,7 +136,7 @@ def conclude(
     starved = sum(one.starved for one in done)
     minutes = (time.monotonic() - begun) / 60
     print(
-        f"{len(done) - failed} passed, {failed} failed, {starved} starved; "
+        f"{len(done) - failed} passed, {failed} failed, {starved} starved, {lost} lost; "
         f"seed {options.seed}, {minutes:.0f} minutes"
     )
     return 1 if failed or wrong or not done else 0

@@ -17,7 +17,7 @@ from rig import RigError
 
 from .arena import CAST, PERIOD, WINDOW, WINDOW_MS, Arena
 from .exact import EXACT, Disturbed
-from .faults import KINDS, Scene
+from .faults import KINDS, LostError, Scene
 
 # So many of those events that can happen on a ground have one, and so many victims own nothing.
 PAIRS, BYSTANDERS = 0.5, 0.2
@@ -48,6 +48,8 @@ class Round:
     back: int = 0
     """Heartbeats of the last winner from the end of the fault to its lease."""
     starved: bool = False
+    lost: bool = False
+    """The emulator lost the machine: only safety is judged, and the batch ends."""
     resumed: list[tuple[int, float]] = field(default_factory=list)
     """Where clocks stood still: the writes that landed after the resume, and until when, in ms."""
     notes: list[str] = field(default_factory=list)
@@ -96,6 +98,9 @@ class Play:
                 self.done.append(one)
                 self.play(one)
             self.arena.finish()
+        except LostError as error:
+            self.done[-1].lost = True
+            self.done[-1].notes.append(f"the machine is lost: {error}")
         except RigError as error:
             self.blame(wrong, str(error))
         except Exception:
