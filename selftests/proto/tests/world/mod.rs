@@ -1031,7 +1031,9 @@ impl World {
 
     fn complete(&mut self, io: usize) {
         let io = &mut self.ios[io];
-        let (machine, life, member, ok) = (io.machine, io.life, io.member, io.ok);
+        // What died with its machine never arrived, and nobody was told that it did.
+        let ok = io.ok && !io.lost;
+        let (machine, life, member) = (io.machine, io.life, io.member);
         self.completions[machine] += 1;
         let call = match &mut io.what {
             What::Write { payload, .. } => {
