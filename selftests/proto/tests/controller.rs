@@ -1101,6 +1101,25 @@ fn r21_an_owner_does_not_forget_its_own_earlier_term() {
     assert_eq!(limit(&world, 0), 1);
 }
 
+/// The limit falls after the latch, before anybody has counted what passed the gate until then.
+#[test]
+fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
+    let mut world = owned(repairable(2, 3, 2));
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    hold_permit(&mut world);
+    hold_permit(&mut world);
+    assert_eq!(
+        world.command(0, Command::Fence(Reason::Fence)),
+        Ok(Outcome::Done)
+    );
+    world.set_failed(0, 2);
+    assert_eq!(limit(&world, 0), 1);
+    run(&mut world, 300 * MS);
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+}
+
 #[test]
 fn r21_a_permit_that_was_not_counted_before_the_latch_is_not_drained() {
     let mut world = owned(repairable(2, 3, 2));

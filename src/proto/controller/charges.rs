@@ -97,7 +97,7 @@ impl Controller {
 
     /// The gate holds no more than its limit: from now on the record may say so.
     pub(super) fn note_exposure(&mut self) {
-        if self.exposed > self.gate_limit && self.open <= self.gate_limit {
+        if self.exposed != 0 && self.open <= self.gate_limit {
             let before = self.limit.max(self.exposed);
             self.exposed = 0;
             if self.limit != before {

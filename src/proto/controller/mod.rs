@@ -850,9 +850,12 @@ impl Controller {
     /// evidence that the epoch is over [R9].
     fn latch(&mut self, reason: Reason, now_ns: u64) {
         self.lease.latch();
-        self.opened = false;
-        // What was counted before the latch is no evidence of a drained gate.
+        // What was counted before the latch is no evidence: not of a drained gate, and not of one
+        // that holds no more than a limit that falls before the next count.
         self.open = self.open.max(1);
+        if core::mem::take(&mut self.opened) {
+            self.exposed = self.exposed.max(self.gate_limit);
+        }
         self.queue.push(Queued::Latch);
         self.queue.push(Queued::SetLimit(self.gate_limit));
         self.phase = Phase::Secondary;
