@@ -86,7 +86,7 @@ impl Controller {
         self.limit = limit;
         self.changed_image();
         if limit < self.gate_limit {
-            // A gate without a lease gives no permit: what was counted can only have become less.
+            // Behind the latch no permit is given: what was counted there can only become less.
             if self.opened || self.open > limit {
                 self.exposed = self.exposed.max(self.gate_limit);
             }
