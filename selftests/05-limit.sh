@@ -8,7 +8,7 @@
 # open there; the module is not asked.
 
 . ./lib.sh
-plan 54
+plan 58
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -107,13 +107,13 @@ refused_is() {
 	[ "$(field p0m0c1 refused)" -eq "$1" ]
 }
 
-# fill M: M writes are at the members and stay there, six more wait
+# fill M N: M writes are at the members and stay there, N more wait
 fill() {
 	for index in 0 1 2; do
 		hold 1 0 $index || return 1
 	done
-	writers $(($1 + 6))
-	eventually 20 permits_are "$1/$1" && eventually 20 pending_is 6
+	writers $(($1 + $2))
+	eventually 20 permits_are "$1/$1" && eventually 20 pending_is "$2"
 }
 
 go_on() {
@@ -128,7 +128,8 @@ need "the members are slow" slow 60
 need "controller 1 owns it" owner 1 0
 check "the limit is four" permits_are 0/4
 trace_on
-writers 24
+check "four writes stay at the members, twenty wait" fill 4 20
+check "they go on" go_on
 wait
 count_open
 check_equal "four writes are open at once, and not more [R16]" 4 "$most"
@@ -144,7 +145,8 @@ forget
 check "two members are degraded" tell 1 0 degraded 2
 check "the limit is two [R14]" permits_are 0/2
 trace_on
-writers 12
+check "two writes stay at the members, ten wait" fill 2 10
+check "they go on" go_on
 wait
 count_open
 check_equal "two writes are open at once, and not more" 2 "$most"
@@ -167,7 +169,7 @@ check_equal "the writes end well [R17]" 3 "$(told ok 3)"
 check "the limit is four again" eventually 20 permits_are 0/4
 forget
 
-check "four writes stay at the members, six wait" fill 4
+check "four writes stay at the members, six wait" fill 4 6
 check "they go on" go_on
 wait
 check_equal "all ten end well" 10 "$(told ok 10)"
@@ -175,7 +177,7 @@ check "nothing was refused so far" refused_is 0
 forget
 
 trace_on
-check "again" fill 4
+check "again" fill 4 6
 check "and the heartbeats stall" stall 1 0
 check "the lease lapses" eventually 60 is 1 0 secondary
 check "all that waited failed, together [R17]" refused_is 6
