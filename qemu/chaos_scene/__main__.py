@@ -29,7 +29,7 @@ from .report import save, summary, table
 WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
 # So many batches one after the other that do not even begin end the run.
 FRUITLESS = 3
-# What the emulator may lose: one machine, and one more for so many sleeps of two processors.
+# What may be lost: one machine, and one more for so many sleeps of two processors.
 SLEEPS_LOST = 8
 
 

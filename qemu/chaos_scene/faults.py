@@ -101,13 +101,13 @@ def power(scene: Scene) -> Heal:
 
 
 class LostError(RigError):
-    """The emulator lost a processor of a machine, and the machine with it."""
+    """A machine that did not survive its sleep, for which the module is not to blame."""
 
 
 def may_lose(vm: Vm, step: Callable[[], T]) -> T:
-    """A step of a sleep. QEMU does not always start a second processor again: of 101 sleeps of guests
-    without the module two did not end, and in three more the kernel waited for that processor in
-    vain. With one processor every sleep must end."""
+    """A step of a sleep. Of 101 sleeps of guests with two processors, without the module, two did not
+    end: virtio_console waits for ever for an answer of a device that sleeps already. In three more
+    the kernel waited in vain for the second processor. With one processor every sleep must end."""
     try:
         return step()
     except RigError as error:

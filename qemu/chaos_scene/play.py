@@ -49,7 +49,7 @@ class Round:
     """Heartbeats of the last winner from the end of the fault to its lease."""
     starved: bool = False
     lost: bool = False
-    """The emulator lost the machine: only safety is judged, and the batch ends."""
+    """The machine did not wake up: only safety is judged, and the batch ends."""
     resumed: list[tuple[int, float]] = field(default_factory=list)
     """Where clocks stood still: the writes that landed after the resume, and until when, in ms."""
     notes: list[str] = field(default_factory=list)
