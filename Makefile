@@ -9,9 +9,12 @@
 #   make deb             Debian packages of both, in .build/deb; MODULE_KEY= and MODULE_CERT= sign
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
-#   make model           every order of events of small portions; minutes to an hour
+#   make model           every order of events of small portions, about an hour; STATES=n is where
+#                        the large ones are cut
 #   make mutants         what the tests say when a rule of the protocol is missing, rule by rule;
 #                        about an hour; WORDS="latch stamp" are those whose names contain one
+#   make mutation-score  changes of the core by a tool that knows no rules, and how many of them the
+#                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on
 #   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
 #                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time
 #   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each
@@ -51,8 +54,8 @@ debug := -C /cache/linux-debug LLVM=-19
 jobs := -j$(shell nproc)
 crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
-.PHONY: all setup module leasectl deb check test model mutants simulate fuzz kselftest \
-	kselftest-debug strays throughput install-test bench bench-gate bench-takeover demo \
+.PHONY: all setup module leasectl deb check test model mutants mutation-score simulate fuzz \
+	kselftest kselftest-debug strays throughput install-test bench bench-gate bench-takeover demo \
 	demo-clients chaos clean
 
 all: module
@@ -85,13 +88,18 @@ check: setup
 test:
 	@scripts/test
 
+STATES ?=
 model: setup
-	@$(enter) nice cargo test --locked --manifest-path selftests/proto/Cargo.toml --features long \
-		--test model -- --nocapture --test-threads 1
+	@$(enter) env $(if $(STATES),STATES=$(STATES)) nice cargo test --locked --features long \
+		--manifest-path selftests/proto/Cargo.toml --test model -- --nocapture --test-threads 1
 
 WORDS ?=
 mutants: setup
 	@$(enter) nice selftests/proto/mutants $(WORDS)
+
+SAMPLE ?= 1/1
+mutation-score: setup
+	@$(enter) nice selftests/proto/mutation-score --sample $(SAMPLE)
 
 SEEDS ?= 20000
 JOBS ?= $(shell nproc)

@@ -55,6 +55,16 @@ use stateright::{Checker, Model};
 /// More states than any model here should have.
 const TOO_MANY: usize = 60_000_000;
 
+/// Where the large models are cut, if `STATES` does not say: all of `make model` takes about an hour.
+#[cfg(feature = "long")]
+const FAR: usize = 6_000_000;
+
+#[cfg(feature = "long")]
+fn far() -> usize {
+    let said = std::env::var("STATES").ok();
+    said.map_or(FAR, |states| states.parse().expect("STATES is a number"))
+}
+
 /// Explores everything, or says that it was cut; returns the rule that is broken, if there is one.
 fn outcome<const N: usize>(config: Config, limit: usize) -> Option<&'static str> {
     let portion = Portion::<N>::new(config);
@@ -280,7 +290,7 @@ fn r34_a_hand_over_and_what_goes_wrong() {
         },
     ];
     for model in models {
-        holds_nearby::<2>(model, 30_000_000);
+        holds_nearby::<2>(model, far());
     }
 }
 
@@ -405,7 +415,7 @@ fn r21_charges_over_three_epochs() {
             quick(),
         )
     };
-    holds_nearby::<2>(config, 30_000_000);
+    holds_nearby::<2>(config, far());
 }
 
 #[test]
@@ -423,7 +433,7 @@ fn r35_an_owner_that_restarts() {
             quick(),
         )
     };
-    holds_nearby::<2>(config, 30_000_000);
+    holds_nearby::<2>(config, far());
 }
 
 #[test]
@@ -437,7 +447,7 @@ fn r32_a_demoted_owner_that_goes_on() {
             quick(),
         )
     };
-    holds_nearby::<2>(config, 30_000_000);
+    holds_nearby::<2>(config, far());
 }
 
 #[test]
@@ -478,7 +488,7 @@ fn r35_a_candidate_that_restarts() {
                 virgin(2, 1),
             )
         },
-        30_000_000,
+        far(),
     );
 }
 
@@ -494,7 +504,7 @@ fn r6_a_stall_before_the_gate() {
                 owned(2, 1),
             )
         },
-        30_000_000,
+        far(),
     );
 }
 
@@ -502,14 +512,14 @@ fn r6_a_stall_before_the_gate() {
 #[cfg(feature = "long")]
 fn r28_three_candidates() {
     const WANTED: &[Sometimes] = &[Sometimes::RaceOfThree, Sometimes::RaceOfTwo];
-    holds_nearby::<3>(named("three candidates", WANTED, virgin(3, 1)), 30_000_000);
+    holds_nearby::<3>(named("three candidates", WANTED, virgin(3, 1)), far());
 }
 
 #[test]
 #[cfg(feature = "long")]
 fn r45_an_owner_and_two_observers() {
     let config = named("an owner, two observers", &[Sometimes::Lapse], owned(3, 1));
-    holds_nearby::<3>(config, 30_000_000);
+    holds_nearby::<3>(config, far());
 }
 
 #[test]
@@ -555,5 +565,5 @@ fn r35_a_cold_start() {
         ticks: [1, 1, 0],
         ..named("a cold start of both", &[Sometimes::OldRead], virgin(2, 1))
     };
-    holds_nearby::<2>(config, 30_000_000);
+    holds_nearby::<2>(config, far());
 }
