@@ -138,9 +138,9 @@ check "a second fence is as good" tell 2 0 fence
 need "controller 1 owns after the window" eventually 60 is 1 0 owner
 check_equal "with epoch 3" 3 "$(epoch 1)"
 
+check "controller 2 is told to claim" tell 2 0 claim
 check "controller 1 releases" tell 1 0 release
-check "controller 2, told to, takes it" tell 2 0 claim
-need "and owns" eventually 60 is 2 0 owner
+need "and controller 2 takes it" eventually 60 is 2 0 owner
 check "release, and handoff to who is not there" tell 2 0 handoff 3
 check "is published: asked again, it is done" tell 2 0 handoff 3
 check "controller 1 takes it after the window" eventually 60 is 1 0 owner
