@@ -101,13 +101,14 @@ def power(scene: Scene) -> Heal:
 
 
 class LostError(RigError):
-    """A machine that did not survive its sleep, for which the module is not to blame."""
+    """A machine with two processors that did not survive its sleep."""
 
 
 def may_lose(vm: Vm, step: Callable[[], T]) -> T:
     """A step of a sleep. Of 101 sleeps of guests with two processors, without the module, two did not
-    end: virtio_console waits for ever for an answer of a device that sleeps already. In three more
-    the kernel waited in vain for the second processor. With one processor every sleep must end."""
+    end, and in three more the kernel waited in vain for the second processor. (Where a debug kernel
+    hangs in its sleep, it is virtio_console that waits for a device that was reset.) With one
+    processor every sleep must end."""
     try:
         return step()
     except RigError as error:

@@ -55,7 +55,7 @@ use stateright::{Checker, Model};
 /// More states than any model here should have.
 const TOO_MANY: usize = 60_000_000;
 
-/// Where the large models are cut, if `STATES` does not say: `make model` takes about an hour.
+/// Where the large models are cut, if `STATES` does not say.
 #[cfg(feature = "long")]
 const FAR: usize = 6_000_000;
 
