@@ -2,7 +2,10 @@
 """A guest's console log: what its kernel said, and whether it complained.
 
 A line of the module above notice level is a complaint, too, unless the run announced it in the log
-itself before it provoked it (`Vm.provokes`, and `provokes` in selftests/lib.sh). Each announcement stands for one line, and a line that did not come is a complaint as well.
+itself before it provoked it (`Vm.provokes`, and `provokes` in selftests/lib.sh). Each announcement
+stands for one line, and a line that did not come is a complaint as well.
+
+While a test says that it denies memory, the kernel may say where it asked in vain for a stack.
 """
 
 from __future__ import annotations
@@ -33,6 +36,12 @@ NOTICE = 5
 # What is written into the log: where a selftest begins, and what is about to be provoked.
 BEGINS = re.compile(r"dm-lease selftest \d+: begins")
 PROVOKES = re.compile(r"dm-lease (?:selftest \d+|rig): provokes (.+)")
+DENIES = re.compile(r"dm-lease selftest \d+: denies memory, (begin|end)")
+
+# mm/vmalloc.c, __vmalloc_node_range_noprof(): what it says without a stack to give, and then
+# mm/page_alloc.c, warn_alloc(): who asked, three lines further.
+REFUSED = "vmalloc error: "
+REFUSAL_LINES = 6
 
 
 class Console:
@@ -58,15 +67,24 @@ class Console:
         stopped for seconds may report a stall of RCU, and its leases end as often as they do.
         """
         allowed = re.compile(allow) if allow else None
-        found = [
-            line
-            for line in self.text().splitlines()
-            if COMPLAINTS.search(line)
-            and not HARMLESS.search(line)
-            and not (allowed and allowed.search(line))
-        ]
-        said = [line for line in self._warnings() if not (allowed and allowed.search(line))]
-        return found + said
+        found = [*self._complaints(), *self._warnings()]
+        return [line for line in found if not (allowed and allowed.search(line))]
+
+    def _complaints(self) -> list[str]:
+        found: list[str] = []
+        denies, trace_until = False, 0
+        for number, line in enumerate(self.text().splitlines()):
+            if BEGINS.search(line):
+                denies = False
+            elif state := DENIES.search(line):
+                denies = state[1] == "begin"
+            elif denies and REFUSED in line:
+                trace_until = number + REFUSAL_LINES
+            elif "Call Trace" in line and number < trace_until:
+                trace_until = 0
+            elif COMPLAINTS.search(line) and not HARMLESS.search(line):
+                found.append(line)
+        return found
 
     def _warnings(self) -> list[str]:
         found: list[str] = []

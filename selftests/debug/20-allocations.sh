@@ -91,7 +91,10 @@ first=$(line 1 0)
 check "the constructor of the first table" fail_nth load first "$first"
 check "the first device becomes live" fail_nth resume first "$first"
 everywhere
+# The kernel shows where it asked for a thread's stack in vain.
+echo "dm-lease selftest $$: denies memory, begin" >/dev/kmsg
 check "while the kernel fails to make threads" fail_nth -t 2 resume first "$first"
+echo "dm-lease selftest $$: denies memory, end" >/dev/kmsg
 check "a device goes" fail_nth remove first "$first"
 
 need "nothing of all that stays: controller 1 owns" owner 1 0
