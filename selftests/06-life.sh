@@ -6,7 +6,7 @@
 # up at once, system sleep releases it, and the module comes and goes [R34, R43].
 
 . ./lib.sh
-plan 63
+plan 66
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -71,6 +71,14 @@ pending_is() {
 
 is_gone() {
 	[ ! -e "/sys/module/dm_lease" ]
+}
+
+# The rig's way into this machine is closed when devices sleep, and must be open before they do so
+# again (qemu/guest/agent).
+openings=/run/rig/openings
+
+is_reachable() {
+	[ ! -e $openings ] || [ "$(cat $openings)" -gt "$1" ]
 }
 
 need "a portion with a limit of one" format 0 --redundancy parity:2 --detect yes
@@ -159,9 +167,11 @@ check "in a later epoch" [ "$(field p0m0c1 epoch)" -gt "$epoch" ]
 echo processors >/sys/power/pm_test
 echo 0 >/sys/module/suspend/parameters/pm_test_delay
 for round in 1 2 3; do
+	opened=$(cat $openings 2>/dev/null)
 	check "it sleeps with its disks and processors, round $round" \
 		sh -c 'echo mem >/sys/power/state'
 	check "controller 1 owns again" eventually 60 is 1 0 owner
+	need "the rig reaches this machine again" eventually 60 is_reachable "$opened"
 done
 echo none >/sys/power/pm_test
 check "it goes" down 1 0
