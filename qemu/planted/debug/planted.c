@@ -4,7 +4,6 @@
  *
  * The rig proves with it that a run on a kernel that watches itself fails for each of them.
  */
-#include <linux/delay.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
@@ -32,10 +31,12 @@ static void wrong_order(void)
 	mutex_unlock(&second);
 }
 
+/* That it may sleep is enough to be heard: a short sleep may be over before it began. */
 static void sleep_in_atomic(void)
 {
 	spin_lock(&spin);
-	usleep_range(10, 20);
+	mutex_lock(&first);
+	mutex_unlock(&first);
 	spin_unlock(&spin);
 }
 
