@@ -23,14 +23,10 @@ from .exact import EXACT
 from .faults import KINDS
 from .judge import Judge
 from .play import Play, Round, draw
-from .report import save, summary, table
+from .report import save, shortcomings, summary, table
 
-# What the rules must have judged in a run of so many rounds, for its verdict to mean anything.
-WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
 # So many batches one after the other that do not even begin end the run.
 FRUITLESS = 3
-# What may be lost: one machine, and one more for so many sleeps of two processors.
-SLEEPS_LOST = 8
 
 
 def judge(directory: Path, rounds: list[Round]) -> tuple[list[str], dict[str, int]]:
@@ -119,21 +115,13 @@ def conclude(
     begun: float,
 ) -> int:  # fmt: skip
     """The report of the whole run."""
-    for what, each in WORK.items():
-        if counts[what] < each * len(done):
-            wrong.append(f"evidence: only {counts[what]} {what} in {len(done)} rounds")
-    lost = sum(one.lost for one in done)
-    slept = sum("sleep" in one.kinds and one.cpus > 1 for one in done)
-    if lost > 1 + slept // SLEEPS_LOST:
-        wrong.append(f"{lost} of {slept} machines with two processors did not come back from sleep")
-    if len(done) < options.rounds and not options.only:
-        wrong.append(f"{options.rounds - len(done)} rounds were not played")
+    wrong += shortcomings(done, counts, 0 if options.only else options.rounds)
     print("\n".join([*table(done), *summary(done)]) if done else "no round was played")
     print("judged: " + ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))
     print("\n".join(f"  FAILURE: {text}" for text in wrong))
     save(BUILD / "run" / f"chaos{SUFFIX}" / "chaos.json", options.seed, done, counts, wrong)
     failed = sum(bool(one.failures) for one in done)
-    starved = sum(one.starved for one in done)
+    starved, lost = sum(one.starved for one in done), sum(one.lost for one in done)
     minutes = (time.monotonic() - begun) / 60
     print(
         f"{len(done) - failed} passed, {failed} failed, {starved} starved, {lost} lost; "

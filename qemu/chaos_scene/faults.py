@@ -106,9 +106,8 @@ class LostError(RigError):
 
 def may_lose(vm: Vm, step: Callable[[], T]) -> T:
     """A step of a sleep. Of 101 sleeps of guests with two processors, without the module, two did not
-    end, and in three more the kernel waited in vain for the second processor. (Where a debug kernel
-    hangs in its sleep, it is virtio_console that waits for a device that was reset.) With one
-    processor every sleep must end."""
+    end, and in three more the kernel waited in vain for the second processor. With one processor
+    every sleep must end."""
     try:
         return step()
     except RigError as error:

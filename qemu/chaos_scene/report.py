@@ -19,6 +19,27 @@ HEAD = (
     "kind        rounds  failed  starved  takeovers  strays  refused  late  median  worst",
 )
 
+# What the rules must have judged in each round, on the average, for the verdict to mean anything.
+WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
+# What may be lost: one machine, and one more for so many sleeps of two processors.
+SLEEPS_LOST = 8
+
+
+def shortcomings(rounds: list[Round], counts: Counter[str], planned: int) -> list[str]:
+    """Why a run without a failure is none that passed: `planned` rounds, or more, belong to it."""
+    wrong = [
+        f"evidence: only {counts[what]} {what} in {len(rounds)} rounds"
+        for what, each in WORK.items()
+        if counts[what] < each * len(rounds)
+    ]
+    lost = sum(one.lost for one in rounds)
+    slept = sum("sleep" in one.kinds and one.cpus > 1 for one in rounds)
+    if lost > 1 + slept // SLEEPS_LOST:
+        wrong.append(f"{lost} of {slept} machines with two processors did not come back from sleep")
+    if len(rounds) < planned:
+        wrong.append(f"{planned - len(rounds)} rounds were not played")
+    return wrong
+
 
 def table(rounds: list[Round]) -> list[str]:
     """A line for each kind, alone or with another one, and one for all rounds."""
