@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from rig import Job, RigError, Vm
 from rig.history import BLOCK
+from rig.host import SLOWNESS
 from scenes.evidence import DATA, MAILBOXES
 from scenes.stage import RING, Controller, Portion
 
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 # Requests that QEMU sends at once, so that more wait in the guest.
 QUEUE = 16
+
+# What is left of a guest's memory. A kernel that watches itself needs more for whatever takes it.
+SPARE_KIB = 20_000 * SLOWNESS
 
 
 @dataclass
@@ -208,7 +212,7 @@ def memory(scene: Scene) -> Heal:
     filled = vm.spawn(
         "mkdir -p /tmp/fill; mount -t tmpfs -o size=100% fill /tmp/fill\n"
         "while read -r key kib _; do [ $key = MemAvailable: ] && break; done </proc/meminfo\n"
-        "dd if=/dev/zero of=/tmp/fill/fill bs=64k count=$(((kib - 20000) / 64)) status=none"
+        f"dd if=/dev/zero of=/tmp/fill/fill bs=64k count=$(((kib - {SPARE_KIB}) / 64)) status=none"
     )
 
     def heal() -> None:

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rig.host import BUILD, SOURCE, RigError, kernel_modules
+from rig.host import MODULE, SOURCE, RigError, kernel_modules
 
 from .machine import CountingVm, qemu_version
 from .sharing import Sharing
@@ -66,7 +66,7 @@ def environment() -> dict[str, str]:
         "kernel": kernel_modules().name,
         "qemu": qemu_version(),
         "rustc": output("rustc", "--version"),
-        "module": output("sha256sum", BUILD / "module/dm_lease.ko").split()[0],
+        "module": output("sha256sum", MODULE / "dm_lease.ko").split()[0],
     }
 
 
