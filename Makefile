@@ -28,7 +28,8 @@
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
 #   make bench-takeover  how long nobody can write after a fault, in simulated time
 #   make kselftest-debug the same and more, and chaos, on a kernel with KASAN, lockdep, kmemleak and
-#                        fault injection, which is built first (about 30 CPU minutes, once)
+#                        fault injection, which is built first (about 30 CPU minutes, once);
+#                        then it takes an hour
 #   make install-test    the packages, installed into Debian guests that boot, shut down and fail
 #                        over, by the commands of README.md
 #   make demo            two controllers, a stall and a takeover, to watch
