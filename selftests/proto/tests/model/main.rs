@@ -273,7 +273,7 @@ fn r34_a_hand_over_and_what_goes_wrong() {
         },
         Config {
             restarts: [0, 1, 0],
-            ..named("a hand-over, the successor restarts", WANTED, bare())
+            ..named("a hand-over, the successor restarts", WANTED, offered())
         },
         Config {
             faults: [1, 0, 0],
@@ -292,6 +292,22 @@ fn r34_a_hand_over_and_what_goes_wrong() {
     for model in models {
         holds_nearby::<2>(model, far());
     }
+}
+
+/// Without a timer it never learns that it was chosen, and everything ends well.
+#[test]
+#[cfg(feature = "long")]
+fn r34_a_hand_over_to_one_that_restarts() {
+    const WANTED: &[Sometimes] = &[Sometimes::Lapse, Sometimes::Takeover];
+    let config = Config {
+        restarts: [0, 1, 0],
+        ..named(
+            "a hand-over, the successor restarts, no timer",
+            WANTED,
+            handover(release(Some(1))),
+        )
+    };
+    holds_nearby::<2>(config, far());
 }
 
 #[test]
