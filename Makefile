@@ -9,8 +9,8 @@
 #   make deb             Debian packages of both, in .build/deb; MODULE_KEY= and MODULE_CERT= sign
 #   make check           formatting, lints, house rules
 #   make test            everything that is tested automatically
-#   make model           every order of events of small portions: hours; STATES=n is where the large
-#                        ones are cut (6 million)
+#   make model           every order of events of small portions: half an hour and 10 GiB; STATES=n
+#                        is where the large ones are cut (6 million)
 #   make mutants         what the tests say when a rule of the protocol is missing, rule by rule;
 #                        about an hour; WORDS="latch stamp" are those whose names contain one
 #   make mutation-score  changes of the core by a tool that knows no rules, and how many of them the
