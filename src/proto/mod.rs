@@ -20,6 +20,7 @@
 //! | [`waiting`] | who goes next when there is room again |
 //! | [`observer`] | how long a silence is, and what proves it |
 //! | [`paxos`] | who gets the next epoch |
+//! | [`random`] | how long to let another candidate go first |
 //! | [`round`] | what one write-then-read of all mailboxes has shown |
 //! | [`controller`] | the machine that joins all of these for one controller and one portion |
 //! | [`limit`] | how many strays the redundancy can repair |
@@ -36,6 +37,7 @@ pub mod message;
 pub mod observer;
 pub mod paxos;
 pub mod permits;
+pub mod random;
 pub mod record;
 pub mod register;
 pub mod round;

@@ -15,6 +15,7 @@ use core::hash::{Hash, Hasher};
 
 use super::{Controller, Evidence, Phase, Queued};
 use crate::proto::observer::{member_bit, Observer};
+use crate::proto::random::XorShift;
 use crate::proto::record::Register;
 use crate::proto::round::Stage;
 use crate::proto::status::Reason;
@@ -50,7 +51,7 @@ impl Controller {
         }
         same.rounds = 1;
         same.image = 1;
-        same.random = 1;
+        same.random = XorShift::new(0);
         same.forget(now_ns);
         same
     }

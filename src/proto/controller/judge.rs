@@ -321,7 +321,7 @@ impl Controller {
     }
 
     fn wait_below(&mut self, bound_ns: u64, now_ns: u64) {
-        let wait_ns = self.random_below(bound_ns).saturating_add(1);
+        let wait_ns = self.random.below(bound_ns).saturating_add(1);
         self.backoff_until_ns = now_ns.saturating_add(wait_ns);
     }
 }

@@ -54,6 +54,7 @@ use super::lease::Lease;
 use super::limit::Redundancy;
 use super::observer::{member_bit, Observer};
 use super::paxos::{Invitation, Promise};
+use super::random::XorShift;
 use super::record::{
     Ballot, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, RecordRole, Register,
     Slot, Value, MAX_CHARGES,
@@ -380,7 +381,7 @@ pub struct Controller {
     ballots_from_ns: u64,
     backoff_until_ns: u64,
     attempts: u8,
-    random: u64,
+    random: XorShift,
 
     claim_auto: bool,
     claim_requested: bool,
@@ -491,7 +492,7 @@ impl Controller {
         ballots_from_ns: u64::MAX,
         backoff_until_ns: 0,
         attempts: 0,
-        random: 1,
+        random: XorShift::new(0),
         claim_auto: false,
         claim_requested: false,
         blocked: None,
@@ -515,8 +516,7 @@ impl Controller {
 
     /// Makes a machine of nobody that of a controller that has just come and has no device yet.
     pub fn set_up(&mut self, setup: Setup) {
-        let inc = setup.inc.0;
-        self.random = (inc as u64) ^ ((inc >> 64) as u64) | 1;
+        self.random = XorShift::new(setup.inc.0);
         self.lease = Lease::none(setup.timing.lease_ns);
         self.limit = setup.redundancy.limit(0, 0, setup.batch).to_wire();
         self.gate_limit = self.limit;
@@ -939,14 +939,6 @@ impl Controller {
         if self.pending.take().is_some() {
             self.queue.push(Queued::Answer(answer));
         }
-    }
-
-    /// A number below `bound`, different for each controller and call.
-    fn random_below(&mut self, bound: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random.checked_rem(bound).unwrap_or(0)
     }
 }
 
