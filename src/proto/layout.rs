@@ -379,6 +379,7 @@ mod tests {
         for index in 0..MAX_CONTROLLERS {
             let slot = Slot::new(index).unwrap();
             assert_eq!(mailbox_offset(slot), expected);
+            assert_eq!(mailbox_sector(slot) * SECTOR_SIZE, expected);
             for register in [Register::Ballot, Register::Heartbeat] {
                 for side in Side::BOTH {
                     assert_eq!(register_offset(slot, register, side), expected);

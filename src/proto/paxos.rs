@@ -48,11 +48,6 @@ impl Promise {
         }
     }
 
-    /// Whether nothing was promised.
-    pub fn is_none(&self) -> bool {
-        self.mbal == Ballot::NONE
-    }
-
     /// Whether `self` was written after `other` by the same register.
     pub fn is_later_than(&self, other: &Self) -> bool {
         (self.mbal, self.bal) > (other.mbal, other.bal)

@@ -405,6 +405,47 @@ mod tests {
     }
 
     #[test]
+    fn r10_the_last_value_of_every_range_is_accepted() {
+        let safe = |mut timing: Timing| {
+            let needed_ns = timing.needed_lease_ns(timing.period_max_ns);
+            timing.lease_ns = timing.lease_ns.max(needed_ns);
+            timing.window_ns = timing.needed_window_ns();
+            timing.validate()
+        };
+        let with_drift = |drift_ppm| {
+            safe(Timing {
+                drift_ppm,
+                ..example()
+            })
+        };
+        assert_eq!(with_drift(MAX_DRIFT_PPM), Ok(()));
+        let with_lost = |lost_heartbeats| {
+            safe(Timing {
+                lost_heartbeats,
+                ..example()
+            })
+        };
+        assert_eq!(with_lost(MAX_LOST_HEARTBEATS), Ok(()));
+        let with_period = |period_max_ns| {
+            safe(Timing {
+                period_max_ns,
+                ..example()
+            })
+        };
+        assert_eq!(with_period(MIN_PERIOD_NS), Ok(()));
+        // A day is not too long; what is wrong with it is something else.
+        let day = Timing {
+            lease_ns: MAX_DURATION_NS,
+            ..example()
+        };
+        let needed_ns = day.needed_window_ns();
+        assert_eq!(
+            day.validate(),
+            Err(TimingError::WindowTooShort { needed_ns })
+        );
+    }
+
+    #[test]
     fn r10_every_range_has_its_own_error() {
         let good = example();
         let check = |timing: Timing, error| assert_eq!(timing.validate(), Err(error));

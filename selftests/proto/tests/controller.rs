@@ -7,7 +7,7 @@
 
 mod world;
 
-use dm_lease_proto::proto::controller::{Command, Outcome};
+use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
@@ -70,6 +70,11 @@ fn release(
         deadline_ns,
     };
     world.command(machine, release)
+}
+
+/// The state machine of a machine that is on.
+fn controller(world: &mut World, machine: usize) -> &mut Controller {
+    world.machines[machine].controller.as_mut().unwrap()
 }
 
 /// An operation of machine 0 that does not end.
@@ -395,6 +400,33 @@ fn r34_whoever_leaves_does_not_wait_for_a_successor() {
 }
 
 #[test]
+fn r34_a_reason_to_stay_away_is_not_undone_by_the_end_of_another() {
+    let reasons = [Reason::Removed, Reason::Suspend, Reason::Reboot];
+    let leave = |world: &mut World, reason| {
+        let deadline_ns = world.local_ns(0) + SECOND;
+        let leave = Command::Leave {
+            reason,
+            deadline_ns,
+        };
+        assert!(world.command(0, leave).is_ok());
+        run(world, SECOND);
+        assert_eq!(world.role(0), Role::Secondary);
+    };
+    for kept in reasons {
+        for ended in reasons.into_iter().filter(|&reason| reason != kept) {
+            let mut world = owned(Config::healthy(1, 1));
+            leave(&mut world, kept);
+            leave(&mut world, ended);
+            assert_eq!(world.command(0, Command::Stay(ended)), Ok(Outcome::Done));
+            run(&mut world, 20 * SECOND);
+            assert_eq!(world.owner(), None, "{kept:?}, {ended:?}");
+            assert_eq!(world.command(0, Command::Stay(kept)), Ok(Outcome::Done));
+            until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+        }
+    }
+}
+
+#[test]
 fn r34_an_offer_by_an_owner_that_dies_is_no_permission() {
     let mut world = owned(Config::healthy(3, 3));
     release(&mut world, 0, Some(slot(1)), SECOND).unwrap();
@@ -694,6 +726,52 @@ fn r31_stale_openers_keep_a_controller_from_claiming() {
         .unwrap()
         .openers_gone(1);
     until(&mut world, SECOND, |w| w.is_valid(1));
+}
+
+#[test]
+fn r31_a_controller_that_must_not_claim_says_why_until_it_may() {
+    let mut world = owned(Config::healthy(2, 1));
+    let blocked = Some(Reason::ReadOnly);
+    controller(&mut world, 1).set_blocked(blocked);
+    world.crash(0);
+    run(&mut world, 20 * SECOND);
+    assert_eq!(world.owner(), None);
+    assert_eq!(controller(&mut world, 1).reason(), Reason::ReadOnly);
+    controller(&mut world, 1).set_blocked(None);
+    until(&mut world, SECOND, |w| w.is_valid(1));
+}
+
+#[test]
+fn r47_claiming_by_itself_may_be_switched_off_and_on() {
+    let mut world = owned(Config::healthy(2, 1));
+    controller(&mut world, 1).set_claim_auto(false);
+    world.crash(0);
+    run(&mut world, 20 * SECOND);
+    assert_eq!(world.owner(), None);
+    controller(&mut world, 1).set_claim_auto(true);
+    until(&mut world, SECOND, |w| w.is_valid(1));
+}
+
+#[test]
+fn r47_members_that_answer_and_are_there_are_counted() {
+    let mut world = owned(Config::healthy(2, 3));
+    assert_eq!(controller(&mut world, 0).members_ok(), 3);
+    world.set_path(0, 2, Path::Failing);
+    run(&mut world, SECOND);
+    assert_eq!(controller(&mut world, 0).members_ok(), 2);
+    world.set_path(0, 2, Path::Up);
+    run(&mut world, SECOND);
+    assert_eq!(controller(&mut world, 0).members_ok(), 3);
+    controller(&mut world, 0).handle_member(1, false, true);
+    assert_eq!(controller(&mut world, 0).members_ok(), 2);
+    controller(&mut world, 0).handle_member(1, true, true);
+    assert_eq!(
+        controller(&mut world, 0).members_ok(),
+        2,
+        "it must answer first"
+    );
+    run(&mut world, SECOND);
+    assert_eq!(controller(&mut world, 0).members_ok(), 3);
 }
 
 #[test]
