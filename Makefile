@@ -12,7 +12,7 @@
 #   make model           every order of events of small portions: half an hour and 10 GiB; STATES=n
 #                        is where the large ones are cut (6 million)
 #   make mutants         what the tests say when a rule of the protocol is missing, rule by rule;
-#                        about an hour; WORDS="latch stamp" are those whose names contain one
+#                        a quarter of an hour; WORDS="latch stamp" are those whose names contain one
 #   make mutation-score  changes of the core by a tool that knows no rules, and how many of them the
 #                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on
 #   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
