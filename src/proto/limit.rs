@@ -526,6 +526,35 @@ mod tests {
     }
 
     #[test]
+    fn r14_the_last_value_of_every_range_is_accepted() {
+        let good = with(Kind::Parity(2), true);
+        let stripe = |chunk_sectors| Counting::Stripe { chunk_sectors };
+        for redundancy in [
+            Redundancy { batch: 2, ..good },
+            Redundancy {
+                counting: stripe(BLOCK_SECTORS as u32),
+                ..good
+            },
+            Redundancy {
+                counting: stripe(MAX_CHUNK_SECTORS),
+                ..good
+            },
+            Redundancy {
+                drain_ns: Some(1),
+                ..good
+            },
+            Redundancy {
+                drain_ns: Some(MAX_DURATION_NS),
+                ..good
+            },
+            with(Kind::Parity(1), false),
+            with(Kind::Mirror(2), false),
+        ] {
+            assert_eq!(redundancy.validate(), Ok(()), "{redundancy:?}");
+        }
+    }
+
+    #[test]
     fn r21_limits_come_back_from_a_record() {
         for limit in [
             Limit::Unlimited,

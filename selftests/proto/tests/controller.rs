@@ -400,6 +400,21 @@ fn r34_whoever_leaves_does_not_wait_for_a_successor() {
 }
 
 #[test]
+fn r34_a_successor_has_two_periods_and_three_rounds_to_prepare_itself() {
+    let mut world = owned(Config::healthy(3, 1));
+    world.crash(1);
+    let asked = release(&mut world, 0, Some(slot(1)), SECOND);
+    assert_eq!(asked, Ok(Outcome::Pending));
+    let took_ns = until(&mut world, SECOND, |w| w.role(0) != Role::Owner);
+    // A round: its write is reported as lost within a period, the next one and a read follow.
+    let prepares_ns = 2 * PERIOD + 3 * (PERIOD + 20 * MS + 20 * MS);
+    assert!(
+        (prepares_ns..prepares_ns + 4 * IO).contains(&took_ns),
+        "{took_ns}"
+    );
+}
+
+#[test]
 fn r34_a_reason_to_stay_away_is_not_undone_by_the_end_of_another() {
     let reasons = [Reason::Removed, Reason::Suspend, Reason::Reboot];
     let leave = |world: &mut World, reason| {
@@ -622,6 +637,25 @@ fn r26_an_owner_that_reaches_no_member_is_replaced_and_learns_it_when_it_does() 
     assert!(!world.run_until(10 * SECOND, |w| !w.is_valid(1)).unwrap());
     assert_eq!(world.epoch(0), 2);
     assert_eq!(owners(&world), [(1, 0), (2, 1)]);
+}
+
+#[test]
+fn r36_a_joiner_listens_for_a_window_and_looks_when_it_is_over() {
+    let mut world = World::asleep(Config::healthy(2, 1));
+    world.start(0);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    world.start(1);
+    until(&mut world, PERIOD, |w| w.machines[1].issued > 0);
+    let took_ns = until(&mut world, SECOND, |w| w.last_write_ns[1] > 0);
+    let listens_ns = timing().join_listen_ns();
+    assert!(
+        listens_ns % PERIOD + 10 * IO < PERIOD,
+        "the next tick is later"
+    );
+    assert!(
+        (listens_ns..listens_ns + 10 * IO).contains(&took_ns),
+        "{took_ns}"
+    );
 }
 
 #[test]
@@ -1316,10 +1350,13 @@ fn r15_an_exhausted_limit_is_named_and_the_risk_can_be_accepted() {
     let mut world = owned(repairable(2, 2, 2));
     let accept = |epoch| Command::AcceptRisk { epoch };
     assert_eq!(world.command(0, accept(1)), Err(Reason::NotExhausted));
+    assert_eq!(controller(&mut world, 0).reason(), Reason::None);
+    assert_eq!(world.monitor.stats.budgets, 0);
     world.crash(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
     let reason = |w: &World| w.machines[1].controller.as_ref().unwrap().reason();
     assert_eq!((limit(&world, 1), reason(&world)), (0, Reason::Exhausted));
+    assert_eq!(world.monitor.stats.budgets, 1);
     run(&mut world, SECOND);
     assert_eq!(world.machines[1].ops.len(), 0, "nothing is admitted");
     assert!(world.is_valid(1), "and nothing is lost");

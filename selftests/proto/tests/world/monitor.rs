@@ -13,12 +13,13 @@
 //! | S2: what may land, or landed, unrepaired is never more than redundancy repairs | every event |
 //! | S4: no stray is acknowledged; what was acknowledged is overwritten by later writes and by
 //! strays alone; nothing that landed within D of its permit is a stray | landing, acknowledgement |
+//! | R15, R47: what the user is told is news, and goes on where it ended before | when told |
 //! | R14: a gate opens, or its limit rises, when a majority carries a limit as high | both |
 //! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 
 use super::{Config, Machine, Payload, What};
-use dm_lease_proto::proto::controller::{Action, Command, Heartbeat, Outcome};
+use dm_lease_proto::proto::controller::{Action, Budget, Command, Heartbeat, Outcome, Transition};
 use dm_lease_proto::proto::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::majority;
@@ -71,6 +72,8 @@ counters! {
     leases,
     takeovers,
     releases,
+    /// What users were told besides: changes of what an owner may have open [R15].
+    budgets,
     /// Operations of users that got a permit, and what became of them.
     granted,
     acknowledged,
@@ -151,6 +154,9 @@ struct Track {
     epoch: u64,
     /// What it knows to be decided.
     decided: Option<Decided>,
+    /// What its user was told last: role and epoch, and since then what an owner may have open.
+    told: Option<(Role, u64)>,
+    told_budget: Option<Budget>,
 }
 
 impl Track {
@@ -549,17 +555,40 @@ impl Monitor {
                 }
             }
             Action::Heartbeat(beat) => self.heartbeat(machine, beat, it),
-            Action::Transition(change) => {
-                if change.to == Role::Releasing {
-                    self.stats.releases += 1;
-                }
-                let from_higher =
-                    matches!(change.from, Role::Owner | Role::Claiming | Role::Releasing);
-                if from_higher && change.to == Role::Secondary {
-                    *self.stats.reasons.entry(change.reason.token()).or_default() += 1;
-                }
+            Action::Transition(change) => self.transition(machine, change),
+            Action::Budget(budget) => {
+                let before = self.tracks[machine].told_budget.replace(*budget);
+                let is_news = before != Some(*budget);
+                ensure!(
+                    self,
+                    it.role() == Role::Owner && is_news,
+                    "R15",
+                    "machine {machine}, {}, tells {budget:?} after {before:?}",
+                    it.role()
+                );
+                self.stats.budgets += 1;
             }
             _ => {}
+        }
+    }
+
+    /// The user is told of a change; what was told before is where it begins.
+    fn transition(&mut self, machine: usize, change: &Transition) {
+        let (told, now) = (&mut self.tracks[machine].told, (change.to, change.epoch));
+        let before = told.replace(now).unwrap_or((Role::Joining, 0));
+        self.tracks[machine].told_budget = None;
+        ensure!(
+            self,
+            change.from == before.0 && now != before && now.1 >= before.1 && now.0 != Role::Joining,
+            "R47",
+            "machine {machine} tells {change:?} after {before:?}"
+        );
+        if change.to == Role::Releasing {
+            self.stats.releases += 1;
+        }
+        let from_higher = matches!(change.from, Role::Owner | Role::Claiming | Role::Releasing);
+        if from_higher && change.to == Role::Secondary {
+            *self.stats.reasons.entry(change.reason.token()).or_default() += 1;
         }
     }
 
