@@ -310,16 +310,49 @@ mod tests {
 
     #[test]
     fn r28_the_value_of_the_highest_ballot_is_put_forward() {
-        let mut seen = Seen::new(decided(4));
-        assert_eq!(seen.value(&Promise::NONE, value(1)), value(1));
+        let mine = |bal| Promise::of(&record(4, ballot(5, 1), Some((bal, value(2)))));
+        let nobody = Seen::new(decided(4));
+        assert_eq!(nobody.value(&Promise::NONE, value(1)), value(1));
+        assert_eq!(nobody.value(&mine(ballot(1, 1)), value(1)), value(2));
         let low = record(4, ballot(2, 2), Some((ballot(1, 2), value(2))));
         let high = record(4, ballot(2, 3), Some((ballot(2, 3), value(3))));
-        seen.add(slot(3), &high, slot(1), Invitation::NONE);
-        seen.add(slot(2), &low, slot(1), Invitation::NONE);
-        assert_eq!(seen.value(&Promise::NONE, value(1)), value(3));
-        // The own image counts like everybody's record.
-        let own = Promise::of(&record(4, ballot(5, 1), Some((ballot(3, 1), value(2)))));
-        assert_eq!(seen.value(&own, value(1)), value(2));
+        for records in [[(2, low), (3, high)], [(3, high), (2, low)]] {
+            let mut seen = Seen::new(decided(4));
+            for (index, record) in records {
+                seen.add(slot(index), &record, slot(1), Invitation::NONE);
+            }
+            assert_eq!(seen.value(&Promise::NONE, value(1)), value(3));
+            // The own image counts like everybody's record.
+            assert_eq!(seen.value(&mine(ballot(3, 1)), value(1)), value(2));
+            assert_eq!(seen.value(&mine(ballot(1, 1)), value(1)), value(3));
+        }
+    }
+
+    #[test]
+    fn r21_what_the_owner_may_have_open_is_in_its_record_and_in_that_of_its_next_incarnation() {
+        let open = |record: BallotRecord| {
+            let mut seen = Seen::new(decided(4));
+            seen.add(slot(0), &record, slot(1), Invitation::NONE);
+            seen.lists.of_epoch().map(|(_, open)| open)
+        };
+        let by_owner = BallotRecord {
+            inc: value(0).inc,
+            limit: 7,
+            ..record(4, Ballot::NONE, None)
+        };
+        assert_eq!(open(by_owner), Some(7));
+        let with_charge = |epoch, of, amount| {
+            let mut restarted = BallotRecord {
+                inc: Incarnation(99),
+                ..by_owner
+            };
+            let charge = Charge::new(epoch, of, amount);
+            assert_eq!(restarted.charges.add(charge), Ok(()));
+            open(restarted)
+        };
+        assert_eq!(with_charge(4, value(0), 7), Some(7));
+        assert_eq!(with_charge(3, value(0), 7), Some(0), "another term");
+        assert_eq!(with_charge(4, value(2), 7), Some(0), "another owner");
     }
 
     #[test]

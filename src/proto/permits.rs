@@ -297,8 +297,6 @@ pub struct Count {
     /// The highest `open` since the gate was made, of operations that were admitted; not kept for
     /// [`Counting::Spread`].
     pub peak: u32,
-    /// Whether operations wait for a permit.
-    pub waiters: bool,
 }
 
 /// What the gate says to a state-changing operation.
@@ -629,10 +627,9 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// The permits as they are now. Looks at every lane.
     pub fn count(&self) -> Count {
         let wide = self.wide.load();
-        let (mut open, mut waiters) = (0_u32, wide & WAITERS != 0);
+        let mut open = 0_u32;
         for lane in self.lanes.iter() {
             let word = lane.load();
-            waiters |= word & WAITERS != 0;
             open = match self.counting {
                 Counting::Rows(fields) => open.max(fields.members((word | wide) & COUNT)),
                 _ => open.saturating_add((word & COUNT) as u32),
@@ -642,7 +639,6 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
             open,
             limit: if self.is_closed() { 0 } else { self.limit() },
             peak: self.peak.load() as u32,
-            waiters,
         }
     }
 
@@ -943,6 +939,7 @@ mod tests {
     #[test]
     fn r6_an_expired_lease_refuses_and_latches() {
         let gate = leased(2);
+        assert!(!gate.is_latched());
         assert_eq!(
             gate.enter(ONE, || 2_000),
             Admission::Refused {
@@ -950,6 +947,7 @@ mod tests {
                 wake: false
             }
         );
+        assert!(gate.is_latched());
         assert_eq!(
             gate.enter(ONE, || 1_500),
             Admission::Refused {
@@ -1088,6 +1086,52 @@ mod tests {
     const MEMBERS: u8 = 3;
     const FIELDS: Fields = Fields::new(MEMBERS);
 
+    /// Whether an operation goes the short way all along; its permit is kept.
+    fn is_short(gate: &Gate<AtomicU64, Lanes>, charge: Charge) -> bool {
+        let taken = gate.take_short(gate.counting(), charge);
+        matches!(taken, Taken::Sure) && gate.check_short(|| 1_500).is_some()
+    }
+
+    /// The first operation goes the long way, which notes that there was one.
+    fn used(gate: Gate<AtomicU64, Lanes>, charge: Charge) -> Gate<AtomicU64, Lanes> {
+        assert!(is_granted(gate.enter(charge, || 1_500)));
+        assert!(!gate.leave(charge).wake);
+        gate
+    }
+
+    #[test]
+    fn r13_members_of_a_row_are_counted_with_those_of_all_rows_once_each() {
+        let gate = rows(2);
+        let takes = |charge, open| {
+            assert!(is_granted(gate.enter(charge, || 1_500)));
+            assert_eq!(gate.count().open, open);
+        };
+        takes(row(9, 2), 1);
+        takes(Charge::rows(FIELDS.unit(2)), 1);
+        takes(row(9, 1), 2);
+        takes(row(other(9), 1), 2);
+    }
+
+    #[test]
+    fn r13_an_ordinary_operation_goes_the_short_way() {
+        let gate = used(leased(2), ONE);
+        assert!(is_short(&gate, ONE));
+        assert!(!is_short(&gate, ONE), "as many as never before");
+
+        let lane = Charge::cpu(1);
+        let gate = used(counted(Counting::Spread, 2, UNLIMITED), lane);
+        assert!((0..3).all(|_| is_short(&gate, lane)));
+        gate.set_limit(8);
+        assert!(!is_short(&gate, lane), "there is a limit to look at");
+        gate.set_limit(UNLIMITED);
+        assert!(is_short(&gate, lane));
+
+        let gate = used(rows(1), row(9, 0));
+        assert!((0..3).all(|_| is_short(&gate, row(9, 0))), "one member");
+        assert!(!is_short(&gate, row(9, 1)), "another one of the same row");
+        assert!(is_short(&gate, row(other(9), 1)), "of another row");
+    }
+
     fn rows(limit: u32) -> Gate<AtomicU64, Lanes> {
         counted(Counting::Rows(FIELDS), 1, limit)
     }
@@ -1199,7 +1243,7 @@ mod tests {
         assert!(gate.leave(row(9, 1)).wake);
         assert!(is_granted(gate.enter_waiting(wide(2), || 1_500)));
         gate.no_waiters(wide(2));
-        assert!(!gate.count().waiters);
+        assert!(gate.all().all(|lane| Word::load(lane) & WAITERS == 0));
         gate.set_limit(0);
         assert!(!gate.is_drained());
         gate.leave(wide(2));

@@ -332,6 +332,7 @@ mod tests {
         let mut register = ready(Some((Side::A, 7)));
         register.begin(7);
         register.forget(1_000);
+        assert!(register.is_writing() && register.begin(7).is_none());
         register.succeeded();
         assert!(register.is_unknown() && !register.is_written());
         register.learned(Some((Side::B, 3)));

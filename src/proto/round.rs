@@ -93,8 +93,6 @@ pub struct Round {
     pub seen: Seen,
     /// Members that showed what the observer watches.
     pub confirmed: u16,
-    /// Members on which the own slot was readable.
-    pub own_slot: u16,
     /// Members on which every slot was blank.
     pub blank: u16,
     /// The latest promise found in the own slot, and the decision it stands behind.
@@ -123,7 +121,6 @@ impl Round {
             failed: 0,
             seen: Seen::new(decided),
             confirmed: 0,
-            own_slot: 0,
             blank: 0,
             own_promise: (Decided::NEVER, Promise::NONE),
             own_charges: Charges::NONE,
@@ -150,9 +147,7 @@ impl Round {
     }
 
     /// Notes what the own slot on a member promised.
-    pub fn own_slot(&mut self, member: u8, record: Option<&BallotRecord>) {
-        self.own_slot |= member_bit(member);
-        let Some(record) = record else { return };
+    pub fn own_ballot(&mut self, record: &BallotRecord) {
         let found = (record.dec, Promise::of(record));
         let later = found.0.epoch > self.own_promise.0.epoch
             || found.0.epoch == self.own_promise.0.epoch
@@ -203,7 +198,6 @@ impl Round {
             &mut self.done,
             &mut self.failed,
             &mut self.confirmed,
-            &mut self.own_slot,
             &mut self.blank,
         ] {
             *members = set(*members);
@@ -345,8 +339,8 @@ mod tests {
             }
         };
         let mut round = beat();
-        for (member, record) in [(0, promise(3, 9)), (1, promise(4, 2)), (2, promise(4, 1))] {
-            round.own_slot(member, Some(&record));
+        for record in [promise(3, 9), promise(4, 2), promise(4, 1)] {
+            round.own_ballot(&record);
         }
         let (decided, kept) = round.own_promise;
         assert_eq!((decided.epoch, kept.mbal.round), (4, 2));

@@ -790,12 +790,14 @@ fn r47_claiming_by_itself_may_be_switched_off_and_on() {
 fn r47_members_that_answer_and_are_there_are_counted() {
     let mut world = owned(Config::healthy(2, 3));
     assert_eq!(controller(&mut world, 0).members_ok(), 3);
-    world.set_path(0, 2, Path::Failing);
-    run(&mut world, SECOND);
-    assert_eq!(controller(&mut world, 0).members_ok(), 2);
-    world.set_path(0, 2, Path::Up);
-    run(&mut world, SECOND);
-    assert_eq!(controller(&mut world, 0).members_ok(), 3);
+    for path in [Path::Failing, Path::Hung] {
+        world.set_path(0, 2, path);
+        run(&mut world, SECOND);
+        assert_eq!(controller(&mut world, 0).members_ok(), 2, "{path:?}");
+        world.set_path(0, 2, Path::Up);
+        run(&mut world, SECOND);
+        assert_eq!(controller(&mut world, 0).members_ok(), 3);
+    }
     controller(&mut world, 0).handle_member(1, false, true);
     assert_eq!(controller(&mut world, 0).members_ok(), 2);
     controller(&mut world, 0).handle_member(1, true, true);

@@ -425,8 +425,8 @@ impl Controller {
                 continue;
             };
             round.informed(slot, member);
-            if slot == own {
-                round.own_slot(member, ballot.as_ref());
+            if let Some(record) = ballot.filter(|_| slot == own) {
+                round.own_ballot(&record);
             }
         }
         if blank {
