@@ -146,6 +146,19 @@ impl Lease {
         }
     }
 
+    /// Ends the lease for this epoch.
+    pub fn latch(&mut self) {
+        self.state = State::Latched;
+    }
+
+    fn broken(&mut self) -> Verdict {
+        self.latch();
+        Verdict::Broken
+    }
+}
+
+#[cfg(feature = "model")]
+impl Lease {
     /// The same lease `by_ns` later, with every moment counted from `by_ns` later.
     #[must_use]
     pub fn aged(self, by_ns: u64) -> Self {
@@ -177,16 +190,6 @@ impl Lease {
             State::Latched => State::Latched,
         };
         self
-    }
-
-    /// Ends the lease for this epoch.
-    pub fn latch(&mut self) {
-        self.state = State::Latched;
-    }
-
-    fn broken(&mut self) -> Verdict {
-        self.latch();
-        Verdict::Broken
     }
 }
 

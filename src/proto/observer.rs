@@ -46,35 +46,6 @@ impl Observer {
         *self = Self::new();
     }
 
-    /// The same observer with every moment of a change replaced.
-    #[must_use]
-    pub fn with_since(mut self, since: impl Fn(u64) -> u64) -> Self {
-        for seen in self.seen.iter_mut().flatten() {
-            seen.since_ns = since(seen.since_ns);
-        }
-        self
-    }
-
-    /// The same observer where member `n` is what `from[n]` was.
-    #[must_use]
-    pub fn with_members(&self, from: &[u8]) -> Self {
-        let mut same = self.clone();
-        for (seen, &from) in same.seen.iter_mut().zip(from) {
-            *seen = self.of_member(from);
-        }
-        same
-    }
-
-    /// What is remembered of one member, as a number to compare.
-    pub fn remembers(&self, member: u8) -> Option<(u64, u64)> {
-        self.of_member(member)
-            .map(|seen| (seen.value, seen.since_ns))
-    }
-
-    fn of_member(&self, member: u8) -> Option<Seen> {
-        self.seen.get(usize::from(member)).copied().flatten()
-    }
-
     /// A read of `member` completed at `completed_ns` and showed `value`, or `None` when what it
     /// showed carries no such value: the watched one has not written there, or its next
     /// incarnation already has (after it listened to the same silence).
@@ -123,6 +94,38 @@ impl Observer {
     /// The local time of the last change on any member; `None` when nothing was ever seen.
     pub fn last_change_ns(&self) -> Option<u64> {
         self.seen.iter().flatten().map(|seen| seen.since_ns).max()
+    }
+}
+
+#[cfg(feature = "model")]
+impl Observer {
+    /// The same observer with every moment of a change replaced.
+    #[must_use]
+    pub fn with_since(mut self, since: impl Fn(u64) -> u64) -> Self {
+        for seen in self.seen.iter_mut().flatten() {
+            seen.since_ns = since(seen.since_ns);
+        }
+        self
+    }
+
+    /// The same observer where member `n` is what `from[n]` was.
+    #[must_use]
+    pub fn with_members(&self, from: &[u8]) -> Self {
+        let mut same = self.clone();
+        for (seen, &from) in same.seen.iter_mut().zip(from) {
+            *seen = self.of_member(from);
+        }
+        same
+    }
+
+    /// What is remembered of one member, as a number to compare.
+    pub fn remembers(&self, member: u8) -> Option<(u64, u64)> {
+        self.of_member(member)
+            .map(|seen| (seen.value, seen.since_ns))
+    }
+
+    fn of_member(&self, member: u8) -> Option<Seen> {
+        self.seen.get(usize::from(member)).copied().flatten()
     }
 }
 

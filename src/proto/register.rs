@@ -186,7 +186,10 @@ impl OwnRegister {
     pub fn counts(&self, image: u32, now_ns: u64) -> bool {
         self.copies(image) >= 2 && now_ns >= self.counts_from_ns
     }
+}
 
+#[cfg(feature = "model")]
+impl OwnRegister {
     /// The same register when the image in force is called 1 and every other one 0.
     #[must_use]
     pub fn with_image(mut self, present: u32) -> Self {
@@ -219,11 +222,6 @@ impl OwnRegister {
     pub fn with_counts_from(mut self, moment: impl Fn(u64) -> u64) -> Self {
         self.counts_from_ns = moment(self.counts_from_ns);
         self
-    }
-
-    /// The local time from which ballots count here.
-    pub fn counts_from_ns(&self) -> u64 {
-        self.counts_from_ns
     }
 }
 

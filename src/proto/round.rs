@@ -190,24 +190,6 @@ impl Round {
             && now_ns.saturating_sub(self.stamp_ns) >= patience_ns
     }
 
-    /// The same round with every set of members replaced.
-    #[must_use]
-    pub fn with_sets(mut self, set: impl Fn(u16) -> u16) -> Self {
-        for members in [
-            &mut self.given,
-            &mut self.done,
-            &mut self.failed,
-            &mut self.confirmed,
-            &mut self.blank,
-        ] {
-            *members = set(*members);
-        }
-        for members in &mut self.info {
-            *members = set(*members);
-        }
-        self
-    }
-
     fn knows_all(&self, slots: u64, majority: u8) -> bool {
         Slot::all_in(slots).all(|slot| {
             let members = self
@@ -224,6 +206,27 @@ impl Round {
             true => self.done |= member_bit(member),
             false => self.failed |= member_bit(member),
         }
+    }
+}
+
+#[cfg(feature = "model")]
+impl Round {
+    /// The same round with every set of members replaced.
+    #[must_use]
+    pub fn with_sets(mut self, set: impl Fn(u16) -> u16) -> Self {
+        for members in [
+            &mut self.given,
+            &mut self.done,
+            &mut self.failed,
+            &mut self.confirmed,
+            &mut self.blank,
+        ] {
+            *members = set(*members);
+        }
+        for members in &mut self.info {
+            *members = set(*members);
+        }
+        self
     }
 }
 
