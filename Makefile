@@ -14,7 +14,8 @@
 #   make mutants         what the tests say when a rule of the protocol is missing, rule by rule;
 #                        a quarter of an hour; WORDS="latch stamp" are those whose names contain one
 #   make mutation-score  changes of the core by a tool that knows no rules, and how many of them the
-#                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on
+#                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on;
+#                        WORDS="latch stamp" as above
 #   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
 #                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time
 #   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each
@@ -100,7 +101,7 @@ mutants: setup
 
 SAMPLE ?= 1/1
 mutation-score: setup
-	@$(enter) nice selftests/proto/mutation-score --sample $(SAMPLE)
+	@$(enter) nice selftests/proto/mutation-score --sample $(SAMPLE) $(WORDS)
 
 SEEDS ?= 20000
 JOBS ?= $(shell nproc)
