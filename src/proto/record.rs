@@ -1210,6 +1210,31 @@ mod tests {
     }
 
     #[test]
+    fn r21_in_a_full_list_two_drained_terms_become_one() {
+        let mut charges = Charges::NONE;
+        for epoch in 1..=MAX_CHARGES as u64 {
+            let drained = epoch == 2 || epoch == 5;
+            let charge = Charge {
+                drained,
+                ..charge(epoch, 1, 2)
+            };
+            assert_eq!(charges.add(charge), Ok(()));
+        }
+        assert_eq!(charges.add(charge(9, 1, 2)), Ok(()));
+        let both = Charge {
+            drained: true,
+            ..charge(5, 1, 4)
+        };
+        assert!(charges.iter().any(|charge| charge == both));
+        let terms = charges.iter().map(|charge| charge.epoch);
+        let sorted: std::collections::BTreeSet<u64> = terms.collect();
+        assert!(sorted.into_iter().eq([1, 3, 4, 5, 6, 7, 8, 9]));
+        assert_eq!(charges.total(), 18);
+        // One that is drained has nothing to become one with.
+        assert_eq!(charges.add(charge(10, 1, 2)), Err(charge(10, 1, 2)));
+    }
+
+    #[test]
     fn r28_slots_are_controllers_1_to_64() {
         assert_eq!(Slot::from_controller(0), None);
         assert_eq!(Slot::from_controller(65), None);
