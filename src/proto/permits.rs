@@ -1113,6 +1113,22 @@ mod tests {
     }
 
     #[test]
+    fn r13_a_member_that_is_open_for_a_row_and_for_all_leaves_no_room_for_another() {
+        let all = |member| Charge::rows(FIELDS.unit(member));
+        let open = |limit, charges: &[Charge]| {
+            let gate = rows(limit);
+            for charge in charges {
+                assert!(is_granted(gate.enter(*charge, || 1_500)));
+            }
+            gate
+        };
+        let gate = open(1, &[row(9, 2), all(2)]);
+        assert!(!is_granted(gate.enter(row(9, 1), || 1_500)));
+        let gate = open(2, &[row(9, 0), row(9, 1), all(0)]);
+        assert!(!is_granted(gate.enter(all(2), || 1_500)));
+    }
+
+    #[test]
     fn r13_an_ordinary_operation_goes_the_short_way() {
         let gate = used(leased(2), ONE);
         assert!(is_short(&gate, ONE));

@@ -1220,6 +1220,9 @@ mod tests {
             };
             assert_eq!(charges.add(charge), Ok(()));
         }
+        let before = charges;
+        assert_eq!(charges.add(charge(3, 1, 1)), Ok(()));
+        assert_eq!(charges, before, "it has its place already");
         assert_eq!(charges.add(charge(9, 1, 2)), Ok(()));
         let both = Charge {
             drained: true,

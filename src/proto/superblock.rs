@@ -768,7 +768,9 @@ mod tests {
     fn r39_names_are_single_tokens() {
         let longest = "a123456789012345678901234567890z";
         for good in ["a", "0", "pool-1", "A.b_c", longest] {
-            assert_eq!(Name::new(good).unwrap().as_str(), good);
+            let name = Name::new(good).unwrap();
+            assert_eq!(name.as_str(), good);
+            assert_eq!(std::format!("{name:?}"), std::format!("{good:?}"));
         }
         let long = "a123456789012345678901234567890zz";
         for bad in [

@@ -83,6 +83,11 @@ fn hold_permit(world: &mut World) {
     world.machines[0].gate.enter(Charge::ONE, || local_ns);
 }
 
+/// An operation that machine 0 [holds](hold_permit) ends.
+fn end_permit(world: &mut World) {
+    world.machines[0].gate.leave(Charge::ONE);
+}
+
 /// An operator's wrong word that the owner of the first epoch, machine 0, is dead.
 const NOT_DEAD: Command = Command::ConfirmDead {
     owner: Slot::FIRST,
@@ -123,6 +128,19 @@ fn r28_without_its_home_a_virgin_portion_is_claimed_by_somebody_else() {
     world.start(0);
     run(&mut world, 10 * SECOND);
     assert_eq!(owners(&world).len(), 1);
+}
+
+#[test]
+fn r28_a_home_that_finds_another_there_waits_like_everybody() {
+    let mut world = World::asleep(Config::healthy(2, 1));
+    world.start(1);
+    controller(&mut world, 1).set_claim_auto(false);
+    until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
+    world.start(0);
+    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    let waits_ns = until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+    let silence_ns = timing().window_ns + timing().join_listen_ns();
+    assert!(waits_ns > silence_ns, "{waits_ns}");
 }
 
 #[test]
@@ -1182,13 +1200,33 @@ fn r14_a_raised_limit_holds_when_a_majority_carries_it() {
 /// two.
 #[test]
 fn r14_a_lowered_limit_is_published_when_no_more_is_open() {
+    for (ended, charge) in [(0, 2), (1, 1)] {
+        let mut world = owned(repairable(2, 3, 2));
+        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        hold_permit(&mut world);
+        hold_permit(&mut world);
+        run(&mut world, 2 * PERIOD);
+        world.set_failed(0, 2);
+        assert_eq!(limit(&world, 0), 1);
+        run(&mut world, PERIOD);
+        (0..ended).for_each(|_| end_permit(&mut world));
+        run(&mut world, SECOND);
+        world.crash(0);
+        until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+        assert_eq!(charged(&world, 1), [(1, 0, charge, false)]);
+    }
+}
+
+/// The limit falls to one after the permits were counted: nobody may read that it did while those
+/// who came behind the count are open.
+#[test]
+fn r14_a_limit_that_falls_behind_the_count_is_not_published_yet() {
     let mut world = owned(repairable(2, 3, 2));
     until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    world.machines[0].note_open();
     hold_permit(&mut world);
     hold_permit(&mut world);
-    run(&mut world, 2 * PERIOD);
     world.set_failed(0, 2);
-    assert_eq!(limit(&world, 0), 1);
     run(&mut world, SECOND);
     world.crash(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
@@ -1218,20 +1256,21 @@ fn r21_an_owner_does_not_forget_its_own_earlier_term() {
 /// The limit falls after the latch, before anybody has counted what passed the gate until then.
 #[test]
 fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
-    let mut world = owned(repairable(2, 3, 2));
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
-    hold_permit(&mut world);
-    hold_permit(&mut world);
-    assert_eq!(
-        world.command(0, Command::Fence(Reason::Fence)),
-        Ok(Outcome::Done)
-    );
-    world.set_failed(0, 2);
-    assert_eq!(limit(&world, 0), 1);
-    run(&mut world, 300 * MS);
-    world.crash(0);
-    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
-    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    for (ended, charge) in [(0, 2), (1, 1)] {
+        let mut world = owned(repairable(2, 3, 2));
+        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        hold_permit(&mut world);
+        hold_permit(&mut world);
+        let fence = Command::Fence(Reason::Fence);
+        assert_eq!(world.command(0, fence), Ok(Outcome::Done));
+        world.set_failed(0, 2);
+        assert_eq!(limit(&world, 0), 1);
+        (0..ended).for_each(|_| end_permit(&mut world));
+        run(&mut world, 300 * MS);
+        world.crash(0);
+        until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+        assert_eq!(charged(&world, 1), [(1, 0, charge, false)]);
+    }
 }
 
 #[test]
@@ -1337,6 +1376,27 @@ fn r21_a_restarted_owner_is_charged_by_itself_and_drains() {
         charged(w, owner) == [(1, 0, 2, true)]
     });
     assert_eq!(limit(&world, owner), 1);
+}
+
+/// What the new incarnation has open says nothing about the former one, whose commands have a
+/// settling time from the moment at which the new one shows that it is there.
+#[test]
+fn r21_a_restarted_owner_learns_the_whole_list_and_does_not_vouch_for_its_former_self() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    world.start(0);
+    until(&mut world, 20 * SECOND, |w| w.role(0) == Role::Secondary);
+    until(&mut world, SECOND, |w| !charged(w, 0).is_empty());
+    assert_eq!(charged(&world, 0), [(1, 0, 2, false)]);
+    let whole = |w: &World| {
+        let machine = w.machines[0].controller.as_ref().unwrap();
+        !machine.charges().is_partial()
+    };
+    until(&mut world, SECOND, whole);
+    let drains_ns = until(&mut world, SECOND, |w| charged(w, 0) == [(1, 0, 2, true)]);
+    assert!(drains_ns > timing().device_settle_ns() / 2, "{drains_ns}");
 }
 
 #[test]
