@@ -365,6 +365,7 @@ mod tests {
         for length in 0..140 {
             let mut bytes = std::vec![0; length];
             assert!(is_zero(&bytes));
+            assert_eq!(is_zero(&std::vec![0x80; length]), length == 0);
             for at in 0..length {
                 bytes[at] = 0x80;
                 assert!(!is_zero(&bytes));

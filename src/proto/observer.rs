@@ -152,6 +152,13 @@ pub const fn member_bit(member: u8) -> u16 {
 mod tests {
     use super::*;
 
+    #[test]
+    fn r42_a_member_has_a_bit_of_its_own_and_other_numbers_none() {
+        let all = (0..MAX_MEMBERS).map(member_bit);
+        assert_eq!(all.sum::<u16>(), u16::MAX);
+        assert_eq!([MAX_MEMBERS, u8::MAX].map(member_bit), [0, 0]);
+    }
+
     const W: u64 = 1_000;
 
     #[test]

@@ -1086,6 +1086,16 @@ mod tests {
     const MEMBERS: u8 = 3;
     const FIELDS: Fields = Fields::new(MEMBERS);
 
+    #[test]
+    fn r17_in_a_closed_gate_the_last_one_to_leave_wakes_the_dispatcher() {
+        let gate = leased(2);
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        assert!(is_granted(gate.enter(ONE, || 1_500)));
+        gate.set_limit(0);
+        assert!(!gate.leave(ONE).wake);
+        assert!(gate.leave(ONE).wake);
+    }
+
     /// Whether an operation goes the short way all along; its permit is kept.
     fn is_short(gate: &Gate<AtomicU64, Lanes>, charge: Charge) -> bool {
         let taken = gate.take_short(gate.counting(), charge);

@@ -491,6 +491,19 @@ mod tests {
     use std::string::{String, ToString};
     use std::vec::Vec;
 
+    #[test]
+    fn r47_who_owns_and_who_gave_up_what_somebody_wanted() {
+        let owners = [Role::Owner, Role::Releasing];
+        for role in Role::ALL {
+            assert_eq!(role.owns(), owners.contains(&role), "{role}");
+        }
+        // All that somebody asked for, and nothing that happened to it.
+        let wanted = Reason::ALL.iter().filter(|reason| reason.is_wanted());
+        let tokens: Vec<&str> = wanted.map(|reason| reason.token()).collect();
+        let asked = "released handoff fence removed suspend reboot";
+        assert_eq!(tokens, asked.split(' ').collect::<Vec<_>>());
+    }
+
     fn owner() -> Status<'static> {
         Status {
             portion: "vault-1",
