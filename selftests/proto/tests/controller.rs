@@ -465,6 +465,42 @@ fn r34_whoever_leaves_does_not_wait_for_a_successor() {
 }
 
 #[test]
+fn r34_who_has_nothing_to_release_says_so_or_is_done_already() {
+    let mut world = owned(Config::healthy(3, 1));
+    let to = |world: &mut World, machine, index| release(world, machine, Some(slot(index)), SECOND);
+    assert_eq!(to(&mut world, 0, 0), Ok(Outcome::Done), "it has it");
+    assert_eq!(release(&mut world, 1, None, SECOND), Ok(Outcome::Done));
+    assert_eq!(to(&mut world, 1, 0), Ok(Outcome::Done), "that one has it");
+    assert_eq!(to(&mut world, 1, 2), Err(Reason::NotOwner));
+    assert_eq!(world.role(0), Role::Owner);
+    // Given to one that does not come.
+    world.crash(2);
+    assert_eq!(to(&mut world, 0, 2), Ok(Outcome::Pending));
+    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    run(&mut world, PERIOD);
+    assert_eq!(
+        to(&mut world, 0, 2),
+        Ok(Outcome::Done),
+        "it was told before"
+    );
+    assert_eq!(to(&mut world, 0, 1), Err(Reason::NotOwner));
+    // Lost, and not given to anybody.
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    let fence = Command::Fence(Reason::Fence);
+    assert_eq!(world.command(1, fence), Ok(Outcome::Done));
+    assert_eq!(to(&mut world, 1, 1), Err(Reason::NotOwner));
+}
+
+#[test]
+fn fence_changes_nothing_where_there_is_nothing_to_lose() {
+    let mut world = owned(Config::healthy(2, 1));
+    let fence = Command::Fence(Reason::Fence);
+    assert_eq!(world.command(1, fence), Ok(Outcome::Done));
+    assert_eq!(controller(&mut world, 1).reason(), Reason::None);
+    assert!(world.is_valid(0));
+}
+
+#[test]
 fn r34_a_successor_has_two_periods_and_three_rounds_to_prepare_itself() {
     let mut world = owned(Config::healthy(3, 1));
     world.crash(1);
@@ -829,6 +865,9 @@ fn r31_stale_openers_keep_a_controller_from_claiming() {
     assert_eq!(reason, Reason::StaleOpeners);
     let machine = controller(&mut world, 1);
     assert_eq!(machine.waits_for_openers(), Some(1));
+    let refused = world.command(1, Command::Claim);
+    assert_eq!(refused, Err(Reason::StaleOpeners));
+    let machine = controller(&mut world, 1);
     machine.openers_gone(0);
     assert_eq!(machine.waits_for_openers(), Some(1), "that was before");
     machine.openers_gone(1);
@@ -1423,15 +1462,35 @@ fn r21_an_owner_is_charged_for_a_term_that_another_decided_for_it() {
 
 #[test]
 fn r21_a_restarted_owner_is_charged_by_itself_and_drains() {
-    let mut world = owned(repairable(2, 3, 2));
-    world.crash(0);
-    world.start(0);
-    until(&mut world, 30 * SECOND, |w| w.owner().is_some());
-    let owner = world.owner().unwrap();
-    until(&mut world, 30 * SECOND, |w| {
-        charged(w, owner) == [(1, 0, 2, true)]
-    });
-    assert_eq!(limit(&world, owner), 1);
+    for controllers in [1, 2] {
+        let mut world = owned(repairable(controllers, 3, 2));
+        world.crash(0);
+        world.start(0);
+        until(&mut world, 30 * SECOND, |w| w.owner().is_some());
+        let owner = world.owner().unwrap();
+        until(&mut world, 30 * SECOND, |w| {
+            charged(w, owner) == [(1, 0, 2, true)]
+        });
+        assert_eq!(limit(&world, owner), 1);
+    }
+}
+
+/// An operation of its first term is still open when it owns again, two epochs later.
+#[test]
+fn r21_an_own_earlier_term_is_drained_when_its_last_permit_came_back() {
+    let mut world = owned(repairable(2, 6, 2));
+    hold_permit(&mut world);
+    run(&mut world, PERIOD);
+    world.stall(0, 3 * timing().window_ns);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    world.crash(1);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+    let of_first = |w: &World| charged(w, 0)[0];
+    assert_eq!(of_first(&world), (1, 0, 2, false));
+    run(&mut world, 5 * SECOND);
+    assert_eq!(of_first(&world), (1, 0, 2, false));
+    end_permit(&mut world);
+    until(&mut world, 5 * SECOND, |w| of_first(w) == (1, 0, 2, true));
 }
 
 /// What the new incarnation has open says nothing about the former one, whose commands have a

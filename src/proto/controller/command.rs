@@ -211,9 +211,9 @@ impl Controller {
 /// Each reason to leave stands for itself: waking up does not undo a removal.
 fn leaving_bit(reason: Reason) -> u8 {
     match reason {
-        Reason::Removed => 1 << 0,
-        Reason::Suspend => 1 << 1,
-        Reason::Reboot => 1 << 2,
-        _ => 1 << 3,
+        Reason::Suspend => 1 << 0,
+        Reason::Reboot => 1 << 1,
+        // It is removed; nothing else makes a controller leave.
+        _ => 1 << 2,
     }
 }
