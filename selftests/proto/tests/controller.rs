@@ -529,6 +529,10 @@ fn r34_a_reason_to_stay_away_is_not_undone_by_the_end_of_another() {
         assert_eq!(world.role(0), Role::Secondary);
     };
     for kept in reasons {
+        let mut world = owned(Config::healthy(1, 1));
+        leave(&mut world, kept);
+        assert_eq!(world.command(0, Command::Stay(kept)), Ok(Outcome::Done));
+        until(&mut world, 10 * SECOND, |w| w.is_valid(0));
         for ended in reasons.into_iter().filter(|&reason| reason != kept) {
             let mut world = owned(Config::healthy(1, 1));
             leave(&mut world, kept);
