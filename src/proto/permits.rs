@@ -1136,6 +1136,8 @@ mod tests {
         assert!(!is_granted(gate.enter(row(9, 1), || 1_500)));
         let gate = open(2, &[row(9, 0), row(9, 1), all(0)]);
         assert!(!is_granted(gate.enter(all(2), || 1_500)));
+        let gate = open(2, &[row(9, 0), all(0), all(1)]);
+        assert!(!is_granted(gate.enter(row(9, 2), || 1_500)));
     }
 
     #[test]
