@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Numbers that differ from one controller to the next: for how long to wait, not for secrets.
+//!
+//! Caller: the back-off of [`super::controller`] [R28].
 
 /// A generator of numbers without an obvious pattern: Marsaglia, Xorshift RNGs, Journal of
 /// Statistical Software 8(14), 2003, with the shifts 13, 7 and 17.

@@ -146,7 +146,7 @@ impl Round {
         }
     }
 
-    /// Notes what the own slot on a member promised.
+    /// Notes what a record of the own slot promised; the latest holds.
     pub fn own_ballot(&mut self, record: &BallotRecord) {
         let found = (record.dec, Promise::of(record));
         let later = found.0.epoch > self.own_promise.0.epoch

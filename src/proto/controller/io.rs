@@ -425,8 +425,8 @@ impl Controller {
                 continue;
             };
             round.informed(slot, member);
-            if let Some(record) = ballot.filter(|_| slot == own) {
-                round.own_ballot(&record);
+            if let Some(record) = ballot.as_ref().filter(|_| slot == own) {
+                round.own_ballot(record);
             }
         }
         if blank {
