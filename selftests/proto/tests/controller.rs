@@ -11,7 +11,7 @@ use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
-use dm_lease_proto::proto::record::{Register, Slot};
+use dm_lease_proto::proto::record::{Ballot, HeartbeatRecord, RecordRole, Register, Slot};
 use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
 use world::{timing, Clock, Config, Io, Path, Payload, Snapshot, Violation, What, World, MS};
@@ -29,6 +29,7 @@ fn slot(index: u8) -> Slot {
 }
 
 /// Runs, or fails with the rule that was broken.
+#[track_caller]
 fn run(world: &mut World, for_ns: u64) {
     if let Err(violation) = world.run(for_ns) {
         panic!("{violation:?}\n{}", world.timeline(200));
@@ -36,6 +37,7 @@ fn run(world: &mut World, for_ns: u64) {
 }
 
 /// Runs until `done`; fails when that takes longer than `at_most_ns`. Returns how long it took.
+#[track_caller]
 fn until(world: &mut World, at_most_ns: u64, done: impl Fn(&World) -> bool) -> u64 {
     let from_ns = world.now_ns;
     match world.run_until(at_most_ns, done) {
@@ -95,6 +97,12 @@ const NOT_DEAD: Command = Command::ConfirmDead {
     force: true,
 };
 
+/// What the newest heartbeat of a slot on a member says.
+fn heartbeat(world: &World, member: usize, index: u8) -> HeartbeatRecord {
+    let mailboxes = Snapshot(world.disks[member].clone());
+    mailboxes.heartbeat(slot(index)).reading.valid().unwrap()
+}
+
 fn owners(world: &World) -> Vec<(u64, usize)> {
     world
         .monitor
@@ -139,6 +147,31 @@ fn r28_a_home_that_finds_another_there_waits_like_everybody() {
     world.start(0);
     until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
     let waits_ns = until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+    let silence_ns = timing().window_ns + timing().join_listen_ns();
+    assert!(waits_ns > silence_ns, "{waits_ns}");
+}
+
+/// Home finds the mailboxes blank, then hears nothing for so long that another one claims, and dies
+/// with its ballot written.
+#[test]
+fn r28_a_home_that_found_the_portion_blank_and_then_a_ballot_waits_like_everybody() {
+    let mut world = World::asleep(Config::healthy(2, 1));
+    world.start(0);
+    until(&mut world, SECOND, |w| w.completions[0] > 0);
+    world.set_path(0, 0, Path::Failing);
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| {
+        w.disks[0][1]
+            .ballot()
+            .valid()
+            .is_some_and(|r| r.mbal != Ballot::NONE)
+    });
+    world.crash(1);
+    run(&mut world, SECOND);
+    assert_eq!(world.epoch(0), 0);
+    world.set_path(0, 0, Path::Up);
+    until(&mut world, 5 * SECOND, |w| w.role(0) == Role::Secondary);
+    let waits_ns = until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     let silence_ns = timing().window_ns + timing().join_listen_ns();
     assert!(waits_ns > silence_ns, "{waits_ns}");
 }
@@ -249,6 +282,37 @@ fn r30_a_winner_that_stalls_at_any_step_of_its_claim_is_replaced_or_owns() {
         run(&mut world, 10 * SECOND);
         assert!(world.owner().is_some());
     }
+}
+
+/// Controller 3 dies with a higher ballot written, at any step of it, while controller 2 is at any
+/// step of its own claim: what controller 3 read of that it may act on when it is back. The monitor
+/// knows all decisions.
+#[test]
+fn r29_a_value_is_not_decided_below_a_ballot_that_was_seen() {
+    let mut met = 0;
+    for (step, other_step) in (0..16).flat_map(|step| (0..8).map(move |other| (step, other))) {
+        let mut world = owned(Config::healthy(3, 1));
+        world.crash(0);
+        until(&mut world, 10 * SECOND, |w| {
+            w.role(1) == Role::Claiming || w.role(2) == Role::Claiming
+        });
+        let first = if world.role(1) == Role::Claiming {
+            1
+        } else {
+            2
+        };
+        let second = 3 - first;
+        world.stall_at = Some((first, step, SECOND));
+        let claims = |w: &World| w.role(second) == Role::Claiming;
+        if !world.run_until(SECOND / 2, claims).unwrap() {
+            continue;
+        }
+        met += 1;
+        world.stall_at = Some((second, other_step, 4 * SECOND));
+        run(&mut world, 20 * SECOND);
+        assert!(world.owner().is_some(), "{step}, {other_step}");
+    }
+    assert!(met > 0, "they never met");
 }
 
 #[test]
@@ -427,6 +491,82 @@ fn r34_a_hand_over_that_was_called_off_is_in_the_way_of_none() {
     }
 }
 
+/// Operations take two seconds to end, so long it is prepared, and looks much more often than it
+/// heartbeats: others must not take it for dead.
+#[test]
+fn r34_a_successor_that_waits_for_the_end_goes_on_with_its_heartbeats() {
+    let mut world = owned(Config::healthy(2, 1));
+    hold_permit(&mut world);
+    release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
+    until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
+    let before = heartbeat(&world, 0, 1).seq;
+    run(&mut world, 2 * SECOND);
+    assert_eq!(world.role(1), Role::Claiming);
+    let beats = heartbeat(&world, 0, 1).seq - before;
+    let periods = 2 * SECOND / PERIOD;
+    assert!((periods - 2..=periods + 1).contains(&beats), "{beats}");
+}
+
+/// The operator's word ends the epoch: a look, phase 2, and nothing in between.
+#[test]
+fn r34_a_prepared_successor_that_learns_of_the_end_otherwise_goes_on_at_once() {
+    let mut world = owned(Config::healthy(2, 1));
+    hold_permit(&mut world);
+    release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
+    until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
+    world.crash(0);
+    let before = heartbeat(&world, 0, 1).seq;
+    until(&mut world, SECOND, |w| heartbeat(w, 0, 1).seq > before);
+    run(&mut world, PERIOD / 10);
+    let before = heartbeat(&world, 0, 1).seq;
+    assert_eq!(world.command(1, NOT_DEAD), Ok(Outcome::Done));
+    let took_ns = until(&mut world, PERIOD / 2, |w| w.epoch(1) == 2);
+    assert_eq!(heartbeat(&world, 0, 1).seq, before);
+    assert!(took_ns <= 5 * IO, "{took_ns}");
+}
+
+/// The last heartbeat of a dead owner says that it hands over, on the first member; on the others
+/// the same heartbeat does not say so yet.
+#[test]
+fn r34_an_offer_is_not_withdrawn_by_the_rest_of_its_own_heartbeat() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.crash(0);
+    let offer = HeartbeatRecord {
+        role: RecordRole::HandingOver { successor: slot(1) },
+        ..heartbeat(&world, 1, 0)
+    };
+    for side in Side::BOTH {
+        world.disks[0][0].put(side, &Payload::Heartbeat(offer));
+    }
+    until(&mut world, 3 * PERIOD, |w| w.role(1) == Role::Claiming);
+    let gives_up = |w: &World| w.role(1) != Role::Claiming;
+    assert!(!world.run_until(timing().window_ns / 2, gives_up).unwrap());
+}
+
+/// An owner that gave its epoch back takes the next one, too; its ballots say so, its heartbeats
+/// are late. What it said at the end of the former one is not said of this one.
+#[test]
+fn r34_the_end_of_an_epoch_says_nothing_of_the_next_one_of_the_same_owner() {
+    let mut world = owned(Config::healthy(2, 1));
+    controller(&mut world, 1).set_claim_auto(false);
+    release(&mut world, 0, None, SECOND).unwrap();
+    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    world.swallow = Some(|io| match &io.what {
+        What::Write {
+            payload: Payload::Heartbeat(record),
+            ..
+        } => io.machine == 0 && record.dec.epoch == 2,
+        _ => false,
+    });
+    until(&mut world, 5 * SECOND, |w| w.epoch(1) == 2);
+    let last = heartbeat(&world, 0, 0);
+    assert_eq!(last.dec.epoch, 1);
+    assert_eq!(last.role, RecordRole::Released { successor: None });
+    controller(&mut world, 1).set_claim_auto(true);
+    let waits_ns = until(&mut world, 5 * SECOND, |w| w.role(1) == Role::Claiming);
+    assert!(waits_ns + 2 * PERIOD > timing().window_ns, "{waits_ns}");
+}
+
 #[test]
 fn r29_a_later_ballot_of_a_former_successor_is_a_claim() {
     let mut world = owned(Config::healthy(2, 1));
@@ -489,6 +629,17 @@ fn r34_who_has_nothing_to_release_says_so_or_is_done_already() {
     let fence = Command::Fence(Reason::Fence);
     assert_eq!(world.command(1, fence), Ok(Outcome::Done));
     assert_eq!(to(&mut world, 1, 1), Err(Reason::NotOwner));
+}
+
+/// The epoch is decided, and the heartbeats that bring the lease are still to come.
+#[test]
+fn r34_who_has_no_lease_yet_cannot_release() {
+    let mut world = World::new(Config::healthy(2, 1));
+    until(&mut world, 10 * SECOND, |w| w.epoch(0) == 1);
+    assert!(!world.is_valid(0));
+    assert_eq!(release(&mut world, 0, None, SECOND), Err(Reason::Busy));
+    until(&mut world, SECOND, |w| w.is_valid(0));
+    assert_eq!(release(&mut world, 0, None, SECOND), Ok(Outcome::Pending));
 }
 
 #[test]
@@ -928,6 +1079,24 @@ fn r47_members_that_answer_and_are_there_are_counted() {
 }
 
 #[test]
+fn r42_a_member_that_went_is_not_written_and_not_read() {
+    let mut world = owned(Config::healthy(2, 3));
+    for machine in 0..2 {
+        controller(&mut world, machine).handle_member(1, false, true);
+    }
+    run(&mut world, PERIOD);
+    let goes_there = |w: &World| w.latest().is_some_and(|io| io.member == 1);
+    until(&mut world, PERIOD, |w| {
+        w.latest().is_some_and(|io| io.member != 1)
+    });
+    assert!(!world.run_until(2 * SECOND, goes_there).unwrap());
+    assert!(world.is_valid(0));
+    world.crash(0);
+    assert!(!world.run_until(2 * SECOND, goes_there).unwrap());
+    assert!(world.is_valid(1));
+}
+
+#[test]
 fn r41_a_first_write_that_was_torn_does_not_lock_its_writer_out() {
     for register in [Register::Ballot, Register::Heartbeat] {
         let mut world = World::asleep(Config::healthy(2, 1));
@@ -937,6 +1106,25 @@ fn r41_a_first_write_that_was_torn_does_not_lock_its_writer_out() {
         until(&mut world, 10 * SECOND, |w| {
             w.is_valid(0) && w.role(1) == Role::Secondary
         });
+    }
+}
+
+/// A copy of a ballot that was reported as lost may land for a while, over a later one: so long the
+/// member does not count.
+#[test]
+fn r41_a_claim_whose_ballot_failed_waits_until_it_can_land_no_more() {
+    for seed in 1..=20 {
+        let mut config = Config::healthy(2, 1);
+        config.seed = seed;
+        let mut world = owned(config);
+        world.crash(0);
+        until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
+        world.set_path(1, 0, Path::Failing);
+        until(&mut world, PERIOD, |w| w.role(1) != Role::Claiming);
+        world.set_path(1, 0, Path::Up);
+        let settles_ns = timing().device_settle_ns();
+        let took_ns = until(&mut world, 10 * SECOND, |w| w.epoch(1) == 2);
+        assert!(took_ns > settles_ns, "{took_ns}");
     }
 }
 
@@ -1160,6 +1348,27 @@ fn r26_a_register_that_is_damaged_as_a_whole_is_no_information() {
     }
 }
 
+/// Of three members one has lost what the other controller wrote, and another one what the joiner
+/// itself wrote in its former life: about each there is a majority, and the joiner is as patient as
+/// ever and no more.
+#[test]
+fn r26_a_joiner_listens_where_its_own_slot_can_be_read() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.crash(0);
+    world.crash(1);
+    for side in Side::BOTH {
+        world.disks[0][0].tear(side, Register::Ballot);
+        world.disks[2][1].tear(side, Register::Heartbeat);
+    }
+    world.start(1);
+    let took_ns = until(&mut world, 5 * SECOND, |w| w.role(1) != Role::Joining);
+    let listens_ns = timing().join_listen_ns();
+    assert!(
+        (listens_ns..listens_ns + 3 * PERIOD).contains(&took_ns),
+        "{took_ns}"
+    );
+}
+
 #[test]
 fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_heartbeat() {
     let mut world = owned(Config::healthy(2, 1));
@@ -1249,6 +1458,20 @@ fn r21_an_owner_that_said_it_has_drained_is_not_charged() {
     world.crash(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
     assert_eq!(charged(&world, 1), []);
+}
+
+#[test]
+fn r21_an_owner_that_said_it_has_drained_is_not_charged_by_its_next_life() {
+    let mut world = owned(repairable(1, 3, 2));
+    assert_eq!(
+        world.command(0, Command::Fence(Reason::Fence)),
+        Ok(Outcome::Done)
+    );
+    run(&mut world, 300 * MS);
+    world.crash(0);
+    world.start(0);
+    until(&mut world, 20 * SECOND, |w| w.role(0) != Role::Joining);
+    assert_eq!(charged(&world, 0), []);
 }
 
 #[test]
@@ -1445,6 +1668,8 @@ fn r21_the_gate_stays_closed_until_a_majority_knows_the_limit() {
     until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
     let opens = |w: &World| w.is_valid(1) || w.machines[1].gate.count().open > 0;
     assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
+    // It has its lease, and the gate does not: there is nothing to give back either.
+    assert_eq!(release(&mut world, 1, None, SECOND), Err(Reason::Busy));
 }
 
 #[test]
@@ -1580,10 +1805,68 @@ fn r21_an_operator_may_confirm_that_a_charged_term_is_dead() {
     assert_eq!(limit(&world, 1), 2);
 }
 
+/// One owner was told so; who takes over from it read the list before that.
+#[test]
+fn r21_what_an_owner_was_told_is_known_to_the_next_one() {
+    let mut world = owned(repairable(3, 6, 2));
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.owner().is_some());
+    let owner = world.owner().unwrap();
+    let heir = 3 - owner;
+    until(&mut world, SECOND, |w| !charged(w, heir).is_empty());
+    run(&mut world, SECOND);
+    let dead = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 1,
+        force: false,
+    };
+    assert_eq!(world.command(owner, dead), Ok(Outcome::Done));
+    run(&mut world, SECOND);
+    assert_eq!(charged(&world, heir), [(1, 0, 2, false)]);
+    world.crash(owner);
+    until(&mut world, 20 * SECOND, |w| w.role(heir) == Role::Claiming);
+    assert_eq!(world.command(heir, dead), Err(Reason::Busy));
+    until(&mut world, SECOND, |w| w.is_valid(heir));
+    let terms = [(1, 0, 2, true), (2, owner as u8, 2, false)];
+    assert_eq!(charged(&world, heir), terms);
+}
+
+/// Controller 1 comes back and says that nothing of it is open, while another one has a ballot on
+/// its way: the list that goes with a ballot is not changed under it.
+#[test]
+fn r21_a_list_does_not_change_while_its_ballot_is_written() {
+    let mut world = owned(repairable(3, 6, 2));
+    world.stall(0, 4 * timing().window_ns);
+    until(&mut world, 20 * SECOND, |w| {
+        w.owner().is_some_and(|o| o > 0)
+    });
+    let owner = world.owner().unwrap();
+    let heir = 3 - owner;
+    // The hand-over waits for an operation, and the heir with its ballot for the hand-over.
+    let local_ns = world.local_ns(owner);
+    world.machines[owner].gate.enter(Charge::ONE, || local_ns);
+    release(&mut world, owner, Some(slot(heir as u8)), 10 * SECOND).unwrap();
+    until(&mut world, SECOND, |w| w.role(owner) == Role::Releasing);
+    until(&mut world, 20 * SECOND, |w| {
+        charged(w, owner) == [(1, 0, 2, true)]
+    });
+    run(&mut world, SECOND);
+    assert_eq!(world.role(heir), Role::Claiming);
+    assert_eq!(charged(&world, heir), [(1, 0, 2, false)]);
+    // The operation does not end in time, and so neither does the epoch.
+    until(&mut world, 10 * SECOND, |w| w.role(heir) == Role::Secondary);
+    until(&mut world, SECOND, |w| {
+        charged(w, heir) == [(1, 0, 2, true)]
+    });
+}
+
 #[test]
 fn r21_external_redundancy_charges_nobody() {
     let mut world = owned(Config::healthy(2, 3));
     world.crash(0);
+    world.start(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
     assert_eq!(charged(&world, 1), []);
+    until(&mut world, 20 * SECOND, |w| w.role(0) != Role::Joining);
+    assert_eq!(charged(&world, 0), []);
 }
