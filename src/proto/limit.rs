@@ -568,4 +568,16 @@ mod tests {
         assert_eq!(Limit::Window.charge(), u32::MAX);
         assert_eq!(Limit::Count(3).charge(), 3);
     }
+
+    #[test]
+    fn r14_a_count_is_never_taken_for_another_limit() {
+        let again = |limit: Limit| Limit::from_wire(limit.to_wire());
+        for limit in [Limit::Unlimited, Limit::Window, Limit::Count(0)] {
+            assert_eq!(again(limit), limit);
+        }
+        let most = Limit::Count(LIMIT_WINDOW - 1);
+        for count in [LIMIT_WINDOW - 1, LIMIT_WINDOW, LIMIT_UNLIMITED, u32::MAX] {
+            assert_eq!(again(Limit::Count(count)), most);
+        }
+    }
 }

@@ -363,6 +363,25 @@ mod tests {
         assert_eq!(seen, Seen::new(decided(4)));
     }
 
+    /// Whoever put a value forward for the epoch wrote the list down together with it.
+    #[test]
+    fn r21_of_the_epoch_before_only_candidates_know_what_is_charged() {
+        let charge = Charge::new(1, value(2), 7);
+        let charges_of = |epoch, accepted| {
+            let mut old = record(epoch, ballot(9, 2), accepted);
+            assert_eq!(old.charges.add(charge), Ok(()));
+            let mut seen = Seen::new(decided(4));
+            seen.add(slot(2), &old, slot(1), Invitation::NONE);
+            let (list, _) = seen.lists.of_epoch().unwrap();
+            list.iter().collect::<Vec<_>>()
+        };
+        let candidate = Some((ballot(9, 2), value(2)));
+        assert_eq!(charges_of(4, None), [charge]);
+        assert_eq!(charges_of(3, candidate), [charge]);
+        assert_eq!(charges_of(3, None), []);
+        assert_eq!(charges_of(2, candidate), []);
+    }
+
     #[test]
     fn r33_a_later_decision_makes_all_ballots_seen_obsolete() {
         let mut seen = Seen::new(decided(4));

@@ -14,7 +14,9 @@ use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{Ballot, HeartbeatRecord, RecordRole, Register, Slot};
 use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
-use world::{timing, Clock, Config, Io, Path, Payload, Snapshot, Violation, What, World, MS};
+use world::{
+    timing, Clock, Config, Io, Mailbox, Path, Payload, Snapshot, Violation, What, World, MS,
+};
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -97,10 +99,15 @@ const NOT_DEAD: Command = Command::ConfirmDead {
     force: true,
 };
 
-/// What the newest heartbeat of a slot on a member says.
-fn heartbeat(world: &World, member: usize, index: u8) -> HeartbeatRecord {
+/// The newest heartbeat of a slot on a member, if there is a valid one.
+fn newest_heartbeat(world: &World, member: usize, index: u8) -> Option<HeartbeatRecord> {
     let mailboxes = Snapshot(world.disks[member].clone());
-    mailboxes.heartbeat(slot(index)).reading.valid().unwrap()
+    mailboxes.heartbeat(slot(index)).reading.valid()
+}
+
+/// The same where there is one.
+fn heartbeat(world: &World, member: usize, index: u8) -> HeartbeatRecord {
+    newest_heartbeat(world, member, index).unwrap()
 }
 
 fn owners(world: &World) -> Vec<(u64, usize)> {
@@ -1067,6 +1074,13 @@ fn r47_members_that_answer_and_are_there_are_counted() {
         run(&mut world, SECOND);
         assert_eq!(controller(&mut world, 0).members_ok(), 3);
     }
+    let before = controller(&mut world, 0).setup().clone();
+    controller(&mut world, 0).handle_member(3, true, false);
+    assert_eq!(
+        controller(&mut world, 0).setup(),
+        &before,
+        "there are three"
+    );
     controller(&mut world, 0).handle_member(1, false, true);
     assert_eq!(controller(&mut world, 0).members_ok(), 2);
     controller(&mut world, 0).handle_member(1, true, true);
@@ -1297,6 +1311,40 @@ fn r39_a_blank_replacement_says_nothing_of_what_was_promised() {
         .unwrap());
     world.set_member(0, Path::Up);
     until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+}
+
+/// Another device becomes member 1, while a read of the owner's own blocks is on its way to the one
+/// that went, or while none is. What the old one held, and what is still heard of it, says nothing
+/// about what to write to the new one, and where.
+#[test]
+fn r39_another_device_is_read_before_it_is_written() {
+    for is_asked in [false, true] {
+        let mut world = owned(Config::healthy(2, 3));
+        if is_asked {
+            world.set_path(0, 1, Path::Failing);
+            run(&mut world, 2 * PERIOD);
+            world.set_path(0, 1, Path::Deaf);
+            run(&mut world, 2 * PERIOD);
+        }
+        let before = heartbeat(&world, 0, 0).seq;
+        until(&mut world, 2 * PERIOD, |w| heartbeat(w, 0, 0).seq > before);
+        run(&mut world, PERIOD / 2);
+        for machine in 0..2 {
+            let local_ns = world.local_ns(machine);
+            let controller = controller(&mut world, machine);
+            controller.handle_member(1, true, false);
+            controller.forget_member(1, local_ns);
+        }
+        world.disks[1].fill(Mailbox::blank());
+        if is_asked {
+            world.set_path(0, 1, Path::Up);
+            world.hear();
+        }
+        let is_written = |w: &World| newest_heartbeat(w, 1, 0).is_some();
+        until(&mut world, PERIOD, is_written);
+        assert_eq!(heartbeat(&world, 1, 0).seq, 1);
+        assert!(!world.run_until(SECOND, |w| !w.is_valid(0)).unwrap());
+    }
 }
 
 #[test]
