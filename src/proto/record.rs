@@ -419,13 +419,6 @@ pub enum RecordRole {
     },
 }
 
-impl RecordRole {
-    /// Whether the writer owned `dec.epoch` when it wrote this.
-    pub const fn is_owner(self) -> bool {
-        matches!(self, Self::Owner | Self::HandingOver { .. })
-    }
-}
-
 /// The heartbeat register: a sign of life, no promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeartbeatRecord {
@@ -1186,6 +1179,24 @@ mod tests {
         ];
         assert!(rising.windows(2).all(|pair| pair[0] < pair[1]));
         assert!(Ballot::NONE.is_none() && !Ballot::NONE.is_some());
+    }
+
+    #[test]
+    fn r21_two_records_of_one_term_are_joined() {
+        let drained = Charge {
+            drained: true,
+            ..charge(1, 0, 2)
+        };
+        for (one, other) in [(drained, charge(1, 0, 7)), (charge(1, 0, 7), drained)] {
+            let mut charges = Charges::NONE;
+            assert_eq!(charges.add(one), Ok(()));
+            assert_eq!(charges.add(other), Ok(()));
+            let joined = Charge {
+                drained: true,
+                ..charge(1, 0, 7)
+            };
+            assert!(charges.iter().eq([joined]));
+        }
     }
 
     #[test]

@@ -344,6 +344,16 @@ mod tests {
     }
 
     #[test]
+    fn r39_another_device_is_unknown_whatever_was_known_of_the_one_before() {
+        let mut register = ready(Some((Side::A, 7)));
+        register.begin(7);
+        register.succeeded();
+        register.forget(1_000);
+        assert!(register.is_unknown() && !register.is_writing());
+        assert!(!register.is_written() && register.begin(7).is_none());
+    }
+
+    #[test]
     fn r41_after_an_error_the_member_counts_only_when_late_commands_have_had_their_time() {
         let mut register = ready(None);
         register.begin(7);

@@ -342,10 +342,11 @@ mod tests {
             }
         };
         let mut round = beat();
-        for record in [promise(3, 9), promise(4, 2), promise(4, 1)] {
+        let written = [(3, 9), (4, 1), (4, 3), (4, 2), (3, 10)];
+        for record in written.map(|(epoch, number)| promise(epoch, number)) {
             round.own_ballot(&record);
         }
         let (decided, kept) = round.own_promise;
-        assert_eq!((decided.epoch, kept.mbal.round), (4, 2));
+        assert_eq!((decided.epoch, kept.mbal.round), (4, 3));
     }
 }

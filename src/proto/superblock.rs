@@ -688,6 +688,13 @@ mod tests {
             SuperblockError::DataArea,
         );
         check(|sb| sb.member_sectors = 1 << 20, SuperblockError::DataArea);
+        let mut smallest = example();
+        smallest.member_sectors =
+            smallest.data_offset_sectors + smallest.data_length_sectors + TAIL_SIZE / SECTOR_SIZE;
+        assert_eq!(decode(&encoded(&smallest)), Ok(smallest));
+        smallest.member_sectors -= 1;
+        let error = SuperblockError::DataArea;
+        assert_eq!(decode(&encoded(&smallest)), Err(error));
     }
 
     #[test]

@@ -484,6 +484,7 @@ mod tests {
             },
             TimingError::LostHeartbeatsTooMany,
         );
+        assert_eq!(MAX_DURATION_NS, 86_400_000_000_000, "a day");
         let long = MAX_DURATION_NS + 1;
         let too_long = TimingError::TooLong;
         check(

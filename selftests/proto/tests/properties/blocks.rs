@@ -7,8 +7,8 @@
 use crate::refusals::has_own_words;
 use dm_lease_proto::proto::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
 use dm_lease_proto::proto::record::{
-    self, newest, target, BallotRecord, BlockId, Charges, HeartbeatRecord, Reading, Record, Slot,
-    MAX_CHARGES,
+    self, newest, target, BallotRecord, BlockId, Charges, HeartbeatRecord, Reading, Record,
+    RecordRole, Slot, MAX_CHARGES,
 };
 use dm_lease_proto::proto::superblock::{self, DisplayUuid, Name, Superblock, SuperblockError};
 use std::fmt::Debug;
@@ -106,8 +106,12 @@ pub fn registers_are_sound(blocks: [&Block; 2], id: &BlockId) {
     }
     for beat in register_is_sound::<HeartbeatRecord>(blocks, id) {
         if let Some(beat) = beat.valid() {
-            assert!(!(beat.role.is_owner() && beat.is_drained()));
-            assert!(beat.role.is_owner() <= (beat.dec.epoch != 0));
+            let owns = matches!(
+                beat.role,
+                RecordRole::Owner | RecordRole::HandingOver { .. }
+            );
+            assert!(!(owns && beat.is_drained()));
+            assert!(owns <= (beat.dec.epoch != 0));
             assert!(!beat.role.to_string().is_empty());
         }
     }

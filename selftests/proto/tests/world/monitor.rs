@@ -246,6 +246,11 @@ macro_rules! ensure {
     };
 }
 
+/// Whether the writer of a record owned its epoch.
+fn is_owner(role: RecordRole) -> bool {
+    matches!(role, RecordRole::Owner | RecordRole::HandingOver { .. })
+}
+
 impl Monitor {
     pub fn new(config: &Config) -> Self {
         Self {
@@ -445,7 +450,7 @@ impl Monitor {
                 ..
             } => {
                 self.stats.tried += u64::from(track.sends(member, record.seq));
-                if record.role.is_owner() {
+                if is_owner(record.role) {
                     let beat = track
                         .beats
                         .entry((record.dec.epoch, record.hb))
@@ -511,7 +516,7 @@ impl Monitor {
         }
         let succeeds = track.keeps(member, record.seq, majority(members));
         self.stats.succeeded += u64::from(succeeds);
-        if !record.role.is_owner() {
+        if !is_owner(record.role) {
             return;
         }
         let beat = track
