@@ -296,7 +296,7 @@ fn r30_a_winner_that_stalls_at_any_step_of_its_claim_is_replaced_or_owns() {
 #[test]
 fn r29_two_candidates_in_any_step_never_both_decide() {
     const STEPS: u64 = 10;
-    let mut met = 0;
+    let (mut met, mut outbid) = (0, 0);
     for (first_step, step) in (0..STEPS).flat_map(|a| (0..STEPS).map(move |b| (a, b))) {
         for later_ns in (0..6 * IO).step_by(IO as usize / 2) {
             let mut world = owned(Config::healthy(3, 1));
@@ -318,9 +318,11 @@ fn r29_two_candidates_in_any_step_never_both_decide() {
                 world.stall(second, IO + later_ns);
             }
             until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+            outbid += world.monitor.stats.reason(Reason::Outbid);
         }
     }
     assert!(met > 100, "they met {met} times");
+    assert!(outbid > 100, "one gave way {outbid} times");
 }
 
 #[test]
@@ -507,12 +509,14 @@ fn r34_a_successor_that_waits_for_the_end_goes_on_with_its_heartbeats() {
     hold_permit(&mut world);
     release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
-    let before = heartbeat(&world, 0, 1).seq;
+    let (before, issued) = (heartbeat(&world, 0, 1).seq, world.machines[1].issued);
     run(&mut world, 2 * SECOND);
     assert_eq!(world.role(1), Role::Claiming);
     let beats = heartbeat(&world, 0, 1).seq - before;
     let periods = 2 * SECOND / PERIOD;
     assert!((periods - 2..=periods + 1).contains(&beats), "{beats}");
+    let looks = world.machines[1].issued - issued - 2 * beats;
+    assert!((8 * periods..=16 * periods).contains(&looks), "{looks}");
 }
 
 /// The operator's word ends the epoch: a look, phase 2, and nothing in between.
@@ -1716,7 +1720,12 @@ fn r21_the_gate_stays_closed_until_a_majority_knows_the_limit() {
     world.swallow = Some(is_second_decision);
     until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
     let opens = |w: &World| w.is_valid(1) || w.machines[1].gate.count().open > 0;
+    let before = heartbeat(&world, 0, 1).hb;
     assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
+    // The first heartbeats follow each other at once; it does not go on like that.
+    let beats = heartbeat(&world, 0, 1).hb - before;
+    let periods = 2 * timing().window_ns / PERIOD;
+    assert!((periods..periods + 5).contains(&beats), "{beats}");
     // It has its lease, and the gate does not: there is nothing to give back either.
     assert_eq!(release(&mut world, 1, None, SECOND), Err(Reason::Busy));
 }
