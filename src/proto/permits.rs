@@ -1299,6 +1299,7 @@ mod tests {
         );
         assert!(is_granted(gate.enter_waiting(Charge::cpu(0), || 1_500)));
         gate.no_waiters_at_all();
+        assert!(gate.all().all(|lane| Word::load(lane) & WAITERS == 0));
         gate.set_limit(0);
         for cpu in [0, 0, 1, 2] {
             assert!(!gate.is_drained());

@@ -1182,6 +1182,13 @@ mod tests {
     }
 
     #[test]
+    fn r26_only_a_block_that_nobody_wrote_is_blank() {
+        assert!(Reading::<BallotRecord>::Blank.is_blank());
+        assert!(!Reading::Valid(ballot_record(1)).is_blank());
+        assert!(!Reading::<BallotRecord>::Invalid(Reject::Checksum).is_blank());
+    }
+
+    #[test]
     fn r21_two_records_of_one_term_are_joined() {
         let drained = Charge {
             drained: true,
