@@ -778,6 +778,7 @@ mod tests {
             let name = Name::new(good).unwrap();
             assert_eq!(name.as_str(), good);
             assert_eq!(std::format!("{name:?}"), std::format!("{good:?}"));
+            assert_eq!(std::format!("{name:40}|"), std::format!("{good:40}|"));
         }
         let long = "a123456789012345678901234567890zz";
         for bad in [

@@ -471,6 +471,7 @@ mod tests {
         // The two on one member fit together; the third one is on another.
         assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
         assert_eq!(portion.with(|waiting| waiting.len()), 1);
+        assert!(!portion.with(|waiting| waiting.is_empty()));
         portion.gate.leave(Charge::row(FIELDS.unit(1), stuck));
         portion.gate.leave(Charge::row(FIELDS.unit(1), stuck));
         dispatch(&portion);
