@@ -392,7 +392,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(expected, 2 * MIB);
+        assert_eq!((expected, SPARE_OFFSET), (2 * MIB, 2 * MIB));
         assert!(expected <= HEAD_SIZE);
     }
 

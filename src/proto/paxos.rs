@@ -363,6 +363,22 @@ mod tests {
         assert_eq!(seen, Seen::new(decided(4)));
     }
 
+    #[test]
+    fn r21_lists_that_do_not_fit_together_are_not_made_to_by_another_record() {
+        let mut seen = Seen::new(decided(4));
+        let mut add = |slot, record| seen.add(slot, &record, slot, Invitation::NONE);
+        for index in 1..=2 {
+            let mut half = record(4, ballot(1, index), None);
+            for epoch in 1..=5 {
+                let charge = Charge::new(epoch, value(index), 1);
+                assert_eq!(half.charges.add(charge), Ok(()));
+            }
+            add(slot(index), half);
+        }
+        add(slot(0), record(4, ballot(1, 0), None));
+        assert_eq!(seen.lists.of_epoch(), None);
+    }
+
     /// Whoever put a value forward for the epoch wrote the list down together with it.
     #[test]
     fn r21_of_the_epoch_before_only_candidates_know_what_is_charged() {

@@ -1229,30 +1229,39 @@ mod tests {
 
     #[test]
     fn r21_in_a_full_list_two_drained_terms_become_one() {
-        let mut charges = Charges::NONE;
-        for epoch in 1..=MAX_CHARGES as u64 {
-            let drained = epoch == 2 || epoch == 5;
-            let charge = Charge {
-                drained,
-                ..charge(epoch, 1, 2)
-            };
-            assert_eq!(charges.add(charge), Ok(()));
-        }
-        let before = charges;
-        assert_eq!(charges.add(charge(3, 1, 1)), Ok(()));
-        assert_eq!(charges, before, "it has its place already");
-        assert_eq!(charges.add(charge(9, 1, 2)), Ok(()));
-        let both = Charge {
-            drained: true,
-            ..charge(5, 1, 4)
+        let term = |epoch| Charge {
+            drained: epoch == 2 || epoch == 5,
+            ..charge(epoch, 1, 2)
         };
-        assert!(charges.iter().any(|charge| charge == both));
-        let terms = charges.iter().map(|charge| charge.epoch);
-        let sorted: std::collections::BTreeSet<u64> = terms.collect();
-        assert!(sorted.into_iter().eq([1, 3, 4, 5, 6, 7, 8, 9]));
-        assert_eq!(charges.total(), 18);
-        // One that is drained has nothing to become one with.
-        assert_eq!(charges.add(charge(10, 1, 2)), Err(charge(10, 1, 2)));
+        for reversed in [false, true] {
+            let mut charges = Charges::NONE;
+            for epoch in 1..=MAX_CHARGES as u64 {
+                assert_eq!(charges.len() as u64, epoch - 1, "none becomes one so far");
+                let next = if reversed { 9 - epoch } else { epoch };
+                assert_eq!(charges.add(term(next)), Ok(()));
+            }
+            let before = charges;
+            assert_eq!(charges.add(charge(3, 1, 1)), Ok(()));
+            assert_eq!(charges, before, "it has its place already");
+            assert_eq!(charges.add(charge(9, 1, 2)), Ok(()));
+            let both = Charge {
+                drained: true,
+                ..charge(5, 1, 4)
+            };
+            assert!(charges.iter().any(|charge| charge == both));
+            let terms = charges.iter().map(|charge| charge.epoch);
+            let sorted: std::collections::BTreeSet<u64> = terms.collect();
+            assert!(sorted.into_iter().eq([1, 3, 4, 5, 6, 7, 8, 9]));
+            assert_eq!(charges.total(), 18);
+            // One that is drained has nothing to become one with.
+            assert_eq!(charges.add(charge(10, 1, 2)), Err(charge(10, 1, 2)));
+        }
+    }
+
+    #[test]
+    fn r36_an_incarnation_is_shown_as_32_digits() {
+        let shown = std::format!("{}", Incarnation(0xc0ffee));
+        assert_eq!(shown, "00000000000000000000000000c0ffee");
     }
 
     #[test]

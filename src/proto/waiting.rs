@@ -461,6 +461,7 @@ mod tests {
         for (name, row) in [(1, stuck), (2, other), (3, stuck)] {
             waits(&portion, (name, Charge::row(FIELDS.unit(1), row)));
         }
+        assert_eq!(portion.with(|waiting| waiting.len()), 3);
         // The second row gets room; the first one hangs for ever.
         portion.gate.leave(Charge::row(FIELDS.unit(0), other));
         dispatch(&portion);
