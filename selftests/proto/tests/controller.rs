@@ -110,6 +110,14 @@ fn heartbeat(world: &World, member: usize, index: u8) -> HeartbeatRecord {
     newest_heartbeat(world, member, index).unwrap()
 }
 
+/// The ballot that a slot takes part with on a member, if there is one.
+fn ballot(world: &World, member: usize, index: usize) -> Option<Ballot> {
+    let record = world.disks[member][index].ballot().valid();
+    record
+        .map(|record| record.mbal)
+        .filter(|mbal| mbal.is_some())
+}
+
 fn owners(world: &World) -> Vec<(u64, usize)> {
     world
         .monitor
@@ -145,6 +153,36 @@ fn r28_without_its_home_a_virgin_portion_is_claimed_by_somebody_else() {
     assert_eq!(owners(&world).len(), 1);
 }
 
+/// What shows life before the first epoch are the ballots of others.
+#[test]
+fn r28_who_finds_a_ballot_for_the_first_epoch_waits_for_a_window_more() {
+    let mut world = World::asleep(Config::healthy(3, 1));
+    world.start(1);
+    world.start(2);
+    controller(&mut world, 2).set_claim_auto(false);
+    until(&mut world, 10 * SECOND, |w| ballot(w, 0, 1).is_some());
+    world.crash(1);
+    controller(&mut world, 2).set_claim_auto(true);
+    let waits_ns = until(&mut world, 10 * SECOND, |w| w.role(2) == Role::Claiming);
+    let silence_ns = timing().window_ns + timing().join_listen_ns();
+    assert!(waits_ns > silence_ns, "{waits_ns}");
+    until(&mut world, SECOND, |w| w.is_valid(2));
+}
+
+/// It died with the highest number of all for its ballot.
+#[test]
+fn r28_a_dead_candidate_is_overbid() {
+    let mut world = owned(Config::healthy(3, 1));
+    controller(&mut world, 1).set_claim_auto(false);
+    world.crash(0);
+    until(&mut world, 10 * SECOND, |w| ballot(w, 0, 2).is_some());
+    world.crash(2);
+    run(&mut world, SECOND);
+    controller(&mut world, 1).set_claim_auto(true);
+    until(&mut world, SECOND, |w| w.is_valid(1));
+    assert_eq!(world.monitor.stats.reason(Reason::Outbid), 0);
+}
+
 #[test]
 fn r28_a_home_that_finds_another_there_waits_like_everybody() {
     let mut world = World::asleep(Config::healthy(2, 1));
@@ -167,12 +205,7 @@ fn r28_a_home_that_found_the_portion_blank_and_then_a_ballot_waits_like_everybod
     until(&mut world, SECOND, |w| w.completions[0] > 0);
     world.set_path(0, 0, Path::Failing);
     world.start(1);
-    until(&mut world, 10 * SECOND, |w| {
-        w.disks[0][1]
-            .ballot()
-            .valid()
-            .is_some_and(|r| r.mbal != Ballot::NONE)
-    });
+    until(&mut world, 10 * SECOND, |w| ballot(w, 0, 1).is_some());
     world.crash(1);
     run(&mut world, SECOND);
     assert_eq!(world.epoch(0), 0);
@@ -238,6 +271,21 @@ fn r24_from_the_confirming_look_to_the_lease_it_takes_eleven_commands_for_a_memb
     // new image of the ballots follows with the heartbeats, beside them.
     let commands = world.completions[1] - before;
     assert!((10..=12).contains(&commands), "{commands}");
+}
+
+#[test]
+fn r41_a_ballot_is_written_twice_however_long_the_others_take() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.crash(0);
+    let seq = |w: &World| w.disks[0][1].ballot().valid().unwrap().seq;
+    let before = seq(&world);
+    until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
+    for member in [1, 2] {
+        world.set_path(1, member, Path::Hung);
+    }
+    run(&mut world, PERIOD);
+    assert_eq!(world.role(1), Role::Claiming);
+    assert_eq!(seq(&world), before + 2);
 }
 
 #[test]
@@ -1887,6 +1935,32 @@ fn r21_what_an_owner_was_told_is_known_to_the_next_one() {
     until(&mut world, SECOND, |w| w.is_valid(heir));
     let terms = [(1, 0, 2, true), (2, owner as u8, 2, false)];
     assert_eq!(charged(&world, heir), terms);
+}
+
+/// It was told something since the others read its list: whoever comes reads that, and not what
+/// those still have.
+#[test]
+fn r21_the_list_of_an_epoch_is_the_owners() {
+    let mut world = owned(repairable(4, 6, 2));
+    for other in [2, 3] {
+        controller(&mut world, other).set_claim_auto(false);
+    }
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    until(&mut world, SECOND, |w| !charged(w, 2).is_empty());
+    let dead = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 1,
+        force: false,
+    };
+    assert_eq!(world.command(1, dead), Ok(Outcome::Done));
+    run(&mut world, SECOND);
+    world.crash(3);
+    world.start(3);
+    until(&mut world, 20 * SECOND, |w| w.role(3) == Role::Secondary);
+    run(&mut world, 5 * SECOND);
+    assert_eq!(charged(&world, 2), [(1, 0, 2, false)]);
+    assert_eq!(charged(&world, 3), [(1, 0, 2, true)]);
 }
 
 /// Controller 1 comes back and says that nothing of it is open, while another one has a ballot on
