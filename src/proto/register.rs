@@ -351,6 +351,13 @@ mod tests {
         register.forget(1_000);
         assert!(register.is_unknown() && !register.is_writing());
         assert!(!register.is_written() && register.begin(7).is_none());
+        // A write to the one before may have been given on to this one.
+        register.learned(None);
+        for _ in 0..2 {
+            register.begin(7);
+            register.succeeded();
+        }
+        assert!(!register.counts(7, 999) && register.counts(7, 1_000));
     }
 
     #[test]

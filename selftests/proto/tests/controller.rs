@@ -11,7 +11,9 @@ use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
-use dm_lease_proto::proto::record::{Ballot, HeartbeatRecord, RecordRole, Register, Slot};
+use dm_lease_proto::proto::record::{
+    Ballot, BallotRecord, HeartbeatRecord, Incarnation, RecordRole, Register, Slot,
+};
 use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
 use world::{
@@ -738,6 +740,7 @@ fn r34_a_reason_to_stay_away_is_not_undone_by_the_end_of_another() {
         assert!(world.command(0, leave).is_ok());
         run(world, SECOND);
         assert_eq!(world.role(0), Role::Secondary);
+        assert!(world.command(0, Command::Claim).is_err());
     };
     for kept in reasons {
         let mut world = owned(Config::healthy(1, 1));
@@ -829,6 +832,40 @@ fn fence_latches_at_once_and_is_not_undone_by_itself() {
         world.command(0, Command::Fence(Reason::Fence)),
         Ok(Outcome::Done)
     );
+}
+
+/// A lapse says that the own epoch is over; an operator's word that it shall stay so takes that
+/// back, and nothing else.
+#[test]
+fn r9_fence_after_a_lapse_waits_like_a_fence_before_it() {
+    for fenced in [false, true] {
+        let mut world = owned(Config::healthy(1, 1));
+        controller(&mut world, 0).set_claim_auto(false);
+        let from_ns = world.now_ns;
+        world.stall(0, timing().lease_ns);
+        until(&mut world, SECOND, |w| !w.machines[0].is_stalled());
+        until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+        if fenced {
+            let fence = Command::Fence(Reason::Fence);
+            assert_eq!(world.command(0, fence), Ok(Outcome::Done));
+        }
+        controller(&mut world, 0).set_claim_auto(true);
+        until(&mut world, 5 * SECOND, |w| w.is_valid(0));
+        let took_ns = world.now_ns - from_ns;
+        let has_waited = took_ns + PERIOD > timing().window_ns;
+        assert_eq!(has_waited, fenced, "{took_ns}");
+    }
+    // What others say of their epoch it does not touch.
+    let mut world = owned(Config::healthy(2, 1));
+    controller(&mut world, 1).set_claim_auto(false);
+    release(&mut world, 0, None, SECOND).unwrap();
+    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    run(&mut world, 3 * PERIOD);
+    let fence = Command::Fence(Reason::Fence);
+    assert_eq!(world.command(1, fence), Ok(Outcome::Done));
+    controller(&mut world, 1).set_claim_auto(true);
+    let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(1));
+    assert!(took_ns < 2 * PERIOD, "{took_ns}");
 }
 
 #[test]
@@ -1031,6 +1068,31 @@ fn r36_a_read_from_before_the_first_own_write_shows_no_foreign_incarnation() {
     world.hear();
     run(&mut world, 5 * SECOND);
     assert_eq!(world.role(1), Role::Secondary);
+}
+
+/// One register is enough, whichever it is.
+#[test]
+fn r36_a_record_of_another_incarnation_in_the_own_slot_ends_it() {
+    for register in [Register::Ballot, Register::Heartbeat] {
+        let mut world = owned(Config::healthy(2, 1));
+        let foreign = match register {
+            Register::Ballot => Payload::Ballot(BallotRecord {
+                seq: 1_000_000,
+                inc: Incarnation(7),
+                ..world.disks[0][1].ballot().valid().unwrap()
+            }),
+            Register::Heartbeat => Payload::Heartbeat(HeartbeatRecord {
+                seq: 1_000_000,
+                inc: Incarnation(7),
+                ..heartbeat(&world, 0, 1)
+            }),
+        };
+        // Where the next write of its own does not go.
+        let newest = Snapshot(world.disks[0].clone()).heartbeat(slot(1)).newest;
+        world.disks[0][1].put(newest.unwrap(), &foreign);
+        until(&mut world, 2 * PERIOD, |w| w.role(1) == Role::Failed);
+        assert!(world.is_valid(0));
+    }
 }
 
 #[test]
@@ -1674,6 +1736,10 @@ fn r21_an_owner_does_not_forget_its_own_earlier_term() {
     until(&mut world, 5 * SECOND, |w| w.epoch(0) == 4 && w.is_valid(0));
     assert_eq!(charged(&world, 0), terms);
     assert_eq!(limit(&world, 0), 1);
+    // What is repaired is dropped, and what came later is not.
+    let repaired = Command::Repaired { epoch: 1 };
+    assert_eq!(world.command(0, repaired), Ok(Outcome::Done));
+    assert_eq!(charged(&world, 0), terms[1..]);
 }
 
 /// The limit falls after the latch, before anybody has counted what passed the gate until then.
@@ -1694,6 +1760,24 @@ fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
         until(&mut world, 20 * SECOND, |w| w.is_valid(1));
         assert_eq!(charged(&world, 1), [(1, 0, charge, false)]);
     }
+}
+
+/// The same when it was counted behind the latch already that no more is open than could be.
+#[test]
+fn r21_a_limit_that_falls_behind_the_count_of_a_latched_gate_is_not_published_yet() {
+    let mut world = owned(repairable(2, 3, 2));
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    hold_permit(&mut world);
+    hold_permit(&mut world);
+    let fence = Command::Fence(Reason::Fence);
+    assert_eq!(world.command(0, fence), Ok(Outcome::Done));
+    run(&mut world, 300 * MS);
+    world.set_failed(0, 2);
+    assert_eq!(limit(&world, 0), 1);
+    run(&mut world, 300 * MS);
+    world.crash(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
 }
 
 #[test]
@@ -1824,8 +1908,10 @@ fn r21_an_own_earlier_term_is_drained_when_its_last_permit_came_back() {
     assert_eq!(of_first(&world), (1, 0, 2, false));
     run(&mut world, 5 * SECOND);
     assert_eq!(of_first(&world), (1, 0, 2, false));
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
     end_permit(&mut world);
-    until(&mut world, 5 * SECOND, |w| of_first(w) == (1, 0, 2, true));
+    world.machines[0].note_open();
+    assert_eq!(of_first(&world), (1, 0, 2, true), "no disk is needed");
 }
 
 /// What the new incarnation has open says nothing about the former one, whose commands have a

@@ -317,3 +317,40 @@ fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
 fn is_reborn(charge: &Charge, record: &HeartbeatRecord) -> bool {
     record.inc != charge.inc && record.dec.epoch >= charge.epoch
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::record::{Decided, Incarnation, RecordRole};
+
+    #[test]
+    fn r21_only_what_is_said_behind_the_latch_of_a_term_shows_that_it_has_drained() {
+        let value = |inc| Value {
+            slot: Slot::FIRST,
+            inc: Incarnation(inc),
+        };
+        let shows = |inc, epoch, role, open| {
+            let record = HeartbeatRecord {
+                seq: 1,
+                inc: Incarnation(inc),
+                dec: Decided {
+                    epoch,
+                    value: Some(value(7)),
+                },
+                role,
+                hb: 1,
+                open,
+                period_ns: 1,
+                reason: 0,
+            };
+            shows_drain(&Charge::new(3, value(7), 1), &record)
+        };
+        assert!(shows(7, 3, RecordRole::Lapsed, 0));
+        assert!(shows(7, 4, RecordRole::Owner, 0), "it has one gate");
+        assert!(!shows(7, 3, RecordRole::Lapsed, 1));
+        assert!(!shows(7, 4, RecordRole::Owner, 1));
+        assert!(!shows(7, 3, RecordRole::Owner, 0), "the gate is open");
+        assert!(!shows(7, 2, RecordRole::Lapsed, 0), "an earlier term");
+        assert!(!shows(8, 3, RecordRole::Lapsed, 0), "another incarnation");
+    }
+}
