@@ -83,16 +83,23 @@ fn controller(world: &mut World, machine: usize) -> &mut Controller {
     world.machines[machine].controller.as_mut().unwrap()
 }
 
-/// An operation of machine 0 that does not end.
-fn hold_permit(world: &mut World) {
-    let local_ns = world.local_ns(0);
-    world.machines[0].gate.enter(Charge::ONE, || local_ns);
+/// An operation of a machine that does not end.
+fn hold_permit(world: &mut World, machine: usize) {
+    let local_ns = world.local_ns(machine);
+    world.machines[machine].gate.enter(Charge::ONE, || local_ns);
 }
 
 /// An operation that machine 0 [holds](hold_permit) ends.
 fn end_permit(world: &mut World) {
     world.machines[0].gate.leave(Charge::ONE);
 }
+
+/// An operator's word that the owner of the first epoch, machine 0, is dead.
+const DEAD: Command = Command::ConfirmDead {
+    owner: Slot::FIRST,
+    epoch: 1,
+    force: false,
+};
 
 /// An operator's wrong word that the owner of the first epoch, machine 0, is dead.
 const NOT_DEAD: Command = Command::ConfirmDead {
@@ -508,7 +515,7 @@ fn r34_a_dead_successor_delays_by_a_window_and_no_more() {
 #[test]
 fn r34_a_hand_over_that_does_not_drain_leaves_the_lease_where_it_was() {
     let mut world = owned(Config::healthy(3, 3));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 2 * SECOND).unwrap();
     let prepared_ns = until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     assert!(prepared_ns <= 3 * PERIOD, "{prepared_ns}");
@@ -533,7 +540,7 @@ fn r34_a_hand_over_that_does_not_drain_leaves_the_lease_where_it_was() {
 fn r34_a_hand_over_that_was_called_off_is_in_the_way_of_none() {
     for next in [1, 2] {
         let mut world = owned(Config::healthy(3, 3));
-        hold_permit(&mut world);
+        hold_permit(&mut world, 0);
         release(&mut world, 0, Some(slot(1)), 200 * MS).unwrap();
         until(&mut world, 2 * SECOND, |w| {
             !w.machines[0].answers.is_empty()
@@ -556,7 +563,7 @@ fn r34_a_hand_over_that_was_called_off_is_in_the_way_of_none() {
 #[test]
 fn r34_a_successor_that_waits_for_the_end_goes_on_with_its_heartbeats() {
     let mut world = owned(Config::healthy(2, 1));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     let (before, issued) = (heartbeat(&world, 0, 1).seq, world.machines[1].issued);
@@ -573,7 +580,7 @@ fn r34_a_successor_that_waits_for_the_end_goes_on_with_its_heartbeats() {
 #[test]
 fn r34_a_prepared_successor_that_learns_of_the_end_otherwise_goes_on_at_once() {
     let mut world = owned(Config::healthy(2, 1));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     world.crash(0);
@@ -632,7 +639,7 @@ fn r34_the_end_of_an_epoch_says_nothing_of_the_next_one_of_the_same_owner() {
 #[test]
 fn r29_a_later_ballot_of_a_former_successor_is_a_claim() {
     let mut world = owned(Config::healthy(2, 1));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 200 * MS).unwrap();
     until(&mut world, 2 * SECOND, |w| {
         !w.machines[0].answers.is_empty()
@@ -778,7 +785,7 @@ fn r34_an_offer_by_an_owner_that_dies_is_no_permission() {
 #[test]
 fn r29_an_owner_that_hands_over_to_one_latches_on_the_claim_of_another() {
     let mut world = owned(Config::healthy(3, 3));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 5 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     world.command(2, NOT_DEAD).unwrap();
@@ -789,7 +796,7 @@ fn r29_an_owner_that_hands_over_to_one_latches_on_the_claim_of_another() {
 #[test]
 fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
     let mut world = owned(Config::healthy(2, 1));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     // Whenever that is: not only when a heartbeat is due.
     for within_ns in [210 * MS, 250 * MS, 290 * MS] {
         release(&mut world, 0, None, within_ns).unwrap();
@@ -811,7 +818,7 @@ fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
 #[test]
 fn r34_a_lease_that_lapses_while_draining_makes_release_fail() {
     let mut world = owned(Config::healthy(2, 1));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     release(&mut world, 0, None, 10 * SECOND).unwrap();
     world.set_member(0, Path::Failing);
     until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
@@ -1098,12 +1105,7 @@ fn r36_a_record_of_another_incarnation_in_the_own_slot_ends_it() {
 #[test]
 fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later() {
     let mut world = owned(Config::healthy(2, 1));
-    let confirm = Command::ConfirmDead {
-        owner: slot(0),
-        epoch: 1,
-        force: false,
-    };
-    assert_eq!(world.command(1, confirm), Err(Reason::OwnerAlive));
+    assert_eq!(world.command(1, DEAD), Err(Reason::OwnerAlive));
     let wrong = Command::ConfirmDead {
         owner: slot(0),
         epoch: 7,
@@ -1113,7 +1115,7 @@ fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later(
     world.crash(0);
     run(&mut world, PERIOD + timing().lease_elsewhere_ns());
     assert_eq!(world.owner(), None);
-    assert_eq!(world.command(1, confirm), Ok(Outcome::Done));
+    assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
     let took_ns = until(&mut world, SECOND, |w| w.is_valid(1));
     assert!(took_ns <= 16 * IO, "{took_ns}");
 }
@@ -1688,8 +1690,8 @@ fn r14_a_lowered_limit_is_published_when_no_more_is_open() {
     for (ended, charge) in [(0, 2), (1, 1)] {
         let mut world = owned(repairable(2, 3, 2));
         until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
-        hold_permit(&mut world);
-        hold_permit(&mut world);
+        hold_permit(&mut world, 0);
+        hold_permit(&mut world, 0);
         run(&mut world, 2 * PERIOD);
         world.set_failed(0, 2);
         assert_eq!(limit(&world, 0), 1);
@@ -1709,8 +1711,8 @@ fn r14_a_limit_that_falls_behind_the_count_is_not_published_yet() {
     let mut world = owned(repairable(2, 3, 2));
     until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
     world.machines[0].note_open();
-    hold_permit(&mut world);
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
+    hold_permit(&mut world, 0);
     world.set_failed(0, 2);
     run(&mut world, SECOND);
     world.crash(0);
@@ -1748,8 +1750,8 @@ fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
     for (ended, charge) in [(0, 2), (1, 1)] {
         let mut world = owned(repairable(2, 3, 2));
         until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
-        hold_permit(&mut world);
-        hold_permit(&mut world);
+        hold_permit(&mut world, 0);
+        hold_permit(&mut world, 0);
         let fence = Command::Fence(Reason::Fence);
         assert_eq!(world.command(0, fence), Ok(Outcome::Done));
         world.set_failed(0, 2);
@@ -1767,8 +1769,8 @@ fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
 fn r21_a_limit_that_falls_behind_the_count_of_a_latched_gate_is_not_published_yet() {
     let mut world = owned(repairable(2, 3, 2));
     until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
-    hold_permit(&mut world);
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
+    hold_permit(&mut world, 0);
     let fence = Command::Fence(Reason::Fence);
     assert_eq!(world.command(0, fence), Ok(Outcome::Done));
     run(&mut world, 300 * MS);
@@ -1811,9 +1813,7 @@ fn is_second_decision(io: &Io) -> bool {
 
 /// Whether controller 2 has won that epoch and says so.
 fn heartbeats_in_second_epoch(world: &World) -> bool {
-    let mailboxes = Snapshot(world.disks[0].clone());
-    let beat = mailboxes.heartbeat(slot(1)).reading.valid();
-    beat.is_some_and(|record| record.dec.epoch == 2)
+    newest_heartbeat(world, 0, 1).is_some_and(|record| record.dec.epoch == 2)
 }
 
 #[test]
@@ -1898,7 +1898,7 @@ fn r21_a_restarted_owner_is_charged_by_itself_and_drains() {
 #[test]
 fn r21_an_own_earlier_term_is_drained_when_its_last_permit_came_back() {
     let mut world = owned(repairable(2, 6, 2));
-    hold_permit(&mut world);
+    hold_permit(&mut world, 0);
     run(&mut world, PERIOD);
     world.stall(0, 3 * timing().window_ns);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
@@ -1983,12 +1983,7 @@ fn r21_an_operator_may_confirm_that_a_charged_term_is_dead() {
     let mut world = owned(repairable(2, 3, 2));
     world.crash(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
-    let dead = Command::ConfirmDead {
-        owner: slot(0),
-        epoch: 1,
-        force: false,
-    };
-    assert_eq!(world.command(1, dead), Ok(Outcome::Done));
+    assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
     assert_eq!(charged(&world, 1), [(1, 0, 2, true)]);
     assert_eq!(
         world.command(1, Command::Repaired { epoch: 1 }),
@@ -2007,17 +2002,12 @@ fn r21_what_an_owner_was_told_is_known_to_the_next_one() {
     let heir = 3 - owner;
     until(&mut world, SECOND, |w| !charged(w, heir).is_empty());
     run(&mut world, SECOND);
-    let dead = Command::ConfirmDead {
-        owner: slot(0),
-        epoch: 1,
-        force: false,
-    };
-    assert_eq!(world.command(owner, dead), Ok(Outcome::Done));
+    assert_eq!(world.command(owner, DEAD), Ok(Outcome::Done));
     run(&mut world, SECOND);
     assert_eq!(charged(&world, heir), [(1, 0, 2, false)]);
     world.crash(owner);
     until(&mut world, 20 * SECOND, |w| w.role(heir) == Role::Claiming);
-    assert_eq!(world.command(heir, dead), Err(Reason::Busy));
+    assert_eq!(world.command(heir, DEAD), Err(Reason::Busy));
     until(&mut world, SECOND, |w| w.is_valid(heir));
     let terms = [(1, 0, 2, true), (2, owner as u8, 2, false)];
     assert_eq!(charged(&world, heir), terms);
@@ -2034,12 +2024,7 @@ fn r21_the_list_of_an_epoch_is_the_owners() {
     world.crash(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
     until(&mut world, SECOND, |w| !charged(w, 2).is_empty());
-    let dead = Command::ConfirmDead {
-        owner: slot(0),
-        epoch: 1,
-        force: false,
-    };
-    assert_eq!(world.command(1, dead), Ok(Outcome::Done));
+    assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
     run(&mut world, SECOND);
     world.crash(3);
     world.start(3);
@@ -2061,8 +2046,7 @@ fn r21_a_list_does_not_change_while_its_ballot_is_written() {
     let owner = world.owner().unwrap();
     let heir = 3 - owner;
     // The hand-over waits for an operation, and the heir with its ballot for the hand-over.
-    let local_ns = world.local_ns(owner);
-    world.machines[owner].gate.enter(Charge::ONE, || local_ns);
+    hold_permit(&mut world, owner);
     release(&mut world, owner, Some(slot(heir as u8)), 10 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(owner) == Role::Releasing);
     until(&mut world, 20 * SECOND, |w| {
