@@ -94,4 +94,4 @@ def leasectl() -> Path:
     built = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if built.returncode:
         raise RigError(f"leasectl does not build:\n{built.stderr}")
-    return Path(os.environ.get("CARGO_TARGET_DIR", "/cache/target")) / "release/leasectl"
+    return Path(os.environ["CARGO_TARGET_DIR"]) / "release/leasectl"
