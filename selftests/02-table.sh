@@ -224,7 +224,7 @@ dmsetup remove --retry first
 # A disk with sectors of 4096 bytes.
 # shellcheck disable=SC2154 # lib.sh assigns it
 four=$devices/four0
-leasectl format --force --name four --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
+leasectl format --force=member,signature,redundancy --name four --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
 	--redundancy external "$four" >/dev/null
 check "a disk with sectors of 4096 bytes is mapped" \
 	dmsetup create four --table "$(leasectl table --controller 1 "$four")"

@@ -127,7 +127,7 @@ check_equal "nor late" 0 "$(field p0m0c1 late)"
 
 need "a member that can be polled" pollable
 check_equal "reads it by polling" ok "$(bio "$polled" read 0 4096 direct polled)"
-leasectl format --force --name polled --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
+leasectl format --force=member,signature,redundancy --name polled --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
 	--redundancy external "$polled" >/dev/null
 dmsetup create polled --table "$(leasectl table --controller 1 "$polled")"
 on_exit "dmsetup remove --retry polled"

@@ -94,7 +94,7 @@ has_written() {
 role_is() {
 	[ "$(field "$1" role)" = "$2" ]
 }
-need "a portion of one member" leasectl format --force --name alone --controllers 1,2 --home 1 \
+need "a portion of one member" leasectl format --force=member,signature,redundancy --name alone --controllers 1,2 --home 1 \
 	--redundancy external --device-delay-ms 100 --heartbeat-ms 5 --lease-ms 2000 "$alone"
 need "controller 1 owns it" up_alone 1
 need "soon" eventually 60 role_is alone1 owner

@@ -179,7 +179,7 @@ format() {
 		esac
 	done
 	# shellcheck disable=SC2046 # devices have no blanks
-	leasectl format --force --name "$name" --device-delay-ms 100 --heartbeat-ms 100 "$@" \
+	leasectl format --force=member,signature,redundancy --name "$name" --device-delay-ms 100 --heartbeat-ms 100 "$@" \
 		$(members "$portion") >/dev/null
 }
 

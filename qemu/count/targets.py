@@ -215,7 +215,7 @@ def last_line(text: str) -> str:
 def format_disk(vm: Vm, lease: Lease) -> str:
     """Makes a disk the only member of a portion; returns why not."""
     command = (
-        f"leasectl format --force --name {lease.disk} --controllers 1,2 --home 1 "
+        f"leasectl format --force=member,signature,redundancy --name {lease.disk} --controllers 1,2 --home 1 "
         f"--device-delay-ms 100 --heartbeat-ms {HEARTBEAT_MS} {lease.options} /dev/{lease.disk}"
     )
     result = vm.run(command, check=False)

@@ -43,6 +43,18 @@ pub enum Command {
     Ana(Ana),
 }
 
+impl Command {
+    /// Whether the command goes on until it is interrupted: then a closed pipe ends it.
+    pub fn is_endless(&self) -> bool {
+        match self {
+            Command::Watch(_) | Command::Events(_) | Command::Udev(Udev::Follow) => true,
+            Command::Metrics(options) => options.every_s.is_some() || options.listen.is_some(),
+            Command::Ana(options) => !options.once,
+            _ => false,
+        }
+    }
+}
+
 /// Format devices as the members of a new portion, or one device as a replacement member
 ///
 /// Nothing is written before every check of every device has passed. The first and the last 8 MiB
@@ -77,9 +89,15 @@ pub struct Format {
     #[arg(long, value_name = "INDEX", conflicts_with_all = ["name", "controllers"])]
     pub replace: Option<u8>,
 
-    /// Overwrite what is already on the devices
-    #[arg(long)]
-    pub force: bool,
+    /// Go on although something speaks against it; each kind must be named
+    #[arg(
+        long,
+        value_enum,
+        value_name = "KIND,...",
+        value_delimiter = ',',
+        require_equals = true
+    )]
+    pub force: Vec<Force>,
 
     /// Check and explain everything, write nothing
     #[arg(long)]
@@ -88,6 +106,21 @@ pub struct Format {
     /// The members, in order: block devices or image files
     #[arg(required = true)]
     pub devices: Vec<PathBuf>,
+}
+
+/// What `format` may go on in spite of.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Force {
+    /// A device is a member of a portion already: what that portion's controllers promised is lost
+    Member,
+    /// A device holds something else that libblkid recognises: it is not found there any more
+    Signature,
+    /// Replacement only: what some controllers promised is not known from a majority
+    Promises,
+    /// Replacement only: the device is smaller than every member that is left
+    Smaller,
+    /// The redundancy is more than the members of this portion alone can have
+    Redundancy,
 }
 
 #[derive(Args)]

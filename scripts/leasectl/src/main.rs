@@ -13,25 +13,40 @@
 //! | [`timeline`] | a picture of what was recorded |
 //! | [`host`] | what this machine maps, what udev is told, exports that follow ownership |
 //!
-//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
+//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage, and
+//! for `owns` 3, cannot tell. Commands that end by themselves do their work even if nobody reads
+//! their output ([`output`]); a closed pipe ends those that go on for ever.
 
 mod cli;
 mod disk;
 mod host;
 mod kernel;
 mod md;
+mod output;
 mod text;
 mod timeline;
 
+use anyhow::Context;
 use clap::Parser;
+use output::Output;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let command = cli::Cli::parse().command;
-    match run(command) {
+    let stdout = io::stdout().lock();
+    let result = match command.is_endless() {
+        true => run(command, &mut { stdout }),
+        false => {
+            let mut out = Output::new(stdout);
+            let result = run(command, &mut out);
+            let written = out.finish().context("cannot write the output");
+            result.and_then(|code| written.map(|()| code))
+        }
+    };
+    match result {
         Ok(code) => code,
-        // Whoever reads the output has seen enough: `leasectl watch | head`.
+        // The reader has seen enough: `leasectl watch | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "leasectl: {error:#}");
@@ -40,8 +55,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
-    let out = &mut io::stdout().lock();
+fn run(command: cli::Command, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     match command {
         cli::Command::Format(options) => disk::format::run(&options, out)?,
         cli::Command::Advise(options) => disk::advise::run(&options, out)?,

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 const MIB: u64 = 1 << 20;
 
 const FORMAT: &str =
-    "format --name vault --controllers 1,2 --redundancy mirror:3 --device-delay-ms 10";
+    "format --name vault --controllers 1,2 --redundancy mirror:3 --device-delay-ms 10 --force=redundancy";
 
 /// A loop device over a file of its own; both are gone at the end.
 struct Loop {
@@ -86,9 +86,9 @@ fn run(program: &str, arguments: &[&str]) {
 fn r39_a_block_device_is_formatted_checked_and_left_without_signatures() {
     let lab = Loop::new("plain", &[]);
     run("mkfs.ext4", &["-q", &lab.device]);
-    assert!(lab.refused(FORMAT).contains("holds an ext file system"));
+    assert!(lab.refused(FORMAT).contains("holds the signature of ext4"));
     assert!(lab
-        .ok(&format!("{FORMAT} --force"))
+        .ok(&format!("{FORMAT} --force=member,signature"))
         .contains("formatted and verified"));
     assert!(lab.ok("check").contains("0 errors, 0 warnings"));
     assert!(lab
@@ -115,7 +115,7 @@ fn r39_a_device_in_use_is_refused() {
     let mount = lab.image.with_extension("mount");
     fs::create_dir(&mount).unwrap();
     run("mount", &[&lab.device, mount.to_str().unwrap()]);
-    let refused = lab.tool(&format!("{FORMAT} --force"));
+    let refused = lab.tool(&format!("{FORMAT} --force=member,signature"));
     run("umount", &[mount.to_str().unwrap()]);
     fs::remove_dir(&mount).unwrap();
     let text = String::from_utf8(refused.stderr).unwrap();
@@ -144,7 +144,7 @@ fn r39_a_partitioned_device_is_refused_even_by_force() {
         .unwrap()
         .to_str()
         .unwrap();
-    let refused = lab.refused(&format!("{FORMAT} --force"));
+    let refused = lab.refused(&format!("{FORMAT} --force=member,signature"));
     assert!(
         refused.contains(&format!("is partitioned ({name}p1)")),
         "{refused}"
@@ -215,7 +215,7 @@ fn r10_advise_measures_and_leaves_everything_as_it_was() {
         .collect();
     assert_eq!(proposed.len(), 3, "{said}");
     for options in proposed {
-        let line = format!("{FORMAT} --force --dry-run {options}");
+        let line = format!("{FORMAT} --force=member,signature --dry-run {options}");
         let line = line.replacen(" --device-delay-ms 10", "", 1);
         device.ok(&line);
     }

@@ -15,7 +15,7 @@ use scratch::Scratch;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{symlink, FileExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -158,7 +158,8 @@ fn heartbeat(seq: u64) -> HeartbeatRecord {
 }
 
 const FORMAT: &str =
-    "format --name vault --controllers 1-3 --redundancy parity:3 --detect yes --device-delay-ms 10";
+    "format --name vault --controllers 1-3 --redundancy parity:3 --detect yes --device-delay-ms 10 \
+     --force=redundancy";
 
 const THREE: &str = "m0 m1 m2";
 
@@ -288,6 +289,22 @@ fn r10_unsafe_or_impossible_settings_are_refused_with_their_reason() {
             "repairs no undetected stray",
         ),
         (
+            "--redundancy mirror:2 --force=redundancy",
+            "the portion could never be written: say --detect yes",
+        ),
+        (
+            "--redundancy parity:1 --force=redundancy",
+            "or --exhausted window to rely on time alone",
+        ),
+        (
+            "--redundancy parity:2",
+            "--redundancy parity:2 needs at least 3 members, and this portion has 1",
+        ),
+        (
+            "--redundancy mirror:3 --detect yes",
+            "--redundancy mirror:3 needs at least 3 members, and this portion has 1",
+        ),
+        (
             "--redundancy parity:2 --batch 0",
             "the batch limit must be at least 1",
         ),
@@ -312,7 +329,7 @@ fn r10_unsafe_or_impossible_settings_are_refused_with_their_reason() {
             "the drain time is zero",
         ),
         (
-            "--redundancy parity:2 --home 3",
+            "--redundancy parity:2 --home 3 --force=redundancy",
             "the home controller 3 is not among the controllers",
         ),
     ] {
@@ -413,15 +430,20 @@ fn r39_what_is_on_a_device_is_overwritten_only_by_force() {
         let refused = lab.refused(&format!("{FORMAT} m0 m1"));
         assert!(refused.contains(text), "{refused}");
     };
-    lab.open("m1").write_all_at(&[0x53, 0xef], 1080).unwrap();
-    refused("m1 holds an ext file system: --force overwrites it");
-    lab.open("m1")
-        .write_all_at(b"EFI PART", 24 * MIB - 512)
-        .unwrap();
-    refused("m1 holds a backup GPT partition table and an ext file system: --force");
+    let mut made = Command::new("mke2fs");
+    made.args(["-q", "-F"]).arg(lab.path("m1"));
+    assert!(made.status().unwrap().success());
+    refused("m1 holds the signature of ext2: --force=signature destroys it");
+    // The word for another kind does not help.
+    let other = lab.refused(&format!("{FORMAT} --force=member,promises m0 m1"));
+    assert!(other.contains("--force=signature"), "{other}");
     assert!(is_untouched(&lab, "m0"));
-    lab.ok(&format!("{FORMAT} --force m0 m1"));
-    refused("m0 is already member 0 of portion vault: --force overwrites it");
+    let said = lab.ok(&format!("{FORMAT} --force=signature m0 m1"));
+    assert!(
+        said.contains("destroys: on m1: the signature of ext2"),
+        "{said}"
+    );
+    refused("m0 holds member 0 of portion vault already: --force=member destroys it");
     // The superblock at the start is damaged, then gone: the copy still tells.
     lab.open("m0")
         .write_all_at(&[1], SUPERBLOCK_OFFSET + 100)
@@ -430,8 +452,8 @@ fn r39_what_is_on_a_device_is_overwritten_only_by_force() {
     lab.open("m0")
         .write_all_at(&ZERO_BLOCK, SUPERBLOCK_OFFSET)
         .unwrap();
-    refused("m0 is already member 0 of portion vault");
-    lab.ok(&format!("{FORMAT} --force m1 m0"));
+    refused("m0 holds member 0 of portion vault already");
+    lab.ok(&format!("{FORMAT} --force=member m1 m0"));
     assert_eq!(lab.superblock("m0").member, 1);
 }
 
@@ -455,7 +477,7 @@ fn r39_old_signatures_at_both_ends_are_wiped_and_none_is_left() {
     // The data area is not touched.
     file.write_all_at(b"keep me", 8 * MIB).unwrap();
     file.write_all_at(b"and me", 16 * MIB - 4096 - 6).unwrap();
-    lab.ok(&format!("{FORMAT} --force m0"));
+    lab.ok(&format!("{FORMAT} --force=member,signature m0"));
     assert!(read(&file, 8 * MIB).starts_with(b"keep me"));
     assert!(read(&file, 16 * MIB - 8192).ends_with(b"and me"));
     assert!(lab.ok("check m0").contains("0 errors, 0 warnings"));
@@ -484,13 +506,13 @@ fn r39_force_does_not_overwrite_what_a_controller_heartbeats_on() {
                 thread::yield_now();
             }
         });
-        let output = lab.run(&format!("{FORMAT} --force m0"));
+        let output = lab.run(&format!("{FORMAT} --force=member,signature m0"));
         stop.store(true, Ordering::Relaxed);
         let errors = String::from_utf8(output.stderr).unwrap();
         let wanted = "m0 is in use: controller 3 heartbeating on it for portion vault";
         assert!(errors.contains(wanted), "{errors}");
     });
-    lab.ok(&format!("{FORMAT} --force m0"));
+    lab.ok(&format!("{FORMAT} --force=member,signature m0"));
 }
 
 #[test]
@@ -697,7 +719,7 @@ fn r39_check_finds_a_majority_of_amnesic_members() {
     lab.image("new", 24 * MIB);
     lab.image("newer", 24 * MIB);
     lab.ok("format --replace 1 new m0 m2");
-    let text = lab.ok("format --force --replace 2 newer m0 new");
+    let text = lab.ok("format --force=promises --replace 2 newer m0 new");
     assert!(
         text.contains("note: what controllers 1, 2 and 3 promised is not known"),
         "{text}"
@@ -809,9 +831,57 @@ fn r47_status_reads_what_dmsetup_prints() {
         refused.contains("vault-0: field role cannot be read"),
         "{refused}"
     );
+    for garbage in ["hello\n", "hello: world\n", "\u{0}\u{1}\n"] {
+        fs::write(lab.path("status"), garbage).unwrap();
+        let refused = lab.refused("status --input status");
+        assert!(
+            refused.contains("is no line of dmsetup status"),
+            "{refused}"
+        );
+    }
+    fs::write(lab.path("status"), "No devices found\n").unwrap();
+    assert_eq!(
+        lab.ok("status --input status"),
+        "no device of the target lease\n"
+    );
     assert!(lab
         .refused("status --input nowhere")
         .contains("cannot read nowhere"));
+}
+
+/// The exit status of the tool when `stdout` is its standard output.
+fn code_with(lab: &Lab, line: &str, stdout: impl Into<Stdio>) -> Option<i32> {
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_leasectl"));
+    tool.current_dir(&*lab.0)
+        .args(line.split_ascii_whitespace());
+    tool.stdout(stdout).status().unwrap().code()
+}
+
+/// The writing end of a pipe whose reader is gone.
+fn closed_pipe() -> ChildStdin {
+    let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
+    let writing_end = reader.stdin.take().unwrap();
+    assert!(reader.wait().unwrap().success());
+    writing_end
+}
+
+#[test]
+fn r39_nothing_depends_on_a_reader_of_the_output() {
+    let lab = Lab::with(3);
+    let format = format!("{FORMAT} {THREE}");
+    assert_eq!(code_with(&lab, &format, closed_pipe()), Some(0));
+    assert_eq!(lab.superblock("m2").member, 2);
+    assert_eq!(code_with(&lab, "check m0 m1 m2", closed_pipe()), Some(0));
+    lab.open("m1")
+        .write_all_at(&ZERO_BLOCK, SUPERBLOCK_OFFSET)
+        .unwrap();
+    assert_eq!(code_with(&lab, "check m0 m1 m2", closed_pipe()), Some(1));
+    // A full device is an error of its own, after the work is done.
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let format = format!("{FORMAT} --force=member {THREE}");
+    assert_eq!(code_with(&lab, &format, full), Some(1));
+    assert_eq!(lab.superblock("m1").member, 1);
+    lab.ok("check m0 m1 m2");
 }
 
 /// A `dmsetup` that says what a machine with one device would say, to whoever asks as it should.
@@ -843,7 +913,17 @@ fn r47_status_and_watch_ask_dmsetup() {
         2,
         "{text}"
     );
+    assert_eq!(run(&["owns", "vault"]).status.code(), Some(0));
+    assert_eq!(run(&["owns", "other"]).status.code(), Some(1));
     fs::write(lab.path("broken"), "").unwrap();
+    let owns = run(&["owns", "vault"]);
+    assert_eq!(owns.status.code(), Some(3), "it cannot tell");
+    assert!(
+        owns.stdout.is_empty()
+            && String::from_utf8(owns.stderr)
+                .unwrap()
+                .contains("cannot tell")
+    );
     let refused = String::from_utf8(run(&["watch"]).stderr).unwrap();
     assert!(
         refused.contains("dmsetup status --target lease failed: no such driver"),
@@ -1085,7 +1165,15 @@ fn r34_the_lease_is_given_up_before_devices_are_removed() {
     let lab = Lab::new();
     fake_dmsetup(&lab, [0, 0]);
     let (output, told) = deactivate(&lab, &["other"]);
-    assert!(output.status.success() && told.is_empty(), "{output:?}");
+    assert!(
+        output.status.code() == Some(1) && told.is_empty(),
+        "{output:?}"
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("portion other is neither mapped nor declared"),
+        "{said}"
+    );
     let (output, told) = deactivate(&lab, &["v"]);
     assert!(output.status.success(), "{output:?}");
     let expected = "message lease-v-0 0 release\n\

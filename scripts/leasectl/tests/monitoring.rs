@@ -20,6 +20,8 @@ case $* in
     echo "a-0: 0 8 lease alpha 0/3 owner 7 1 412 9 1/2 3 4 5 2 exhausted unlimited 2"
     echo "a-1: 0 8 lease alpha 1/3 owner 7 1 412 9 1/2 3 4 5 2 exhausted unlimited 2"
     echo "b-0: 0 8 lease beta 0/1 secondary - - - - 0/unlimited 0 0 0 1 lapse 0 0" ;;
+"targets")
+    echo "lease            v1.0.0" ;;
 "table --target lease")
     echo "a-0: 0 8 lease 8:16 1"
     echo "a-1: 0 8 lease 8:32 1"
@@ -143,6 +145,24 @@ fn r47_a_file_is_replaced_and_an_address_answers() {
     assert!(get(address, "/metrics").starts_with("HTTP/1.1 500"));
 }
 
+/// A `dmsetup` of a machine whose kernel does not have the target.
+const WITHOUT_MODULE: &str = "#!/bin/sh\n[ \"$1\" != targets ] || echo \"linear v1.5.0\"\n";
+
+#[test]
+fn r47_metrics_without_the_module_are_refused_once_and_reported_for_ever() {
+    let lab = Lab::new();
+    lab.0.put("dmsetup", WITHOUT_MODULE, 0o755);
+    for words in [&["metrics"][..], &["metrics", "--textfile", "lease.prom"]] {
+        let output = lab.tool(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("the module dm_lease is not loaded"), "{said}");
+    }
+    assert!(!lab.0.join("lease.prom").exists());
+    lab.0.put("dmsetup", DMSETUP, 0o755);
+    assert!(lab.metrics().contains("\ndm_lease_module_loaded 1\n"));
+}
+
 /// Asks for a page as soon as there is somebody to answer.
 fn get(address: SocketAddr, page: &str) -> String {
     let mut tries = 0;
@@ -172,7 +192,9 @@ fn names(text: &str) -> BTreeSet<&str> {
 fn r47_alerts_and_dashboard_name_metrics_that_there_are() {
     let text = Lab::new().metrics();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
-    let samples: Vec<&str> = samples.filter_map(|line| line.split('{').next()).collect();
+    let samples: Vec<&str> = samples
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
     let there: BTreeSet<&str> = samples.into_iter().collect();
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../monitoring");
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();

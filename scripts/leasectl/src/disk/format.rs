@@ -10,7 +10,7 @@
 //! before all zones are wiped and flushed, so a run that is cut short leaves devices that are not
 //! formatted, never a portion with old mailboxes.
 
-use crate::cli::{Format, Uuid};
+use crate::cli::{Force, Format, Uuid};
 use crate::disk::device::{refuse_twice, Device};
 use crate::disk::foreign;
 use crate::disk::member::{mailboxes, superblocks, Mailbox, Member};
@@ -37,6 +37,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 struct Target {
     device: Device,
     superblock: Superblock,
+    /// What the device holds now and will not hold afterwards.
+    lost: Vec<String>,
 }
 
 /// `leasectl format`
@@ -46,7 +48,7 @@ pub fn run(options: &Format, out: &mut impl Write) -> Result<()> {
         Some(index) => vec![replacement(options, index, out)?],
         None => new_portion(options)?,
     };
-    refuse_used(&targets, options.force)?;
+    refuse_used(&targets)?;
     explain(&targets, out)?;
     if options.dry_run {
         writeln!(out, "dry run: nothing was written")?;
@@ -70,6 +72,9 @@ fn new_portion(options: &Format) -> Result<Vec<Target>> {
         Ok(members) if members <= MAX_MEMBERS => members,
         _ => bail!("a portion has at most {MAX_MEMBERS} members, not {count}"),
     };
+    if !options.force.contains(&Force::Redundancy) {
+        plan::compare(redundancy.kind, members)?;
+    }
     let name = options.name.context("no name given")?;
     let controllers = options.controllers.context("no controllers given")?.0;
     let lowest = Slot::all_in(controllers)
@@ -86,7 +91,7 @@ fn new_portion(options: &Format) -> Result<Vec<Target>> {
     let formatted_s = now_s();
     let mut targets = Vec::new();
     for (path, member) in options.devices.iter().zip(0..) {
-        let device = claim(path, options.force)?;
+        let (device, lost) = claim(path, &options.force)?;
         let superblock = Superblock {
             minor: VERSION_MINOR,
             compat: 0,
@@ -107,36 +112,38 @@ fn new_portion(options: &Format) -> Result<Vec<Target>> {
             generation: 1,
             formatted_s,
         };
-        targets.push(Target { device, superblock });
+        targets.push(Target {
+            device,
+            superblock,
+            lost,
+        });
     }
     Ok(targets)
 }
 
-/// Opens a device exclusively and refuses what must not be overwritten.
-fn claim(path: &Path, force: bool) -> Result<Device> {
+/// Opens a device exclusively and refuses what must not be overwritten. Returns what will be lost,
+/// because its kind was named.
+fn claim(path: &Path, force: &[Force]) -> Result<(Device, Vec<String>)> {
     let device = Device::claim(path)?;
     let shown = path.display();
-    if force {
-        return Ok(device);
-    }
     let (primary, copy) = superblocks(&device)?;
-    for found in [primary, copy] {
-        match found {
-            Ok(found) => bail!(
-                "{shown} is already member {} of portion {}: --force overwrites it",
-                found.member,
-                found.name
-            ),
-            Err(SuperblockError::Blank | SuperblockError::Magic) => {}
-            Err(error) => bail!("{shown} holds a damaged portion ({error}): --force overwrites it"),
+    let portion = [primary, copy].into_iter().find_map(|found| match found {
+        Ok(found) => Some(format!("member {} of portion {}", found.member, found.name)),
+        Err(SuperblockError::Blank | SuperblockError::Magic) => None,
+        Err(error) => Some(format!("a damaged portion ({error})")),
+    });
+    if let Some(portion) = &portion {
+        if !force.contains(&Force::Member) {
+            bail!("{shown} holds {portion} already: --force=member destroys it");
         }
     }
-    let found = foreign::find(&device)?;
-    if !found.is_empty() {
-        let words: Vec<String> = found.iter().map(ToString::to_string).collect();
-        bail!("{shown} holds {}: --force overwrites it", list(&words));
+    let signatures = foreign::find(&device)?;
+    if !signatures.is_empty() && !force.contains(&Force::Signature) {
+        let what = list(&signatures);
+        bail!("{shown} holds {what}: --force=signature destroys it");
     }
-    Ok(device)
+    let lost = portion.into_iter().chain(signatures).collect();
+    Ok((device, lost))
 }
 
 /// The data area is a multiple of the physical block, and of the chunk if rows are counted.
@@ -203,20 +210,21 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
             "what {} promised is not known from a majority of the members without member {index}",
             named_controllers(unknown)
         );
-        if !options.force {
+        if !options.force.contains(&Force::Promises) {
             bail!(
                 "{text}: name all members that are left, and let these controllers write their \
-                 mailboxes on former replacements first"
+                 mailboxes on former replacements first; --force=promises goes on without"
             );
         }
         writeln!(out, "note: {text}")?;
     }
-    let device = claim(path, options.force)?;
+    let (device, lost) = claim(path, &options.force)?;
     let data_length_sectors = data_length(&device, &portion.redundancy)?;
     let lengths = left.iter().map(|left| left.superblock.data_length_sectors);
-    if lengths.min() > Some(data_length_sectors) && !options.force {
+    let is_smaller = lengths.min() > Some(data_length_sectors);
+    if is_smaller && !options.force.contains(&Force::Smaller) {
         bail!(
-            "{} is smaller than every member that is left",
+            "{} is smaller than every member that is left: --force=smaller takes it all the same",
             path.display()
         );
     }
@@ -231,7 +239,11 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
         formatted_s: now_s(),
         ..portion
     };
-    Ok(Target { device, superblock })
+    Ok(Target {
+        device,
+        superblock,
+        lost,
+    })
 }
 
 /// Reads the members that are left of a portion, which must agree about it.
@@ -268,11 +280,8 @@ fn unknown_promises(left: &[Member], portion: &Superblock) -> u64 {
         .fold(0, |bitmap, slot| bitmap | slot.bit())
 }
 
-/// Even with --force: refuses devices on which some controller still heartbeats.
-fn refuse_used(targets: &[Target], force: bool) -> Result<()> {
-    if !force {
-        return Ok(());
-    }
+/// Refuses members of a portion on which some controller still heartbeats: no --force allows that.
+fn refuse_used(targets: &[Target]) -> Result<()> {
     let mut watched = Vec::new();
     let mut wait_ns = 0;
     for target in targets {
@@ -318,7 +327,10 @@ fn explain(targets: &[Target], out: &mut impl Write) -> Result<()> {
         portion.name,
         DisplayUuid(&portion.uuid)
     )?;
-    for Target { device, superblock } in targets {
+    for Target {
+        device, superblock, ..
+    } in targets
+    {
         writeln!(
             out,
             "member {} of {}: {}, data area {} ({} sectors){}",
@@ -335,6 +347,17 @@ fn explain(targets: &[Target], out: &mut impl Write) -> Result<()> {
         )?;
     }
     plan::explain(portion, out)?;
+    explain_sizes(targets, out)?;
+    for Target { device, lost, .. } in targets {
+        if !lost.is_empty() {
+            writeln!(
+                out,
+                "destroys: on {}: {}",
+                device.path.display(),
+                list(lost)
+            )?;
+        }
+    }
     for Target { device, .. } in targets {
         // sd and nvme try a command six times by default before they give it up.
         let Some(timeout_ms) = device.command_timeout_ms() else {
@@ -353,6 +376,22 @@ fn explain(targets: &[Target], out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
+/// Members may differ in size; a layer above usually uses no more of each than the smallest has.
+fn explain_sizes(targets: &[Target], out: &mut impl Write) -> Result<()> {
+    let lengths = || targets.iter().map(|t| t.superblock.data_length_sectors);
+    if let (Some(least), Some(most)) = (lengths().min(), lengths().max()) {
+        if least != most {
+            let (least, most) = (mib(least), mib(most));
+            writeln!(
+                out,
+                "note: the data areas differ in size: {least} to {most}; an array above uses no \
+                 more of each than the smallest has"
+            )?;
+        }
+    }
+    Ok(())
+}
+
 fn write(targets: &[Target]) -> Result<()> {
     for Target { device, .. } in targets {
         let tail = tail_offset(device)?;
@@ -360,7 +399,10 @@ fn write(targets: &[Target]) -> Result<()> {
         device.write_zeros(tail, TAIL_SIZE)?;
         device.flush()?;
     }
-    for Target { device, superblock } in targets {
+    for Target {
+        device, superblock, ..
+    } in targets
+    {
         let mut block = ZERO_BLOCK;
         superblock::encode(superblock, &mut block);
         device.write_block(tail_offset(device)?, &block)?;
@@ -381,7 +423,10 @@ fn tail_offset(device: &Device) -> Result<u64> {
 /// Reads everything back. This also finds two paths to one disk: the later member has overwritten
 /// the earlier one.
 fn verify(targets: &[Target]) -> Result<()> {
-    for Target { device, superblock } in targets {
+    for Target {
+        device, superblock, ..
+    } in targets
+    {
         let shown = device.path.display();
         let member = Member::read(&device.path)?;
         for found in [&member.primary, &member.copy] {

@@ -70,7 +70,40 @@ pub fn redundancy(options: &RedundancyOptions) -> Result<Redundancy> {
         .validate()
         .map_err(anyhow::Error::msg)
         .context("unusable redundancy")?;
+    refuse_unwritable(&redundancy)?;
     Ok(redundancy)
+}
+
+/// A limit of 0 from the start, which `stop` keeps for ever, is a portion that nobody can write.
+fn refuse_unwritable(redundancy: &Redundancy) -> Result<()> {
+    let is_unwritable =
+        redundancy.healthy_limit() == Some(0) && redundancy.exhausted == Exhausted::Stop;
+    if !is_unwritable {
+        return Ok(());
+    }
+    bail!(
+        "this redundancy repairs no stray operation that nothing recognises, so with --exhausted \
+         stop (the default) the portion could never be written: say --detect yes if a layer above \
+         recognises blocks with old content, or --exhausted window to rely on time alone"
+    )
+}
+
+/// Compares the redundancy with the members: what repairs strays must lie within the portion,
+/// because the limit is one for each portion, and the strays of two portions add up.
+pub fn compare(kind: Kind, members: u8) -> Result<()> {
+    let (needed, what) = match kind {
+        Kind::Parity(parity) => (parity.saturating_add(1), format!("parity:{parity}")),
+        Kind::Mirror(copies) => (copies, format!("mirror:{copies}")),
+        Kind::External => return Ok(()),
+    };
+    if members < needed {
+        bail!(
+            "--redundancy {what} needs at least {needed} members, and this portion has {members}: \
+             if the array has members in other portions, the limits of all of them add up \
+             (--force=redundancy goes on)"
+        );
+    }
+    Ok(())
 }
 
 /// Explains a portion: its timings, its limit, the throughput ceiling, and what to know.
@@ -199,7 +232,7 @@ fn warnings(portion: &Superblock) -> Vec<String> {
         )),
         (Some(0), Exhausted::Stop) => notes.push(String::from(
             "this portion can be written only while an operator accepts the risk (message \
-             accept_risk): choose more redundancy, --detect yes, or --exhausted window",
+             accept_risk)",
         )),
         (Some(0), Exhausted::Window) => notes.push(format!(
             "this redundancy repairs no unrecognised stray: only the window protects, as far as \

@@ -42,6 +42,9 @@ pub fn activate(options: &Activate, out: &mut impl Write) -> Result<ExitCode> {
         true => files(Path::new(DIRECTORY))?,
         false => options.files.clone(),
     };
+    if paths.is_empty() {
+        bail!("no portion is declared: there is no {DIRECTORY}/*.toml");
+    }
     each(&paths, |path| {
         activate_file(path, options.dry_run, out)
             .with_context(|| format!("{} is not activated", path.display()))
@@ -59,6 +62,16 @@ pub fn deactivate(options: &Deactivate, out: &mut impl Write) -> Result<ExitCode
             portions.entry(portion).or_default().push(line);
         }
     }
+    for name in &options.portions {
+        if portions.contains_key(name.as_str()) {
+            continue;
+        }
+        // A unit may be stopped twice; a slip of the hand names what nobody declared.
+        if !Path::new(DIRECTORY).join(format!("{name}.toml")).exists() {
+            bail!("portion {name} is neither mapped nor declared on this machine");
+        }
+        writeln!(out, "portion {name} is not mapped")?;
+    }
     let portions: Vec<_> = portions.into_iter().collect();
     each(&portions, |(portion, lines)| {
         deactivate_portion(portion, lines, options.above, out)
@@ -71,16 +84,16 @@ fn each<T>(things: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<ExitCo
     let mut code = ExitCode::SUCCESS;
     for thing in things {
         if let Err(error) = act(thing) {
-            writeln!(io::stderr(), "leasectl: {error:#}")?;
+            let _ = writeln!(io::stderr(), "leasectl: {error:#}");
             code = ExitCode::FAILURE;
         }
     }
     Ok(code)
 }
 
-fn warn(text: &str) -> Result<()> {
-    writeln!(io::stderr(), "leasectl: warning: {text}")?;
-    Ok(())
+/// A warning that nobody reads stops nothing.
+fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "leasectl: warning: {text}");
 }
 
 fn activate_file(path: &Path, dry_run: bool, out: &mut impl Write) -> Result<()> {
@@ -127,7 +140,7 @@ fn activate_file(path: &Path, dry_run: bool, out: &mut impl Write) -> Result<()>
             "portion {} works without members that are not here: {}",
             first.name,
             list(&absent)
-        ))?;
+        ));
     }
     Ok(())
 }
@@ -187,8 +200,8 @@ fn named(declaration: &Declaration, devices: &[PathBuf]) -> Result<Vec<Here>> {
                 path.display(),
                 superblock.name,
                 DisplayUuid(&superblock.uuid)
-            ))?,
-            Err(error) => warn(&format!("{error:#}"))?,
+            )),
+            Err(error) => warn(&format!("{error:#}")),
         }
     }
     Ok(here)
@@ -323,7 +336,7 @@ fn close(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Resul
     }
     if let Some(owner) = lines.iter().find(|line| line.status.role == Role::Owner) {
         if let Err(error) = mapped::dmsetup(&["message", owner.device, "0", "release"]) {
-            warn(&format!("the lease is not released: {error:#}"))?;
+            warn(&format!("the lease is not released: {error:#}"));
         }
     }
     for device in &mapped {

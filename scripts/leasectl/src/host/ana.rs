@@ -104,7 +104,9 @@ pub fn run(options: &Ana, out: &mut impl Write) -> Result<()> {
         match look(&mut exports, options, out) {
             Ok(true) => continue,
             Ok(false) => (),
-            Err(error) => writeln!(io::stderr(), "leasectl: {error:#}")?,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "leasectl: {error:#}");
+            }
         }
         events.wait(Some(LOOK_AGAIN))?;
     }

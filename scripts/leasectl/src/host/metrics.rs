@@ -8,7 +8,7 @@
 use crate::cli::Metrics;
 use crate::kernel::mapped;
 use crate::kernel::sessions::{Key, Look};
-use anyhow::{anyhow, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 use dm_lease_proto::proto::histogram::{limit_us, Histogram, Report, BUCKETS};
 use dm_lease_proto::proto::limit::Limit;
 use dm_lease_proto::proto::status::{Reason, Role, Status};
@@ -92,13 +92,16 @@ pub fn run(options: &Metrics, out: &mut impl Write) -> Result<()> {
         return Ok(());
     }
     let Some(file) = &options.textfile else {
+        refuse_without_module()?;
         out.write_all(text()?.as_bytes())?;
         return Ok(());
     };
     let Some(every_s) = options.every_s else {
+        refuse_without_module()?;
         return replace(file, &text()?);
     };
     loop {
+        // A machine without the module is a state to report: `dm_lease_module_loaded` is 0.
         replace(file, &text()?)?;
         thread::sleep(Duration::from_secs(every_s));
     }
@@ -135,6 +138,22 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     fs::rename(part, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Whether the kernel has the target: the module is loaded.
+fn is_module_loaded() -> Result<bool> {
+    let targets = mapped::dmsetup(&["targets"])?;
+    let mut names = targets
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().next());
+    Ok(names.any(|name| name == "lease"))
+}
+
+fn refuse_without_module() -> Result<()> {
+    if !is_module_loaded()? {
+        bail!("the kernel has no target \"lease\": the module dm_lease is not loaded");
+    }
+    Ok(())
+}
+
 fn text() -> Result<String> {
     let look = Look::take()?;
     let mut sessions = Vec::new();
@@ -144,7 +163,7 @@ fn text() -> Result<String> {
         let report = report.map_err(|line| anyhow!("what the module tells has no {line}"))?;
         sessions.push(Session::new(&key, line.status, report));
     }
-    Ok(encode(&sessions))
+    Ok(encode(&sessions, is_module_loaded()?))
 }
 
 impl<'a> Session<'a> {
@@ -176,8 +195,16 @@ fn charged(charged: u32) -> f64 {
     }
 }
 
-fn encode(sessions: &[Session<'_>]) -> String {
+fn encode(sessions: &[Session<'_>], is_module_loaded: bool) -> String {
     let mut text = String::new();
+    let name = "dm_lease_module_loaded";
+    head(
+        &mut text,
+        name,
+        "gauge",
+        "Whether the kernel has the target lease.",
+    );
+    let _ = writeln!(text, "{name} {}", u8::from(is_module_loaded));
     for metric in PLAIN {
         head(&mut text, metric.name, metric.kind, metric.help);
         for session in sessions {

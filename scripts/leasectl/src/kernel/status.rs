@@ -57,23 +57,41 @@ pub fn devices_of(portion: &str) -> Result<Vec<String>> {
     Ok(of_portion.map(|line| line.device.to_owned()).collect())
 }
 
+/// The exit status of `leasectl owns` when it cannot tell.
+const CANNOT_TELL: u8 = 3;
+
 /// `leasectl owns`: one of several controllers on this machine is enough.
 pub fn owns(options: &Owns, out: &mut impl Write) -> Result<ExitCode> {
+    let word = match role_word(options.portion.as_str()) {
+        Ok((word, true)) => {
+            writeln!(out, "{word}")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Ok((word, false)) => word,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "leasectl: cannot tell: {error:#}");
+            return Ok(ExitCode::from(CANNOT_TELL));
+        }
+    };
+    writeln!(out, "{word}")?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// What this machine is to a portion, and whether it owns it with a valid lease.
+fn role_word(portion: &str) -> Result<(String, bool)> {
     let text = dmsetup()?;
     let lines = parse(&text)?;
-    let portion = options.portion.as_str();
     let of_portion = || lines.iter().filter(|line| line.status.portion == portion);
     let owner = |line: &&Line<'_>| line.status.role.owns() && line.status.lease_ms_left.is_some();
     if let Some(line) = of_portion().find(owner) {
-        writeln!(out, "{}", line.status.role)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok((line.status.role.to_string(), true));
     }
-    match of_portion().next() {
-        Some(line) if line.status.role.owns() => writeln!(out, "lapsed")?,
-        Some(line) => writeln!(out, "{}", line.status.role)?,
-        None => writeln!(out, "unmapped")?,
-    }
-    Ok(ExitCode::FAILURE)
+    let word = match of_portion().next() {
+        Some(line) if line.status.role.owns() => String::from("lapsed"),
+        Some(line) => line.status.role.to_string(),
+        None => String::from("unmapped"),
+    };
+    Ok((word, false))
 }
 
 /// Runs `dmsetup status --target lease`.
@@ -83,13 +101,18 @@ pub fn dmsetup() -> Result<String> {
 
 /// Reads the output of `dmsetup status`: `<device>: <start> <length> lease <fields>`. Lines of
 /// other targets are skipped.
+///
+/// # Errors
+///
+/// A line that `dmsetup status` never prints, or a status that cannot be read.
 pub fn parse(text: &str) -> Result<Vec<Line<'_>>> {
     let mut lines = Vec::new();
     for text in text.lines() {
-        // A device's name may hold a colon but no blank, which dmsetup mangles.
-        let Some((device, rest)) = text.split_once(": ") else {
+        if text.trim().is_empty() || text == "No devices found" {
             continue;
-        };
+        }
+        let (device, rest) = device_and_rest(text)
+            .with_context(|| format!("{text:?} is no line of dmsetup status"))?;
         let mut words = rest.trim_start().splitn(4, ' ');
         let (_start, _length, target) = (words.next(), words.next(), words.next());
         if target != Some("lease") {
@@ -100,6 +123,17 @@ pub fn parse(text: &str) -> Result<Vec<Line<'_>>> {
         lines.push(Line { device, status });
     }
     Ok(lines)
+}
+
+/// A device's name may hold a colon but no blank, which dmsetup mangles. Behind the name stand the
+/// numbers of a target's first sector and its length, or nothing if the device has no table.
+fn device_and_rest(line: &str) -> Option<(&str, &str)> {
+    let without_table = || Some((line.trim_end().strip_suffix(':')?, ""));
+    let (device, rest) = line.split_once(": ").or_else(without_table)?;
+    let mut words = rest.split_ascii_whitespace();
+    let is_number = |word: &str| word.parse::<u64>().is_ok();
+    let is_table = words.next().is_none_or(is_number) && words.next().is_none_or(is_number);
+    is_table.then_some((device, rest))
 }
 
 const HEADINGS: [&str; 13] = [
