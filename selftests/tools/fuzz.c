@@ -370,7 +370,7 @@ static void put(int fd, uint64_t at)
 /* Half of the flips are where a block has something to say. */
 static unsigned int some_bit(void)
 {
-	return below(2) ? below(8 * BLOCK) : below(8 * 600);
+	return below(2) ? below(8 * BLOCK) : below(8 * 620);
 }
 
 static int open_member(const char *path)

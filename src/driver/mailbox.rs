@@ -75,6 +75,8 @@ enum Place {
 
 struct Places {
     device: Option<Arc<BlockDevice>>,
+    /// The generation of the member that the device is [R56].
+    generation: u32,
     transfers: [Place; 3],
     /// Nothing is submitted.
     parked: bool,
@@ -85,7 +87,8 @@ struct Places {
 pub struct Mailbox {
     /// The member.
     pub member: u8,
-    id: BlockId,
+    uuid: [u8; 16],
+    own: Slot,
     first: Slot,
     /// The portion thread's bell.
     portion: Arc<Bell>,
@@ -126,20 +129,16 @@ impl Mailbox {
             Place::Idle(read),
         ];
         let submitter = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
-        let id = BlockId {
-            uuid,
-            member,
-            slot: own,
-        };
         Arc::pin_init(
             pin_init!(Self {
                 member,
-                id,
+                uuid,
+                own,
                 first,
                 portion,
                 submitter,
                 places <- new_spinlock_irq!(
-                    Places { device: None, transfers, parked: false },
+                    Places { device: None, generation: 0, transfers, parked: false },
                     "dm_lease mailbox"
                 ),
                 settled <- crate::dm::thread::new_wait_queue!("dm_lease mailbox settled"),
@@ -148,9 +147,13 @@ impl Mailbox {
         )
     }
 
-    /// Says which device the member is. What is under way goes on with the old one.
-    pub fn set_device(&self, device: Arc<BlockDevice>) {
-        let old = self.places.lock().device.replace(device);
+    /// Says which device the member is, and of which generation. What is under way goes on with
+    /// the old one.
+    pub fn set_device(&self, device: Arc<BlockDevice>, generation: u32) {
+        let mut places = self.places.lock();
+        let old = places.device.replace(device);
+        places.generation = generation;
+        drop(places);
         drop(old);
     }
 
@@ -195,7 +198,7 @@ impl Mailbox {
 
     /// Hands the read of all slots to the member thread. `false` if it cannot.
     pub fn read_all(&self) -> bool {
-        let Some((buf, dev)) = self.take_idle(Which::Read) else {
+        let Some((buf, dev, _)) = self.take_idle(Which::Read) else {
             return false;
         };
         let blocks = 0..buf.block_count();
@@ -230,10 +233,11 @@ impl Mailbox {
         self.put(which as usize, Place::Idle(buf));
     }
 
-    /// What a read brought about one slot.
+    /// What a read brought about one slot. What was read from the device before this one is no
+    /// information if that was of another generation.
     pub fn decode<T: Record>(&self, buf: &Buf, slot: Slot, register: Register) -> Found<T> {
         let start = self.block_index(slot, register);
-        let id = BlockId { slot, ..self.id };
+        let id = self.id(slot, self.places.lock().generation);
         let side = |index: usize| match buf.block(index) {
             Some(block) => decode::<T>(block, &id),
             None => Reading::Blank,
@@ -263,14 +267,14 @@ impl Mailbox {
         op: IoOp,
         record: &T,
     ) -> bool {
-        let Some((mut buf, dev)) = self.take_idle(which) else {
+        let Some((mut buf, dev, generation)) = self.take_idle(which) else {
             return false;
         };
         let Some(block) = buf.block_mut(0) else {
             return false;
         };
-        encode(record, &self.id, block);
-        let sector = register_sector(self.id.slot, register, side);
+        encode(record, &self.id(self.own, generation), block);
+        let sector = register_sector(self.own, register, side);
         self.hand_over(
             buf,
             Request {
@@ -290,16 +294,17 @@ impl Mailbox {
         self.submitter.ring(Reasons::IO);
     }
 
-    fn take_idle(&self, which: Which) -> Option<(Buf, Arc<BlockDevice>)> {
+    fn take_idle(&self, which: Which) -> Option<(Buf, Arc<BlockDevice>, u32)> {
         let mut places = self.places.lock();
         let device = places.device.clone()?;
+        let generation = places.generation;
         if which != Which::Read && device.is_read_only() {
             // Nothing may be written here: the controller observes, and stays `joining`.
             return None;
         }
         let place = places.transfers.get_mut(which as usize)?;
         match core::mem::replace(place, Place::Away) {
-            Place::Idle(buf) => Some((buf, device)),
+            Place::Idle(buf) => Some((buf, device, generation)),
             other => {
                 *place = other;
                 None
@@ -330,6 +335,15 @@ impl Mailbox {
         drop(places);
         if parked {
             self.settled.wake_all();
+        }
+    }
+
+    fn id(&self, slot: Slot, generation: u32) -> BlockId {
+        BlockId {
+            uuid: self.uuid,
+            member: self.member,
+            generation,
+            slot,
         }
     }
 

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread, WaitQueue},
     proto::{
-        controller::{Command, Setup},
+        controller::{Command, MemberDevice, Setup},
         layout::MAX_MEMBERS,
         limit::Limit,
         record::{Incarnation, Slot},
@@ -65,8 +65,8 @@ pub struct Table {
     pub id: u64,
     /// The member it maps.
     pub member: u8,
-    /// Whether the member was formatted as a replacement of another.
-    pub replacement: bool,
+    /// What its superblock says of it as a member.
+    pub device: MemberDevice,
     /// Whether its openers cache nothing.
     pub stateless: bool,
     /// Whether it was loaded read-only.
@@ -230,7 +230,7 @@ impl Session {
     ///
     /// `EBUSY` if another device became this member since the table was loaded [R39]; `ENOMEM`.
     pub fn attach(self: &Arc<Self>, table: Table, device: Arc<BlockDevice>) -> Result {
-        let (member, original) = (table.member, !table.replacement);
+        let (member, as_member) = (table.member, table.device);
         let mailbox = self.mailboxes.get(usize::from(member)).ok_or(EINVAL)?;
         let mut tables = self.tables.lock();
         if tables.live.iter().any(|known| known.id == table.id) {
@@ -257,13 +257,13 @@ impl Session {
             };
         }
         tables.attached = tables.attached.wrapping_add(1);
-        mailbox.set_device(device);
+        mailbox.set_device(device, as_member.generation);
         self.apply(&tables, |controller| {
             let now_ns = clock::boottime_ns();
             if moved {
                 controller.forget_member(member, now_ns);
             }
-            controller.handle_member(member, true, original);
+            controller.handle_member(member, Some(as_member));
             let _ = controller.handle_command(Command::Stay(Reason::Removed), now_ns);
         });
         drop(tables);

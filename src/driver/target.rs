@@ -44,6 +44,7 @@ use crate::{
         Visitor, //
     },
     proto::{
+        controller::MemberDevice,
         limit::{Counting, Limit},
         permits::Unit,
         record::Slot,
@@ -82,7 +83,7 @@ pub struct Instance<'ti> {
     pub rules: Rules,
     features: Features,
     controller: Slot,
-    replacement: bool,
+    as_member: MemberDevice,
     membership: Membership,
     /// The member, opened for the session's own use.
     own: Arc<BlockDevice>,
@@ -132,7 +133,11 @@ impl Target for LeaseTarget {
             own,
             handle,
         } = made;
-        let (member, replacement) = (superblock.member, superblock.replacement);
+        let member = superblock.member;
+        let as_member = MemberDevice {
+            generation: superblock.generation,
+            original: !superblock.replacement,
+        };
         let unit = membership.session.gate.unit(member);
         let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
@@ -142,7 +147,7 @@ impl Target for LeaseTarget {
             rules,
             features,
             controller: slot,
-            replacement,
+            as_member,
             membership,
             own,
             handle,
@@ -179,7 +184,7 @@ impl Target for LeaseTarget {
         let table = Table {
             id: data.membership.id,
             member: data.rules.member,
-            replacement: data.replacement,
+            device: data.as_member,
             stateless: data.features.stateless,
             read_only: data.rules.read_only,
             claim_auto: data.features.claim == Claim::Auto,

@@ -264,13 +264,14 @@ impl<'a> FieldWriter<'a> {
 ///
 /// Reading beyond the end yields zeros, which no codec does (their sizes are constants).
 pub struct FieldReader<'a> {
+    block: &'a Block,
     rest: &'a [u8],
 }
 
 impl<'a> FieldReader<'a> {
     /// Starts at the first byte of `block`.
     pub const fn new(block: &'a Block) -> Self {
-        Self { rest: block }
+        Self { block, rest: block }
     }
 
     /// Takes `N` bytes as they are.
@@ -320,6 +321,13 @@ impl<'a> FieldReader<'a> {
     /// Whether everything that was not read is zero.
     pub fn rest_is_zero(&self) -> bool {
         is_zero(self.rest)
+    }
+
+    /// Whether everything that was not read is zero, up to the byte `end` of the block.
+    pub fn is_zero_before(&self, end: usize) -> bool {
+        let behind = self.block.len().saturating_sub(end);
+        let length = self.rest.len().saturating_sub(behind);
+        is_zero(self.rest.get(..length).unwrap_or(&[]))
     }
 }
 

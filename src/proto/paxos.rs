@@ -245,6 +245,7 @@ pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::record::Generations;
 
     fn slot(index: u8) -> Slot {
         Slot::new(index).unwrap()
@@ -290,6 +291,9 @@ mod tests {
             val: accepted.map(|(_, value)| value),
             limit: 1,
             charges: Charges::NONE,
+            failed: 0,
+            mark: 0,
+            generations: Generations::NONE,
         }
     }
 

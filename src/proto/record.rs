@@ -20,23 +20,33 @@
 //!  8  version   u16                              40  sequence      u64
 //! 10  register  u8                               48  incarnation   u128
 //! 11  member    u8                               64  fields of the register
-//! 12  slot      u8, then 3 zero                  ..  zero up to 4096
-//! 16  CRC32C    u32 over all 4096, then 4 zero
+//! 12  slot      u8, then 3 zero                  ..  mark, generations, zero up to 3072
+//! 16  CRC32C    u32 over all 4096              3072  extension area up to 4096
+//! 20  generation u32 of the member
 //! ```
 //!
 //! All numbers are little-endian; controllers are stored by number (1..=64), 0 is "none".
-//! Every record has exactly one encoding, and whatever is not one is refused.
+//! Outside of the extension area every record has exactly one encoding, and whatever is not one is
+//! refused. The extension area is for later versions of this code: it is written as zeros, the
+//! checksum covers it, and its content is ignored.
+//!
+//! The superblock's feature [`super::superblock::INCOMPAT_RECORDS_2`] says that the records of a
+//! member are of this version. Version 1 had neither generations nor marks.
 //!
 //! Callers: `register`, `round` and `controller` in the module, `leasectl check` and `show`.
 //! Pure functions, no locking.
 
 use super::layout::{
-    is_blank, is_sealed, seal, Block, FieldReader, FieldWriter, Side, MAX_CONTROLLERS,
+    is_blank, is_sealed, seal, Block, FieldReader, FieldWriter, Side, BLOCK_SIZE, MAX_CONTROLLERS,
+    MAX_MEMBERS,
 };
 use core::fmt;
 
 /// Version of both records. A block of another version is no information.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
+
+/// Where the extension area of a record block begins; it reaches to the end of the block.
+pub const EXTENSION_AT: usize = BLOCK_SIZE - 1024;
 
 /// The batch limit "unlimited" in [`BallotRecord::limit`].
 pub const LIMIT_UNLIMITED: u32 = u32::MAX;
@@ -364,6 +374,54 @@ impl Default for Charges {
     }
 }
 
+/// The generation of each member of a portion, as far as one controller knows: the highest that it
+/// has seen. A member that is formatted anew in place of a lost one has a higher generation than
+/// the lost one had [R56].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Generations([u32; MAX_MEMBERS as usize]);
+
+impl Generations {
+    /// Nothing is known.
+    pub const NONE: Generations = Generations([0; MAX_MEMBERS as usize]);
+
+    /// The highest known generation of a member; 0 if none is known.
+    pub fn of(&self, member: u8) -> u32 {
+        self.0.get(usize::from(member)).copied().unwrap_or(0)
+    }
+
+    /// Takes a generation of a member that exists or existed. Returns whether it is the highest so
+    /// far, which was not known before.
+    pub fn note(&mut self, member: u8, generation: u32) -> bool {
+        match self.0.get_mut(usize::from(member)) {
+            Some(known) if *known < generation => {
+                *known = generation;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes what another controller knows. Returns whether anything of it is new.
+    pub fn merge(&mut self, other: &Generations) -> bool {
+        let before = *self;
+        for (known, &theirs) in self.0.iter_mut().zip(&other.0) {
+            *known = theirs.max(*known);
+        }
+        *self != before
+    }
+
+    /// All of them, by member.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + Clone + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl Default for Generations {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 /// Which of the two registers of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Register {
@@ -394,6 +452,13 @@ pub struct BallotRecord {
     pub limit: u32,
     /// What earlier terms are charged with.
     pub charges: Charges,
+    /// How many members the writer was told are failed or rebuilding.
+    pub failed: u32,
+    /// Tells one write from another of the same sequence number: the writer's clock when the round
+    /// began to which the write belongs [R58].
+    pub mark: u64,
+    /// The member generations that the writer knows [R56].
+    pub generations: Generations,
 }
 
 /// The role of a controller on a portion, as it says in its heartbeats.
@@ -439,6 +504,10 @@ pub struct HeartbeatRecord {
     pub period_ns: u64,
     /// Why the writer was demoted last; `status` names the numbers.
     pub reason: u8,
+    /// As in [`BallotRecord::mark`].
+    pub mark: u64,
+    /// The member generations that the writer knows [R56].
+    pub generations: Generations,
 }
 
 impl HeartbeatRecord {
@@ -456,6 +525,8 @@ pub struct BlockId {
     pub uuid: [u8; 16],
     /// Index of the member.
     pub member: u8,
+    /// The generation of the member, as its superblock says it [R56].
+    pub generation: u32,
     /// Whose mailbox.
     pub slot: Slot,
 }
@@ -501,6 +572,9 @@ pub enum Reject {
     Portion,
     /// It says it is of another member.
     Member,
+    /// It was written for a member of another generation: to a disk that was replaced, or before
+    /// this one was formatted [R56].
+    Generation,
     /// It says it is of another controller.
     Slot,
     /// A field holds what the writer could never have meant.
@@ -520,6 +594,7 @@ impl fmt::Display for Reject {
             Self::Register => "block of the other register",
             Self::Portion => "block of another portion",
             Self::Member => "block of another member",
+            Self::Generation => "block of another generation of the member",
             Self::Slot => "block of another controller",
             Self::Field => "impossible field",
             Self::Reserved => "reserved bytes are not zero",
@@ -538,6 +613,12 @@ pub trait Record: Copy + Eq + sealed::Fields {
 
     /// The writer's incarnation.
     fn inc(&self) -> Incarnation;
+
+    /// Tells one write from another of the same sequence number.
+    fn mark(&self) -> u64;
+
+    /// The member generations that the writer knows.
+    fn generations(&self) -> &Generations;
 }
 
 impl Record for BallotRecord {
@@ -550,6 +631,14 @@ impl Record for BallotRecord {
     fn inc(&self) -> Incarnation {
         self.inc
     }
+
+    fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    fn generations(&self) -> &Generations {
+        &self.generations
+    }
 }
 
 impl Record for HeartbeatRecord {
@@ -561,6 +650,14 @@ impl Record for HeartbeatRecord {
 
     fn inc(&self) -> Incarnation {
         self.inc
+    }
+
+    fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    fn generations(&self) -> &Generations {
+        &self.generations
     }
 }
 
@@ -589,11 +686,16 @@ pub fn encode<T: Record>(record: &T, id: &BlockId, block: &mut Block) {
     out.u8(id.member);
     out.u8(id.slot.controller());
     out.skip(3);
-    out.skip(8);
+    out.skip(4);
+    out.u32(id.generation);
     out.bytes(&id.uuid);
     out.u64(record.seq());
     out.u128(record.inc().0);
     record.put(&mut out);
+    out.u64(record.mark());
+    for generation in record.generations().iter() {
+        out.u32(generation);
+    }
     seal(block, CHECKSUM_AT);
 }
 
@@ -619,14 +721,15 @@ fn decode_written<T: Record>(block: &Block, id: &BlockId) -> Result<T, Reject> {
     let slot = from.u8();
     ensure(from.is_zero::<3>(), Reject::Reserved)?;
     let _checksum = from.u32();
-    ensure(from.is_zero::<4>(), Reject::Reserved)?;
+    let generation = from.u32();
     ensure(from.bytes() == id.uuid, Reject::Portion)?;
     ensure(member == id.member, Reject::Member)?;
     ensure(slot == id.slot.controller(), Reject::Slot)?;
+    ensure(generation == id.generation, Reject::Generation)?;
     let seq = from.u64();
     let inc = Incarnation(from.u128());
     let record = T::take(seq, inc, &mut from)?;
-    ensure(from.rest_is_zero(), Reject::Reserved)?;
+    ensure(from.is_zero_before(EXTENSION_AT), Reject::Reserved)?;
     Ok(record)
 }
 
@@ -691,6 +794,7 @@ mod sealed {
                 put_charge(out, entry);
             }
             out.u32(u32::from(self.charges.partial));
+            out.u32(self.failed);
         }
 
         fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject> {
@@ -702,6 +806,9 @@ mod sealed {
             ensure(bal <= mbal && bal.is_some() == val.is_some(), Reject::Field)?;
             let limit = from.u32();
             let charges = take_charges(from)?;
+            let failed = from.u32();
+            let mark = from.u64();
+            let generations = take_generations(from);
             Ok(Self {
                 seq,
                 inc,
@@ -712,6 +819,9 @@ mod sealed {
                 val,
                 limit,
                 charges,
+                failed,
+                mark,
+                generations,
             })
         }
     }
@@ -747,6 +857,8 @@ mod sealed {
             let open = from.u32();
             let hb = from.u64();
             let period_ns = from.u64();
+            let mark = from.u64();
+            let generations = take_generations(from);
             Ok(Self {
                 seq,
                 inc,
@@ -756,6 +868,8 @@ mod sealed {
                 open,
                 period_ns,
                 reason,
+                mark,
+                generations,
             })
         }
     }
@@ -854,6 +968,14 @@ fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
     Ok(charges)
 }
 
+fn take_generations(from: &mut FieldReader<'_>) -> Generations {
+    let mut generations = Generations::NONE;
+    for generation in &mut generations.0 {
+        *generation = from.u32();
+    }
+    generations
+}
+
 /// What a role is called in messages of the tools.
 impl fmt::Display for RecordRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -896,6 +1018,7 @@ mod tests {
     const ID: BlockId = BlockId {
         uuid: *b"0123456789abcdef",
         member: 2,
+        generation: 4,
         slot: Slot(6),
     };
 
@@ -935,6 +1058,9 @@ mod tests {
             val: Some(value(5, 12)),
             limit: LIMIT_UNLIMITED,
             charges,
+            failed: 1,
+            mark: 123_456_789,
+            generations: generations(),
         }
     }
 
@@ -951,7 +1077,18 @@ mod tests {
             open: 3,
             period_ns: 500_000_000,
             reason: 11,
+            mark: 987_654_321,
+            generations: generations(),
         }
+    }
+
+    /// Of three members: the last one was formatted three times.
+    fn generations() -> Generations {
+        let mut generations = Generations::NONE;
+        for (member, generation) in [(0, 1), (1, 1), (2, 4)] {
+            generations.note(member, generation);
+        }
+        generations
     }
 
     fn encoded<T: Record>(record: &T) -> Block {
@@ -1046,6 +1183,9 @@ mod tests {
             Reject::Portion,
         );
         check(BlockId { member: 1, ..ID }, Reject::Member);
+        for generation in [3, 5] {
+            check(BlockId { generation, ..ID }, Reject::Generation);
+        }
         check(
             BlockId {
                 slot: Slot(5),
@@ -1073,10 +1213,11 @@ mod tests {
             let reading = patched(&ballot_record(8), at, byte);
             assert_eq!(reading, Reading::Invalid(reject), "byte {at}");
         };
-        check(8, 2, Reject::Version);
+        check(8, 1, Reject::Version);
+        check(8, 3, Reject::Version);
         check(10, 2, Reject::Register);
         check(13, 1, Reject::Reserved);
-        check(20, 1, Reject::Reserved);
+        check(20, 1, Reject::Generation);
         // dec: epoch at 80, owner at 88, padding, incarnation at 96.
         check(80, 0, Reject::Field);
         check(88, 0, Reject::Field);
@@ -1096,10 +1237,35 @@ mod tests {
         check(204 + 80 + 36, 1, Reject::Field);
         check(204, 0, Reject::Field);
         check(204 + 36, 2, Reject::Reserved);
-        // Behind them, whether the list is partial.
+        // Behind them, whether the list is partial; then failed members, mark and generations.
         check(204 + 8 * 40, 2, Reject::Field);
-        check(204 + 8 * 40 + 4, 1, Reject::Reserved);
-        check(4095, 1, Reject::Reserved);
+        check(532 + 8 + 64, 1, Reject::Reserved);
+        check(EXTENSION_AT - 1, 1, Reject::Reserved);
+    }
+
+    #[test]
+    fn r41_the_extension_area_is_ignored_and_the_checksum_covers_it() {
+        let (ballot, beat) = (ballot_record(8), heartbeat_record(RecordRole::Owner));
+        for at in [EXTENSION_AT, EXTENSION_AT + 500, BLOCK_SIZE - 1] {
+            assert_eq!(patched(&ballot, at, 0xee), Reading::Valid(ballot));
+            assert_eq!(patched(&beat, at, 0xee), Reading::Valid(beat));
+            let mut damaged = encoded(&ballot);
+            damaged[at] ^= 1;
+            let reading = decode::<BallotRecord>(&damaged, &ID);
+            assert_eq!(reading, Reading::Invalid(Reject::Checksum), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn r56_the_highest_generation_of_each_member_is_remembered() {
+        let mut known = generations();
+        assert_eq!([0, 1, 2, 3].map(|member| known.of(member)), [1, 1, 4, 0]);
+        assert!(!known.note(2, 4) && !known.note(2, 3) && !known.note(16, 9));
+        assert_eq!((known, known.of(16)), (generations(), 0));
+        let mut other = Generations::NONE;
+        assert!(other.note(1, 2) && other.note(2, 3));
+        assert!(known.merge(&other) && !known.merge(&other));
+        assert!(known.iter().take(4).eq([1, 2, 4, 0]));
     }
 
     #[test]

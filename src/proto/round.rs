@@ -238,7 +238,7 @@ pub const fn is_majority(members: u16, majority: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::{Ballot, Incarnation, Value};
+    use crate::proto::record::{Ballot, Generations, Incarnation, Value};
 
     /// Two controllers.
     const SLOTS: u64 = 0b11;
@@ -339,6 +339,9 @@ mod tests {
                 val: None,
                 limit: 1,
                 charges: Charges::NONE,
+                failed: 0,
+                mark: 0,
+                generations: Generations::NONE,
             }
         };
         let mut round = beat();

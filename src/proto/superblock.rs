@@ -19,7 +19,7 @@
 //! 168 kind u8 | parity or copies u8 | detect u8 | exhausted u8 | counting u8 | zero 3
 //! 176 batch u32 | chunk sectors u32 | drain u64 ns, 0 = never
 //! 192 data offset u64 | data length u64 | member length u64, in sectors
-//! 216 generation u64 | formatted u64, seconds since 1970
+//! 216 generation u32 | zero 4 | formatted u64, seconds since 1970
 //! 232 zero
 //! ```
 //!
@@ -51,8 +51,12 @@ pub const NAME_SIZE: usize = 32;
 /// `ro_compat` features this code knows.
 const KNOWN_RO_COMPAT: u32 = 0;
 
-/// `incompat` features this code knows.
-const KNOWN_INCOMPAT: u32 = 0;
+/// The records in the mailboxes are of version 2: with member generations, marks and an extension
+/// area. A member without this feature is of format 1.
+pub const INCOMPAT_RECORDS_2: u32 = 1 << 0;
+
+/// `incompat` features this code knows. It needs all of them.
+pub const KNOWN_INCOMPAT: u32 = INCOMPAT_RECORDS_2;
 
 /// Where the checksum is in the block.
 const CHECKSUM_AT: usize = 16;
@@ -165,7 +169,7 @@ pub struct Superblock {
     /// How long the member was when it was formatted.
     pub member_sectors: u64,
     /// How often this place among the members was formatted: 1 for an original member.
-    pub generation: u64,
+    pub generation: u32,
     /// When it was formatted, seconds since 1970, for people.
     pub formatted_s: u64,
 }
@@ -183,6 +187,8 @@ pub enum SuperblockError {
     Version(u16),
     /// Unknown `incompat` features.
     Incompat(u32),
+    /// Format 1: the records in its mailboxes are of version 1.
+    Outdated,
     /// The uuid is zero.
     Uuid,
     /// The name is none.
@@ -232,6 +238,7 @@ impl fmt::Display for SuperblockError {
                     "unknown incompatible features {bits:#x}: a newer dm-lease is needed"
                 );
             }
+            Self::Outdated => "on-disk format 1: stop all controllers and convert all members",
             Self::Uuid => "the portion uuid is zero",
             Self::Name => "the portion name is not 1 to 32 letters, digits, '_', '.' or '-'",
             Self::MemberCount => "the number of members is not 1 to 16",
@@ -369,7 +376,8 @@ pub fn encode(superblock: &Superblock, block: &mut Block) {
     out.u64(superblock.data_offset_sectors);
     out.u64(superblock.data_length_sectors);
     out.u64(superblock.member_sectors);
-    out.u64(superblock.generation);
+    out.u32(superblock.generation);
+    out.skip(4);
     out.u64(superblock.formatted_s);
     seal(block, CHECKSUM_AT);
 }
@@ -394,6 +402,8 @@ pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
     let incompat = from.u32();
     let unknown = incompat & !KNOWN_INCOMPAT;
     ensure(unknown == 0, SuperblockError::Incompat(unknown))?;
+    let outdated = incompat & INCOMPAT_RECORDS_2 == 0;
+    ensure(!outdated, SuperblockError::Outdated)?;
     ensure(from.is_zero::<4>(), SuperblockError::Reserved)?;
     let uuid = from.bytes();
     let name = Name::from_padded(from.bytes()).ok_or(SuperblockError::Name)?;
@@ -419,8 +429,11 @@ pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
         data_offset_sectors: from.u64(),
         data_length_sectors: from.u64(),
         member_sectors: from.u64(),
-        generation: from.u64(),
-        formatted_s: from.u64(),
+        generation: from.u32(),
+        formatted_s: {
+            ensure(from.is_zero::<4>(), SuperblockError::Reserved)?;
+            from.u64()
+        },
     };
     // A later minor version may have fields here.
     ensure(
@@ -544,7 +557,7 @@ mod tests {
             minor: VERSION_MINOR,
             compat: 0,
             ro_compat: 0,
-            incompat: 0,
+            incompat: INCOMPAT_RECORDS_2,
             uuid: *b"0123456789abcdef",
             name: Name::new("east-1.data_A").unwrap(),
             member: 2,
@@ -631,7 +644,8 @@ mod tests {
         assert_eq!(decode(&ZERO_BLOCK), Err(SuperblockError::Blank));
         assert_eq!(decode(&[0xff; BLOCK_SIZE]), Err(SuperblockError::Magic));
         check(8, 2, SuperblockError::Version(2));
-        check(24, 0x10, SuperblockError::Incompat(0x10));
+        check(24, 0x11, SuperblockError::Incompat(0x10));
+        check(24, 0, SuperblockError::Outdated);
         check(28, 1, SuperblockError::Reserved);
         check(48, b'-', SuperblockError::Name);
         check(48, b' ', SuperblockError::Name);
@@ -658,6 +672,7 @@ mod tests {
         check(193, 1, SuperblockError::DataArea);
         check(200, 1, SuperblockError::DataArea);
         check(216, 0, SuperblockError::Field("generation"));
+        check(220, 1, SuperblockError::Reserved);
         check(232, 1, SuperblockError::Reserved);
         check(4095, 1, SuperblockError::Reserved);
     }

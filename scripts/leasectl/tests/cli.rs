@@ -7,8 +7,8 @@ use dm_lease_proto::proto::layout::{
     register_offset, Block, Side, BLOCK_SIZE, SUPERBLOCK_OFFSET, ZERO_BLOCK,
 };
 use dm_lease_proto::proto::record::{
-    encode, Ballot, BallotRecord, BlockId, Charges, Decided, HeartbeatRecord, Incarnation, Record,
-    RecordRole, Slot, Value,
+    encode, Ballot, BallotRecord, BlockId, Charges, Decided, Generations, HeartbeatRecord,
+    Incarnation, Record, RecordRole, Slot, Value,
 };
 use dm_lease_proto::proto::superblock::{self, Superblock};
 use scratch::Scratch;
@@ -98,9 +98,20 @@ impl Lab {
 
     /// Writes a record as its controller would, to one block.
     fn write<T: Record>(&self, name: &str, slot: Slot, side: Side, record: &T) {
-        let Superblock { uuid, member, .. } = self.superblock(name);
+        let Superblock {
+            uuid,
+            member,
+            generation,
+            ..
+        } = self.superblock(name);
         let mut block = ZERO_BLOCK;
-        encode(record, &BlockId { uuid, member, slot }, &mut block);
+        let id = BlockId {
+            uuid,
+            member,
+            generation,
+            slot,
+        };
+        encode(record, &id, &mut block);
         let offset = register_offset(slot, T::REGISTER, side);
         self.open(name).write_all_at(&block, offset).unwrap();
     }
@@ -134,6 +145,9 @@ fn ballot(seq: u64, epoch: u64, owner: u8) -> BallotRecord {
         val: None,
         limit: 1,
         charges: Charges::NONE,
+        failed: 0,
+        mark: 0,
+        generations: Generations::NONE,
     }
 }
 
@@ -154,6 +168,8 @@ fn heartbeat(seq: u64) -> HeartbeatRecord {
         open: 0,
         period_ns: 100_000_000,
         reason: 0,
+        mark: 0,
+        generations: Generations::NONE,
     }
 }
 

@@ -6,8 +6,8 @@ mod scratch;
 
 use dm_lease_proto::proto::layout::{register_offset, Side, SUPERBLOCK_OFFSET, ZERO_BLOCK};
 use dm_lease_proto::proto::record::{
-    encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, HeartbeatRecord, Incarnation,
-    Record, RecordRole, Slot, Value,
+    encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations, HeartbeatRecord,
+    Incarnation, Record, RecordRole, Slot, Value,
 };
 use dm_lease_proto::proto::superblock;
 use scratch::Scratch;
@@ -461,9 +461,20 @@ fn publish<T: Record>(array: &Array, member: u64, slot: Slot, record: &T) {
         .unwrap();
     let mut block = ZERO_BLOCK;
     file.read_exact_at(&mut block, SUPERBLOCK_OFFSET).unwrap();
-    let superblock::Superblock { uuid, member, .. } = superblock::decode(&block).unwrap();
+    let superblock::Superblock {
+        uuid,
+        member,
+        generation,
+        ..
+    } = superblock::decode(&block).unwrap();
     let mut block = ZERO_BLOCK;
-    encode(record, &BlockId { uuid, member, slot }, &mut block);
+    let id = BlockId {
+        uuid,
+        member,
+        generation,
+        slot,
+    };
+    encode(record, &id, &mut block);
     let offset = register_offset(slot, T::REGISTER, Side::A);
     file.write_all_at(&block, offset).unwrap();
 }
@@ -488,6 +499,8 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         open,
         period_ns: 100_000_000,
         reason: 0,
+        mark: 0,
+        generations: Generations::NONE,
     };
     let ballot = |dec, limit, charges| BallotRecord {
         seq: 1,
@@ -499,6 +512,9 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         val: None,
         limit,
         charges,
+        failed: 0,
+        mark: 0,
+        generations: Generations::NONE,
     };
     let (first, second) = (decided(3, slots[0]), decided(4, slots[1]));
     // The old owner's last words are on one member only; the others have older ones.

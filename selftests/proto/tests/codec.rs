@@ -112,7 +112,7 @@ proptest! {
     fn r26_garbage_behind_a_good_checksum_is_refused_or_canonical(
         (one, two) in (ballot_records(), heartbeat_records()),
         id in ids(),
-        changes in vec((8..600_usize, any::<u8>()), 1..=4),
+        changes in vec((8..700_usize, any::<u8>()), 1..=4),
         are_sealed in any::<bool>(),
     ) {
         let changed = |block: Block| changed(block, &changes, are_sealed);

@@ -7,7 +7,7 @@
 
 mod world;
 
-use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
+use dm_lease_proto::proto::controller::{Command, Controller, MemberDevice, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
@@ -1191,15 +1191,15 @@ fn r47_members_that_answer_and_are_there_are_counted() {
         assert_eq!(controller(&mut world, 0).members_ok(), 3);
     }
     let before = controller(&mut world, 0).setup().clone();
-    controller(&mut world, 0).handle_member(3, true, false);
+    controller(&mut world, 0).handle_member(3, Some(MemberDevice::replacement(2)));
     assert_eq!(
         controller(&mut world, 0).setup(),
         &before,
         "there are three"
     );
-    controller(&mut world, 0).handle_member(1, false, true);
+    controller(&mut world, 0).handle_member(1, None);
     assert_eq!(controller(&mut world, 0).members_ok(), 2);
-    controller(&mut world, 0).handle_member(1, true, true);
+    controller(&mut world, 0).handle_member(1, Some(MemberDevice::ORIGINAL));
     assert_eq!(
         controller(&mut world, 0).members_ok(),
         2,
@@ -1213,7 +1213,7 @@ fn r47_members_that_answer_and_are_there_are_counted() {
 fn r42_a_member_that_went_is_not_written_and_not_read() {
     let mut world = owned(Config::healthy(2, 3));
     for machine in 0..2 {
-        controller(&mut world, machine).handle_member(1, false, true);
+        controller(&mut world, machine).handle_member(1, None);
     }
     run(&mut world, PERIOD);
     let goes_there = |w: &World| w.latest().is_some_and(|io| io.member == 1);
@@ -1448,7 +1448,7 @@ fn r39_another_device_is_read_before_it_is_written() {
         for machine in 0..2 {
             let local_ns = world.local_ns(machine);
             let controller = controller(&mut world, machine);
-            controller.handle_member(1, true, false);
+            controller.handle_member(1, Some(MemberDevice::replacement(2)));
             controller.forget_member(1, local_ns);
         }
         world.disks[1].fill(Mailbox::blank());

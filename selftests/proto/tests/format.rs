@@ -9,10 +9,10 @@
 use dm_lease_proto::proto::layout::{Block, BLOCK_SIZE};
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
 use dm_lease_proto::proto::record::{
-    decode, encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, HeartbeatRecord,
-    Incarnation, Reading, Record, RecordRole, Slot, Value,
+    decode, encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations,
+    HeartbeatRecord, Incarnation, Reading, Record, RecordRole, Reject, Slot, Value,
 };
-use dm_lease_proto::proto::superblock::{self, Name, Superblock};
+use dm_lease_proto::proto::superblock::{self, Name, Superblock, SuperblockError};
 use dm_lease_proto::proto::time::Timing;
 use std::fmt::Debug;
 
@@ -32,8 +32,9 @@ impl ByHand {
     /// The head of a record in the mailbox of controller 7 on member 2.
     fn record(magic: &[u8; 8], register: u8, crc: u32) -> Self {
         Self::new(magic, crc)
-            .u16(8, 1)
+            .u16(8, 2)
             .at(10, &[register, 2, 7])
+            .u32(20, 4)
             .at(24, &UUID)
             .u64(40, SEQ)
             .u128(48, INC)
@@ -85,6 +86,25 @@ fn ballot(round: u64, controller: u8, inc: u128) -> Ballot {
     }
 }
 
+/// Of members 0, 1, 2 and 15.
+fn generations() -> Generations {
+    let mut generations = Generations::NONE;
+    for (member, generation) in [(0, 1), (1, 1), (2, 4), (15, 9)] {
+        generations.note(member, generation);
+    }
+    generations
+}
+
+/// Where all records of this file stand: in the mailbox of controller 7 on member 2.
+fn id() -> BlockId {
+    BlockId {
+        uuid: UUID,
+        member: 2,
+        generation: 4,
+        slot: slot(7),
+    }
+}
+
 /// The first byte that differs is easier to find than a difference of two blocks.
 fn same(written: &Block, by_hand: &Block) {
     let differs = (0..BLOCK_SIZE).find(|&at| written[at] != by_hand[at]);
@@ -92,15 +112,10 @@ fn same(written: &Block, by_hand: &Block) {
 }
 
 fn is_laid_out<T: Record + Debug + PartialEq>(record: &T, by_hand: &ByHand) {
-    let id = BlockId {
-        uuid: UUID,
-        member: 2,
-        slot: slot(7),
-    };
     let mut block = [0x55; BLOCK_SIZE];
-    encode(record, &id, &mut block);
+    encode(record, &id(), &mut block);
     same(&block, &by_hand.0);
-    match decode::<T>(&by_hand.0, &id) {
+    match decode::<T>(&by_hand.0, &id()) {
         Reading::Valid(read) => assert_eq!(&read, record),
         _ => panic!("the block is not accepted"),
     }
@@ -128,8 +143,11 @@ fn r41_a_ballot_block_byte_by_byte() {
         val: Some(value(6, 12)),
         limit: 5,
         charges,
+        failed: 2,
+        mark: 0x2122_2324_2526_2728,
+        generations: generations(),
     };
-    let by_hand = ByHand::record(b"dmLsBALT", 1, 0x19a9_8778)
+    let by_hand = ByHand::record(b"dmLsBALT", 1, 0xc9a6_788a)
         .at(64, &[0xb0; 16])
         .u64(80, 9)
         .value(88, 4, 77)
@@ -147,7 +165,14 @@ fn r41_a_ballot_block_byte_by_byte() {
         .u64(244, 7)
         .value(252, 1, 7)
         .u32(276, u32::MAX)
-        .u32(524, 1);
+        .u32(524, 1)
+        .u32(528, 2)
+        .u64(532, 0x2122_2324_2526_2728)
+        // Sixteen generations.
+        .u32(540, 1)
+        .u32(544, 1)
+        .u32(548, 4)
+        .u32(600, 9);
     is_laid_out(&record, &by_hand);
 }
 
@@ -167,14 +192,21 @@ fn r41_a_heartbeat_block_byte_by_byte() {
         open: 3,
         period_ns: 500 * MS,
         reason: 11,
+        mark: 0x2122_2324_2526_2728,
+        generations: generations(),
     };
-    let by_hand = ByHand::record(b"dmLsBEAT", 2, 0xb37f_e649)
+    let by_hand = ByHand::record(b"dmLsBEAT", 2, 0x0266_5599)
         .u64(64, 9)
         .value(72, 7, INC)
         .at(96, &[6, 64, 11])
         .u32(100, 3)
         .u64(104, 1_000_000)
-        .u64(112, 500 * MS);
+        .u64(112, 500 * MS)
+        .u64(120, 0x2122_2324_2526_2728)
+        .u32(128, 1)
+        .u32(132, 1)
+        .u32(136, 4)
+        .u32(188, 9);
     is_laid_out(&record, &by_hand);
 }
 
@@ -184,7 +216,7 @@ fn r39_a_superblock_byte_by_byte() {
         minor: 0,
         compat: 0x10,
         ro_compat: 0,
-        incompat: 0,
+        incompat: 1,
         uuid: UUID,
         name: Name::new("tank.0").unwrap(),
         member: 1,
@@ -218,9 +250,10 @@ fn r39_a_superblock_byte_by_byte() {
         generation: 7,
         formatted_s: 1_800_000_000,
     };
-    let by_hand = ByHand::new(b"dmLsSUPR", 0xd494_38b1)
+    let by_hand = ByHand::new(b"dmLsSUPR", 0x1b92_48d4)
         .u16(8, 1)
         .u32(12, 0x10)
+        .u32(24, 1)
         .at(32, &UUID)
         .at(48, b"tank.0")
         .at(80, &[1, 3, 1, 2])
@@ -248,4 +281,24 @@ fn r39_a_superblock_byte_by_byte() {
     superblock::encode(&superblock, &mut block);
     same(&block, &by_hand.0);
     assert_eq!(superblock::decode(&by_hand.0), Ok(superblock));
+    // The same member in format 1, as an earlier version of this code wrote it.
+    let of_format_1 = by_hand.u32(24, 0).u32(16, 0xd494_38b1);
+    let refusal = superblock::decode(&of_format_1.0);
+    assert_eq!(refusal, Err(SuperblockError::Outdated));
+}
+
+/// An earlier version of this code wrote this heartbeat.
+#[test]
+fn r26_a_record_of_version_1_is_no_information() {
+    let by_hand = ByHand::record(b"dmLsBEAT", 2, 0xb37f_e649)
+        .u16(8, 1)
+        .u32(20, 0)
+        .u64(64, 9)
+        .value(72, 7, INC)
+        .at(96, &[6, 64, 11])
+        .u32(100, 3)
+        .u64(104, 1_000_000)
+        .u64(112, 500 * MS);
+    let reading = decode::<HeartbeatRecord>(&by_hand.0, &id());
+    assert_eq!(reading, Reading::Invalid(Reject::Version));
 }

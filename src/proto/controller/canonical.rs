@@ -16,7 +16,7 @@ use core::hash::{Hash, Hasher};
 use super::{Controller, Evidence, Phase, Queued};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
-use crate::proto::record::Register;
+use crate::proto::record::{Generations, Register};
 use crate::proto::round::Stage;
 use crate::proto::status::Reason;
 
@@ -171,6 +171,10 @@ impl Controller {
         }
         same.setup.originals = set(self.setup.originals);
         same.present = set(self.present);
+        same.generations = Generations::NONE;
+        for (member, &from) in (0_u8..).zip(from) {
+            same.generations.note(member, self.generations.of(from));
+        }
         same.healthy = set(self.healthy);
         same.owner = self.owner.with_members(from);
         same.own_slot = self.own_slot.with_members(from);
@@ -185,6 +189,7 @@ impl Controller {
         for members in [self.setup.originals, self.present, self.healthy] {
             (members & bit).count_ones().hash(state);
         }
+        self.generations.of(member).hash(state);
         self.owner.remembers(member).hash(state);
         self.own_slot.remembers(member).hash(state);
         if let Some(round) = self.round.clone() {

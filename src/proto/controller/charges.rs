@@ -321,7 +321,7 @@ fn is_reborn(charge: &Charge, record: &HeartbeatRecord) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::{Decided, Incarnation, RecordRole};
+    use crate::proto::record::{Decided, Generations, Incarnation, RecordRole};
 
     #[test]
     fn r21_only_what_is_said_behind_the_latch_of_a_term_shows_that_it_has_drained() {
@@ -342,6 +342,8 @@ mod tests {
                 open,
                 period_ns: 1,
                 reason: 0,
+                mark: 0,
+                generations: Generations::NONE,
             };
             shows_drain(&Charge::new(3, value(7), 1), &record)
         };

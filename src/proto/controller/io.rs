@@ -251,6 +251,9 @@ impl Controller {
             val: self.promise.val,
             limit: self.limit.max(self.exposed),
             charges: self.charges,
+            failed: self.failed,
+            mark: self.mark(),
+            generations: self.generations,
         }
     }
 
@@ -264,7 +267,15 @@ impl Controller {
             open: self.open,
             period_ns: self.setup.period_ns,
             reason: self.reason as u8,
+            mark: self.mark(),
+            generations: self.generations,
         }
+    }
+
+    /// Tells a write of this machine from a write of a copy of it: two machines do not begin a
+    /// round in the same nanosecond.
+    fn mark(&self) -> u64 {
+        self.round.as_ref().map_or(0, |round| round.stamp_ns)
     }
 
     fn learn_own_registers<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M) {

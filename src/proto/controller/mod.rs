@@ -56,8 +56,8 @@ use super::observer::{member_bit, Observer};
 use super::paxos::{Invitation, Promise};
 use super::random::XorShift;
 use super::record::{
-    Ballot, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, RecordRole, Register,
-    Slot, Value, MAX_CHARGES,
+    Ballot, BallotRecord, Charges, Decided, Generations, HeartbeatRecord, Incarnation, RecordRole,
+    Register, Slot, Value, MAX_CHARGES,
 };
 use super::register::OwnRegister;
 use super::round::{Kind, Round};
@@ -91,6 +91,31 @@ pub struct Setup {
     pub batch: Option<u32>,
     /// Whether to claim whenever there is evidence, or only when told to.
     pub claim_auto: bool,
+}
+
+/// What a device says that it is as a member of the portion, in its superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemberDevice {
+    /// How often this place among the members was formatted [R56].
+    pub generation: u32,
+    /// Whether it is of the original format; a blank slot on a replacement says nothing.
+    pub original: bool,
+}
+
+impl MemberDevice {
+    /// A member of the original format.
+    pub const ORIGINAL: Self = Self {
+        generation: 1,
+        original: true,
+    };
+
+    /// A member that was formatted in place of a lost one.
+    pub const fn replacement(generation: u32) -> Self {
+        Self {
+            generation,
+            original: false,
+        }
+    }
 }
 
 impl Setup {
@@ -345,6 +370,8 @@ pub struct Controller {
     risked: u64,
     /// Members failed or rebuilding.
     failed: u32,
+    /// The highest generation of each member that is known [R56].
+    generations: Generations,
     /// Counts the changes of what the ballot register says; starts at 1.
     image: u32,
 
@@ -471,6 +498,7 @@ impl Controller {
         confirmed: 0,
         risked: 0,
         failed: 0,
+        generations: Generations::NONE,
         image: 1,
         lease: Lease::none(0),
         opened: false,
@@ -524,21 +552,25 @@ impl Controller {
         self.setup = setup;
     }
 
-    /// A device for `member` came or went; `original` is false for one that was formatted as a
-    /// replacement, on which a blank slot says nothing. What hangs on a device that went is still
+    /// A device for `member` came, or went (`None`). What hangs on a device that went is still
     /// reported.
-    pub fn handle_member(&mut self, member: u8, present: bool, original: bool) {
-        if member < self.setup.members {
-            match original {
-                true => self.setup.originals |= member_bit(member),
-                false => self.setup.originals &= !member_bit(member),
-            }
-            match present {
-                true => self.present |= member_bit(member),
-                false => self.present &= !member_bit(member),
-            }
-            self.healthy &= self.present;
+    pub fn handle_member(&mut self, member: u8, device: Option<MemberDevice>) {
+        if member >= self.setup.members {
+            return;
         }
+        let bit = member_bit(member);
+        match device {
+            Some(device) => {
+                match device.original {
+                    true => self.setup.originals |= bit,
+                    false => self.setup.originals &= !bit,
+                }
+                self.generations.note(member, device.generation);
+                self.present |= bit;
+            }
+            None => self.present &= !bit,
+        }
+        self.healthy &= self.present;
     }
 
     /// Another device is `member` from now on: nothing is known of its mailboxes any more, and what

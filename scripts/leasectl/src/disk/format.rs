@@ -24,7 +24,7 @@ use dm_lease_proto::proto::layout::{
 use dm_lease_proto::proto::limit::{Counting, Redundancy};
 use dm_lease_proto::proto::record::{Reading, Slot};
 use dm_lease_proto::proto::superblock::{
-    self, DisplayUuid, Superblock, SuperblockError, VERSION_MINOR,
+    self, DisplayUuid, Superblock, SuperblockError, INCOMPAT_RECORDS_2, VERSION_MINOR,
 };
 use dm_lease_proto::proto::time::majority;
 use std::collections::BTreeSet;
@@ -96,7 +96,7 @@ fn new_portion(options: &Format) -> Result<Vec<Target>> {
             minor: VERSION_MINOR,
             compat: 0,
             ro_compat: 0,
-            incompat: 0,
+            incompat: INCOMPAT_RECORDS_2,
             uuid,
             name,
             member,

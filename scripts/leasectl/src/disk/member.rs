@@ -131,6 +131,7 @@ pub fn mailboxes(device: &Device, superblock: &Superblock) -> Result<Vec<Mailbox
         let id = BlockId {
             uuid: superblock.uuid,
             member: superblock.member,
+            generation: superblock.generation,
             slot,
         };
         let ballot = register(device, &id)?;

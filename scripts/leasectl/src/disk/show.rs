@@ -231,7 +231,7 @@ pub struct MemberJson {
     member: u8,
     members: u8,
     replacement: bool,
-    generation: u64,
+    generation: u32,
     formatted_s: u64,
     minor: u16,
     controllers: Vec<u8>,

@@ -12,7 +12,7 @@ mod refusals;
 use dm_lease_proto::proto::layout::{seal, Block, BLOCK_SIZE, ZERO_BLOCK};
 
 /// The bytes of a block that its fields fill, at most.
-const HEAD: usize = 600;
+const HEAD: usize = 620;
 
 /// Where the checksum is, in superblocks and records alike.
 const CHECKSUM_AT: usize = 16;

@@ -4,14 +4,24 @@
 use dm_lease_proto::proto::layout::DATA_OFFSET_SECTORS;
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
 use dm_lease_proto::proto::record::{
-    Ballot, BallotRecord, BlockId, Charge, Charges, Decided, HeartbeatRecord, Incarnation,
-    RecordRole, Slot, Value,
+    Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations, HeartbeatRecord,
+    Incarnation, RecordRole, Slot, Value,
 };
 use dm_lease_proto::proto::superblock::{self, Name, Superblock};
 use dm_lease_proto::proto::time::{Timing, MAX_DURATION_NS, MIN_PERIOD_NS};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+
+fn generations() -> impl Strategy<Value = Generations> {
+    vec(any::<u32>(), 16).prop_map(|list| {
+        let mut generations = Generations::NONE;
+        for (member, generation) in (0_u8..).zip(list) {
+            generations.note(member, generation);
+        }
+        generations
+    })
+}
 
 fn slots() -> impl Strategy<Value = Slot> {
     (1..=64_u8).prop_map(|controller| Slot::from_controller(controller).unwrap())
@@ -57,8 +67,12 @@ fn charges() -> impl Strategy<Value = Charges> {
 
 prop_compose! {
     /// Where a record stands.
-    pub fn ids()(uuid in any::<[u8; 16]>(), member in 0..16_u8, slot in slots()) -> BlockId {
-        BlockId { uuid, member, slot }
+    pub fn ids()(
+        (uuid, generation) in any::<([u8; 16], u32)>(),
+        member in 0..16_u8,
+        slot in slots(),
+    ) -> BlockId {
+        BlockId { uuid, member, generation, slot }
     }
 }
 
@@ -71,17 +85,24 @@ prop_compose! {
         two in ballots(),
         value in values(),
         charges in charges(),
+        (failed, mark) in any::<(u32, u64)>(),
+        generations in generations(),
     ) -> BallotRecord {
         let (mbal, bal) = (one.max(two), one.min(two));
         let val = bal.is_some().then_some(value);
-        BallotRecord { seq, inc: Incarnation(inc), boot_id, dec, mbal, bal, val, limit, charges }
+        BallotRecord {
+            seq, inc: Incarnation(inc), boot_id, dec, mbal, bal, val, limit, charges, failed, mark,
+            generations,
+        }
     }
 }
 
 prop_compose! {
     /// What a heartbeat register may say.
     pub fn heartbeat_records()(
-        (seq, inc, hb, open, period_ns, reason) in any::<(u64, u128, u64, u32, u64, u8)>(),
+        (seq, inc, hb, open, period_ns, reason, mark) in
+            any::<(u64, u128, u64, u32, u64, u8, u64)>(),
+        generations in generations(),
         dec in decisions(),
         successor in option::of(slots()),
         role in 0..6,
@@ -98,7 +119,9 @@ prop_compose! {
                 None => RecordRole::Owner,
             },
         };
-        HeartbeatRecord { seq, inc: Incarnation(inc), dec, role, hb, open, period_ns, reason }
+        HeartbeatRecord {
+            seq, inc: Incarnation(inc), dec, role, hb, open, period_ns, reason, mark, generations,
+        }
     }
 }
 
@@ -161,11 +184,12 @@ prop_compose! {
         timing in timings(),
         redundancy in redundancies(),
         (blocks, slack) in (1..=(1_u64 << 50), 0..=100_u64),
-        generation in 1_u64..,
+        generation in 1_u32..,
     ) -> Superblock {
         let data_length_sectors = blocks * 8;
         Superblock {
-            minor: superblock::VERSION_MINOR, compat, ro_compat, incompat: 0,
+            minor: superblock::VERSION_MINOR, compat, ro_compat,
+            incompat: superblock::INCOMPAT_RECORDS_2,
             // A zero uuid is none.
             uuid: if uuid == [0; 16] { [1; 16] } else { uuid },
             name: Name::new(&name).unwrap(), member, members, replacement,

@@ -8,7 +8,7 @@
 use crate::print::{print, Shards};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::record::{
-    newest, BallotRecord, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
+    newest, BallotRecord, Generations, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
 };
 use dm_lease_proto::proto::round::{Found, Mailboxes};
 
@@ -81,7 +81,14 @@ pub struct Records {
 impl Records {
     /// Keeps a ballot record; returns its fingerprint.
     pub fn ballot(&self, record: &BallotRecord) -> u64 {
-        keep(&self.ballots, BallotRecord { seq: 0, ..*record })
+        let record = BallotRecord {
+            seq: 0,
+            // No copy of a machine writes here, and no member comes back.
+            mark: 0,
+            generations: Generations::NONE,
+            ..*record
+        };
+        keep(&self.ballots, record)
     }
 
     /// Keeps a heartbeat record; returns its fingerprint.
@@ -90,6 +97,8 @@ impl Records {
         let record = HeartbeatRecord {
             seq: 0,
             reason: 0,
+            mark: 0,
+            generations: Generations::NONE,
             ..*record
         };
         keep(&self.beats, record)

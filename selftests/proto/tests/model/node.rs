@@ -11,7 +11,7 @@
 use crate::config::{Config, BATCH};
 use crate::medium::{Answer, Block, Mailbox, Records, Sight, Sights, View};
 use crate::print::print;
-use dm_lease_proto::proto::controller::{Action, Command, Controller, Setup};
+use dm_lease_proto::proto::controller::{Action, Command, Controller, MemberDevice, Setup};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::lease::is_within;
 use dm_lease_proto::proto::record::{Decided, Incarnation, Register, Slot};
@@ -487,7 +487,8 @@ impl Node {
                 }
             }
             Event::Replace(member) => {
-                it.machine.handle_member(member, true, false);
+                it.machine
+                    .handle_member(member, Some(MemberDevice::replacement(2)));
                 it.machine.forget_member(member, NOW);
                 it.place_mut(member).mailbox = Mailbox::BLANK;
             }
@@ -679,7 +680,8 @@ impl Node {
         let originals = self.machine.setup().originals;
         self.machine = machine(slot, self.life, config);
         for member in (0..config.members).filter(|member| originals & (1 << member) == 0) {
-            self.machine.handle_member(member, true, false);
+            self.machine
+                .handle_member(member, Some(MemberDevice::replacement(2)));
         }
         self.gate.expiry_ns = 0;
         self.order = None;
@@ -905,7 +907,7 @@ fn machine(slot_index: usize, life: u8, config: &Config) -> Controller {
     });
     machine.set_guarded(false);
     for member in 0..config.members {
-        machine.handle_member(member, true, true);
+        machine.handle_member(member, Some(MemberDevice::ORIGINAL));
     }
     machine
 }

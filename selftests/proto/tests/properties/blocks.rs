@@ -8,7 +8,7 @@ use crate::refusals::has_own_words;
 use dm_lease_proto::proto::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
 use dm_lease_proto::proto::record::{
     self, newest, target, BallotRecord, BlockId, Charges, HeartbeatRecord, Reading, Record,
-    RecordRole, Slot, MAX_CHARGES,
+    RecordRole, Slot, EXTENSION_AT, MAX_CHARGES,
 };
 use dm_lease_proto::proto::superblock::{self, DisplayUuid, Name, Superblock, SuperblockError};
 use std::fmt::Debug;
@@ -93,6 +93,7 @@ pub fn place_of(block: &Block) -> BlockId {
     BlockId {
         uuid,
         member: block[11],
+        generation: u32::from_le_bytes([block[20], block[21], block[22], block[23]]),
         slot: Slot::from_controller(block[12]).unwrap_or(Slot::FIRST),
     }
 }
@@ -152,7 +153,10 @@ fn block_is_sound<T: Record + Debug>(block: &Block, id: &BlockId) -> Reading<T> 
         Reading::Valid(read) => {
             let mut again = ZERO_BLOCK;
             record::encode(&read, id, &mut again);
-            assert!(again == *block, "{read:?}");
+            // The extension area is for later versions; everything else says what was read.
+            for part in [0..16, 20..EXTENSION_AT] {
+                assert!(again[part.clone()] == block[part], "{read:?}");
+            }
             for elsewhere in other_places(id) {
                 assert!(record::decode::<T>(block, &elsewhere).valid().is_none());
             }
@@ -164,15 +168,17 @@ fn block_is_sound<T: Record + Debug>(block: &Block, id: &BlockId) -> Reading<T> 
     reading
 }
 
-/// Another portion, another member, another controller.
-fn other_places(id: &BlockId) -> [BlockId; 3] {
+/// Another portion, another member, another generation of it, another controller.
+fn other_places(id: &BlockId) -> [BlockId; 4] {
     let mut uuid = id.uuid;
     uuid[usize::from(id.member) % 16] ^= 1;
     let slot = Slot::new((id.slot.index() + 1) % 64).unwrap();
     let member = id.member ^ 1;
+    let generation = id.generation ^ 1;
     [
         BlockId { uuid, ..*id },
         BlockId { member, ..*id },
+        BlockId { generation, ..*id },
         BlockId { slot, ..*id },
     ]
 }
