@@ -2,7 +2,7 @@
 //! Standard output that cannot stop a command.
 //!
 //! A command that changes disks or gives a verdict must do so even if nobody reads its output:
-//! `leasectl format ... | true` formats, and `leasectl check ... | head -n 1` keeps its exit status.
+//! `leasectl format ... | true` formats, and `leasectl check ... | head -n 1` keeps its verdict.
 //! [`Output`] remembers the first error of its writer and discards the text that follows.
 
 use std::io::{self, ErrorKind, Write};

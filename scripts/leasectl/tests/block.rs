@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 const MIB: u64 = 1 << 20;
 
 const FORMAT: &str =
-    "format --name vault --controllers 1,2 --redundancy mirror:3 --device-delay-ms 10 --force=redundancy";
+    "format --name vault --controllers 1,2 --redundancy mirror:3 --device-delay-ms 10 \
+     --force=redundancy";
 
 /// A loop device over a file of its own; both are gone at the end.
 struct Loop {

@@ -2,7 +2,7 @@
 //! What else may already be on a device: the signatures that formatting would destroy.
 //!
 //! libblkid knows them, and `wipefs` of util-linux asks it for all of them, not for the first one.
-//! Two neighbours of this project on shared disks are unknown to libblkid; they are looked for here.
+//! This file looks for two more, which stand on shared disks and which libblkid does not know.
 
 use crate::disk::device::Device;
 use crate::kernel::mapped::program;
