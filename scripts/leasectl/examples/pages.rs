@@ -106,7 +106,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "/dev/disk/by-id/dm-lease-UUID-MEMBER",
-        "the members that udev recognises, by the uuid of their portion",
+        "the members that udev recognises, by the uuid of their portion; behind the number of a \
+         replacement stands its generation, such as -1-2",
     ),
     ("/dev/mapper/lease-PORTION-MEMBER", "the mapped devices"),
     (

@@ -729,6 +729,83 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
 }
 
 #[test]
+fn r56_a_disk_that_was_replaced_is_no_member_any_more() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} {THREE}"));
+    lab.image("new", 24 * MIB);
+    lab.ok("format --replace 1 new m0 m2");
+    // Beside its replacement.
+    let text = lab.faults("check m0 m1 m2 new");
+    let former =
+        "error: m1: a former member 1 of portion vault: it is of generation 1, and member \
+                  1 was replaced by one of generation 2";
+    assert!(
+        text.contains(former) && text.contains("1 errors, 0 warnings"),
+        "{text}"
+    );
+    // Without its replacement, once a controller wrote that there is one.
+    assert!(lab.ok("check m0 m1 m2").contains("0 errors"));
+    let mut record = ballot(1, 4, 1);
+    for (member, generation) in [(0, 1), (1, 2), (2, 1)] {
+        record.generations.note(member, generation);
+    }
+    lab.write("m0", slot(1), Side::A, &record);
+    assert!(lab.faults("check m0 m1 m2").contains(former));
+
+    lab.declare(&["m1", "new", "m0", "m2"], "");
+    let output = lab.run("activate --dry-run alpha.toml");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("m1 is left out: it was member 1"),
+        "{said}"
+    );
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.lines().count(), 3);
+    assert!(
+        printed.contains("/new 1'") && !printed.contains("/m1 1'"),
+        "{printed}"
+    );
+    // No link can lead to either of them.
+    let uuid = superblock::DisplayUuid(&lab.superblock("new").uuid).to_string();
+    let link = |member: &str| {
+        let told = lab.ok(&format!("udev member {member}"));
+        let line = told.lines().find(|line| line.starts_with("DM_LEASE_LINK="));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(link("m1"), format!("DM_LEASE_LINK=dm-lease-{uuid}-1"));
+    assert_eq!(link("new"), format!("DM_LEASE_LINK=dm-lease-{uuid}-1-2"));
+    // A second replacement is of a higher generation than the first, which is lost.
+    lab.image("newer", 24 * MIB);
+    lab.ok("format --replace 1 newer m0 m2");
+    assert_eq!(lab.superblock("newer").generation, 3);
+}
+
+#[test]
+fn r39_a_damaged_superblock_is_judged_alike_by_every_command() {
+    let lab = Lab::with(1);
+    lab.ok(&format!("{FORMAT} m0"));
+    lab.open("m0")
+        .write_all_at(&[1], SUPERBLOCK_OFFSET + 100)
+        .unwrap();
+    let help = "leasectl repair restores the superblock from it";
+    let refused = lab.refused("table --controller 1 m0");
+    assert!(
+        refused.contains("m0: superblock checksum mismatch; the copy at the end"),
+        "{refused}"
+    );
+    assert!(refused.contains(help));
+    let shown = lab.ok("show m0");
+    assert!(shown.contains("superblock damaged: superblock checksum mismatch"));
+    assert!(shown.contains(help));
+    assert!(lab
+        .ok("udev member m0")
+        .contains("DM_LEASE_DAMAGED=superblock\n"));
+    assert!(lab
+        .faults("check m0")
+        .contains("superblock checksum mismatch"));
+}
+
+#[test]
 fn r39_check_finds_a_majority_of_amnesic_members() {
     let lab = Lab::with(3);
     lab.ok(&format!("{FORMAT} {THREE}"));
@@ -1132,6 +1209,7 @@ fn r39_udev_is_told_what_a_member_is() {
         &format!("ID_FS_UUID={uuid}"),
         "DM_LEASE_PORTION=vault",
         "DM_LEASE_MEMBER=1",
+        "DM_LEASE_GENERATION=1",
         &format!("DM_LEASE_LINK=dm-lease-{uuid}-1"),
     ] {
         assert!(told.lines().any(|other| other == line), "{line}: {told}");
@@ -1140,7 +1218,8 @@ fn r39_udev_is_told_what_a_member_is() {
     lab.open("m1")
         .write_all_at(&ZERO_BLOCK, SUPERBLOCK_OFFSET)
         .unwrap();
-    assert_eq!(lab.ok("udev member m1"), told);
+    let damaged = format!("{told}DM_LEASE_DAMAGED=superblock\n");
+    assert_eq!(lab.ok("udev member m1"), damaged);
     assert_eq!(lab.refused("udev member m2"), "");
 }
 

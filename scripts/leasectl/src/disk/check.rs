@@ -17,7 +17,7 @@ use dm_lease_proto::proto::layout::{
     TAIL_SIZE,
 };
 use dm_lease_proto::proto::limit::Counting;
-use dm_lease_proto::proto::record::{Decided, Reading, Record, Slot, Value};
+use dm_lease_proto::proto::record::{Decided, Generations, Reading, Record, Slot, Value};
 use dm_lease_proto::proto::superblock::Superblock;
 use dm_lease_proto::proto::time::majority;
 use serde::Serialize;
@@ -85,7 +85,8 @@ pub fn run(options: &Devices, out: &mut impl Write) -> Result<ExitCode> {
             Err(error) => findings.error(path.display(), format!("{error:#}")),
         }
     }
-    for members in portions.values() {
+    for members in portions.values_mut() {
+        set_former_aside(members, &mut findings);
         check_portion(members, &mut findings)?;
     }
     print(options.json, &portions, &findings, out)?;
@@ -313,6 +314,34 @@ fn check_reserves(
         findings.warning(place, text);
     }
     Ok(())
+}
+
+/// A member that was replaced is no part of the portion any more: it is an error of its own, and
+/// says nothing about the others [R56].
+fn set_former_aside(members: &mut Vec<Member>, findings: &mut Findings) {
+    let mut highest = Generations::NONE;
+    for member in members.iter() {
+        highest.merge(&member.generations());
+    }
+    members.retain(|member| {
+        let Superblock {
+            name,
+            member: index,
+            generation,
+            ..
+        } = member.superblock;
+        let present = highest.of(index);
+        let is_present = generation >= present;
+        if !is_present {
+            let text = format!(
+                "a former member {index} of portion {name}: it is of generation {generation}, and \
+                 member {index} was replaced by one of generation {present}; take it away, or \
+                 erase it with wipefs and use it for something else"
+            );
+            findings.error(member.device.path.display(), text);
+        }
+        is_present
+    });
 }
 
 fn check_portion(members: &[Member], findings: &mut Findings) -> Result<()> {

@@ -228,8 +228,9 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
             path.display()
         );
     }
-    // Higher than that of the lost member, whatever that was.
-    let generations = left.iter().map(|left| left.superblock.generation);
+    // Higher than that of the lost member, whatever that was [R56].
+    let known = |left: &Member| left.superblock.generation.max(left.generations().of(index));
+    let generations = left.iter().map(known);
     let superblock = Superblock {
         member: index,
         replacement: true,

@@ -11,7 +11,8 @@ use dm_lease_proto::proto::layout::{
     PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET,
 };
 use dm_lease_proto::proto::record::{
-    decode, newest, BallotRecord, BlockId, HeartbeatRecord, Reading, Record, Reject, Slot,
+    decode, newest, BallotRecord, BlockId, Generations, HeartbeatRecord, Reading, Record, Reject,
+    Slot,
 };
 use dm_lease_proto::proto::superblock::{self, Superblock, SuperblockError};
 use std::path::Path;
@@ -90,6 +91,23 @@ impl Member {
             .filter(|mailbox| mailbox.slot.is_in(self.superblock.controllers))
     }
 
+    /// The highest generation of each member of the portion that this one tells of: its own, and
+    /// what the controllers wrote in its mailboxes [R56].
+    pub fn generations(&self) -> Generations {
+        let mut known = Generations::NONE;
+        known.note(self.superblock.member, self.superblock.generation);
+        for mailbox in self.used_mailboxes() {
+            let ballot = mailbox.ballot.reading.valid();
+            let heartbeat = mailbox.heartbeat.reading.valid();
+            let ballot = ballot.map(|record| record.generations);
+            let heartbeat = heartbeat.map(|record| record.generations);
+            for told in ballot.into_iter().chain(heartbeat) {
+                known.merge(&told);
+            }
+        }
+        known
+    }
+
     /// Whether this member tells what a controller has promised: its ballot register is valid, or
     /// blank on a member of the original format.
     pub fn knows_promises_of(&self, mailbox: &Mailbox) -> bool {
@@ -123,6 +141,24 @@ pub fn superblocks(
     };
     Ok((primary, copy))
 }
+
+/// The superblock that the module would read, which is the one at the start.
+///
+/// # Errors
+///
+/// What is wrong with it, and what helps if the copy at the end is whole.
+pub fn first_superblock(device: &Device) -> Result<Superblock> {
+    let shown = device.path.display();
+    match superblocks(device)? {
+        (Ok(superblock), _) => Ok(superblock),
+        (Err(error), Ok(_)) => bail!("{shown}: {error}; {COPY_IS_WHOLE}"),
+        (Err(error), Err(_)) => bail!("{shown}: {error}"),
+    }
+}
+
+/// What helps against a damaged superblock.
+pub const COPY_IS_WHOLE: &str =
+    "the copy at the end of the device is whole: leasectl repair restores the superblock from it";
 
 /// Reads the mailboxes of all controllers.
 pub fn mailboxes(device: &Device, superblock: &Superblock) -> Result<Vec<Mailbox>> {

@@ -6,7 +6,7 @@
 //! numbers are hexadecimal text.
 
 use crate::cli::Devices;
-use crate::disk::member::{Mailbox, Member, RegisterView};
+use crate::disk::member::{Mailbox, Member, RegisterView, COPY_IS_WHOLE};
 use crate::text::{controllers, mib, ms, utc};
 use anyhow::Result;
 use dm_lease_proto::proto::layout::Side;
@@ -71,6 +71,9 @@ fn show_superblock(member: &Member, out: &mut impl Write) -> Result<()> {
         if let Err(error) = found {
             writeln!(out, "  {which} damaged: {error}")?;
         }
+    }
+    if member.primary.is_err() {
+        writeln!(out, "  {COPY_IS_WHOLE}")?;
     }
     writeln!(
         out,

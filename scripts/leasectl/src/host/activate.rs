@@ -9,15 +9,17 @@
 //! because a portion that loses its first device is released: then it must be on purpose.
 
 use crate::cli::{Activate, Deactivate};
+use crate::disk::device::Device;
+use crate::disk::member::{first_superblock, Member};
 use crate::host::above::{describe_use, take_down, Manner};
 use crate::host::config::{files, Declaration, DIRECTORY};
 use crate::host::udev::{link, trigger, Closing, LINK, LINKS};
 use crate::kernel::mapped::{self, Mapped};
 use crate::kernel::status;
-use crate::kernel::table::{line, superblock};
+use crate::kernel::table::line;
 use crate::text::list;
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::record::Slot;
+use dm_lease_proto::proto::record::{Generations, Slot};
 use dm_lease_proto::proto::status::Role;
 use dm_lease_proto::proto::superblock::{DisplayUuid, Name, Superblock};
 use dm_lease_proto::proto::time::majority;
@@ -161,6 +163,7 @@ fn members(declaration: &Declaration, dry_run: bool) -> Result<Vec<Here>> {
         }
         None => recognised_all(declaration, wait_s)?,
     };
+    let here = without_former(here);
     let Some((first, rest)) = here.split_first() else {
         bail!("no member of portion {} is here", declaration.portion);
     };
@@ -179,6 +182,42 @@ fn members(declaration: &Declaration, dry_run: bool) -> Result<Vec<Here>> {
         bail!("{count} of {all} members are here, which is no majority");
     }
     Ok(here)
+}
+
+/// Leaves out devices that were members until they were replaced, and says so [R56].
+fn without_former(here: Vec<Here>) -> Vec<Here> {
+    let known = generations(&here);
+    let is_present = |one: &Here| one.superblock.generation >= known.of(one.superblock.member);
+    let (present, former): (Vec<Here>, Vec<Here>) = here.into_iter().partition(is_present);
+    for Here { path, superblock } in former {
+        warn(&format!(
+            "{} is left out: it was member {} of portion {} until that was replaced (generation \
+             {}, now {})",
+            path.display(),
+            superblock.member,
+            superblock.name,
+            superblock.generation,
+            known.of(superblock.member)
+        ));
+    }
+    present
+}
+
+/// The highest generation of each member that the devices tell of. A device that cannot be read to
+/// its end tells of itself.
+fn generations(here: &[Here]) -> Generations {
+    let mut known = Generations::NONE;
+    for Here { path, superblock } in here {
+        known.note(superblock.member, superblock.generation);
+        if let Ok(member) = Member::read(path) {
+            known.merge(&member.generations());
+        }
+    }
+    known
+}
+
+fn superblock(path: &Path) -> Result<Superblock> {
+    first_superblock(&Device::observe(path)?)
 }
 
 fn absent<'a>(portion: &Superblock, here: &'a [Here]) -> impl Iterator<Item = u8> + 'a {
@@ -214,8 +253,10 @@ fn recognised_all(declaration: &Declaration, wait_s: u32) -> Result<Vec<Here>> {
     let Some(first) = here.first().map(|member| &member.superblock) else {
         return Ok(here);
     };
+    let known = generations(&here);
+    let link_to = |index| link(&first.uuid, index, known.of(index).max(1));
     let absent: Vec<PathBuf> = absent(first, &here)
-        .map(|index| Path::new(LINKS).join(link(first, index)))
+        .map(|index| Path::new(LINKS).join(link_to(index)))
         .collect();
     wait_for(&absent, wait_s)?;
     recognised(declaration)

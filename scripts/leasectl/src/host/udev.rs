@@ -40,29 +40,43 @@ pub fn run(what: &Udev, out: &mut impl Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The name of the link to a member.
-pub fn link(superblock: &Superblock, member: u8) -> String {
-    format!("{LINK}{}-{member}", DisplayUuid(&superblock.uuid))
+/// The name of the link to a member of a generation. A replacement has a link of its own, so that no
+/// link can lead to the disk that it replaced [R56].
+pub fn link(uuid: &[u8; 16], member: u8, generation: u32) -> String {
+    let portion = DisplayUuid(uuid);
+    match generation {
+        1 => format!("{LINK}{portion}-{member}"),
+        _ => format!("{LINK}{portion}-{member}-{generation}"),
+    }
 }
 
-/// A damaged superblock does not turn a member into a free disk: the copy is as good here.
+/// A damaged superblock does not turn a member into a free disk: the copy is as good here. The
+/// module does not read the copy, so the damage is told as well.
 fn member(path: &Path, out: &mut impl Write) -> Result<ExitCode> {
-    let (primary, copy) = superblocks(&Device::observe(path)?)?;
-    let Ok(superblock) = primary.or(copy) else {
-        return Ok(ExitCode::FAILURE);
+    let (superblock, damaged) = match superblocks(&Device::observe(path)?)? {
+        (Ok(superblock), copy) => (superblock, copy.err().map(|_| "copy")),
+        (Err(_), Ok(superblock)) => (superblock, Some("superblock")),
+        (Err(_), Err(_)) => return Ok(ExitCode::FAILURE),
     };
+    let Superblock {
+        uuid,
+        name,
+        member,
+        generation,
+        ..
+    } = superblock;
     writeln!(out, "ID_FS_TYPE=dm_lease_member")?;
     writeln!(out, "ID_FS_USAGE=other")?;
     writeln!(out, "ID_FS_VERSION=1.{}", superblock.minor)?;
-    writeln!(out, "ID_FS_LABEL={}", superblock.name)?;
-    writeln!(out, "ID_FS_UUID={}", DisplayUuid(&superblock.uuid))?;
-    writeln!(out, "DM_LEASE_PORTION={}", superblock.name)?;
-    writeln!(out, "DM_LEASE_MEMBER={}", superblock.member)?;
-    writeln!(
-        out,
-        "DM_LEASE_LINK={}",
-        link(&superblock, superblock.member)
-    )?;
+    writeln!(out, "ID_FS_LABEL={name}")?;
+    writeln!(out, "ID_FS_UUID={}", DisplayUuid(&uuid))?;
+    writeln!(out, "DM_LEASE_PORTION={name}")?;
+    writeln!(out, "DM_LEASE_MEMBER={member}")?;
+    writeln!(out, "DM_LEASE_GENERATION={generation}")?;
+    writeln!(out, "DM_LEASE_LINK={}", link(&uuid, member, generation))?;
+    if let Some(which) = damaged {
+        writeln!(out, "DM_LEASE_DAMAGED={which}")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,7 +3,7 @@
 
 use crate::cli::{FailWith as FailWithWord, Table};
 use crate::disk::device::Device;
-use crate::disk::member::superblocks;
+use crate::disk::member::first_superblock;
 use crate::text;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::limit::Limit;
@@ -15,7 +15,7 @@ use std::path::Path;
 
 /// `leasectl table`
 pub fn run(options: &Table, out: &mut impl Write) -> Result<()> {
-    let superblock = superblock(&options.device)?;
+    let superblock = first_superblock(&Device::observe(&options.device)?)?;
     let line = line(
         &options.device,
         &superblock,
@@ -24,14 +24,6 @@ pub fn run(options: &Table, out: &mut impl Write) -> Result<()> {
     )?;
     writeln!(out, "{line}")?;
     Ok(())
-}
-
-/// What the module reads of a member: the superblock at the start alone, so the copy does not help.
-pub fn superblock(path: &Path) -> Result<Superblock> {
-    let (primary, _) = superblocks(&Device::observe(path)?)?;
-    primary
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("{}", path.display()))
 }
 
 /// The line for a member, after everything that the module would refuse was refused here.
