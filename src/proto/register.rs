@@ -23,6 +23,8 @@
 //!   blocks; heartbeats and marks count after one.
 //! * After an error the member does not count for ballots until a command that the fabric may
 //!   still hold has had its time: the caller passes that moment to [`OwnRegister::failed`].
+//! * For [`OwnRegister::holds`] the wait is left out where every command that may still land
+//!   carries the very image that is in both blocks: such a command takes nothing back.
 //!
 //! Caller: [`super::controller`], two for each member.
 
@@ -40,6 +42,9 @@ pub struct OwnRegister {
     copies: u8,
     /// Ballots do not count here before this local time.
     counts_from_ns: u64,
+    /// The one image that all commands carry which may still land before that time; 0 if they
+    /// carry several, or if that is not known. Images are numbered from 1.
+    doubtful: u32,
     /// Whether this incarnation has a successful write here.
     written: bool,
     /// Whether any write of this incarnation was given to the member.
@@ -73,6 +78,7 @@ impl OwnRegister {
             image: 0,
             copies: 0,
             counts_from_ns: 0,
+            doubtful: 0,
             written: false,
             given: false,
             outdated: false,
@@ -162,15 +168,19 @@ impl OwnRegister {
         };
     }
 
-    /// The write in flight failed: what is on the member is in doubt, and a late copy of the
-    /// command may land until `settled_ns`.
-    pub fn failed(&mut self, settled_ns: u64) {
-        if self.is_writing() {
-            self.state = State::Unknown;
-            self.outdated = false;
-            self.copies = 0;
-            self.counts_from_ns = self.counts_from_ns.max(settled_ns);
-        }
+    /// The write in flight failed at `now_ns`: what is on the member is in doubt, and a late copy
+    /// of the command may land until `settled_ns`.
+    pub fn failed(&mut self, now_ns: u64, settled_ns: u64) {
+        let State::Writing { image, .. } = self.state else {
+            return;
+        };
+        let settled = now_ns >= self.counts_from_ns;
+        let same = settled || self.doubtful == image;
+        self.doubtful = if same && !self.outdated { image } else { 0 };
+        self.state = State::Unknown;
+        self.outdated = false;
+        self.copies = 0;
+        self.counts_from_ns = self.counts_from_ns.max(settled_ns);
     }
 
     /// How many consecutive writes carried image number `image` so far (at most 2).
@@ -186,6 +196,13 @@ impl OwnRegister {
     pub fn counts(&self, image: u32, now_ns: u64) -> bool {
         self.copies(image) >= 2 && now_ns >= self.counts_from_ns
     }
+
+    /// Whether the member goes on saying what image number `image` says, whatever of this
+    /// incarnation's commands may still land: both blocks say it, and so do those commands.
+    pub fn holds(&self, image: u32, now_ns: u64) -> bool {
+        let same = self.doubtful == image && image != 0;
+        self.counts(image, now_ns) || self.copies(image) >= 2 && same
+    }
 }
 
 #[cfg(feature = "model")]
@@ -198,6 +215,7 @@ impl OwnRegister {
         }
         self.copies = self.copies(present);
         self.image = u32::from(self.image == present);
+        self.doubtful = u32::from(self.doubtful == present);
         self
     }
 
@@ -221,6 +239,9 @@ impl OwnRegister {
     #[must_use]
     pub fn with_counts_from(mut self, moment: impl Fn(u64) -> u64) -> Self {
         self.counts_from_ns = moment(self.counts_from_ns);
+        if self.counts_from_ns == 0 {
+            self.doubtful = 0;
+        }
         self
     }
 }
@@ -297,7 +318,7 @@ mod tests {
         register.begin(1);
         register.succeeded();
         register.begin(1);
-        register.failed(500);
+        register.failed(400, 500);
         assert_eq!(register.begin(1), None);
         // The failed write tore block B: A is still the newest valid one.
         register.learned(Some((Side::A, 1)));
@@ -360,11 +381,69 @@ mod tests {
         assert!(!register.counts(7, 999) && register.counts(7, 1_000));
     }
 
+    /// Writes image 7 twice at 900, after writes of `failed` images that are reported as lost.
+    fn in_doubt(failed: &[(u32, u64)]) -> OwnRegister {
+        let mut register = ready(None);
+        for &(image, at_ns) in failed {
+            register.begin(image);
+            register.failed(at_ns, at_ns + 1_000);
+            register.learned(None);
+        }
+        for _ in 0..2 {
+            assert!(!register.holds(7, 900), "one copy may be taken back");
+            register.begin(7);
+            register.succeeded();
+        }
+        register
+    }
+
+    #[test]
+    fn r21_an_image_holds_at_once_where_only_that_image_may_still_land() {
+        for (failed, at_once) in [
+            (&[][..], true),
+            (&[(7, 0)], true),
+            (&[(7, 0), (7, 10)], true),
+            (&[(6, 0)], false),
+            (&[(6, 0), (7, 10)], false),
+            (&[(7, 0), (6, 10)], false),
+        ] {
+            let register = in_doubt(failed);
+            assert_eq!(register.holds(7, 900), at_once, "{failed:?}");
+            assert_eq!(register.counts(7, 900), failed.is_empty(), "{failed:?}");
+            assert!(register.holds(7, 1_010) && register.counts(7, 1_010));
+            assert!(!register.holds(6, 2_000), "another image");
+        }
+        // What failed long ago can land no more.
+        let mut register = in_doubt(&[(6, 0)]);
+        register.begin(7);
+        register.failed(1_000, 2_000);
+        register.learned(None);
+        for _ in 0..2 {
+            register.begin(7);
+            register.succeeded();
+        }
+        assert!(register.holds(7, 1_500) && !register.counts(7, 1_500));
+    }
+
+    #[test]
+    fn r39_what_another_device_was_given_may_carry_anything() {
+        let mut register = ready(None);
+        register.begin(7);
+        register.forget(1_000);
+        register.failed(10, 1_010);
+        register.learned(None);
+        for _ in 0..2 {
+            register.begin(7);
+            register.succeeded();
+        }
+        assert!(!register.holds(7, 999) && register.holds(7, 1_010));
+    }
+
     #[test]
     fn r41_after_an_error_the_member_counts_only_when_late_commands_have_had_their_time() {
         let mut register = ready(None);
         register.begin(7);
-        register.failed(1_000);
+        register.failed(800, 1_000);
         register.learned(None);
         for _ in 0..2 {
             register.begin(7);

@@ -1683,6 +1683,86 @@ fn r14_a_raised_limit_holds_when_a_majority_carries_it() {
     }
 }
 
+/// The limit falls, and the write that says so is reported as lost; then the limit rises again. The
+/// gate keeps to the lower limit until that write can land no more.
+#[test]
+fn r14_a_raised_limit_holds_when_no_earlier_write_can_take_it_back() {
+    let mut config = repairable(2, 3, 2);
+    (config.members, config.originals) = (1, 1);
+    let mut world = owned(config);
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    let (side, record, issued_ns) = lower_and_raise(&mut world);
+    until(&mut world, SECOND, |w| {
+        w.machines[0].gate.count().limit == 2
+    });
+    assert!(world.now_ns > issued_ns + timing().device_delay_ns);
+    let limit_on_disk = |w: &World| w.disks[0][0].ballot().valid().map(|r| r.limit);
+    assert_eq!(limit_on_disk(&world), Some(2));
+    // If it landed all the same, it would destroy one block of two.
+    world.disks[0][0].put(side, &Payload::Ballot(record));
+    assert_eq!(limit_on_disk(&world), Some(2));
+}
+
+/// The same when the second block that says so is never written.
+#[test]
+fn r14_a_raised_limit_holds_when_both_blocks_of_a_register_carry_it() {
+    let swallow: [fn(&Io) -> bool; 2] = [
+        |io| is_raised_limit_on(io, Side::A),
+        |io| is_raised_limit_on(io, Side::B),
+    ];
+    let mut one_copy = 0;
+    for swallow in swallow {
+        let mut config = repairable(2, 3, 2);
+        (config.members, config.originals) = (1, 1);
+        let mut world = owned(config);
+        world.swallow = Some(swallow);
+        lower_and_raise(&mut world);
+        let rises = |w: &World| w.machines[0].gate.count().limit == 2;
+        assert!(!world.run_until(2 * timing().window_ns, rises).unwrap());
+        let limit_on_disk = world.disks[0][0].ballot().valid().map(|r| r.limit);
+        one_copy += usize::from(limit_on_disk == Some(2));
+    }
+    assert!(one_copy > 0, "the other block was written first");
+}
+
+/// A ballot write of controller 1 that says a limit of 2, which is the second time in that epoch.
+fn is_raised_limit_on(io: &Io, wanted: Side) -> bool {
+    match &io.what {
+        What::Write {
+            side,
+            payload: Payload::Ballot(record),
+            ..
+        } => *side == wanted && io.machine == 0 && record.limit == 2 && record.seq > 8,
+        _ => false,
+    }
+}
+
+/// Machine 0 is told that two members failed, which lowers its limit to 1; the write of that is
+/// reported as lost and is returned with the time of its issue. Then the members are back.
+fn lower_and_raise(world: &mut World) -> (Side, BallotRecord, u64) {
+    world.log = Some(Vec::new());
+    world.set_path(0, 0, Path::Failing);
+    world.set_failed(0, 2);
+    let lost = |w: &World| w.log.iter().flatten().find_map(lowered_limit);
+    until(world, 20 * SECOND, |w| lost(w).is_some());
+    run(world, timing().error_report_ns + MS);
+    world.set_path(0, 0, Path::Up);
+    world.set_failed(0, 0);
+    lost(world).unwrap()
+}
+
+/// A ballot write of controller 1 that says a limit of 1.
+fn lowered_limit(io: &Io) -> Option<(Side, BallotRecord, u64)> {
+    match &io.what {
+        What::Write {
+            side,
+            payload: Payload::Ballot(record),
+            ..
+        } if io.machine == 0 && record.limit == 1 => Some((*side, *record, io.issued_ns)),
+        _ => None,
+    }
+}
+
 /// Two operations are open when the limit falls to one: who takes over then reads that there may be
 /// two.
 #[test]
@@ -1860,6 +1940,53 @@ fn r21_the_gate_stays_closed_until_a_majority_knows_the_limit() {
     assert!((periods..periods + 5).contains(&beats), "{beats}");
     // It has its lease, and the gate does not: there is nothing to give back either.
     assert_eq!(release(&mut world, 1, None, SECOND), Err(Reason::Busy));
+}
+
+/// Whether a command writes that record to this side of the register.
+fn is_second_decision_on(io: &Io, wanted: Side) -> bool {
+    is_second_decision(io) && matches!(io.what, What::Write { side, .. } if side == wanted)
+}
+
+/// One block of each register says what the winner may have open, and the other one does not: an
+/// earlier write that was reported as lost could still land on the first.
+#[test]
+fn r21_the_gate_stays_closed_while_one_block_of_a_register_knows_the_limit() {
+    let swallow: [fn(&Io) -> bool; 2] = [
+        |io| is_second_decision_on(io, Side::A),
+        |io| is_second_decision_on(io, Side::B),
+    ];
+    let mut one_copy = 0;
+    for swallow in swallow {
+        let mut world = owned(repairable(2, 3, 2));
+        world.crash(0);
+        world.swallow = Some(swallow);
+        until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
+        let opens = |w: &World| w.is_valid(1);
+        assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
+        let says = |disk: &Vec<Mailbox>| disk[1].ballot().valid().map(|r| r.dec.epoch) == Some(2);
+        one_copy += usize::from(world.disks.iter().all(says));
+    }
+    assert!(one_copy > 0, "the other block was written first");
+}
+
+/// The write that says what a winner may have open is reported as lost. Whenever that lands it says
+/// the same as the later ones, so that nobody has to wait for it.
+#[test]
+fn r21_a_winner_does_not_wait_for_a_lost_write_that_says_the_same() {
+    for fails_ns in (10 * MS..=90 * MS).step_by(10 * MS as usize) {
+        let mut config = repairable(2, 3, 2);
+        (config.members, config.originals) = (1, 1);
+        let mut world = owned(config);
+        world.crash(0);
+        until(&mut world, 20 * SECOND, |w| w.epoch(1) == 2);
+        world.set_path(1, 0, Path::Failing);
+        run(&mut world, fails_ns);
+        world.set_path(1, 0, Path::Up);
+        let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(1));
+        // The reported loss, and two heartbeats that wait for the timer.
+        let most_ns = timing().error_report_ns + PERIOD + 8 * IO;
+        assert!(took_ns < most_ns, "{took_ns} after {fails_ns}");
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl Controller {
         let own = state.register(register);
         match ok {
             true => own.succeeded(),
-            false => own.failed(settled_ns),
+            false => own.failed(now_ns, settled_ns),
         }
         let more = ok && own.copies(image) < 2;
         let counts = ok && own.counts(image, now_ns);

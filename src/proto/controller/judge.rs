@@ -198,7 +198,7 @@ impl Controller {
             Verdict::Broken => return self.latch(late, now_ns),
             // The first heartbeats of an epoch are back to back.
             Verdict::NoLeaseYet => self.due = true,
-            Verdict::Extended { expiry_ns } => self.extend(before, expiry_ns),
+            Verdict::Extended { expiry_ns } => self.extend(before, expiry_ns, now_ns),
         }
         self.queue.push(Queued::Heartbeat {
             hb: self.hb,
@@ -206,16 +206,16 @@ impl Controller {
             judged_ns: now_ns,
             expiry_ns: self.expiry_ns(),
         });
-        self.raise_limit();
+        self.raise_limit(now_ns);
         self.note_prepared(&round.seen, now_ns);
     }
 
     /// The lease was extended: the gate gets it, at first not before a majority carries what
     /// this term may be charged with [R21].
-    fn extend(&mut self, before: Option<u64>, to_ns: u64) {
+    fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
         match before {
             Some(from_ns) if self.opened => self.queue.push(Queued::Extend { from_ns, to_ns }),
-            _ if self.is_published() => {
+            _ if self.is_published(now_ns) => {
                 self.opened = true;
                 self.queue.push(Queued::OpenEpoch {
                     epoch: self.decided.epoch,
@@ -227,20 +227,22 @@ impl Controller {
         }
     }
 
-    /// Whether a majority carries the present ballot record.
-    fn is_published(&self) -> bool {
-        let carries = |member: &u8| {
+    /// Whether a majority carries the present ballot record, and goes on carrying it whatever may
+    /// still land there: a record that is in one block is gone when an earlier write, which was
+    /// reported as lost, lands in that block.
+    fn is_published(&self, now_ns: u64) -> bool {
+        let holds = |member: &u8| {
             let state = self.members.get(usize::from(*member));
-            state.is_some_and(|state| state.ballot.copies(self.image) > 0)
+            state.is_some_and(|state| state.ballot.holds(self.image, now_ns))
         };
-        let members = (0..self.setup.members).filter(carries);
+        let members = (0..self.setup.members).filter(holds);
         let members = members.fold(0, |set, member| set | member_bit(member));
         is_majority(members, self.majority())
     }
 
     /// A raised limit holds once a majority carries it [R14].
-    fn raise_limit(&mut self) {
-        if self.limit > self.gate_limit && self.is_published() {
+    fn raise_limit(&mut self, now_ns: u64) {
+        if self.limit > self.gate_limit && self.is_published(now_ns) {
             self.gate_limit = self.limit;
             self.queue_limit();
         }

@@ -292,6 +292,8 @@ pub struct World {
     touched: u64,
     serial: u64,
     pub trace: Option<Vec<String>>,
+    /// Every command so far, where somebody wants to look at them.
+    pub log: Option<Vec<Io>>,
     /// Commands that never come to their end.
     pub swallow: Option<fn(&Io) -> bool>,
     /// A machine that is going to stall: when it has come to this many more steps, for so long.
@@ -347,6 +349,7 @@ impl World {
             touched: u64::MAX,
             serial: 0,
             trace: std::env::var_os("TRACE").map(|_| Vec::new()),
+            log: None,
             swallow: None,
             stall_at: None,
             same_instant: 0,
@@ -855,6 +858,9 @@ impl World {
             unheard: false,
             lost: false,
         };
+        if let Some(log) = &mut self.log {
+            log.push(io.clone());
+        }
         self.latest = match self.free.pop() {
             Some(place) => {
                 self.ios[place] = io;

@@ -14,7 +14,8 @@
 //! | S4: no stray is acknowledged; what was acknowledged is overwritten by later writes and by
 //! strays alone; nothing that landed within D of its permit is a stray | landing, acknowledgement |
 //! | R15, R47: what the user is told is news, and goes on where it ended before | when told |
-//! | R14: a gate opens, or its limit rises, when a majority carries a limit as high | both |
+//! | R14: a gate opens, or its limit rises, when a majority carries a limit as high in both blocks,
+//! and no write that was reported as lost can take it back | both |
 //! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 
@@ -127,9 +128,36 @@ fn promised(record: &BallotRecord) -> Promised {
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     last: Option<Promised>,
-    /// The decided epoch and the limit that stand with it.
-    limit: Option<(u64, u32)>,
+    /// The decided epoch and the limit that each of the last two writes said, if both succeeded,
+    /// one after the other: so much is in both blocks.
+    limits: [Option<(u64, u32)>; 2],
+    /// Until when a write that was reported as lost may land, and what the lowest of them says.
+    doubt: Option<(u64, (u64, u32))>,
     twice: Option<Promised>,
+}
+
+impl Counted {
+    /// A write that says this much has come to its end.
+    fn wrote(&mut self, says: (u64, u32), ok: bool, now_ns: u64, delay_ns: u64) {
+        if ok {
+            self.limits = [self.limits[1], Some(says)];
+            return;
+        }
+        self.limits = [None; 2];
+        let lowest = match self.doubt {
+            Some((until_ns, before)) if until_ns > now_ns => says.min(before),
+            _ => says,
+        };
+        self.doubt = Some((now_ns + delay_ns, lowest));
+    }
+
+    /// Whether a reader finds this epoch with a limit as high, whatever may still land.
+    fn says(&self, epoch: u64, limit: u32, now_ns: u64) -> bool {
+        let enough = |(of, most): (u64, u32)| of == epoch && most >= limit;
+        let doubt = self.doubt.filter(|(until_ns, _)| *until_ns > now_ns);
+        self.limits.iter().all(|it| it.is_some_and(enough))
+            && doubt.is_none_or(|(_, says)| enough(says))
+    }
 }
 
 /// What is remembered of one machine.
@@ -501,13 +529,8 @@ impl Monitor {
                     counted.twice = now;
                 }
                 counted.last = now;
-                let written = (record.dec.epoch, record.limit);
-                counted.limit = match counted.limit {
-                    _ if ok => Some(written),
-                    // It may be there; if not, the other block says what it said.
-                    Some((of, limit)) if of == written.0 => Some((of, limit.min(written.1))),
-                    _ => None,
-                };
+                let says = (record.dec.epoch, record.limit);
+                counted.wrote(says, ok, now_ns, self.delay_ns);
                 return;
             }
         };
@@ -543,7 +566,7 @@ impl Monitor {
             Action::OpenEpoch { epoch, expiry_ns } => {
                 self.tracks[machine].extended_to_ns = Some(*expiry_ns);
                 // What a stalled machine opens too late is no lease.
-                self.published(machine, *epoch, it.gate.count().limit);
+                self.published(machine, *epoch, it.gate.count().limit, now_ns);
                 if it.clock.local_ns(now_ns) < *expiry_ns {
                     self.opened(machine, *epoch, now_ns);
                     let charges = it.controller.as_ref().map(|c| c.charges().len());
@@ -556,7 +579,7 @@ impl Monitor {
                 let (expiry_ns, before) = (it.gate.expiry_ns(), it.gate.count().limit);
                 // A gate that was closed to drain opens with the limit that it had.
                 if expiry_ns != 0 && before != 0 && *limit > before {
-                    self.published(machine, it.gate.epoch(), *limit);
+                    self.published(machine, it.gate.epoch(), *limit, now_ns);
                 }
             }
             Action::Heartbeat(beat) => self.heartbeat(machine, beat, it),
@@ -597,10 +620,11 @@ impl Monitor {
         }
     }
 
-    /// The gate has this limit from now on: whoever reads a majority must find it.
-    fn published(&mut self, machine: usize, epoch: u64, limit: u32) {
+    /// The gate has this limit from now on: a reader of a majority must find it, whatever may still
+    /// land there.
+    fn published(&mut self, machine: usize, epoch: u64, limit: u32, now_ns: u64) {
         let slot = usize::from(self.slot_of[machine]);
-        let says = |it: &&Counted| it.limit.is_some_and(|(of, l)| of == epoch && l >= limit);
+        let says = |it: &&Counted| it.says(epoch, limit, now_ns);
         let members = self.promised[slot].iter().filter(says).count();
         ensure!(
             self,
