@@ -206,6 +206,9 @@ pub struct Charge {
     pub amount: u32,
     /// Whether the term is known to have no more strays to come. Once true it stays true.
     pub drained: bool,
+    /// Whether this charge stands for terms of several incarnations, because a list was full: what
+    /// one of them says is no evidence of the others.
+    pub several: bool,
 }
 
 impl Charge {
@@ -217,6 +220,7 @@ impl Charge {
             inc: owner.inc,
             amount,
             drained: false,
+            several: false,
         }
     }
 
@@ -225,10 +229,46 @@ impl Charge {
         (self.epoch, self.slot, self.inc) == (other.epoch, other.slot, other.inc)
     }
 
+    /// Whether both are terms of one incarnation, which has one gate for all of them.
+    fn is_of_incarnation(&self, other: &Charge) -> bool {
+        (self.slot, self.inc) == (other.slot, other.inc)
+    }
+
     /// Joins what two records say of one term: the larger amount, and every evidence.
     fn join(&mut self, other: &Charge) {
         self.amount = self.amount.max(other.amount);
         self.drained |= other.drained;
+        self.several |= other.several;
+    }
+
+    /// One charge for the terms of both: the sum of the amounts. The later term stands for both,
+    /// and is drained only when both are. Nothing is lost where both have drained, because only
+    /// their repair is awaited, and that is of both or none; nor where both are of one incarnation,
+    /// because what drains its later term drains its earlier ones as well.
+    fn fold(&self, other: &Charge) -> Charge {
+        let later = if self.epoch > other.epoch {
+            self
+        } else {
+            other
+        };
+        let drained = self.drained && other.drained;
+        let exact = drained || self.is_of_incarnation(other);
+        Charge {
+            amount: self.amount.saturating_add(other.amount),
+            drained,
+            several: self.several || other.several || !exact,
+            ..*later
+        }
+    }
+
+    /// How much is lost when both become one charge: the pair with the lowest value is folded.
+    fn fold_cost(&self, other: &Charge) -> (u8, u64) {
+        let cost = match (self.drained && other.drained, self.is_of_incarnation(other)) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 2,
+        };
+        (cost, self.epoch.max(other.epoch))
     }
 }
 
@@ -286,66 +326,48 @@ impl Charges {
     }
 
     /// Adds a charge; a term that is already there keeps the larger amount. In a full list two
-    /// drained terms become one: nothing but their repair is awaited, and it is of both or none.
-    ///
-    /// # Errors
-    ///
-    /// Gives the charge back when the list is full. It must not be forgotten then: a controller
-    /// that cannot carry a charge must not own.
-    pub fn add(&mut self, charge: Charge) -> Result<(), Charge> {
-        if self.entries.iter().all(Option::is_some) && !self.has_term(&charge) {
-            self.fold_drained();
+    /// charges become one, so that there is always room: no charge is ever forgotten, and no
+    /// controller is kept from owning because a list is full.
+    pub fn add(&mut self, charge: Charge) {
+        let same = |old: &&mut Charge| old.is_of_term(&charge);
+        if let Some(old) = self.entries.iter_mut().flatten().find(same) {
+            return old.join(&charge);
         }
-        for entry in &mut self.entries {
-            match entry {
-                Some(old) if old.is_of_term(&charge) => {
-                    old.join(&charge);
-                    return Ok(());
-                }
-                Some(_) => {}
-                // INVARIANT: the first free entry is behind the last used one.
-                None => {
-                    *entry = Some(charge);
-                    return Ok(());
-                }
-            }
+        let rest = match self.entries.iter().all(Option::is_some) {
+            true => self.fold_with(charge),
+            false => charge,
+        };
+        // INVARIANT: the first free entry is behind the last used one.
+        if let Some(free) = self.entries.iter_mut().find(|entry| entry.is_none()) {
+            *free = Some(rest);
         }
-        Err(charge)
     }
 
     /// Adds all charges of another list.
-    ///
-    /// # Errors
-    ///
-    /// Gives the first charge back for which there is no room.
-    pub fn merge(&mut self, other: &Charges) -> Result<(), Charge> {
-        other.iter().try_for_each(|charge| self.add(charge))
+    pub fn merge(&mut self, other: &Charges) {
+        other.iter().for_each(|charge| self.add(charge));
     }
 
-    /// Whether the term of `charge` is charged.
-    fn has_term(&self, charge: &Charge) -> bool {
-        self.iter().any(|known| known.is_of_term(charge))
-    }
-
-    /// Makes one charge of the first two that are drained; the later term stands for both.
-    fn fold_drained(&mut self) {
+    /// Takes the two charges out of a full list and `newcomer` that lose least when they become
+    /// one, and returns what is not in the list then: it has one free place.
+    fn fold_with(&mut self, newcomer: Charge) -> Charge {
         let before = *self;
-        let mut drained = before.iter().filter(|charge| charge.drained);
-        let (Some(first), Some(second)) = (drained.next(), drained.next()) else {
-            return;
-        };
-        let later = if first.epoch > second.epoch {
-            first
-        } else {
-            second
-        };
-        let both = Charge {
-            amount: first.amount.saturating_add(second.amount),
-            ..later
+        let all = || before.iter().chain([newcomer]).enumerate();
+        let pairs = all().flat_map(|(at, first)| {
+            all()
+                .skip(at.saturating_add(1))
+                .map(move |(_, second)| (first, second))
+        });
+        let Some((first, second)) = pairs.min_by_key(|(one, other)| one.fold_cost(other)) else {
+            return newcomer;
         };
         self.retain(|charge| !charge.is_of_term(&first) && !charge.is_of_term(&second));
-        // Two places are free now.
-        let _ = self.add(both);
+        let both = first.fold(&second);
+        if newcomer.is_of_term(&second) {
+            return both;
+        }
+        self.add(both);
+        newcomer
     }
 
     /// Lets `change` change each charge; says whether anything is different.
@@ -927,6 +949,9 @@ fn take_decided(from: &mut FieldReader<'_>) -> Result<Decided, Reject> {
 /// The flag of a charge whose term is drained.
 const CHARGE_DRAINED: u32 = 1 << 0;
 
+/// The flag of a charge that stands for terms of several incarnations.
+const CHARGE_SEVERAL: u32 = 1 << 1;
+
 fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
     let (epoch, amount) = charge.map_or((0, 0), |charge| (charge.epoch, charge.amount));
     out.u64(epoch);
@@ -935,8 +960,10 @@ fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
         charge.map(|Charge { slot, inc, .. }| Value { slot, inc }),
     );
     out.u32(amount);
-    let drained = charge.is_some_and(|charge| charge.drained);
-    out.u32(if drained { CHARGE_DRAINED } else { 0 });
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    out.u32(charge.map_or(0, |charge| {
+        flag(charge.drained, CHARGE_DRAINED) | flag(charge.several, CHARGE_SEVERAL)
+    }));
 }
 
 fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
@@ -947,12 +974,16 @@ fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
         let owner = take_value(from)?;
         let amount = from.u32();
         let flags = from.u32();
-        ensure(flags & !CHARGE_DRAINED == 0, Reject::Reserved)?;
+        ensure(
+            flags & !(CHARGE_DRAINED | CHARGE_SEVERAL) == 0,
+            Reject::Reserved,
+        )?;
         match owner {
             Some(owner) if !ended && epoch != 0 => {
                 // INVARIANT: `ended` refuses a used entry behind a free one.
                 *entry = Some(Charge {
                     drained: flags & CHARGE_DRAINED != 0,
+                    several: flags & CHARGE_SEVERAL != 0,
                     ..Charge::new(epoch, owner, amount)
                 });
             }
@@ -1043,8 +1074,8 @@ mod tests {
 
     fn ballot_record(seq: u64) -> BallotRecord {
         let mut charges = Charges::NONE;
-        charges.add(charge(5, 63, 2)).unwrap();
-        charges.add(charge(7, 0, u32::MAX)).unwrap();
+        charges.add(charge(5, 63, 2));
+        charges.add(charge(7, 0, u32::MAX));
         BallotRecord {
             seq,
             inc: Incarnation(1 << 127),
@@ -1236,7 +1267,7 @@ mod tests {
         check(204 + 80 + 32, 1, Reject::Field);
         check(204 + 80 + 36, 1, Reject::Field);
         check(204, 0, Reject::Field);
-        check(204 + 36, 2, Reject::Reserved);
+        check(204 + 36, 4, Reject::Reserved);
         // Behind them, whether the list is partial; then failed members, mark and generations.
         check(204 + 8 * 40, 2, Reject::Field);
         check(532 + 8 + 64, 1, Reject::Reserved);
@@ -1360,13 +1391,17 @@ mod tests {
             drained: true,
             ..charge(1, 0, 2)
         };
-        for (one, other) in [(drained, charge(1, 0, 7)), (charge(1, 0, 7), drained)] {
+        let several = Charge {
+            several: true,
+            ..charge(1, 0, 7)
+        };
+        for (one, other) in [(drained, several), (several, drained)] {
             let mut charges = Charges::NONE;
-            assert_eq!(charges.add(one), Ok(()));
-            assert_eq!(charges.add(other), Ok(()));
+            charges.add(one);
+            charges.add(other);
             let joined = Charge {
                 drained: true,
-                ..charge(1, 0, 7)
+                ..several
             };
             assert!(charges.iter().eq([joined]));
         }
@@ -1376,52 +1411,109 @@ mod tests {
     fn r21_charges_are_kept_until_they_are_taken_off() {
         let mut charges = Charges::NONE;
         for epoch in 1..=MAX_CHARGES as u64 {
-            assert_eq!(charges.add(charge(epoch, 1, 2)), Ok(()));
+            charges.add(charge(epoch, 1, 2));
         }
-        assert_eq!(charges.total(), 16);
-        assert_eq!(charges.add(charge(9, 1, 2)), Err(charge(9, 1, 2)));
+        assert_eq!((charges.len(), charges.total()), (8, 16));
         // The same term again: the larger amount counts, once.
-        assert_eq!(charges.add(charge(3, 1, 5)), Ok(()));
-        assert_eq!(charges.add(charge(3, 1, 1)), Ok(()));
-        assert_eq!(charges.total(), 19);
+        charges.add(charge(3, 1, 5));
+        charges.add(charge(3, 1, 1));
+        assert_eq!((charges.len(), charges.total()), (8, 19));
         charges.retain(|charge| charge.epoch % 2 == 0);
         assert!(charges.iter().map(|charge| charge.epoch).eq([2, 4, 6, 8]));
-        assert_eq!(charges.len(), 4);
-        assert_eq!(charges.add(charge(11, 1, u32::MAX)), Ok(()));
+        charges.add(charge(11, 1, u32::MAX));
         assert_eq!(charges.total(), u32::MAX);
         charges.retain(|_| false);
         assert!(charges.is_empty());
     }
 
+    /// A full list of terms of different incarnations, `drained` if their epoch is among these.
+    fn full(drained: &[u64], reversed: bool) -> Charges {
+        let mut charges = Charges::NONE;
+        for number in 1..=MAX_CHARGES as u64 {
+            let epoch = if reversed { 9 - number } else { number };
+            charges.add(Charge {
+                drained: drained.contains(&epoch),
+                ..charge(epoch, 1, 2)
+            });
+            assert_eq!(charges.len() as u64, number, "none becomes one so far");
+        }
+        charges
+    }
+
+    fn epochs(charges: &Charges) -> Vec<u64> {
+        let mut epochs: Vec<u64> = charges.iter().map(|charge| charge.epoch).collect();
+        epochs.sort_unstable();
+        epochs
+    }
+
     #[test]
     fn r21_in_a_full_list_two_drained_terms_become_one() {
-        let term = |epoch| Charge {
-            drained: epoch == 2 || epoch == 5,
-            ..charge(epoch, 1, 2)
-        };
         for reversed in [false, true] {
-            let mut charges = Charges::NONE;
-            for epoch in 1..=MAX_CHARGES as u64 {
-                assert_eq!(charges.len() as u64, epoch - 1, "none becomes one so far");
-                let next = if reversed { 9 - epoch } else { epoch };
-                assert_eq!(charges.add(term(next)), Ok(()));
-            }
-            let before = charges;
-            assert_eq!(charges.add(charge(3, 1, 1)), Ok(()));
-            assert_eq!(charges, before, "it has its place already");
-            assert_eq!(charges.add(charge(9, 1, 2)), Ok(()));
+            let mut charges = full(&[2, 5], reversed);
+            charges.add(charge(3, 1, 1));
+            assert_eq!(charges, full(&[2, 5], reversed), "it has its place already");
+            charges.add(charge(9, 1, 2));
             let both = Charge {
                 drained: true,
                 ..charge(5, 1, 4)
             };
             assert!(charges.iter().any(|charge| charge == both));
-            let terms = charges.iter().map(|charge| charge.epoch);
-            let sorted: std::collections::BTreeSet<u64> = terms.collect();
-            assert!(sorted.into_iter().eq([1, 3, 4, 5, 6, 7, 8, 9]));
+            assert_eq!(epochs(&charges), [1, 3, 4, 5, 6, 7, 8, 9]);
             assert_eq!(charges.total(), 18);
-            // One that is drained has nothing to become one with.
-            assert_eq!(charges.add(charge(10, 1, 2)), Err(charge(10, 1, 2)));
         }
+    }
+
+    /// What drains the later of two terms of one incarnation drains the earlier one as well.
+    #[test]
+    fn r21_in_a_full_list_two_terms_of_one_incarnation_become_one() {
+        let same = Charge {
+            epoch: 9,
+            ..charge(4, 1, 3)
+        };
+        let mut charges = full(&[], false);
+        charges.add(same);
+        let both = Charge { amount: 5, ..same };
+        assert!(charges.iter().any(|charge| charge == both));
+        assert_eq!(epochs(&charges), [1, 2, 3, 5, 6, 7, 8, 9]);
+        // Drained is what both are: the later term may have more under way.
+        let mut charges = full(&[4], false);
+        charges.add(same);
+        assert!(charges.iter().any(|charge| charge == both));
+    }
+
+    /// Nothing fits: two terms become one, which the evidence of neither drains.
+    #[test]
+    fn r21_a_full_list_takes_one_charge_more_and_charges_as_much() {
+        for reversed in [false, true] {
+            let mut charges = full(&[7], reversed);
+            charges.add(charge(9, 1, 2));
+            let both = Charge {
+                several: true,
+                ..charge(2, 1, 4)
+            };
+            assert!(charges.iter().any(|charge| charge == both));
+            assert_eq!(epochs(&charges), [2, 3, 4, 5, 6, 7, 8, 9]);
+            assert_eq!(charges.total(), 18);
+            // It goes on like that, and what stood for two stands for three.
+            charges.add(charge(10, 1, u32::MAX - 1));
+            assert_eq!((charges.len(), charges.total()), (8, u32::MAX));
+            assert!(charges.iter().any(|it| it.several && it.amount == 6));
+        }
+    }
+
+    #[test]
+    fn r21_lists_of_any_terms_are_joined_without_loss() {
+        let (mut one, other) = (full(&[2, 3], false), full(&[5], true));
+        let mut later = Charges::NONE;
+        for charge in other.iter() {
+            later.add(Charge {
+                epoch: charge.epoch + 20,
+                inc: Incarnation(u128::from(charge.epoch + 20)),
+                ..charge
+            });
+        }
+        one.merge(&later);
+        assert_eq!((one.len(), one.total()), (8, 32));
     }
 
     #[test]

@@ -149,6 +149,10 @@ impl Round {
     /// Notes what a record of the own slot promised; the latest holds.
     pub fn own_ballot(&mut self, record: &BallotRecord) {
         let found = (record.dec, Promise::of(record));
+        if found == self.own_promise {
+            // A member that lagged behind may show an earlier list.
+            self.own_charges.merge(&record.charges);
+        }
         let later = found.0.epoch > self.own_promise.0.epoch
             || found.0.epoch == self.own_promise.0.epoch
                 && found.1.is_later_than(&self.own_promise.1);

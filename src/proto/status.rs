@@ -219,11 +219,12 @@ reasons! {
     OwnerAlive = 23, "owner_alive", "the owner was heard lately";
     /// Another candidate has a higher ballot; it tries again after a random time [R28].
     Outbid = 24, "outbid", "another candidate has a higher ballot";
-    /// The list of charged terms is full: an owner must not forget a charge [R21].
-    ChargesFull = 25, "charges_full", "too many terms of old owners are unrepaired";
 
     // Why it refused a message.
 
+    /// `confirm_dead` without `force` of a charge that stands for terms of several owners: the
+    /// message names one of them only [R21].
+    SeveralTerms = 25, "several_terms", "the charge stands for several owners";
     /// Only the owner can do this.
     NotOwner = 26, "not_owner", "it does not own the portion";
     /// A permit did not close in time: ownership is now kept or lost by the lease alone [R34].

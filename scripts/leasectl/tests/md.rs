@@ -538,11 +538,12 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         inc: Incarnation(1),
         amount: 1,
         drained: false,
+        several: false,
     };
-    charges.add(charge).unwrap();
+    charges.add(charge);
     charge.epoch = 1;
     charge.drained = true;
-    charges.add(charge).unwrap();
+    charges.add(charge);
     publish(
         &array,
         1,

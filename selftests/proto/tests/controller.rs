@@ -12,7 +12,8 @@ use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
 use dm_lease_proto::proto::permits::Charge;
 use dm_lease_proto::proto::record::{
-    Ballot, BallotRecord, HeartbeatRecord, Incarnation, RecordRole, Register, Slot,
+    Ballot, BallotRecord, Charge as ChargedTerm, Charges, Decided, Generations, HeartbeatRecord,
+    Incarnation, RecordRole, Register, Slot, Value,
 };
 use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::status::{Reason, Role};
@@ -2060,6 +2061,126 @@ fn r21_a_restarted_owner_learns_the_whole_list_and_does_not_vouch_for_its_former
     until(&mut world, SECOND, whole);
     let drains_ns = until(&mut world, SECOND, |w| charged(w, 0) == [(1, 0, 2, true)]);
     assert!(drains_ns > timing().device_settle_ns() / 2, "{drains_ns}");
+}
+
+/// Lists of other controllers on a member whose former owner, controller 1, restarts: `terms` are
+/// charged in the list of the owner, and as many in that of another controller, from `others` on.
+fn crowded(controllers: u8, terms: u64, others: u64) -> World {
+    let mut config = repairable(controllers, 30, 2);
+    (config.members, config.originals) = (1, 1);
+    let mut world = World::asleep(config);
+    let owner = Value {
+        slot: slot(0),
+        inc: Incarnation(77),
+    };
+    let list = |from: u64| {
+        let mut list = Charges::NONE;
+        for epoch in from..from + terms {
+            let inc = Incarnation(epoch.into());
+            let slot = slot(1);
+            list.add(ChargedTerm::new(epoch, Value { slot, inc }, 1));
+        }
+        list
+    };
+    let by_owner = BallotRecord {
+        seq: 5,
+        inc: owner.inc,
+        boot_id: [0; 16],
+        dec: Decided {
+            epoch: 20,
+            value: Some(owner),
+        },
+        mbal: Ballot::NONE,
+        bal: Ballot::NONE,
+        val: None,
+        limit: 2,
+        charges: list(1),
+        failed: 0,
+        mark: 0,
+        generations: Generations::NONE,
+    };
+    let by_other = BallotRecord {
+        inc: Incarnation(88),
+        charges: list(others).with_partial(true),
+        ..by_owner
+    };
+    for side in Side::BOTH {
+        world.disks[0][0].put(side, &Payload::Ballot(by_owner));
+        world.disks[0][1].put(side, &Payload::Ballot(by_other));
+    }
+    world
+}
+
+/// What a restarted owner finds need not fit into one list: what it may have had open itself is
+/// known to nobody else once it has written.
+#[test]
+fn r21_a_restarted_owner_charges_itself_whatever_it_finds() {
+    for (terms, others) in [(3, 1), (7, 1), (7, 8), (8, 1), (8, 9)] {
+        let mut world = crowded(3, terms, others);
+        world.start(0);
+        until(&mut world, 10 * SECOND, |w| w.role(0) != Role::Joining);
+        let total = controller(&mut world, 0).charges().total();
+        assert_eq!(u64::from(total), terms + 2, "{terms} {others}");
+        let own = charged(&world, 0).into_iter().find(|it| it.1 == 0);
+        assert_eq!(own, Some((20, 0, 2, false)));
+    }
+}
+
+/// Eight terms are charged, none of them drained, and the owner dies. The portion is owned again,
+/// all of them are charged, and an operator gets rid of every charge.
+#[test]
+fn r21_a_full_list_locks_nobody_out() {
+    let mut world = crowded(2, 8, 1);
+    world.start(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+    run(&mut world, SECOND);
+    let total = controller(&mut world, 0).charges().total();
+    assert!(total >= 8 + 2, "{total}");
+    let all_repaired = Command::Repaired { epoch: 20 };
+    let dead = |&(epoch, owner, ..): &(u64, u8, u32, bool), force| Command::ConfirmDead {
+        owner: slot(owner),
+        epoch,
+        force,
+    };
+    let listed = charged(&world, 0);
+    for term in listed.iter().filter(|term| !term.3) {
+        assert_eq!(world.command(0, all_repaired), Err(Reason::NotDrained));
+        let is_several = |c: &ChargedTerm| c.epoch == term.0 && c.several;
+        let several = controller(&mut world, 0)
+            .charges()
+            .iter()
+            .any(|c| is_several(&c));
+        if several {
+            assert_eq!(
+                world.command(0, dead(term, false)),
+                Err(Reason::SeveralTerms)
+            );
+        }
+        assert_eq!(world.command(0, dead(term, several)), Ok(Outcome::Done));
+    }
+    assert_eq!(listed.len(), 8, "two terms share one place");
+    assert_eq!(world.command(0, all_repaired), Ok(Outcome::Done));
+    assert_eq!(charged(&world, 0), []);
+}
+
+/// Controller 1 lapses with an operation under way, has a claim of its next term on the members, and
+/// dies. Its next incarnation finishes that claim: the dead incarnation owned both terms.
+#[test]
+fn r21_a_dead_incarnation_that_wins_its_next_term_stays_charged() {
+    let mut world = owned(repairable(2, 3, 2));
+    controller(&mut world, 1).set_claim_auto(false);
+    world.lapse_behind_the_count(0);
+    until(&mut world, SECOND, |w| {
+        w.disks.iter().all(|disk| {
+            let ballot = Snapshot(disk.clone()).ballot(slot(0)).reading.valid();
+            ballot.is_some_and(|record| record.val.is_some())
+        })
+    });
+    world.crash(0);
+    world.start(0);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+    assert_eq!(world.epoch(0), 3);
+    assert_eq!(charged(&world, 0), [(2, 0, 2, true)]);
 }
 
 #[test]

@@ -128,8 +128,8 @@ fn r41_a_ballot_block_byte_by_byte() {
         drained: true,
         ..Charge::new(5, value(64, 5), 2)
     };
-    charges.add(drained).unwrap();
-    charges.add(Charge::new(7, value(1, 7), u32::MAX)).unwrap();
+    charges.add(drained);
+    charges.add(Charge::new(7, value(1, 7), u32::MAX));
     let record = BallotRecord {
         seq: SEQ,
         inc: Incarnation(INC),

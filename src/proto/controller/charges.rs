@@ -111,55 +111,56 @@ impl Controller {
     pub(super) fn note_own_drain(&mut self) {
         let (inc, own) = (self.setup.inc, self.setup.slot);
         if self.open == 0 && self.may_change_list() {
-            let mine = |charge: &Charge| charge.slot == own && charge.inc == inc;
+            let mine = |charge: &Charge| charge.slot == own && charge.inc == inc && !charge.several;
             self.mark_drained(mine);
         }
     }
 
-    /// The list of the next epoch if `value` owns it; `None` when it does not fit.
-    pub(super) fn charges_after(&self, lists: &Lists, value: Value) -> Option<Charges> {
+    /// The list of the next epoch if `value` owns it.
+    pub(super) fn charges_after(&self, lists: &Lists, value: Value) -> Charges {
         if self.setup.redundancy.kind == Kind::External {
-            return Some(Charges::NONE);
+            return Charges::NONE;
         }
-        let (mut charges, amount) = lists.of_epoch()?;
-        charges = charges.with_partial(false);
+        let (charges, amount) = lists.of_epoch();
+        let mut charges = charges.with_partial(false);
         let known = self.charges;
         charges.update(|charge| {
             let same = |old: &Charge| old.drained && old.is_of_term(charge);
             charge.drained |= known.iter().any(|old| same(&old));
         });
         let Some(owner) = self.decided.value else {
-            return Some(charges);
+            return charges;
         };
-        let mut ended = Charge::new(self.decided.epoch, owner, amount);
-        ended.drained = self.confirmed == ended.epoch;
+        let epoch = self.decided.epoch;
+        let mut ended = Charge::new(epoch, owner, amount);
+        ended.drained = self.confirmed == epoch;
         if owner == value {
-            charges.retain(|charge| !charge.is_of_term(&ended));
-        } else if amount != 0 {
-            charges.add(ended).ok()?;
+            // One gate for both terms: the later one is charged when it ends.
+            charges.retain(|charge| !charge.is_of_term(&ended) || charge.several);
+            ended.epoch = epoch.saturating_add(1);
+            ended.drained = false;
         }
-        Some(charges)
+        // This machine knows what it has open. Of another incarnation this may be all that is known
+        // later: when it restarts, its next incarnation overwrites its records.
+        let knows = owner == value && value == self.me();
+        if amount != 0 && !knows {
+            charges.add(ended);
+        }
+        charges
     }
 
     /// What a joiner carries for others: what its former incarnation carried, and, if that one
     /// owned the epoch, what it may have had open, because its records are overwritten now.
-    /// `false` when that does not fit: the records must stay as they are.
-    pub(super) fn take_over_list(&mut self, list: Charges, lists: &Lists) -> bool {
+    pub(super) fn take_over_list(&mut self, list: Charges, lists: &Lists) {
         let mut charges = list.with_partial(self.decided.epoch != 0);
-        let owner = self
-            .decided
-            .value
-            .filter(|owner| owner.slot == self.setup.slot);
-        if let (Some(owner), Some(open)) = (owner, lists.of_epoch().map(|(_, open)| open)) {
-            let ended = Charge::new(self.decided.epoch, owner, open);
-            let counts = open != 0 && self.setup.redundancy.kind != Kind::External;
-            if counts && charges.add(ended).is_err() {
-                return false;
-            }
+        let (_, open) = lists.of_epoch();
+        let is_former = |owner: &Value| owner.slot == self.setup.slot;
+        let counts = open != 0 && self.setup.redundancy.kind != Kind::External;
+        if let Some(owner) = self.decided.value.filter(is_former).filter(|_| counts) {
+            charges.add(Charge::new(self.decided.epoch, owner, open));
         }
         self.charges = charges;
         self.renew_limit();
-        true
     }
 
     /// A whole list of the decided epoch was read. What a former incarnation may have had open in
@@ -169,13 +170,15 @@ impl Controller {
             return;
         };
         let epoch = self.decided.epoch;
-        let own = self.charges;
-        let mut own = own.iter().filter(|charge| charge.epoch == epoch);
-        if own.all(|charge| list.add(charge).is_ok()) && self.may_change_list() {
-            self.charges = list;
-            self.changed_image();
-            self.renew_limit();
+        if !self.may_change_list() {
+            return;
         }
+        let own = self.charges;
+        let own = own.iter().filter(|charge| charge.epoch == epoch);
+        own.for_each(|charge| list.add(charge));
+        self.charges = list;
+        self.changed_image();
+        self.renew_limit();
     }
 
     /// Looks for evidence that a charged term has no more strays to come.
@@ -187,10 +190,11 @@ impl Controller {
         let charges = self.charges;
         for charge in charges.iter().filter(|charge| !charge.drained) {
             let record = boxes.heartbeat(charge.slot).reading.valid();
+            let record = record.filter(|_| !charge.several);
             let quiet = record.is_some_and(|record| shows_drain(&charge, &record));
             let reborn = record.is_some_and(|record| is_reborn(&charge, &record));
             if quiet || self.has_waited(&charge, reborn, now_ns) {
-                let _ = drained.add(charge);
+                drained.add(charge);
             }
         }
         self.mark_drained(|charge| drained.iter().any(|done| done.is_of_term(charge)));
@@ -242,11 +246,15 @@ impl Controller {
         &mut self,
         owner: Slot,
         epoch: u64,
+        force: bool,
     ) -> Option<Result<Outcome, Reason>> {
         let is_it = |charge: &Charge| (charge.epoch, charge.slot) == (epoch, owner);
-        self.charges.iter().find(is_it)?;
+        let charge = self.charges.iter().find(is_it)?;
         if !self.may_change_list() {
             return Some(Err(Reason::Busy));
+        }
+        if charge.several && !force {
+            return Some(Err(Reason::SeveralTerms));
         }
         self.mark_drained(is_it);
         Some(Ok(Outcome::Done))

@@ -186,7 +186,7 @@ impl Controller {
         force: bool,
         now_ns: u64,
     ) -> Result<Outcome, Reason> {
-        if let Some(outcome) = self.confirm_drained(owner, epoch) {
+        if let Some(outcome) = self.confirm_drained(owner, epoch, force) {
             return outcome;
         }
         let term = self.decided.value.map(|value| value.slot);

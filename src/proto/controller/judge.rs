@@ -69,16 +69,13 @@ impl Controller {
             Promise::NONE
         };
         // What it carried for others it goes on to carry; whether that is all it does not know.
-        if !self.take_over_list(round.own_charges, &round.seen.lists) {
-            self.reason = Reason::ChargesFull;
-            return;
-        }
+        self.take_over_list(round.own_charges, &round.seen.lists);
         let untouched = self.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
         self.virgin = Some(virgin && untouched);
         self.changed_image();
         self.owner.reset();
         self.note_term();
-        if matches!(self.reason, Reason::Duplicate | Reason::ChargesFull) {
+        if self.reason == Reason::Duplicate {
             self.reason = Reason::None;
         }
         self.phase = Phase::Announcing;
@@ -133,13 +130,8 @@ impl Controller {
             return self.stay_prepared(now_ns);
         }
         let value = round.seen.value(&self.promise, self.me());
-        let Some(charges) = self.charges_after(&round.seen.lists, value) else {
-            self.reason = Reason::ChargesFull;
-            self.abandon_claim(now_ns);
-            return self.back_off(now_ns);
-        };
         // Together with the value: a winner that dies leaves the list on a majority.
-        self.charges = charges;
+        self.charges = self.charges_after(&round.seen.lists, value);
         self.promise.bal = ballot;
         self.promise.val = Some(value);
         self.changed_image();

@@ -205,8 +205,9 @@ fn charges_text(record: &BallotRecord) -> String {
                 amount => amount.to_string(),
             };
             let drained = if charge.drained { ", drained" } else { "" };
+            let several = if charge.several { " and others" } else { "" };
             format!(
-                "{amount} for epoch {} of controller {}{drained}",
+                "{amount} for epoch {} of controller {}{several}{drained}",
                 charge.epoch, charge.slot
             )
         })
@@ -321,6 +322,7 @@ struct ChargeJson {
     incarnation: String,
     amount: u32,
     drained: bool,
+    several: bool,
 }
 
 #[derive(Serialize)]
@@ -479,6 +481,7 @@ fn charge_json(charge: Charge) -> ChargeJson {
         incarnation: charge.inc.to_string(),
         amount: charge.amount,
         drained: charge.drained,
+        several: charge.several,
     }
 }
 

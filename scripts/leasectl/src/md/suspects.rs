@@ -48,6 +48,7 @@ struct ChargeJson {
     epoch: u64,
     amount: u32,
     drained: bool,
+    several: bool,
 }
 
 #[derive(Serialize)]
@@ -153,9 +154,10 @@ impl Report {
                 true => "drained",
                 false => "not known to be drained",
             };
+            let several = if charge.several { " and others" } else { "" };
             writeln!(
                 out,
-                "charged: epoch {} of controller {} with {}, {drained}",
+                "charged: epoch {} of controller {}{several} with {}, {drained}",
                 charge.epoch,
                 charge.controller,
                 amount_text(charge.amount),
@@ -276,6 +278,7 @@ fn charges(members: &[Member], decided: Decided) -> Vec<ChargeJson> {
         epoch: charge.epoch,
         amount: charge.amount,
         drained: charge.drained,
+        several: charge.several,
     };
     newest.map_or_else(Vec::new, |record| record.charges.iter().map(json).collect())
 }

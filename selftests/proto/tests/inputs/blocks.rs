@@ -50,16 +50,18 @@ fn decisions() -> impl Strategy<Value = Decided> {
 }
 
 fn charges() -> impl Strategy<Value = Charges> {
-    let terms = vec((1_u64.., values(), any::<u32>(), any::<bool>()), 0..=8);
+    let terms = vec(
+        (1_u64.., values(), any::<u32>(), any::<[bool; 2]>()),
+        0..=10,
+    );
     (terms, any::<bool>()).prop_map(|(terms, partial)| {
         let mut charges = Charges::NONE;
-        for (epoch, owner, amount, drained) in terms {
-            charges
-                .add(Charge {
-                    drained,
-                    ..Charge::new(epoch, owner, amount)
-                })
-                .unwrap();
+        for (epoch, owner, amount, [drained, several]) in terms {
+            charges.add(Charge {
+                drained,
+                several,
+                ..Charge::new(epoch, owner, amount)
+            });
         }
         charges.with_partial(partial)
     })
