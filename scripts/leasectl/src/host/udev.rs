@@ -40,8 +40,8 @@ pub fn run(what: &Udev, out: &mut impl Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The name of the link to a member of a generation. A replacement has a link of its own, so that no
-/// link can lead to the disk that it replaced [R56].
+/// The name of the link to a member of a generation. A replacement has a link of its own, so that
+/// no link can lead to the disk that it replaced [R56].
 pub fn link(uuid: &[u8; 16], member: u8, generation: u32) -> String {
     let portion = DisplayUuid(uuid);
     match generation {
