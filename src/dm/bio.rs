@@ -8,7 +8,7 @@
 //! - *disposition*: what the target decides about a clone. Each is a method that takes the bio by
 //!   value and returns the only value `map` or `end_io` may return, so that a bio which is disposed
 //!   of twice, or never, does not compile.
-//! - *tracked*: [`Target::tracks`] is true for the operation: the bio has per-bio data and its
+//! - *tracked*: the operation is among [`Target::TRACKED`]: the bio has per-bio data and its
 //!   completion passes [`Target::end_io`].
 //!
 //! # States
@@ -101,6 +101,29 @@ impl Op {
     /// Returns the number of the operation, for logs and trace events.
     pub const fn as_raw(self) -> u32 {
         self.0
+    }
+}
+
+/// Which bios have per-bio data and pass [`Target::end_io`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tracked {
+    /// None: the target has neither per-bio data nor `end_io`.
+    Nothing,
+    /// All operations but [`Op::READ`].
+    AllButReads,
+    /// All operations.
+    Everything,
+}
+
+impl Tracked {
+    /// Returns whether a bio with this operation is tracked.
+    #[inline(always)]
+    const fn has(self, op: Op) -> bool {
+        match self {
+            Tracked::Nothing => false,
+            Tracked::AllButReads => op.0 != Op::READ.0,
+            Tracked::Everything => true,
+        }
     }
 }
 
@@ -393,7 +416,7 @@ impl<'ti, T: Target> MapBio<'ti, T> {
 
     /// Gives a tracked bio the per-bio data that it has if the target says nothing.
     fn track(&mut self) {
-        if T::tracks(self.op()) {
+        if T::TRACKED.has(self.op()) {
             // SAFETY: The clone belongs to a target registered with the size of this slot.
             let slot = unsafe { Slot::<T::PerBio>::of(self.bio) };
             // SAFETY: By the type invariant nobody uses the slot.
@@ -605,11 +628,14 @@ impl<T: Target> HeldBio<T> {
         unsafe { DmTarget::from_raw(target) }
     }
 
-    /// Returns the private data of that target.
-    pub fn data(&self) -> &T::Data<'_> {
-        // SAFETY: By the type invariant it is of type `T`, and bios come only to one that has been
-        // constructed, and end before its destructor.
-        unsafe { self.target().data::<T>() }
+    /// Calls `f` with the private data of that target.
+    ///
+    /// The lifetime `'ti` of the data is a different one in each call, so that the devices of two
+    /// targets cannot be exchanged.
+    pub fn with_data<R>(&self, f: impl for<'ti> FnOnce(&T::Data<'ti>) -> R) -> R {
+        // SAFETY: By the type invariant the target is of type `T`. Bios come only to a target that
+        // has been constructed, and its destructor does not run while this bio is borrowed.
+        f(unsafe { self.target().data::<T>() })
     }
 
     /// Returns the per-bio data that `map` left.
@@ -704,12 +730,13 @@ impl<'ti, T: Target> EndBio<'ti, T> {
     ) -> Option<Self> {
         // SAFETY: The bio is valid and ours for the duration of this call.
         let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
-        if !T::tracks(op) {
+        if !T::TRACKED.has(op) {
             return None;
         }
         // SAFETY: The clone belongs to a target registered with the size of this slot.
         let slot = unsafe { Slot::<T::PerBio>::of(bio) };
-        // SAFETY: The operation of a bio never changes, so `map` initialised the slot.
+        // SAFETY: Neither the operation of a bio nor the constant changes, so `map` initialised the
+        // slot.
         if unsafe { slot.as_ref().finishing } {
             return None;
         }

@@ -20,10 +20,7 @@
 //!     const VERSION: [u32; 3] = [1, 0, 0];
 //!     type Data<'ti> = ();
 //!     type PerBio = ();
-//!
-//!     fn tracks(_: Op) -> bool {
-//!         false
-//!     }
+//!     const TRACKED: Tracked = Tracked::Nothing;
 //!
 //!     fn ctr<'ti>(
 //!         _ti: &mut TargetBuilder<'ti>,
@@ -112,7 +109,8 @@ pub use self::{
         LocatedBio,
         MapBio,
         MapOutcome,
-        Op, //
+        Op,
+        Tracked, //
     },
     block_io::{
         Complete,

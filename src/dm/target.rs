@@ -44,8 +44,8 @@ use super::{
         EndOutcome,
         MapBio,
         MapOutcome,
-        Op,
-        Slot, //
+        Slot,
+        Tracked, //
     },
     device::{
         DevT,
@@ -202,11 +202,9 @@ pub trait Target: Sized + 'static {
     /// What is kept for each tracked bio from `map` to `end_io`; plain data without destructor.
     type PerBio: Copy + Default + Send + 'static;
 
-    /// Returns whether bios of this operation have per-bio data and pass [`Target::end_io`].
-    ///
-    /// Must depend on nothing but its argument. It is evaluated for each bio and costs nothing if
-    /// constant. A target without `end_io` and per-bio data returns `false`.
-    fn tracks(op: Op) -> bool;
+    /// Which bios have per-bio data and pass [`Target::end_io`]. It is a constant because `map` and
+    /// `end_io` must agree on every bio: `end_io` reads what `map` wrote.
+    const TRACKED: Tracked;
 
     /// Makes an instance out of the arguments of a table line.
     ///

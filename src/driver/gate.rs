@@ -558,7 +558,7 @@ impl PortionGate {
     /// Refuses a bio that waited.
     fn refuse_held(&self, bio: HeldBio<LeaseTarget>) {
         self.count_refusal(&Extent::of(&bio));
-        let until_ns = self.hold_until_ns(bio.data().rules.lapse_hold_ms);
+        let until_ns = self.hold_until_ns(bio.with_data(|table| table.rules.lapse_hold_ms));
         if until_ns == 0 {
             return fail_held(bio);
         }
@@ -882,7 +882,7 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
 }
 
 fn fail_held(bio: HeldBio<LeaseTarget>) {
-    let fail_with = bio.data().rules.fail_with;
+    let fail_with = bio.with_data(|table| table.rules.fail_with);
     bio.end(status_of(fail_with));
 }
 

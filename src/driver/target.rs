@@ -41,6 +41,7 @@ use crate::{
         TargetBuilder,
         TargetHandle,
         TextWriter,
+        Tracked,
         Visitor, //
     },
     proto::{
@@ -113,12 +114,8 @@ impl Target for LeaseTarget {
 
     type Data<'ti> = Instance<'ti>;
     type PerBio = PerBio;
-
-    #[inline]
-    fn tracks(op: Op) -> bool {
-        // Everything that is not a read changes state, known or not [R23].
-        op != Op::READ
-    }
+    // Everything that is not a read changes state, known or not [R23].
+    const TRACKED: Tracked = Tracked::AllButReads;
 
     fn ctr<'ti>(
         ti: &mut TargetBuilder<'ti>,

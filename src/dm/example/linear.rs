@@ -59,10 +59,7 @@ impl Target for Linear {
     const FEATURES: Features = Features::NOWAIT;
     type Data<'ti> = Range<'ti>;
     type PerBio = ();
-
-    fn tracks(_op: Op) -> bool {
-        false
-    }
+    const TRACKED: Tracked = Tracked::Nothing;
 
     fn ctr<'ti>(
         ti: &mut TargetBuilder<'ti>,

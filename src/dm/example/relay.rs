@@ -256,10 +256,7 @@ impl Target for Relay {
     const VERSION: [u32; 3] = [1, 0, 0];
     type Data<'ti> = Instance<'ti>;
     type PerBio = Held;
-
-    fn tracks(op: Op) -> bool {
-        op != Op::READ
-    }
+    const TRACKED: Tracked = Tracked::AllButReads;
 
     fn ctr<'ti>(
         ti: &mut TargetBuilder<'ti>,
