@@ -3,7 +3,8 @@
  * Trace events of the lease target. Times are nanoseconds of CLOCK_BOOTTIME.
  *
  * Words (roles, reasons) are those of the status line and arrive as arrays of LEASE_WORD bytes,
- * padded with zeroes (dm::trace::Word). The signatures are repeated in events.rs.
+ * padded with zeroes (dm::trace::Word). The signatures are repeated in events.rs; pointers are to
+ * arrays, whose length the Rust compiler compares.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM dm_lease
@@ -19,8 +20,9 @@
 
 /* A controller's role for a portion has changed. */
 TRACE_EVENT(dm_lease_role,
-	TP_PROTO(const u8 *portion, u32 controller, const char *old_role, const char *new_role,
-		 u64 epoch, const char *reason),
+	TP_PROTO(const u8 (*portion)[LEASE_UUID], u32 controller,
+		 const char (*old_role)[LEASE_WORD], const char (*new_role)[LEASE_WORD], u64 epoch,
+		 const char (*reason)[LEASE_WORD]),
 	TP_ARGS(portion, controller, old_role, new_role, epoch, reason),
 	TP_STRUCT__entry(
 		__array(u8, portion, LEASE_UUID)
@@ -45,8 +47,8 @@ TRACE_EVENT(dm_lease_role,
 
 /* A heartbeat round was judged; expiry_ns is 0 if it left no lease. */
 TRACE_EVENT(dm_lease_heartbeat,
-	TP_PROTO(const u8 *portion, u32 controller, u64 seq, u64 stamp_ns, u64 latency_ns,
-		 u64 expiry_ns),
+	TP_PROTO(const u8 (*portion)[LEASE_UUID], u32 controller, u64 seq, u64 stamp_ns,
+		 u64 latency_ns, u64 expiry_ns),
 	TP_ARGS(portion, controller, seq, stamp_ns, latency_ns, expiry_ns),
 	TP_STRUCT__entry(
 		__array(u8, portion, LEASE_UUID)
@@ -71,8 +73,8 @@ TRACE_EVENT(dm_lease_heartbeat,
 
 /* The gate gave a permit to a state-changing bio. */
 TRACE_EVENT(dm_lease_permit,
-	TP_PROTO(const u8 *portion, u32 controller, u32 dev, u32 op, u64 sector, u32 sectors,
-		 u64 epoch, u64 checked_ns, u64 expiry_ns),
+	TP_PROTO(const u8 (*portion)[LEASE_UUID], u32 controller, u32 dev, u32 op, u64 sector,
+		 u32 sectors, u64 epoch, u64 checked_ns, u64 expiry_ns),
 	TP_ARGS(portion, controller, dev, op, sector, sectors, epoch, checked_ns,
 		expiry_ns),
 	TP_STRUCT__entry(
@@ -108,8 +110,8 @@ TRACE_EVENT(dm_lease_permit,
  * although the device had completed it.
  */
 TRACE_EVENT(dm_lease_refuse,
-	TP_PROTO(const u8 *portion, u32 controller, u32 dev, u32 op, u64 sector, u32 sectors,
-		 bool late),
+	TP_PROTO(const u8 (*portion)[LEASE_UUID], u32 controller, u32 dev, u32 op, u64 sector,
+		 u32 sectors, bool late),
 	TP_ARGS(portion, controller, dev, op, sector, sectors, late),
 	TP_STRUCT__entry(
 		__array(u8, portion, LEASE_UUID)
