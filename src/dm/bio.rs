@@ -74,6 +74,7 @@ use core::{
 };
 use kernel::{
     prelude::*,
+    sync::rcu,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -602,8 +603,13 @@ impl<T: Target> Deref for AimedBio<'_, T> {
 /// A clone kept back by `map`, directed to where it will go.
 ///
 /// It may be moved to another thread, kept in a [`BioList`] without allocation, and must be
-/// submitted or ended later; dropping it fails it with [`BlkStatus::IOERR`]. While it exists the
-/// table with its target and devices cannot go away, because dm core counts the bio as pending.
+/// submitted or ended later; dropping it fails it with [`BlkStatus::IOERR`].
+///
+/// While it exists, its table with the target and the devices does too. dm core replaces a table
+/// only while the mapped device is suspended, and a suspend waits for all bios. It removes a mapped
+/// device only when nobody has it open (`dm_lock_for_deletion()` in `drivers/md/dm.c`), but does
+/// not wait for bios then: the submitter of a bio has to keep the device open until the bio ends,
+/// as with every block device.
 ///
 /// # Invariants
 ///
@@ -624,7 +630,7 @@ impl<T: Target> HeldBio<T> {
         let target = unsafe { self.slot.as_ref().target };
         // SAFETY: By the type invariant the target is set.
         let target = unsafe { target.assume_init() };
-        // SAFETY: A target lives as long as its bios.
+        // SAFETY: A target lives as long as its bios, see the type.
         unsafe { DmTarget::from_raw(target) }
     }
 
@@ -687,17 +693,50 @@ impl<T: Target> Drop for HeldBio<T> {
 }
 
 /// What `end_io` decided; can only be made by disposing of the [`EndBio`].
+///
+/// It is neither `Send` nor can it outlive `'ti`, so the outcome of one call cannot be kept and
+/// returned by another.
+///
+/// # Invariants
+///
+/// If the code is `DM_ENDIO_INCOMPLETE`, an RCU read-side section of this task or interrupt belongs
+/// to this value.
 #[must_use]
 pub struct EndOutcome<'ti>(c_int, PhantomData<fn(&'ti ()) -> &'ti ()>, NotThreadSafe);
 
 impl EndOutcome<'_> {
     fn new(code: u32) -> Self {
+        // INVARIANT: `code` is not `DM_ENDIO_INCOMPLETE`.
         Self(code as c_int, PhantomData, NotThreadSafe)
     }
 
-    /// Returns the code for dm core.
+    /// Makes the outcome of a completion that is about to be kept back.
+    ///
+    /// As soon as a held completion exists, another thread may finish it. dm core then no longer
+    /// counts the bio and may take the table away, while `end_io` still uses the data of the
+    /// target. dm core waits for RCU readers before it destroys a table (`dm_sync_table()` in
+    /// `drivers/md/dm.c`), so the rest of `end_io` becomes such a reader.
+    fn held() -> Self {
+        core::mem::forget(rcu::read_lock());
+        // INVARIANT: The section was just entered.
+        Self(
+            bindings::DM_ENDIO_INCOMPLETE as c_int,
+            PhantomData,
+            NotThreadSafe,
+        )
+    }
+
+    /// Returns the code for dm core, after the last use of the target's data.
+    #[inline(always)]
     pub(super) fn into_raw(self) -> c_int {
-        self.0
+        // One constant, or what the C function returns: no code is kept in a register over a call,
+        // which would cost the usual path instructions.
+        if self.0 == bindings::DM_ENDIO_DONE as c_int {
+            return bindings::DM_ENDIO_DONE as c_int;
+        }
+        // SAFETY: By the type invariant the section was entered if the code is that of a held
+        // completion. It belongs to this value, which ends here.
+        unsafe { bindings::dm_end_held(self.0) }
     }
 }
 
@@ -798,9 +837,12 @@ impl<'ti, T: Target> EndBio<'ti, T> {
     /// Keeps the completion back; the submitter hears nothing until it is finished, and then
     /// `status`, which need not be the one the device reported.
     ///
-    /// Another thread may finish the returned completion before `end_io` returns.
+    /// Another thread may finish the returned completion before `end_io` returns. The data of the
+    /// target exists until then all the same, but `end_io` must not sleep from here on: it is in an
+    /// RCU read-side section.
     pub fn hold(self, status: BlkStatus) -> (HeldEnd<T>, EndOutcome<'ti>) {
         let bio = self.bio();
+        let outcome = EndOutcome::held();
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*bio.as_ptr()).bi_status = status.0 };
         // INVARIANT: The bio is ours, and its slot is initialised.
@@ -808,7 +850,7 @@ impl<'ti, T: Target> EndBio<'ti, T> {
             bio,
             slot: self.slot,
         };
-        (held, EndOutcome::new(bindings::DM_ENDIO_INCOMPLETE))
+        (held, outcome)
     }
 }
 

@@ -23,6 +23,13 @@ void rust_helper_bio_wouldblock_error(struct bio *bio)
 	bio_wouldblock_error(bio);
 }
 
+int rust_helper_dm_end_held(int code)
+{
+	if (code == DM_ENDIO_INCOMPLETE)
+		rcu_read_unlock();
+	return code;
+}
+
 /* Mapped devices. */
 
 dev_t rust_helper_dm_target_md_devt(struct dm_target *ti)

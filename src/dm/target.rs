@@ -27,11 +27,14 @@
 //!
 //! # Locking, context
 //!
-//! `map` runs in the context of the submitter, inside an SRCU (or RCU, for polled and nowait bios)
-//! section of dm core, and `end_io` often in interrupt context: neither may sleep or allocate.
-//! `status` and `message` run in process context inside the same SRCU section, so that a message
-//! that waits delays every suspend of the device. The others run in process context under
-//! `md->suspend_lock` or `md->type_lock`. No lock of this module is held during a callback.
+//! `map` runs in the context of the submitter, or in that of dm core's work queue, inside an SRCU
+//! section of dm core (`dm_submit_bio()`): the instance exists until `map` returns, also if the bio
+//! has ended before. `end_io` often runs in interrupt context; the instance exists until `end_io`
+//! returns, because the bio is pending until then, or, once it was held, because of an RCU section
+//! (see [`EndBio::hold`]). Neither may sleep or allocate. `status` and `message` run in process
+//! context inside the same SRCU section, so that a message that waits delays every suspend of the
+//! device. The others run in process context under `md->suspend_lock` or `md->type_lock`. No lock
+//! of this module is held during a callback.
 //!
 //! C header: `include/linux/device-mapper.h`; callers: `dm.c`, `dm-table.c` and `dm-ioctl.c` in
 //! `drivers/md`.
@@ -401,12 +404,14 @@ impl DmTarget {
 }
 
 /// A way to reach a target from outside of its callbacks, for instance to raise an event from a
-/// work item, which stops working when the target goes away. Cloning is cheap.
+/// work item. It works from the end of the constructor, which has the target to itself, to the
+/// beginning of the destructor. Cloning is cheap.
 #[derive(Clone)]
 pub struct TargetHandle(Arc<Link>);
 
 impl TargetHandle {
-    /// Calls `f` with the target, unless its destructor has begun. May sleep.
+    /// Calls `f` with the target; `None` unless its constructor has succeeded and its destructor
+    /// has not begun. May sleep.
     ///
     /// The destructor waits for `f` to return.
     pub fn with<R>(&self, f: impl FnOnce(&DmTarget) -> R) -> Option<R> {
@@ -418,7 +423,7 @@ impl TargetHandle {
 
     /// Raises an event of the target, see [`DmTarget::event`].
     ///
-    /// Returns whether the target still exists.
+    /// Returns whether the target could be reached.
     pub fn event(&self) -> bool {
         self.with(DmTarget::event).is_some()
     }
@@ -433,7 +438,7 @@ unsafe impl Send for TargetPtr {}
 /// What the clones of one [`TargetHandle`] share.
 #[pin_data]
 struct Link {
-    /// `None` once the destructor of the target has begun.
+    /// `None` until the constructor of the target has succeeded, and once its destructor has begun.
     #[pin]
     ti: Mutex<Option<TargetPtr>>,
 }
@@ -450,6 +455,13 @@ struct Resources {
 }
 
 impl Resources {
+    /// Makes all handles reach the target. Its constructor has succeeded.
+    fn publish(&self) {
+        if let Some(handle) = &self.handle {
+            *handle.0.ti.lock() = Some(TargetPtr(self.ti));
+        }
+    }
+
     /// Makes all handles forget the target, waiting for those in use.
     fn revoke(&self) {
         if let Some(handle) = &self.handle {
@@ -500,7 +512,8 @@ macro_rules! setter {
     ($(#[$doc:meta])* $name:ident: $type:ty => |$ti:ident, $value:ident| $set:expr) => {
         $(#[$doc])*
         pub fn $name(&mut self, $value: $type) -> &mut Self {
-            // SAFETY: By the type invariant the target exists, and nobody else uses it yet.
+            // SAFETY: By the type invariant the target exists. Nobody else uses it yet: dm core
+            // waits for the constructor, and handles do not reach the target before its end.
             let $ti = unsafe { self.resources.ti.as_mut() };
             $set;
             self
@@ -586,15 +599,15 @@ impl<'ti> TargetBuilder<'ti> {
         Ok(unsafe { DmDevice::from_raw(dev) })
     }
 
-    /// Returns a handle to reach the target from outside of its callbacks.
+    /// Returns a handle to reach the target from outside of its callbacks. It does not reach the
+    /// target before the constructor has succeeded.
     pub fn handle(&mut self) -> Result<TargetHandle> {
         if let Some(handle) = &self.resources.handle {
             return Ok(handle.clone());
         }
-        let ti = TargetPtr(self.resources.ti);
         let link = Arc::pin_init(
             pin_init!(Link {
-                ti <- new_mutex!(Some(ti), "dm target handle"),
+                ti <- new_mutex!(None, "dm target handle"),
             }),
             GFP_KERNEL,
         )?;
@@ -672,8 +685,10 @@ impl<'ti> Visitor<'ti> {
     }
 }
 
-/// A registered target type. Lives in the module's own data; unregisters when dropped, which the
-/// reference that each target holds on the module delays until there are none.
+/// A registered target type, which is unregistered when this is dropped.
+///
+/// Tables point to it, and each holds a reference on the module. So it must exist until there are
+/// no such references; [`super::module`] sees to that.
 ///
 /// # Invariants
 ///
@@ -767,8 +782,11 @@ impl<T: Target> Callbacks<T> {
         let builder = unsafe { TargetBuilder::new::<T>(ti) };
         match Self::construct(builder, args) {
             Ok(instance) => {
+                let instance = KBox::into_raw(instance);
                 // SAFETY: dm core does not use the target before this returns.
-                unsafe { (*ti.as_ptr()).private = KBox::into_raw(instance).cast() };
+                unsafe { (*ti.as_ptr()).private = instance.cast() };
+                // SAFETY: The instance was just given up, and exists until `dtr`.
+                unsafe { &*instance }.resources.publish();
                 0
             }
             Err(error) => {
