@@ -5,7 +5,7 @@
 # mapping) and example_relay (held bios and completions, own I/O, threads, handles).
 
 . ./lib.sh
-plan 40
+plan 48
 
 disk=$(member 0 0)
 sectors=65536
@@ -141,12 +141,25 @@ check "own I/O is durable and read back" \
 	sh -c 'dmsetup message example 0 io 16000 | grep -q "^ok "'
 check_fails "own I/O beyond the end is refused" \
 	dmsetup message example 0 io 99999999 2>"$work/error"
+check_fails "and beyond what a sector number can say" \
+	dmsetup message example 0 io 4611686018427387904 2>"$work/error"
+check "which costs the next transfer nothing" \
+	sh -c 'dmsetup message example 0 io 16000 | grep -q "^ok "'
 
 check "a dropped bio is asked for" dmsetup message example 0 fail 1
 check_fails "and fails its submitter" \
 	dd if="$work/pattern" of="$(node)" bs=4k count=1 oflag=direct 2>"$work/error"
 check "and only that one" \
 	dd if="$work/pattern" of="$(node)" bs=4k count=1 oflag=direct 2>"$work/error"
+
+# The write is finished, so that dm core no longer waits for it, while end_io of its target goes on.
+dmsetup message example 0 linger 3000
+dmsetup message example 0 fail 1
+check_fails "a completion is finished inside of end_io" \
+	dd if="$work/pattern" of="$(node)" bs=4k count=1 oflag=direct 2>"$work/error"
+check "the table is replaced while end_io goes on" reload example_relay "$disk" 0 1
+check_fails "but its target exists until end_io returns" \
+	sh -c 'dmesg | grep -q "destroyed inside of end_io"'
 
 events=$(dmsetup info -c --noheadings -o events example)
 timeout 30 dmsetup wait example "$events" &
@@ -174,6 +187,13 @@ for round in $(seq 20); do
 		load_example dm_example_relay && again=$((again + 1))
 done
 check_equal "load, use, remove and unload, 20 times" 20 "$again"
+create example_relay "$disk" 0 1
+check "a transfer is prepared for the end of the module" dmsetup message example 0 keep
+dmsetup remove example
 check "the module goes" rmmod dm_example_relay
+check "the transfer has come back before" \
+	sh -c 'dmesg | grep -q "the last transfer has come back: 0"'
+check "and the module can be loaded again" load_example dm_example_relay
+rmmod dm_example_relay
 
 finish

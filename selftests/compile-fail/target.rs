@@ -6,31 +6,24 @@
 use dm::*;
 use kernel::prelude::*;
 
-module! {
-    type: ProbeModule,
+target_module! {
+    type: Probe,
     name: "dm_probe",
     authors: ["dm-lease contributors"],
     description: "Target of the compile-fail tests",
     license: "GPL",
 }
 
-/// What exists while the module is loaded.
-#[pin_data]
-pub struct ProbeModule {
-    #[pin]
-    _target: Registration<Probe>,
-}
+/// The target type, and the state of the module, which is empty.
+pub struct Probe;
 
-impl kernel::InPlaceModule for ProbeModule {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            _target <- Registration::new(),
-        })
+impl TargetModule for Probe {
+    type Target = Self;
+
+    fn init() -> impl PinInit<Self, Error> {
+        Ok(Self)
     }
 }
-
-/// The target type.
-pub struct Probe;
 
 /// One instance.
 #[pin_data]

@@ -652,8 +652,15 @@ impl<T: Target> HeldBio<T> {
 
     /// Sends the bio where `map` directed it.
     ///
-    /// May sleep: process context only, never from `map` or `end_io`.
+    /// May sleep: process context only, never from `map` or `end_io`. In an interrupt the bio fails
+    /// with [`BlkStatus::IOERR`].
     pub fn submit(self) {
+        // In an interrupt the block layer would use the list of bios of the interrupted task.
+        // SAFETY: Has no preconditions.
+        let in_task = unsafe { bindings::dm_in_task() };
+        if kernel::warn_on!(!in_task) {
+            return self.end(BlkStatus::IOERR);
+        }
         let this = ManuallyDrop::new(self);
         // SAFETY: By the type invariant the bio is ours, and nobody uses it after this.
         unsafe { bindings::dm_submit_bio_remap(this.bio.as_ptr(), core::ptr::null_mut()) };

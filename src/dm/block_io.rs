@@ -15,7 +15,8 @@
 //!
 //! So nobody can touch a block while the device does, and memory under a device that hangs is never
 //! freed: it stays with the I/O, which also holds a reference on the device, on the context, and on
-//! this module (an `rmmod` is refused as busy, until the I/O comes back).
+//! this module: an `rmmod` is refused as busy until the I/O comes back, and a module that submits
+//! I/O while it is unloaded, or while its load fails, ends when that has come back.
 //!
 //! # Context, locking
 //!
@@ -27,7 +28,8 @@ use super::{
     bindings,
     bio::BlkStatus,
     clock::boottime_ns,
-    device::BlockDevice, //
+    device::BlockDevice,
+    module::Use, //
 };
 use core::ops::Range;
 use kernel::{
@@ -117,13 +119,14 @@ pub trait Complete: Send + Sync + 'static {
 /// # Invariants
 ///
 /// `vecs` has room for one element per block. Between transfers the bio owns nothing. During one,
-/// the bio points to this allocation, and `dev` and `context` are set.
+/// the bio points to this allocation, and `dev`, `context` and `in_flight` are set.
 pub struct IoBuf<C: Complete> {
     bio: Opaque<bindings::bio>,
     vecs: KVec<bindings::bio_vec>,
     blocks: KVec<KBox<Block>>,
     dev: Option<Arc<BlockDevice>>,
     context: Option<Arc<C>>,
+    in_flight: Option<Use>,
     submitted_ns: u64,
     ended_ns: u64,
     /// For the owner to tell buffers and transfers apart; not used here.
@@ -156,6 +159,7 @@ impl<C: Complete> IoBuf<C> {
                 blocks,
                 dev: None,
                 context: None,
+                in_flight: None,
                 submitted_ns: 0,
                 ended_ns: 0,
                 tag,
@@ -193,7 +197,8 @@ impl<C: Complete> IoBuf<C> {
     ///
     /// The buffer comes back through [`Complete::complete`] of `context`, exactly once. If the
     /// request makes no sense (an empty or impossible range of blocks, or sectors beyond the end of
-    /// the device) it comes back at once with `EINVAL`, and nothing happens.
+    /// the device) it comes back at once with `EINVAL`, and nothing happens; with `EDEADLK` if this
+    /// is an interrupt; with `ENODEV` if the module has ended.
     pub fn submit(
         mut buf: KBox<Self>,
         request: Request,
@@ -202,6 +207,15 @@ impl<C: Complete> IoBuf<C> {
         if !buf.accepts(&request) {
             return Err((buf, EINVAL));
         }
+        // In an interrupt the block layer would use the list of bios of the interrupted task.
+        // SAFETY: Has no preconditions.
+        if !unsafe { bindings::dm_in_task() } {
+            return Err((buf, EDEADLK));
+        }
+        buf.in_flight = match Use::new() {
+            Ok(used) => Some(used),
+            Err(error) => return Err((buf, error)),
+        };
         // SAFETY: The request was checked just above, and no transfer is going on.
         unsafe { buf.prepare(&request) };
         buf.submitted_ns = boottime_ns();
@@ -213,6 +227,7 @@ impl<C: Complete> IoBuf<C> {
         unsafe { (*bio).bi_private = owner.cast() };
         // SAFETY: As above.
         unsafe { (*bio).bi_end_io = Some(Self::end_io) };
+        // This makes `rmmod` fail; `in_flight` is what keeps the module.
         // SAFETY: This code is running, so that the module is there to be held. The reference is
         // given back at the end of `end_io`.
         unsafe { bindings::dm_hold_this_module() };
@@ -278,8 +293,8 @@ impl<C: Complete> IoBuf<C> {
     ///
     /// Only for the block layer: `bio` was submitted by [`IoBuf::submit`] and has ended.
     unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
-        // Unloading a module waits for RCU readers before its text goes away; together with the
-        // reference given back below, that covers the rest of this function.
+        // The module waits for `in_flight`, and then for RCU readers and for tasks that were
+        // preempted in its code; that covers the rest of this function.
         let _rcu = rcu::read_lock();
         // SAFETY: `submit` stored the address of the box it gave up.
         let mut buf = unsafe { KBox::from_raw((*bio).bi_private.cast::<Self>()) };
@@ -289,12 +304,14 @@ impl<C: Complete> IoBuf<C> {
         unsafe { bindings::bio_uninit(bio) };
         buf.ended_ns = boottime_ns();
         buf.dev = None;
+        let in_flight = buf.in_flight.take();
         // By the type invariant there is a context.
         if let Some(context) = buf.context.take() {
             context.complete(buf, status);
         }
         // SAFETY: `submit` took this reference.
         unsafe { bindings::dm_release_this_module() };
+        drop(in_flight);
     }
 }
 

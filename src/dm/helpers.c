@@ -11,6 +11,8 @@
 #include <linux/device-mapper.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
+#include <linux/preempt.h>
+#include <linux/rcupdate.h>
 
 /* Nobody declares these in C: their only caller is Rust. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -107,7 +109,17 @@ void rust_helper_dm_set_current_state_running(void)
 	__set_current_state(TASK_RUNNING);
 }
 
+bool rust_helper_dm_in_task(void)
+{
+	return in_task();
+}
+
 /* The module this is linked into. */
+
+struct module *rust_helper_dm_this_module(void)
+{
+	return THIS_MODULE;
+}
 
 void rust_helper_dm_hold_this_module(void)
 {
@@ -117,4 +129,9 @@ void rust_helper_dm_hold_this_module(void)
 void rust_helper_dm_release_this_module(void)
 {
 	module_put(THIS_MODULE);
+}
+
+void rust_helper_dm_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
 }

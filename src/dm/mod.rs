@@ -9,10 +9,28 @@
 //!
 //! Implement [`Target`] (with `#[vtable]`) for an empty type that names the target, say what an
 //! instance consists of ([`Target::Data`]) and what is remembered for each bio
-//! ([`Target::PerBio`]), and keep a [`Registration`] in the module's data:
+//! ([`Target::PerBio`]). Declare the module with [`target_module!`], which registers the target;
+//! what else exists while the module is loaded is its [`TargetModule`]:
 //!
 //! ```ignore
-//! struct Zero;
+//! dm::target_module! {
+//!     type: Zero,
+//!     name: "dm_example_zero",
+//!     authors: ["Somebody"],
+//!     description: "An example",
+//!     license: "GPL",
+//! }
+//!
+//! /// The target type, and also the state of the module, which is empty.
+//! pub struct Zero;
+//!
+//! impl TargetModule for Zero {
+//!     type Target = Self;
+//!
+//!     fn init() -> impl PinInit<Self, Error> {
+//!         Ok(Self)
+//!     }
+//! }
 //!
 //! #[vtable]
 //! impl Target for Zero {
@@ -50,7 +68,7 @@
 //! |---|---|---|
 //! | instance data `Data<'ti>` | this module | after `dtr`; callbacks borrow it, concurrently |
 //! | [`DmDevice<'ti>`](DmDevice) | the table | after the data was dropped; it is a reference |
-//! | [`TargetHandle`] | anybody, also beyond `'ti` | `dtr` begins: then it reaches nothing |
+//! | [`TargetHandle`] | anybody, also beyond `'ti` | it reaches the target from `ctr` to `dtr` |
 //! | [`MapBio`] | `map` | it is consumed by a disposition, which gives the [`MapOutcome`] |
 //! | [`LocatedBio`] | `map` | it becomes an [`AimedBio`], with per-bio data and a direction |
 //! | [`AimedBio`] | `map` | as [`MapBio`] |
@@ -73,11 +91,11 @@
 //!
 //! # Parts
 //!
-//! [`target`] callbacks and registration; [`args`] the words of a table line; [`bio`] bios and
-//! their dispositions; [`device`] block devices; [`limits`] queue limits; [`writer`] status text;
-//! [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting; [`notifier`] reboot and
-//! system sleep; [`clock`] time and random numbers; [`word`] atomic words; [`trace`] trace events;
-//! [`global`] what all targets of a module share.
+//! [`target`] callbacks; [`module`] loading and unloading; [`args`] the words of a table line;
+//! [`bio`] bios and their dispositions; [`device`] block devices; [`limits`] queue limits;
+//! [`writer`] status text; [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting;
+//! [`notifier`] reboot and system sleep; [`clock`] time and random numbers; [`word`] atomic words;
+//! [`trace`] trace events; [`global`] what all targets of a module share.
 
 pub mod args;
 pub(crate) mod bindings;
@@ -87,6 +105,7 @@ pub mod clock;
 pub mod device;
 pub mod global;
 pub mod limits;
+pub mod module;
 pub mod notifier;
 pub mod target;
 pub mod thread;
@@ -126,12 +145,15 @@ pub use self::{
         DmDevice, //
     },
     limits::QueueLimits,
+    module::{
+        target_module,
+        TargetModule, //
+    },
     target::{
         CtrError,
         DmTarget,
         Features,
         OrCtrError,
-        Registration,
         Reply,
         StatusKind,
         Target,

@@ -2,7 +2,8 @@
 
 //! Being told that the machine goes down, or to sleep.
 //!
-//! Three registrations, each pinned and undone when dropped (which waits for a call in progress):
+//! Three registrations, each pinned and undone when dropped (which waits for a call in progress).
+//! The module does not end before all of them are undone:
 //!
 //! - [`RebootNotifier`]: orderly reboot, halt, power off, kexec; devices still work. Not called on
 //!   panic, `sysrq-b` or a forced reboot.
@@ -16,7 +17,10 @@
 //!
 //! C headers: `include/linux/notifier.h`, `reboot.h`, `suspend.h`, `syscore_ops.h`.
 
-use super::bindings;
+use super::{
+    bindings,
+    module::Use, //
+};
 use kernel::{
     error::to_result,
     prelude::*,
@@ -35,7 +39,7 @@ pub enum Shutdown {
 }
 
 /// Is told that the machine goes down.
-pub trait OnReboot: Send + Sync {
+pub trait OnReboot: Send + Sync + 'static {
     /// Called once. May sleep, but the shutdown waits.
     fn reboot(&self, how: Shutdown);
 }
@@ -68,13 +72,13 @@ impl PmEvent {
 }
 
 /// Is told of system sleep.
-pub trait OnPm: Send + Sync {
+pub trait OnPm: Send + Sync + 'static {
     /// An error vetoes what is [about to happen](PmEvent::is_before), and is ignored afterwards.
     fn pm(&self, event: PmEvent) -> Result;
 }
 
 /// Is told of system sleep at the last and the first moment.
-pub trait OnSyscore: Send + Sync {
+pub trait OnSyscore: Send + Sync + 'static {
     /// All other CPUs are off, interrupts are disabled, devices are suspended. Only set a flag.
     fn suspend(&self);
 
@@ -92,6 +96,7 @@ pub struct RebootNotifier<H: OnReboot> {
     handler: H,
     #[pin]
     block: Opaque<bindings::notifier_block>,
+    _use: Use,
 }
 
 // SAFETY: The chain has its own lock, and the handler may be shared.
@@ -104,6 +109,7 @@ impl<H: OnReboot> RebootNotifier<H> {
     /// `i32::MAX`, dm-integrity one less, most drivers zero.
     pub fn new(handler: H, priority: i32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _use: Use::new()?,
             handler,
             block <- register(priority, Self::call, bindings::register_reboot_notifier),
         })
@@ -148,6 +154,7 @@ pub struct PmNotifier<H: OnPm> {
     handler: H,
     #[pin]
     block: Opaque<bindings::notifier_block>,
+    _use: Use,
 }
 
 // SAFETY: The chain has its own lock, and the handler may be shared.
@@ -159,6 +166,7 @@ impl<H: OnPm> PmNotifier<H> {
     /// Registers `handler`. Higher priorities are called earlier.
     pub fn new(handler: H, priority: i32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _use: Use::new()?,
             handler,
             block <- register(priority, Self::call, bindings::register_pm_notifier),
         })
@@ -230,6 +238,7 @@ pub struct SyscoreHook<H: OnSyscore> {
     handler: Opaque<H>,
     #[pin]
     hook: Opaque<bindings::syscore>,
+    _use: Use,
 }
 
 // SAFETY: The list of hooks has its own lock, and the handler may be shared.
@@ -247,6 +256,7 @@ impl<H: OnSyscore> SyscoreHook<H> {
     /// Registers `handler`.
     pub fn new(handler: H) -> impl PinInit<Self, Error> {
         try_pin_init!(&this in Self {
+            _use: Use::new()?,
             handler: Opaque::new(handler),
             hook <- Opaque::ffi_init(move |slot: *mut bindings::syscore| {
                 // SAFETY: The handler is initialised before the hook and pinned.

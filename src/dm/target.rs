@@ -66,7 +66,6 @@ use kernel::{
     alloc::AllocError,
     error::to_result,
     fmt,
-    module::this_module,
     new_mutex,
     prelude::*,
     sync::{
@@ -694,7 +693,7 @@ impl<'ti> Visitor<'ti> {
 ///
 /// `inner` is a `struct target_type` registered with dm core.
 #[pin_data(PinnedDrop)]
-pub struct Registration<T: Target> {
+pub(super) struct Registration<T: Target> {
     #[pin]
     inner: Opaque<bindings::target_type>,
     _target: PhantomData<T>,
@@ -706,8 +705,8 @@ unsafe impl<T: Target> Send for Registration<T> {}
 unsafe impl<T: Target> Sync for Registration<T> {}
 
 impl<T: Target> Registration<T> {
-    /// Registers the target type. Errors: `EEXIST` if the name is taken.
-    pub fn new() -> impl PinInit<Self, Error> {
+    /// Registers the target type. Errors: `EBUSY` if the name is taken.
+    pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             inner <- Opaque::try_ffi_init(|slot: *mut bindings::target_type| {
                 // SAFETY: The slot is valid for writes.
@@ -747,7 +746,8 @@ impl<T: Target> Callbacks<T> {
         bindings::target_type {
             features: T::FEATURES.0,
             name: T::NAME.as_char_ptr(),
-            module: this_module::<T::OwnerModule>().as_ptr(),
+            // SAFETY: Has no preconditions.
+            module: unsafe { bindings::dm_this_module() },
             version: T::VERSION,
             ctr: Some(Self::ctr),
             dtr: Some(Self::dtr),

@@ -19,7 +19,10 @@
 //!
 //! C headers: `include/linux/kthread.h`, `include/linux/wait.h`, `include/linux/hrtimer.h`.
 
-use super::bindings;
+use super::{
+    bindings,
+    module::Use, //
+};
 use core::{
     marker::PhantomPinned,
     ptr::NonNull, //
@@ -231,6 +234,8 @@ pub struct Thread {
     task: NonNull<bindings::task_struct>,
     body: *mut c_void,
     drop_body: unsafe fn(*mut c_void),
+    /// Given up when the thread has ended, after `drop`.
+    _use: Use,
 }
 
 // SAFETY: Stopping a thread may be done by any other thread, and so may dropping the body.
@@ -248,6 +253,7 @@ impl Thread {
     where
         F: FnOnce(&Context) + Send + 'static,
     {
+        let used = Use::new()?;
         let body = KBox::into_raw(KBox::new(body, GFP_KERNEL)?).cast::<c_void>();
         // SAFETY: The function gets the pointer it expects, and the name is copied.
         let task =
@@ -277,6 +283,7 @@ impl Thread {
             task,
             body,
             drop_body: drop_box::<F>,
+            _use: used,
         })
     }
 }

@@ -16,6 +16,7 @@ use super::{
     heart::{Beating, Heart},
     portion::Session,
     report,
+    target::LeaseTarget,
 };
 use crate::{
     dm::{
@@ -23,6 +24,7 @@ use crate::{
         notifier::{OnPm, OnReboot, PmEvent, PmNotifier, RebootNotifier, Shutdown},
         DevT,
         Priority,
+        TargetModule,
         Thread, //
     },
     proto::{
@@ -322,9 +324,11 @@ pub struct Services {
     registry: REGISTRY,
 }
 
-impl Services {
+impl TargetModule for Services {
+    type Target = LeaseTarget;
+
     /// Starts everything.
-    pub fn new() -> impl PinInit<Self, Error> {
+    fn init() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             let bell = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
             let registry = REGISTRY::install(Registry::new(bell.clone()))?;

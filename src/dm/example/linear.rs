@@ -19,31 +19,24 @@ use kernel::{
 #[path = "../mod.rs"]
 pub mod dm;
 
-module! {
-    type: LinearModule,
+target_module! {
+    type: Linear,
     name: "dm_example_linear",
     authors: ["dm-lease contributors"],
     description: "Example of a device-mapper target in Rust",
     license: "GPL",
 }
 
-/// What exists while the module is loaded.
-#[pin_data]
-struct LinearModule {
-    #[pin]
-    _target: Registration<Linear>,
-}
+/// The target type, and the state of the module, which is empty.
+struct Linear;
 
-impl kernel::InPlaceModule for LinearModule {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            _target <- Registration::new(),
-        })
+impl TargetModule for Linear {
+    type Target = Self;
+
+    fn init() -> impl PinInit<Self, Error> {
+        Ok(Self)
     }
 }
-
-/// The target type.
-struct Linear;
 
 /// One instance.
 struct Range<'ti> {

@@ -11,6 +11,10 @@
 //! - `io <block>`: writes a pattern to 4 KiB block `<block>` of the device by itself, durably,
 //!   reads it back and answers `ok` and how long both took.
 //! - `event`: raises an event from the thread, through a [`TargetHandle`].
+//! - `linger <milliseconds>`: from now on completions are finished inside of `end_io`, which then
+//!   goes on for that long; the log says if the instance is destroyed meanwhile.
+//! - `keep`: when the module is unloaded it reads a block of the device; the log says when that has
+//!   come back.
 //!
 //! Locking: `queues` is taken with interrupts off by `map`, `end_io` and the thread, and never held
 //! while a bio is disposed of. `io` serialises the messages.
@@ -21,6 +25,11 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
         new_spinlock_irq,
         Arc,
         Mutex,
@@ -31,7 +40,7 @@ use kernel::{
 #[path = "../mod.rs"]
 pub mod dm;
 
-module! {
+target_module! {
     type: RelayModule,
     name: "dm_example_relay",
     authors: ["dm-lease contributors"],
@@ -43,23 +52,66 @@ module! {
 #[pin_data]
 struct RelayModule {
     #[pin]
-    _target: Registration<Relay>,
-    #[pin]
     _reboot: notifier::RebootNotifier<Announce>,
     #[pin]
     _pm: notifier::PmNotifier<Announce>,
     #[pin]
     _syscore: notifier::SyscoreHook<Announce>,
+    _farewell: Farewell,
 }
 
-impl kernel::InPlaceModule for RelayModule {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+impl TargetModule for RelayModule {
+    type Target = Relay;
+
+    fn init() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _target <- Registration::new(),
             _reboot <- notifier::RebootNotifier::new(Announce, i32::MAX - 2),
             _pm <- notifier::PmNotifier::new(Announce, 0),
             _syscore <- notifier::SyscoreHook::new(Announce),
+            _farewell: Farewell {
+                _kept: Some(KEPT::install(None)?),
+            },
         })
+    }
+}
+
+global::module_global! {
+    /// What the message `keep` keeps.
+    struct KEPT(Option<Kept>);
+}
+
+/// What a transfer needs that begins when the module is unloaded.
+struct Kept {
+    buf: KBox<IoBuf<Farewell>>,
+    dev: Arc<BlockDevice>,
+}
+
+/// Begins the transfer that was kept, and logs its end.
+struct Farewell {
+    _kept: Option<KEPT>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let Some(Kept { buf, dev }) = KEPT::with(Option::take).flatten() else {
+            return;
+        };
+        let request = Request {
+            dev,
+            op: IoOp::Read,
+            sector: 0,
+            blocks: 0..1,
+            nowait: false,
+        };
+        if let Ok(end) = Arc::new(Farewell { _kept: None }, GFP_KERNEL) {
+            let _ = IoBuf::submit(buf, request, end);
+        }
+    }
+}
+
+impl Complete for Farewell {
+    fn complete(self: Arc<Self>, _buf: KBox<IoBuf<Self>>, status: BlkStatus) {
+        pr_info!("the last transfer has come back: {}\n", status.as_raw());
     }
 }
 
@@ -107,6 +159,8 @@ struct Instance<'ti> {
     delay_ns: u64,
     own: Arc<BlockDevice>,
     shared: Arc<Shared>,
+    /// Calls of `end_io` that go on.
+    ending: Atomic<i32>,
     #[pin]
     io: Mutex<Option<KBox<IoBuf<Shared>>>>,
 }
@@ -128,6 +182,7 @@ struct Queues {
     returned: Option<(KBox<IoBuf<Shared>>, BlkStatus)>,
     event: bool,
     fail: u64,
+    linger_ns: u64,
     relayed_writes: u64,
     relayed_ends: u64,
     requeued: u64,
@@ -217,9 +272,41 @@ impl Complete for Shared {
     }
 }
 
-impl Instance<'_> {
+impl<'ti> Instance<'ti> {
+    /// Keeps a completion for the thread; or finishes it, and lingers.
+    fn relay_end(&self, bio: EndBio<'ti, Relay>) -> EndOutcome<'ti> {
+        let linger_ns = self.shared.queues.lock().linger_ns;
+        let status = bio.status();
+        if linger_ns != 0 && !status.is_requeue() {
+            let (held, outcome) = bio.hold(status);
+            held.finish();
+            let until_ns = clock::boottime_ns().saturating_add(linger_ns);
+            while clock::boottime_ns() < until_ns {
+                core::hint::spin_loop();
+            }
+            return outcome;
+        }
+        if !status.is_ok() {
+            return bio.pass_on();
+        }
+        let (held, outcome) = bio.hold(BlkStatus::OK);
+        self.shared.queues.lock().ends.push(held);
+        self.shared.wake.wake_all();
+        outcome
+    }
+
+    /// Keeps what the module needs to read a block when it is unloaded.
+    fn keep(&self) -> Result {
+        let kept = Kept {
+            buf: IoBuf::new(1, 0)?,
+            dev: self.own.clone(),
+        };
+        KEPT::with(|place| *place = Some(kept)).ok_or(ENODEV)
+    }
+
     /// Writes a pattern to a block, reads it back, and returns how long both took.
     fn check_block(&self, block: u64) -> Result<(u64, u64)> {
+        let sector = block.checked_mul(block_io::BLOCK_SECTORS).ok_or(ERANGE)?;
         let mut slot = self.io.lock();
         let mut buf = slot.take().ok_or(EBUSY)?;
         let pattern = clock::random_u64().to_ne_bytes();
@@ -231,7 +318,7 @@ impl Instance<'_> {
         let mut request = Request {
             dev: self.own.clone(),
             op: IoOp::WriteFlushFua,
-            sector: block.checked_mul(block_io::BLOCK_SECTORS).ok_or(ERANGE)?,
+            sector,
             blocks: 0..1,
             nowait: false,
         };
@@ -300,6 +387,7 @@ impl Target for Relay {
             delay_ns: delay_ms.saturating_mul(1_000_000),
             own,
             shared,
+            ending: Atomic::new(0),
             io <- new_mutex!(Some(buf)),
         }? CtrError))
     }
@@ -324,13 +412,16 @@ impl Target for Relay {
     }
 
     fn end_io<'ti>(data: &Instance<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
-        if !bio.status().is_ok() {
-            return bio.pass_on();
-        }
-        let (held, outcome) = bio.hold(BlkStatus::OK);
-        data.shared.queues.lock().ends.push(held);
-        data.shared.wake.wake_all();
+        data.ending.fetch_add(1, Full);
+        let outcome = data.relay_end(bio);
+        data.ending.fetch_sub(1, Full);
         outcome
+    }
+
+    fn dtr(data: &Instance<'_>, _ti: &DmTarget) {
+        if data.ending.load(Relaxed) != 0 {
+            pr_err!("destroyed inside of end_io\n");
+        }
     }
 
     fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
@@ -372,6 +463,11 @@ impl Target for Relay {
             Some(b"fail") => {
                 data.shared.queues.lock().fail = args.next_u64().ok_or(EINVAL)?;
             }
+            Some(b"linger") => {
+                let linger_ms = args.next_u64().ok_or(EINVAL)?;
+                data.shared.queues.lock().linger_ns = linger_ms.saturating_mul(1_000_000);
+            }
+            Some(b"keep") => data.keep()?,
             Some(b"io") => {
                 let (write_ns, read_ns) = data.check_block(args.next_u64().ok_or(EINVAL)?)?;
                 let _ = write!(out, "ok {write_ns} {read_ns}");

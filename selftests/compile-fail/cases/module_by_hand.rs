@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `target_module!` makes cannot be a part of another module's state, which could forget it or
+//! fail after it.
+
+use crate::dm::TargetModule;
+use kernel::{
+    prelude::*,
+    InPlaceModule, //
+};
+
+/// The state of a module that `target_module!` does not declare.
+pub struct State;
+
+impl TargetModule for State {
+    type Target = crate::Probe;
+
+    fn init() -> impl PinInit<Self, Error> {
+        Ok(Self)
+    }
+}
+
+/// The module that is declared may be named, but its second load fails with `EBUSY`.
+#[cfg(right)]
+pub fn load_again(module: &'static ThisModule) -> Result {
+    let loaded = crate::LocalModule::init(module);
+    KBox::pin_init(loaded, GFP_KERNEL).map(drop)
+}
+
+/// Loads another state beside.
+#[cfg(wrong)]
+pub fn load(module: &'static ThisModule) -> Result {
+    //~ E0277 the trait bound `Loaded<State>: InPlaceModule` is not satisfied
+    let loaded = <crate::dm::module::Loaded<State> as InPlaceModule>::init(module);
+    KBox::pin_init(loaded, GFP_KERNEL).map(drop)
+}
