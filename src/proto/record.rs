@@ -234,10 +234,21 @@ impl Charge {
         (self.slot, self.inc) == (other.slot, other.inc)
     }
 
+    /// Whether this charge shows that all terms of `other`, a charge of the same term, are drained.
+    /// A charge of one term says nothing about the further terms for which a charge of several
+    /// stands.
+    pub fn shows_drained(&self, other: &Charge) -> bool {
+        self.drained && self.is_of_term(other) && (self.several || !other.several)
+    }
+
     /// Joins what two records say of one term: the larger amount, and every evidence.
     fn join(&mut self, other: &Charge) {
+        self.drained = match (self.several, other.several) {
+            (true, false) => self.drained,
+            (false, true) => other.drained,
+            _ => self.drained || other.drained,
+        };
         self.amount = self.amount.max(other.amount);
-        self.drained |= other.drained;
         self.several |= other.several;
     }
 
@@ -1387,24 +1398,43 @@ mod tests {
 
     #[test]
     fn r21_two_records_of_one_term_are_joined() {
-        let drained = Charge {
-            drained: true,
-            ..charge(1, 0, 2)
+        let state = |drained, several, amount| Charge {
+            drained,
+            several,
+            ..charge(1, 0, amount)
         };
-        let several = Charge {
-            several: true,
-            ..charge(1, 0, 7)
-        };
-        for (one, other) in [(drained, several), (several, drained)] {
-            let mut charges = Charges::NONE;
-            charges.add(one);
-            charges.add(other);
-            let joined = Charge {
-                drained: true,
-                ..several
-            };
-            assert!(charges.iter().eq([joined]));
+        for (one, other, joined) in [
+            (
+                state(true, false, 2),
+                state(false, false, 7),
+                state(true, false, 7),
+            ),
+            (
+                state(true, true, 2),
+                state(false, true, 7),
+                state(true, true, 7),
+            ),
+            (
+                state(true, true, 2),
+                state(false, false, 7),
+                state(true, true, 7),
+            ),
+            // That the last term has drained says nothing about the terms before it.
+            (
+                state(true, false, 2),
+                state(false, true, 7),
+                state(false, true, 7),
+            ),
+        ] {
+            for (first, second) in [(one, other), (other, one)] {
+                let mut charges = Charges::NONE;
+                charges.add(first);
+                charges.add(second);
+                assert!(charges.iter().eq([joined]), "{first:?} {second:?}");
+            }
         }
+        assert!(!state(true, false, 2).shows_drained(&state(false, true, 7)));
+        assert!(state(true, true, 2).shows_drained(&state(false, true, 7)));
     }
 
     #[test]

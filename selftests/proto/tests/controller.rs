@@ -2163,8 +2163,8 @@ fn r21_a_full_list_locks_nobody_out() {
     assert_eq!(charged(&world, 0), []);
 }
 
-/// Controller 1 lapses with an operation under way, has a claim of its next term on the members, and
-/// dies. Its next incarnation finishes that claim: the dead incarnation owned both terms.
+/// Controller 1 lapses with an operation under way, has a claim of its next term on the members,
+/// and dies. Its next incarnation finishes that claim: the dead incarnation owned both terms.
 #[test]
 fn r21_a_dead_incarnation_that_wins_its_next_term_stays_charged() {
     let mut world = owned(repairable(2, 3, 2));

@@ -125,8 +125,8 @@ impl Controller {
         let mut charges = charges.with_partial(false);
         let known = self.charges;
         charges.update(|charge| {
-            let same = |old: &Charge| old.drained && old.is_of_term(charge);
-            charge.drained |= known.iter().any(|old| same(&old));
+            let drained = known.iter().any(|old| old.shows_drained(charge));
+            charge.drained |= drained;
         });
         let Some(owner) = self.decided.value else {
             return charges;
