@@ -13,10 +13,10 @@
 //!   Latched <----------------------------+--------------------+
 //! ```
 //!
-//! `s_k` is the local CLOCK_BOOTTIME stamp taken before heartbeat `k` was issued. On success of
-//! `k` the expiry becomes `s_(k-1) + L`: never more than one lease time after a heartbeat that
-//! was *followed* by another one, so a stall between two heartbeats yields a lease that has
-//! already expired when it is granted [R4]. `Latched` is final for the epoch [R9].
+//! `s_k` is the stamp of the local lease clock ([`super::clocks`]) taken before heartbeat `k` was
+//! issued. On success of `k` the expiry becomes `s_(k-1) + L`: never more than one lease time after
+//! a heartbeat that was *followed* by another one, so a stall between two heartbeats yields a lease
+//! that has already expired when it is granted [R4]. `Latched` is final for the epoch [R9].
 //!
 //! Callers: [`super::controller`]. The hot path does not come here; it compares the clock with
 //! the expiry word of [`super::permits`], which is set from what [`Lease::judge`] returns.

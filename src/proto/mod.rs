@@ -10,6 +10,7 @@
 //!
 //! | file | rule |
 //! |---|---|
+//! | [`clocks`] | which clock counts, and when the time between two readings is not known |
 //! | [`time`] | the timings of a portion and the two inequalities that make them safe |
 //! | [`layout`] | where superblock, mailboxes and data stand on a member |
 //! | [`superblock`] | what is formatted once and is the same for every controller |
@@ -27,6 +28,7 @@
 //! | [`histogram`] | how long heartbeats took, and how close it was |
 //! | [`table`], [`message`], [`status`] | the words users say and read |
 
+pub mod clocks;
 pub mod controller;
 pub mod crc32c;
 pub mod histogram;

@@ -191,7 +191,7 @@ reasons! {
     /// The system shuts down.
     Reboot = 13, "reboot", "the system shuts down";
     /// The local clock stepped back or shows an impossible value [R43].
-    Clock = 14, "clock", "the clock stepped back or is impossible";
+    Clock = 14, "clock", "the machine slept, or its clock was exchanged or stepped back";
 
     // Why it does not take part.
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The timings of a portion, and the two inequalities that make them safe.
 //!
-//! Vocabulary (design section 3; all durations are nanoseconds of a local CLOCK_BOOTTIME):
+//! Vocabulary (design section 3; all durations are nanoseconds of a local lease clock, see
+//! [`super::clocks`]):
 //!
 //! | symbol | field | meaning |
 //! |---|---|---|

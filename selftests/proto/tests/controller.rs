@@ -7,6 +7,7 @@
 
 mod world;
 
+use dm_lease_proto::proto::clocks::LEAP_NS;
 use dm_lease_proto::proto::controller::{Command, Controller, MemberDevice, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
@@ -327,6 +328,154 @@ fn r6_an_owner_that_stalls_at_any_step_never_writes_under_the_old_epoch_again() 
         stalled += 1;
     }
     assert_eq!(stalled, 60);
+}
+
+/// A lease that lasts long against the device delay, so that what the clocks do decides.
+fn long_lease(controllers: u8) -> Config {
+    let mut config = Config::healthy(controllers, 1);
+    config.timing.lease_ns = 2 * SECOND;
+    config.timing.window_ns = config.timing.needed_window_ns();
+    config
+}
+
+/// The owner's heartbeats reach nobody any more, while its users go on writing. The other one takes
+/// over.
+fn cut_off(world: &mut World) -> Result<bool, Violation> {
+    world.set_path(0, 0, Path::Failing);
+    world.run_until(30 * SECOND, |w| w.is_valid(1))
+}
+
+/// A lease clock that may be steered as far as chrony steers by default is not within rho. This is
+/// what CLOCK_BOOTTIME was as a lease clock, and the monitor does notice.
+#[test]
+fn r10_a_lease_clock_that_is_steered_by_a_twelfth_breaks_the_rule_of_time() {
+    for (owner_ppm, observer_ppm) in [(-83_333, 83_333), (-83_333, 0), (0, 83_333)] {
+        let mut config = long_lease(2);
+        config.clocks[0].rate_ppm = owner_ppm;
+        config.clocks[1].rate_ppm = observer_ppm;
+        let mut world = owned(config);
+        let broken = cut_off(&mut world).expect_err("the window ends before the lease does");
+        assert!(["S1", "S1'", "S1''"].contains(&broken.rule), "{broken:?}");
+    }
+}
+
+/// The clock of the timers may be steered as far as the kernel allows, and to either side: it says
+/// when to look, and the lease clock says what is seen.
+#[test]
+fn r10_a_clock_of_timers_that_is_steered_by_a_tenth_changes_no_rule() {
+    let rates_ppm = [-100_000, -83_333, 0, 83_333, 100_000];
+    for owner_ppm in rates_ppm {
+        for observer_ppm in rates_ppm {
+            let mut world = owned(long_lease(2));
+            world.steer(0, owner_ppm);
+            world.steer(1, observer_ppm);
+            // Nobody loses anything by it.
+            run(&mut world, 20 * SECOND);
+            assert_eq!(owners(&world), [(1, 0)]);
+            match cut_off(&mut world) {
+                Ok(true) => {}
+                other => panic!("{owner_ppm} {observer_ppm}: {other:?}"),
+            }
+            run(&mut world, 5 * SECOND);
+            assert_eq!(owners(&world), [(1, 0), (2, 1)]);
+        }
+    }
+}
+
+/// Nothing announced the sleep; the gate refuses before anything has noticed it.
+#[test]
+fn r43_an_owner_that_sleeps_at_any_step_has_no_lease_when_it_wakes_up() {
+    for step in 0..60 {
+        for for_ns in [0, MS, 3 * timing().window_ns] {
+            let mut world = owned(Config::healthy(2, 1));
+            world.stall_is_sleep = true;
+            world.stall_at = Some((0, step, for_ns));
+            until(&mut world, 10 * SECOND, |w| w.machines[0].is_stalled());
+            let epoch = world.epoch(0);
+            until(&mut world, 10 * SECOND, |w| !w.machines[0].is_stalled());
+            assert!(!world.is_valid(0), "step {step}, {for_ns} ns");
+            run(&mut world, 10 * SECOND);
+            assert!(world.owner().is_some());
+            let again = world.monitor.leases.iter().filter(|lease| lease.0 == epoch);
+            assert_eq!(again.count(), 1, "step {step}, {for_ns} ns");
+        }
+    }
+}
+
+/// Each sign of a break ends the lease by itself, at the next event of the machine, whatever the
+/// lease clock says.
+#[test]
+fn r43_an_owner_whose_clocks_show_a_break_is_latched() {
+    let breaks: [fn(&mut World); 4] = [
+        |world| world.machines[0].steering.slept_ns += 1,
+        |world| world.machines[0].steering.leaps_ns += LEAP_NS,
+        |world| world.exchange(0),
+        |world| {
+            // A counter that steps back by less than a lease: the lease looks valid for longer.
+            world.machines[0].clock.offset_ns -= 100 * MS;
+            world.machines[0].forget_reading();
+        },
+    ];
+    for (number, happen) in breaks.into_iter().enumerate() {
+        let mut world = owned(Config::healthy(2, 1));
+        happen(&mut world);
+        let took_ns = until(&mut world, SECOND, |w| !w.is_valid(0));
+        assert!(took_ns <= PERIOD, "break {number}: {took_ns}");
+        // It knows by itself that its lease is over.
+        until(&mut world, SECOND, |w| w.is_valid(0));
+        assert_eq!(world.monitor.stats.reason(Reason::Clock), 1, "{number}");
+        assert_eq!(owners(&world), [(1, 0), (2, 0)]);
+    }
+}
+
+/// What an observer has measured before a break is not the silence of a window.
+#[test]
+fn r43_an_observer_whose_clocks_show_a_break_waits_for_a_whole_window_behind_it() {
+    let window_ns = timing().window_ns;
+    let breaks: [fn(&mut World); 3] = [
+        |world| world.sleep(1, 10 * MS),
+        |world| world.machines[1].steering.slept_ns += 1,
+        |world| world.exchange(1),
+    ];
+    for (number, happen) in breaks.into_iter().enumerate() {
+        let mut world = owned(Config::healthy(2, 1));
+        world.crash(0);
+        run(&mut world, window_ns / 2);
+        happen(&mut world);
+        let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(1));
+        assert!(took_ns > window_ns, "break {number}: {took_ns}");
+    }
+}
+
+/// A leap is longer than any window, and nothing is silent for that.
+#[test]
+fn r43_an_observer_that_slept_does_not_take_a_living_owner_for_dead() {
+    let mut world = owned(Config::healthy(2, 1));
+    for _ in 0..20 {
+        world.sleep(1, 70 * MS);
+        run(&mut world, 150 * MS);
+    }
+    assert_eq!(owners(&world), [(1, 0)]);
+    assert_eq!(controller(&mut world, 1).reason(), Reason::None);
+}
+
+/// The lease of a claim counts from a stamp that was taken before its deciding write; a break in
+/// between makes that stamp worthless.
+#[test]
+fn r43_a_claim_is_abandoned_at_a_break() {
+    for step in 0..20 {
+        let mut world = owned(Config::healthy(2, 1));
+        world.crash(0);
+        until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
+        run(&mut world, step * MS / 2);
+        if controller(&mut world, 1).decided().epoch > 1 {
+            break;
+        }
+        world.exchange(1);
+        until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
+        assert_eq!(world.epoch(1), 1, "step {step}");
+        until(&mut world, SECOND, |w| w.is_valid(1));
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@
 //! | crash and restart, last commands lost or not | promises are on disk, the role is dropped |
 //! | path to a member fails for seconds | majority |
 //! | clocks differ in rate by up to 2 rho | W contains it |
+//! | the clock of the timers is steered, 10 % and back | it only says when to look |
+//! | a machine sleeps between any two steps, and nothing announces it | the gate's clock leaps |
+//! | a machine's counter is exchanged | its lease is latched, its timers of silence start anew |
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
 //! | operations hang below the gate, or in a machine that stands still, beyond D | limit, charges |
 
@@ -81,6 +84,10 @@ fn config(seed: u64) -> Config {
         stuck: rng.below(30),
         power: rng.below(30),
         flush: rng.below(600),
+        sleep: rng.below(400),
+        steer: rng.below(200),
+        steer_ppm: 100_000,
+        exchange: rng.below(20),
     };
     config.redundancy = redundancy(&mut rng);
     config
@@ -283,6 +290,7 @@ fn sometimes(stats: &Stats) {
     assert!(stats.takeovers > 100);
     assert!(stats.crashes > 100);
     assert!(stats.stalls > 1_000);
+    assert!(stats.sleeps > 100 && stats.steered > 100 && stats.exchanged > 10);
     assert!(stats.releases > 20);
     assert!(stats.strays > 20 && stats.charged > 100);
     assert!(stats.repaired > 20 && stats.not_drained > 20);
@@ -290,6 +298,7 @@ fn sometimes(stats: &Stats) {
     assert!(stats.error_landed > 100 && stats.slow > 1_000);
     for reason in [
         Reason::Lapse,
+        Reason::Clock,
         Reason::LateClaim,
         Reason::NameOnly,
         Reason::Released,

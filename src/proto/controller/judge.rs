@@ -205,13 +205,18 @@ impl Controller {
     /// The lease was extended: the gate gets it, at first not before a majority carries what
     /// this term may be charged with [R21].
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
-        match before {
-            Some(from_ns) if self.opened => self.queue.push(Queued::Extend { from_ns, to_ns }),
+        // Since the stamps of this lease there was no break: all have the leaps of this reading.
+        let expiry_ns = self.clocks.gate_ns(to_ns);
+        match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
+            Some(from_ns) if self.opened => self.queue.push(Queued::Extend {
+                from_ns,
+                to_ns: expiry_ns,
+            }),
             _ if self.is_published(now_ns) => {
                 self.opened = true;
                 self.queue.push(Queued::OpenEpoch {
                     epoch: self.decided.epoch,
-                    expiry_ns: to_ns,
+                    expiry_ns,
                 });
             }
             // The ballot write is on its way, beside the heartbeats.

@@ -33,9 +33,11 @@
 //!
 //! Legal call order: any `handle_*` at any time with a clock value that does not decrease, read
 //! *after* the event it reports; after each, [`Controller::poll_action`] until it returns `None`,
-//! performing each action in order. Before a stamp matters the clock value is the caller's last
-//! reading *before* it issues anything: [`Controller::handle_tick`] stamps the heartbeat with it.
-//! [`Controller::poll_timeout_ns`] says when [`Controller::handle_timeout`] wants to be called.
+//! performing each action in order. The clock value is that of a reading which
+//! [`Controller::handle_clocks`] has got just before. Before a stamp matters the clock value is the
+//! caller's last reading *before* it issues anything: [`Controller::handle_tick`] stamps the
+//! heartbeat with it. [`Controller::poll_timeout_ns`] says when [`Controller::handle_timeout`]
+//! wants to be called.
 //!
 //! Locking: none; the caller serialises the calls for one machine.
 
@@ -49,6 +51,7 @@ mod judge;
 
 pub use command::{Command, Outcome};
 
+use super::clocks::{Clocks, Now};
 use super::layout::{Side, MAX_MEMBERS};
 use super::lease::Lease;
 use super::limit::Redundancy;
@@ -144,14 +147,14 @@ pub enum Action {
     OpenEpoch {
         /// The epoch.
         epoch: u64,
-        /// When the lease ends.
+        /// When the lease ends, by the clock of the gate.
         expiry_ns: u64,
     },
     /// Move the end of the lease; if the gate was latched meanwhile, [`Controller::handle_lapse`].
     Extend {
-        /// The end so far.
+        /// The end so far, by the clock of the gate.
         from_ns: u64,
-        /// The new end.
+        /// The new end, by the clock of the gate.
         to_ns: u64,
     },
     /// Latch the gate, now: what waits at it fails.
@@ -375,6 +378,7 @@ pub struct Controller {
     /// Counts the changes of what the ballot register says; starts at 1.
     image: u32,
 
+    clocks: Clocks,
     lease: Lease,
     /// Whether the gate has the lease. It follows the majority that has this epoch's ballot record.
     opened: bool,
@@ -500,6 +504,7 @@ impl Controller {
         failed: 0,
         generations: Generations::NONE,
         image: 1,
+        clocks: Clocks::new(),
         lease: Lease::none(0),
         opened: false,
         gate_limit: 0,
@@ -593,6 +598,29 @@ impl Controller {
         self.open = open;
         self.note_exposure();
         self.note_own_drain();
+    }
+
+    /// What the clocks say now. The caller reads them before each of the other calls, and gives
+    /// those the `raw_ns` of this reading.
+    ///
+    /// After a break the time since the reading before is not known: a lease that was granted
+    /// before is over, and a claim is abandoned with the stamp that its lease would begin with.
+    /// Timers of silence start anew; what else waits goes on waiting, because the lease clock
+    /// counts too little of a sleep and never too much.
+    pub fn handle_clocks(&mut self, now: Now) {
+        if !self.clocks.take(now) {
+            return;
+        }
+        self.owner.reset();
+        self.own_slot.reset();
+        match self.phase {
+            phase if phase.is_owner() => {
+                self.latch(Reason::Clock, now.raw_ns);
+                self.begin_due_round(now.raw_ns);
+            }
+            Phase::Claiming { .. } => self.abandon_claim(now.raw_ns),
+            _ => {}
+        }
     }
 
     /// The heartbeat timer fired. The clock value is the stamp of the heartbeat that this

@@ -22,11 +22,12 @@ mod disk;
 mod machine;
 mod monitor;
 
-pub use clock::{Clock, Rng};
+pub use clock::{Clock, Rng, Steering};
 pub use disk::{Mailbox, Payload, Snapshot};
 pub use machine::{Call, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
+use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::Redundancy;
@@ -38,6 +39,9 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 pub const MS: u64 = 1_000_000;
+
+/// The shortest time for which a timer is set.
+const SHORTEST_NS: u64 = 1_000;
 
 /// Heartbeat 100 ms, lease 500 ms, an I/O 2 ms: x = 2 heartbeats may be lost.
 pub fn timing() -> Timing {
@@ -97,6 +101,15 @@ pub struct Faults {
     /// Per second and member: it loses power, with what it acknowledged and had not yet written
     /// down, in any order; it is back after a window and up to `broken_ns`.
     pub power: u64,
+    /// Of the stalls: the machine sleeps, and no notifier announces it. Whether the kernel learns
+    /// how long is left to chance.
+    pub sleep: u64,
+    /// Per second and machine: the clock of its timers is steered otherwise, by up to so much of a
+    /// million.
+    pub steer: u64,
+    pub steer_ppm: u64,
+    /// Per second and machine: the kernel exchanges the counter behind its clocks.
+    pub exchange: u64,
     /// Per second and member: somebody's flush has everything written down.
     pub flush: u64,
 }
@@ -298,6 +311,8 @@ pub struct World {
     pub swallow: Option<fn(&Io) -> bool>,
     /// A machine that is going to stall: when it has come to this many more steps, for so long.
     pub stall_at: Option<(usize, u64, u64)>,
+    /// Whether the machine sleeps then.
+    pub stall_is_sleep: bool,
     /// Events since time went on: a machine that keeps asking for the present moment is stuck.
     same_instant: u32,
     /// What a read starts with.
@@ -352,6 +367,7 @@ impl World {
             log: None,
             swallow: None,
             stall_at: None,
+            stall_is_sleep: false,
             same_instant: 0,
             blank: Mailbox::blank(),
             last_write_ns: vec![0; count],
@@ -440,6 +456,14 @@ impl World {
         self.after(for_ns, Event::Resume(machine as u8, token));
     }
 
+    /// The machine sleeps for so long: nothing happens on it, and its lease clock stands still. No
+    /// notifier announced it. Its commands go on.
+    pub fn sleep(&mut self, machine: usize, for_ns: u64) {
+        let token = self.machines[machine].sleep(self.now_ns);
+        note!(self, "C{} sleeps for {} ms", machine + 1, for_ns / MS);
+        self.after(for_ns, Event::Resume(machine as u8, token));
+    }
+
     /// Changes how a machine's commands to a member fare.
     pub fn set_path(&mut self, machine: usize, member: u8, path: Path) {
         note!(self, "C{} to member {member}: {path:?}", machine + 1);
@@ -468,9 +492,13 @@ impl World {
 
     /// An operator's command.
     pub fn command(&mut self, machine: usize, command: Command) -> Result<Outcome, Reason> {
-        let now = self.local_ns(machine);
+        if self.machines[machine].is_taken() {
+            return Err(Reason::Busy);
+        }
         self.touch(machine);
         note!(self, "C{} is told {command:?}", machine + 1);
+        let reading = self.machines[machine].reading(self.now_ns);
+        let now = self.machines[machine].tell_clocks(reading);
         let Some(controller) = self.machines[machine].controller.as_mut() else {
             return Err(Reason::Joining);
         };
@@ -482,7 +510,7 @@ impl World {
         result
     }
 
-    /// The machine's clock.
+    /// The machine's lease clock.
     pub fn local_ns(&self, machine: usize) -> u64 {
         self.machines[machine].clock.local_ns(self.now_ns)
     }
@@ -615,10 +643,18 @@ impl World {
     }
 
     fn timeout(&mut self, machine: usize, token: u64) {
+        let local_ns = self.local_ns(machine);
         let it = &mut self.machines[machine];
-        if it.timeout == token {
-            it.armed_ns = None;
-            self.deliver(machine, Call::Timeout);
+        if it.timeout != token {
+            return;
+        }
+        match it.armed_ns {
+            // The clock of the timers runs fast, or the lease clock stood still.
+            Some(armed_ns) if local_ns < armed_ns => self.set_timer(machine, armed_ns),
+            _ => {
+                it.armed_ns = None;
+                self.deliver(machine, Call::Timeout);
+            }
         }
     }
 
@@ -633,7 +669,8 @@ impl World {
         }
         let it = &self.machines[machine];
         if it.life == life && it.controller.is_some() {
-            let next = it.clock.true_ns(self.local_ns(machine) + it.period_ns);
+            let takes_ns = it.steering.takes_ns(it.period_ns);
+            let next = it.clock.true_ns(self.local_ns(machine) + takes_ns);
             self.at(next, Event::Tick(machine as u8, life));
         }
     }
@@ -648,7 +685,7 @@ impl World {
             self.machines[machine].waiting.push_back(call);
             return;
         }
-        let now = self.local_ns(machine);
+        let now = self.machines[machine].reading(self.now_ns);
         if self.maybe_stall(machine) {
             // The clock was read, and then the machine stood still.
             self.machines[machine].frozen = Some((call, now));
@@ -663,7 +700,10 @@ impl World {
         if let Some((who, steps, for_ns)) = self.stall_at.filter(|(who, ..)| *who == machine) {
             self.stall_at = (steps > 0).then(|| (who, steps - 1, for_ns));
             if steps == 0 {
-                self.stall(machine, for_ns);
+                match self.stall_is_sleep {
+                    true => self.sleep(machine, for_ns),
+                    false => self.stall(machine, for_ns),
+                }
                 return true;
             }
         }
@@ -675,7 +715,10 @@ impl World {
                 _ => self.rng.below(faults.stall_ns),
             };
             self.monitor.stats.stalls += 1;
-            self.stall(machine, for_ns);
+            match self.rng.chance(faults.sleep) {
+                true => self.sleep(machine, for_ns),
+                false => self.stall(machine, for_ns),
+            }
         }
         stalls
     }
@@ -686,8 +729,11 @@ impl World {
         }
         self.touch(machine);
         note!(self, "C{} goes on", machine + 1);
-        if let Some((call, stale_ns)) = self.machines[machine].frozen.take() {
-            self.perform_call(machine, call, stale_ns);
+        let is_known = self.rng.chance(700);
+        let slept = self.machines[machine].wake(self.now_ns, is_known);
+        self.monitor.stats.sleeps += u64::from(slept);
+        if let Some((call, stale)) = self.machines[machine].frozen.take() {
+            self.perform_call(machine, call, stale);
         }
         self.drain(machine);
         while !self.machines[machine].is_stalled() {
@@ -698,7 +744,7 @@ impl World {
         }
     }
 
-    fn perform_call(&mut self, machine: usize, call: Call, now_ns: u64) {
+    fn perform_call(&mut self, machine: usize, call: Call, now: Now) {
         match call {
             Call::Op => return self.try_op(machine),
             Call::OpGoes(op) => return self.op_goes(machine, op),
@@ -707,7 +753,7 @@ impl World {
         }
         note!(self, "C{} {}", machine + 1, call.brief());
         self.machines[machine].note_open();
-        self.machines[machine].call(&call, now_ns);
+        self.machines[machine].call(&call, now);
     }
 
     /// Performs what the machine wants done, until it stalls or wants nothing.
@@ -745,25 +791,37 @@ impl World {
         it.timeout += 1;
         let token = it.timeout;
         if let Some(local_ns) = at {
-            let at = it.clock.true_ns(local_ns);
-            self.at(at, Event::Timeout(machine as u8, token));
+            self.set_timer(machine, local_ns);
         }
     }
 
-    fn perform(&mut self, machine: usize, action: Action) {
+    /// Sets the timer for a moment of the lease clock: for the time that is left until then, by a
+    /// clock that may be steered.
+    fn set_timer(&mut self, machine: usize, until_ns: u64) {
         let local_ns = self.local_ns(machine);
+        let it = &self.machines[machine];
+        let left_ns = match until_ns.saturating_sub(local_ns) {
+            0 => 0,
+            left_ns => it.steering.takes_ns(left_ns.max(SHORTEST_NS)),
+        };
+        let (at, token) = (it.clock.true_ns(local_ns + left_ns), it.timeout);
+        self.at(at, Event::Timeout(machine as u8, token));
+    }
+
+    fn perform(&mut self, machine: usize, action: Action) {
+        let now = self.machines[machine].reading(self.now_ns);
         self.monitor
             .performed(machine, &action, self.now_ns, &self.machines[machine]);
         match action {
             Action::OpenEpoch { epoch, expiry_ns } => {
                 note!(self, "C{} LEASE of epoch {epoch}", machine + 1);
                 if !self.machines[machine].gate.open_epoch(epoch, expiry_ns) {
-                    self.machines[machine].call(&Call::Lapse, local_ns);
+                    self.machines[machine].call(&Call::Lapse, now);
                 }
             }
             Action::Extend { from_ns, to_ns } => {
                 if !self.machines[machine].gate.extend(from_ns, to_ns) {
-                    self.machines[machine].call(&Call::Lapse, local_ns);
+                    self.machines[machine].call(&Call::Lapse, now);
                 }
             }
             Action::Latch => self.machines[machine].gate.latch(),
@@ -1085,8 +1143,7 @@ impl World {
     /// A client's operation asks for a permit.
     fn try_op(&mut self, machine: usize) {
         if self.enter(machine) {
-            let local_ns = self.local_ns(machine);
-            self.machines[machine].call(&Call::Lapse, local_ns);
+            self.tell_lapse(machine);
         }
     }
 
@@ -1094,16 +1151,21 @@ impl World {
     pub fn lapse_behind_the_count(&mut self, machine: usize) {
         self.machines[machine].note_open();
         self.enter(machine);
-        let local_ns = self.local_ns(machine);
-        self.machines[machine].call(&Call::Lapse, local_ns);
+        self.tell_lapse(machine);
         self.drain(machine);
+    }
+
+    /// The machine is told that the gate has seen the lease end.
+    fn tell_lapse(&mut self, machine: usize) {
+        let now = self.machines[machine].reading(self.now_ns);
+        self.machines[machine].call(&Call::Lapse, now);
     }
 
     /// An operation comes to the gate; whether it is the first to see the end of the lease.
     fn enter(&mut self, machine: usize) -> bool {
-        let local_ns = self.local_ns(machine);
         let it = &mut self.machines[machine];
-        match it.gate.enter(Charge::ONE, || local_ns) {
+        let gate_ns = it.gate_ns(self.now_ns);
+        match it.gate.enter(Charge::ONE, || gate_ns) {
             Admission::Granted(_) => {
                 let epoch = it.gate.epoch();
                 let op = it.begin_op(epoch);
@@ -1141,13 +1203,13 @@ impl World {
 
     /// The machine sees the end of an operation, and tells its user.
     fn op_done(&mut self, machine: usize, op: u64) {
-        let local_ns = self.local_ns(machine);
-        let Some(answer) = self.machines[machine].end_op(op, local_ns) else {
+        let gate_ns = self.machines[machine].gate_ns(self.now_ns);
+        let Some(answer) = self.machines[machine].end_op(op, gate_ns) else {
             return;
         };
         self.monitor.answered(machine, op, answer.is_ok());
         if let Err(Lapsed(true)) = answer {
-            self.machines[machine].call(&Call::Lapse, local_ns);
+            self.tell_lapse(machine);
         }
         self.tell_drained(machine);
     }
@@ -1187,6 +1249,14 @@ impl World {
             if self.rng.chance(faults.degrade) {
                 self.degrade(machine);
             }
+            if self.rng.chance(faults.steer) {
+                let range_ppm = faults.steer_ppm;
+                let rate_ppm = self.rng.below(2 * range_ppm + 1) as i64 - range_ppm as i64;
+                self.steer(machine, rate_ppm);
+            }
+            if self.rng.chance(faults.exchange) {
+                self.exchange(machine);
+            }
         }
         for member in 0..self.config.members {
             if self.rng.chance(faults.flush) {
@@ -1198,6 +1268,22 @@ impl World {
             }
         }
         self.after(1000 * MS, Event::Chaos);
+    }
+
+    /// The clock of a machine's timers runs faster than its lease clock by so much from now on.
+    /// What is set already fires when it was to fire.
+    pub fn steer(&mut self, machine: usize, rate_ppm: i64) {
+        note!(self, "C{} is steered by {rate_ppm} ppm", machine + 1);
+        self.machines[machine].steering.rate_ppm = rate_ppm;
+        self.monitor.stats.steered += 1;
+    }
+
+    /// The kernel of a machine exchanges the counter behind its clocks.
+    pub fn exchange(&mut self, machine: usize) {
+        note!(self, "C{} gets another counter", machine + 1);
+        let source = &mut self.machines[machine].steering.source;
+        *source = source.wrapping_add(1);
+        self.monitor.stats.exchanged += 1;
     }
 
     /// Somebody repairs what earlier terms left behind, if the machine takes it.
@@ -1269,6 +1355,7 @@ impl World {
             for member in 0..self.config.members {
                 self.set_path(machine, member, Path::Up);
             }
+            self.machines[machine].steering.rate_ppm = 0;
             if self.machines[machine].controller.is_none() {
                 self.start(machine);
             }

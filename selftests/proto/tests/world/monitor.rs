@@ -20,6 +20,7 @@
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 
 use super::{Config, Machine, Payload, What};
+use dm_lease_proto::proto::clocks::LEAP_NS;
 use dm_lease_proto::proto::controller::{Action, Budget, Command, Heartbeat, Outcome, Transition};
 use dm_lease_proto::proto::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
 use dm_lease_proto::proto::status::{Reason, Role};
@@ -97,6 +98,9 @@ counters! {
     slow,
     broken,
     power_cuts,
+    sleeps,
+    steered,
+    exchanged,
     /// Heartbeats that a member acknowledged and forgot.
     reverted,
     /// Reads that brought what was no longer there when they completed.
@@ -567,7 +571,7 @@ impl Monitor {
                 self.tracks[machine].extended_to_ns = Some(*expiry_ns);
                 // What a stalled machine opens too late is no lease.
                 self.published(machine, *epoch, it.gate.count().limit, now_ns);
-                if it.clock.local_ns(now_ns) < *expiry_ns {
+                if it.gate_ns(now_ns) < *expiry_ns {
                     self.opened(machine, *epoch, now_ns);
                     let charges = it.controller.as_ref().map(|c| c.charges().len());
                     self.stats.charged += u64::from(charges > Some(0));
@@ -680,12 +684,16 @@ impl Monitor {
         track.beats.retain(|&of, _| of >= (epoch, beat.hb));
         let read_issued = track.read_issued;
         let extended = track.extended_to_ns;
+        // The gate is told by its own clock, which leaps.
+        let is_told = extended
+            .zip(granted)
+            .is_none_or(|(to_ns, granted_ns)| (to_ns - granted_ns) % LEAP_NS == 0);
         // The first grant waits until a majority carries the ballot record of the epoch [R21].
         let opened = self.leases.iter().rev().any(|(of, ..)| *of == epoch);
         let withheld = beat.expiry_ns.is_none() && extended.is_none() && !opened;
         ensure!(
             self,
-            withheld || beat.expiry_ns == granted && (extended == granted || extended.is_none()),
+            withheld || beat.expiry_ns == granted && is_told,
             "R4",
             "heartbeat {} grants {:?}, the gate got {extended:?}, rule 4 says {granted:?}",
             beat.hb,
@@ -793,7 +801,7 @@ impl Monitor {
         let track = &mut self.tracks[index];
         track.epoch = it.gate.epoch();
         track.valid_until_ns = match valid {
-            true => it.clock.true_ns(expiry_ns),
+            true => it.clock.true_ns(expiry_ns - it.steering.leaps_ns),
             false => track.valid_until_ns.min(now_ns),
         };
         let told = track.extended_to_ns;
