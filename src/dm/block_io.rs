@@ -27,7 +27,7 @@
 use super::{
     bindings,
     bio::BlkStatus,
-    clock::boottime_ns,
+    clock::raw_ns,
     device::BlockDevice,
     module::Use, //
 };
@@ -183,12 +183,12 @@ impl<C: Complete> IoBuf<C> {
         self.blocks.get_mut(index).map(|block| &mut block.0)
     }
 
-    /// Returns when the last transfer was submitted, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// Returns when the last transfer was submitted, in nanoseconds of `CLOCK_MONOTONIC_RAW`.
     pub fn submitted_ns(&self) -> u64 {
         self.submitted_ns
     }
 
-    /// Returns when the last transfer ended, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// Returns when the last transfer ended, in nanoseconds of `CLOCK_MONOTONIC_RAW`.
     pub fn ended_ns(&self) -> u64 {
         self.ended_ns
     }
@@ -218,7 +218,7 @@ impl<C: Complete> IoBuf<C> {
         };
         // SAFETY: The request was checked just above, and no transfer is going on.
         unsafe { buf.prepare(&request) };
-        buf.submitted_ns = boottime_ns();
+        buf.submitted_ns = raw_ns();
         buf.dev = Some(request.dev);
         buf.context = Some(context);
         let bio = buf.bio.get();
@@ -302,7 +302,7 @@ impl<C: Complete> IoBuf<C> {
         let status = BlkStatus::from_raw(unsafe { (*bio).bi_status });
         // SAFETY: As above; drops what the block layer attached to the bio.
         unsafe { bindings::bio_uninit(bio) };
-        buf.ended_ns = boottime_ns();
+        buf.ended_ns = raw_ns();
         buf.dev = None;
         let in_flight = buf.in_flight.take();
         // By the type invariant there is a context.

@@ -9,8 +9,15 @@
 //!   to return and waits until it has.
 //! - The closure gets a [`Context`], by which it learns that it is to return, and waits.
 //! - A [`WaitQueue`] is where it waits: until woken and a condition holds, or until a point in time
-//!   given in nanoseconds of `CLOCK_BOOTTIME` (by a high-resolution timer, without slack), or until
-//!   it is to stop.
+//!   given in nanoseconds of [`raw_ns`], or until it is to stop.
+//!
+//! # Points in time
+//!
+//! No timer of the kernel runs on the raw clock. A wait sets a high-resolution timer, without
+//! slack, of a steered clock for the time that is left. When that clock runs fast the timer fires
+//! early, and is set again for the rest: a wait never ends before its point in time. When the clock
+//! runs slow, the wait ends late by as much, 10 % of its length and more. So a deadline says when
+//! to look, and whoever looks reads the raw clock.
 //!
 //! # Locking
 //!
@@ -21,6 +28,7 @@
 
 use super::{
     bindings,
+    clock::raw_ns,
     module::Use, //
 };
 use core::{
@@ -105,7 +113,7 @@ impl WaitQueue {
         self.sleep_until(None, || condition().then_some(Wake::Ready));
     }
 
-    /// Waits until `condition` holds or `deadline_ns` of `CLOCK_BOOTTIME` is reached. Process
+    /// Waits until `condition` holds or `deadline_ns` of [`raw_ns`] is reached. Process
     /// context, not interruptible by signals. Returns whether the condition holds.
     pub fn wait_until(&self, deadline_ns: u64, mut condition: impl FnMut() -> bool) -> bool {
         self.sleep_until(Some(deadline_ns), || condition().then_some(Wake::Ready)) == Wake::Ready
@@ -145,26 +153,35 @@ impl WaitQueue {
     }
 }
 
-/// Sleeps, in the task state already set, until woken or until the deadline. Returns whether the
-/// deadline was reached.
+/// The shortest time for which a timer is set: what is left after a timer that fired early may be
+/// less than it takes to set one.
+const SHORTEST_NS: u64 = 1_000;
+
+/// Sleeps, in the task state already set, until woken or until the deadline, or less long. Returns
+/// whether the deadline was reached.
 fn sleep(deadline_ns: Option<u64>) -> bool {
     let Some(deadline_ns) = deadline_ns else {
         // SAFETY: Process context, by the contract of the callers.
         unsafe { bindings::schedule() };
         return false;
     };
-    // Zero would mean "do not sleep at all" to the C function, as does any time in the past.
-    let mut expires = i64::try_from(deadline_ns).unwrap_or(i64::MAX);
+    let left_ns = deadline_ns.saturating_sub(raw_ns());
+    // Zero makes the C function set the task running and return at once.
+    let mut expires = match left_ns {
+        0 => 0,
+        left_ns => i64::try_from(left_ns.max(SHORTEST_NS)).unwrap_or(i64::MAX),
+    };
     // SAFETY: As above; the pointer is valid, and the timer is gone when this returns.
-    let ret = unsafe {
+    let _ = unsafe {
         bindings::schedule_hrtimeout_range_clock(
             &mut expires,
             0,
-            bindings::hrtimer_mode_HRTIMER_MODE_ABS,
+            bindings::hrtimer_mode_HRTIMER_MODE_REL,
             bindings::CLOCK_BOOTTIME as bindings::clockid_t,
         )
     };
-    ret == 0
+    // The timer may have fired before.
+    raw_ns() >= deadline_ns
 }
 
 /// Proof that the code runs in a [`Thread`].
@@ -177,7 +194,7 @@ impl Context {
         unsafe { bindings::kthread_should_stop() }
     }
 
-    /// Waits on `queue` until `condition` holds, or `deadline_ns` of `CLOCK_BOOTTIME` (if any) is
+    /// Waits on `queue` until `condition` holds, or `deadline_ns` of [`raw_ns`] (if any) is
     /// reached, or the thread is to stop, which takes precedence.
     pub fn wait(
         &self,
@@ -194,7 +211,7 @@ impl Context {
         })
     }
 
-    /// Sleeps until `deadline_ns` of `CLOCK_BOOTTIME`, or until the thread is to stop.
+    /// Sleeps until `deadline_ns` of [`raw_ns`], or until the thread is to stop.
     pub fn sleep_until(&self, deadline_ns: u64) -> Wake {
         loop {
             // SAFETY: Only changes the state of the current task. A stop sets its flag first and

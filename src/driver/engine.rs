@@ -22,6 +22,7 @@ use super::{
 use crate::{
     dm::{clock, Context},
     proto::{
+        clocks::Now,
         controller::{Action, Budget, Command, Controller, Heartbeat, Outcome, Setup, Transition},
         histogram::{Beats, Report},
         record::{Decided, Register},
@@ -99,6 +100,25 @@ impl Machine {
     /// Access for what is not an event.
     pub fn controller(&mut self) -> &mut Controller {
         &mut self.controller
+    }
+
+    /// Reads the clocks and has the controller judge them; returns the clock value for the event
+    /// that is told next.
+    pub fn now_ns(&mut self) -> u64 {
+        let now = clock::read();
+        self.controller.handle_clocks(Now {
+            raw_ns: now.raw_ns,
+            leaps_ns: now.leaps_ns,
+            slept_ns: now.slept_ns,
+            source: now.source,
+        });
+        now.raw_ns
+    }
+
+    /// The gate has seen the lease end.
+    fn lapse(&mut self) {
+        let now_ns = self.now_ns();
+        self.controller.handle_lapse(now_ns);
     }
 
     fn view(&self) -> View {
@@ -194,11 +214,13 @@ impl Session {
                 machine.controller.note_open(self.gate.count().open);
                 self.take_completions(machine);
                 if reasons.contains(Reasons::TICK) {
-                    machine.controller.handle_tick(clock::boottime_ns());
+                    let now_ns = machine.now_ns();
+                    machine.controller.handle_tick(now_ns);
                     self.pump(machine);
                 }
                 self.watch_gate(machine);
-                machine.controller.handle_timeout(clock::boottime_ns());
+                let now_ns = machine.now_ns();
+                machine.controller.handle_timeout(now_ns);
                 self.pump(machine);
                 machine.controller.poll_timeout_ns()
             });
@@ -207,7 +229,7 @@ impl Session {
             }
             // The dispatcher may hang in a member: what is kept must not outlive its time.
             let kept_ns = self.gate.end_kept();
-            let soonest_ns = clock::boottime_ns().saturating_add(NAP_NS);
+            let soonest_ns = clock::raw_ns().saturating_add(NAP_NS);
             let next_ns = [next_ns, kept_ns].into_iter().flatten().min();
             deadline_ns = next_ns.map(|at| at.max(soonest_ns));
         }
@@ -220,20 +242,22 @@ impl Session {
         }
     }
 
-    /// Lets `change` change the machine, and what follows from the tables with it.
-    pub(super) fn apply(&self, tables: &Tables, change: impl FnOnce(&mut Controller)) {
+    /// Lets `change` change the machine, at a clock value, and what follows from the tables with
+    /// it.
+    pub(super) fn apply(&self, tables: &Tables, change: impl FnOnce(&mut Controller, u64)) {
         let live = || tables.live.iter();
         let batch = live().filter_map(|table| table.batch).min();
         let failed = u32::from(tables.degraded);
         let read_only = live().count() > 0 && live().all(|table| table.read_only);
         let unable = read_only || !self.superblock.may_own();
         self.with_machine(|machine| {
+            let now_ns = machine.now_ns();
             let controller = &mut machine.controller;
             controller.set_claim_auto(live().any(|table| table.claim_auto));
             controller.set_guarded(live().any(|table| !table.stateless));
             controller.set_blocked(unable.then_some(Reason::ReadOnly));
             controller.set_budget(failed, batch);
-            change(controller);
+            change(controller, now_ns);
         });
     }
 
@@ -241,7 +265,7 @@ impl Session {
     pub(super) fn submit(&self, command: Command) -> Result<Outcome, Reason> {
         self.with_machine(|machine| {
             machine.controller.note_open(self.gate.count().open);
-            let now_ns = clock::boottime_ns();
+            let now_ns = machine.now_ns();
             machine.controller.handle_command(command, now_ns)
         })
     }
@@ -265,7 +289,7 @@ impl Session {
             return Ok(());
         }
         let wait_ns = prepare_ns.saturating_add(RELEASE_NS + PUBLISH_NS);
-        let deadline_ns = clock::boottime_ns().saturating_add(wait_ns);
+        let deadline_ns = clock::raw_ns().saturating_add(wait_ns);
         let has_answer = || self.has_answer.load(ordering::Acquire);
         self.answered.wait_until(deadline_ns, has_answer);
         let answer = self.with_machine(|machine| machine.answer.take());
@@ -297,13 +321,13 @@ impl Session {
                         .fill(mailbox, &buf, self.superblock.controllers);
                 }
                 mailbox.put_idle(which, buf);
+                // The clocks are read after the transfer was seen to have ended.
+                let now_ns = machine.now_ns();
                 let Machine {
                     controller,
                     decoded,
                     ..
                 } = &mut *machine;
-                // The clock is read after the transfer was seen to have ended.
-                let now_ns = clock::boottime_ns();
                 match which {
                     Which::Ballot => controller.handle_write(member, Register::Ballot, ok, now_ns),
                     Which::Heartbeat => {
@@ -318,7 +342,7 @@ impl Session {
 
     /// Tells the machine what the gate has seen.
     fn watch_gate(&self, machine: &mut Machine) {
-        let now_ns = clock::boottime_ns();
+        let now_ns = machine.now_ns();
         if machine.controller.expiry_ns().is_some() && self.gate.expiry_ns() == 0 {
             machine.controller.handle_lapse(now_ns);
         }
@@ -334,12 +358,12 @@ impl Session {
             match action {
                 Action::OpenEpoch { epoch, expiry_ns } => {
                     if !self.gate.open_epoch(epoch, expiry_ns) {
-                        machine.controller.handle_lapse(clock::boottime_ns());
+                        machine.lapse();
                     }
                 }
                 Action::Extend { from_ns, to_ns } => {
                     if !self.gate.extend(from_ns, to_ns) {
-                        machine.controller.handle_lapse(clock::boottime_ns());
+                        machine.lapse();
                     }
                 }
                 Action::Latch => {
@@ -373,13 +397,14 @@ impl Session {
     fn set_limit(&self, machine: &mut Machine, limit: u32) {
         self.gate.set_limit(limit);
         if self.gate.is_drained() {
-            machine.controller.handle_drained(clock::boottime_ns());
+            let now_ns = machine.now_ns();
+            machine.controller.handle_drained(now_ns);
         }
     }
 
     /// Hands a transfer to its member's thread; what cannot be handed over has failed.
     fn begin_io(&self, machine: &mut Machine, action: Action) {
-        let now_ns = clock::boottime_ns();
+        let now_ns = machine.now_ns();
         let mailbox = |member: u8| self.mailboxes.get(usize::from(member));
         match action {
             Action::WriteBallot {

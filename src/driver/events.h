@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Trace events of the lease target. Times are nanoseconds of CLOCK_BOOTTIME.
+ * Trace events of the lease target. Times are nanoseconds of CLOCK_MONOTONIC_RAW.
  *
  * Words (roles, reasons) are those of the status line and arrive as arrays of LEASE_WORD bytes,
  * padded with zeroes (dm::trace::Word). The signatures are repeated in events.rs; pointers are to

@@ -4,7 +4,7 @@
 //! repeat, and show under `events/dm_lease` in tracefs.
 //!
 //! Any context; a disabled event costs one no-operation instruction, provided that its arguments
-//! are at hand. Times are nanoseconds of `CLOCK_BOOTTIME`.
+//! are at hand. Times are nanoseconds of `CLOCK_MONOTONIC_RAW`.
 
 use crate::dm::trace::{
     trace_events,

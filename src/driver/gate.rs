@@ -36,8 +36,9 @@ use super::{
 use crate::{
     dm::{
         clock::{
-            boottime_fast_ns,
-            boottime_ns, //
+            leaping_ns,
+            leaps_ns,
+            raw_ns, //
         },
         AimedBio,
         Bio,
@@ -316,7 +317,7 @@ impl PortionGate {
             Taken::No => return decide_free(bio.into(), table, epoch, charge),
         }
         let bio = aim(bio, table, epoch, charge);
-        match self.gate.check_short(boottime_fast_ns) {
+        match self.gate.check_short(leaping_ns) {
             None => decide_again(bio, table),
             Some(check) if events::dm_lease_permit_enabled() => pass_noted(bio, table, check),
             Some(check) if is_sampled(check.now_ns) => pass_noted(bio, table, check),
@@ -349,7 +350,7 @@ impl PortionGate {
         }
         let is_valid = self
             .gate
-            .acknowledge_short(&bio.per_bio().epoch, boottime_fast_ns);
+            .acknowledge_short(&bio.per_bio().epoch, leaping_ns);
         if !is_valid {
             return judge_end(bio, table);
         }
@@ -470,7 +471,7 @@ impl PortionGate {
         let until_ns = self.held.lock().until_ns;
         match until_ns {
             0 => None,
-            at if at <= boottime_ns() => {
+            at if at <= raw_ns() => {
                 self.fail_kept();
                 None
             }
@@ -486,7 +487,7 @@ impl PortionGate {
         taken: Taken,
     ) -> MapOutcome<'ti> {
         let charge = bio.per_bio().charge;
-        match self.gate.enter_long(charge, taken, boottime_ns) {
+        match self.gate.enter_long(charge, taken, leaping_ns) {
             Admission::Granted(check) => pass_noted(bio, table, check),
             Admission::Full { wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
@@ -611,6 +612,7 @@ impl PortionGate {
             let left_ns = check.expiry_ns.saturating_sub(check.now_ns);
             self.checks.note(cpu, left_ns);
         }
+        let leaps_ns = leaps_ns();
         events::dm_lease_permit(
             &self.portion_uuid,
             self.controller,
@@ -619,19 +621,19 @@ impl PortionGate {
             extent.sector,
             extent.sectors,
             epoch,
-            check.now_ns,
-            check.expiry_ns,
+            check.now_ns.saturating_sub(leaps_ns),
+            check.expiry_ns.saturating_sub(leaps_ns),
         );
     }
 
     fn note_lapse(&self) {
-        let _ = self.lapsed_ns.xchg(boottime_ns(), ordering::Full);
+        let _ = self.lapsed_ns.xchg(raw_ns(), ordering::Full);
     }
 
     /// Until when something that fails now is kept; 0: not at all.
     fn hold_until_ns(&self, hold_ms: u32) -> u64 {
         let lapsed_ns = match self.lapsed_ns.load(ordering::Acquire) {
-            UNNOTED => boottime_ns(),
+            UNNOTED => raw_ns(),
             at => at,
         };
         if hold_ms == 0 || lapsed_ns == 0 {
@@ -639,7 +641,7 @@ impl PortionGate {
         }
         let hold_ns = u64::from(hold_ms).saturating_mul(crate::proto::time::NS_PER_MS);
         let until_ns = lapsed_ns.saturating_add(hold_ns);
-        if until_ns > boottime_ns() {
+        if until_ns > raw_ns() {
             until_ns
         } else {
             0
@@ -672,7 +674,7 @@ impl Lobby for PortionGate {
     }
 
     fn now_ns(&self) -> u64 {
-        boottime_ns()
+        leaping_ns()
     }
 
     fn charge(&self, bio: &mut Self::Op) -> Charge {
@@ -784,7 +786,7 @@ fn pass_failed<'ti>(mut bio: EndBio<'ti, LeaseTarget>, table: &Instance<'ti>) ->
 #[inline(never)]
 fn judge_end<'ti>(mut bio: EndBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> EndOutcome<'ti> {
     let (gate, rules) = (table.gate(), &table.rules);
-    let verdict = gate.gate.acknowledge(bio.per_bio().epoch, boottime_ns);
+    let verdict = gate.gate.acknowledge(bio.per_bio().epoch, leaping_ns);
     if let Err(Lapsed(lapsed)) = verdict {
         gate.note_refusal(lapsed, false);
     }

@@ -6,6 +6,10 @@
 //! nothing but ring the bell of each portion's thread: what hangs on one disk cannot delay the
 //! others, and hard interrupt context stays short.
 //!
+//! The clock of the timer is a steered one, as every timer's is: a period may be a tenth shorter or
+//! longer than it should be, and more. No safety rule counts ticks. What a heartbeat is worth is
+//! decided by the lease clock ([`crate::dm::clock`]), which is read when the portion's thread runs.
+//!
 //! Locking: the list of bells is under an interrupt-disabling spinlock, and changed only with a
 //! mutex held as well.
 

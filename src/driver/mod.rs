@@ -27,6 +27,13 @@
 //!   end_io --room--> dispatcher thread: submits held bios
 //! ```
 //!
+//! # Clocks
+//!
+//! The machine gets a reading of all clocks with each event, and counts by the raw clock; deadlines
+//! of threads and the hold time of a lapse are moments of that clock. The end of a lease that a
+//! gate has is a moment of the leaping clock, which is the raw clock and leaps at each sleep of the
+//! system (see [`crate::dm::clock`]). Timers run on CLOCK_BOOTTIME. Traces print the raw clock.
+//!
 //! # Locks, outermost first
 //!
 //! registry > a session's `command` > its `tables` > its `machine` > spinlocks (mailbox state, held

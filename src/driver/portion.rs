@@ -258,8 +258,7 @@ impl Session {
         }
         tables.attached = tables.attached.wrapping_add(1);
         mailbox.set_device(device, as_member.generation);
-        self.apply(&tables, |controller| {
-            let now_ns = clock::boottime_ns();
+        self.apply(&tables, |controller, now_ns| {
             if moved {
                 controller.forget_member(member, now_ns);
             }
@@ -285,7 +284,7 @@ impl Session {
             known.now = known.now.filter(|_| replaced);
         }
         let attached = tables.attached;
-        self.apply(&tables, |_| {});
+        self.apply(&tables, |_, _| {});
         drop(tables);
         if !replaced {
             self.leave(Reason::Removed);
@@ -304,7 +303,7 @@ impl Session {
         self.submit(Command::CallOff).ok();
         self.bell.ring(Reasons::CHANGE);
         let _serial = self.command.lock();
-        let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS);
+        let deadline_ns = clock::raw_ns().saturating_add(RELEASE_NS);
         let released = self.run(Command::Leave {
             reason,
             deadline_ns,
@@ -318,7 +317,7 @@ impl Session {
     /// No mailbox is written or read until [`Session::unpark`]. Returns whether none is under way
     /// any more; that is waited for, but not for ever.
     pub fn park(&self) -> bool {
-        let deadline_ns = clock::boottime_ns().saturating_add(PARK_NS);
+        let deadline_ns = clock::raw_ns().saturating_add(PARK_NS);
         // All of them, whatever becomes of one.
         let parked = |mailbox: &Arc<Mailbox>| mailbox.park(deadline_ns);
         self.mailboxes
@@ -366,7 +365,7 @@ impl Session {
 
     /// Hands the portion to `successor`, or to anybody.
     pub fn release(&self, successor: Option<Slot>) -> Result<(), Reason> {
-        let deadline_ns = clock::boottime_ns().saturating_add(RELEASE_NS);
+        let deadline_ns = clock::raw_ns().saturating_add(RELEASE_NS);
         self.command(Command::Release {
             successor,
             deadline_ns,
@@ -377,7 +376,7 @@ impl Session {
     pub fn degraded(&self, failed: u8) {
         let mut tables = self.tables.lock();
         tables.degraded = failed;
-        self.apply(&tables, |_| {});
+        self.apply(&tables, |_, _| {});
     }
 
     /// Tells the machine that the timer has another period.
@@ -408,7 +407,7 @@ impl Session {
     pub fn status(&self, member: u8) -> Status<'_> {
         let view = self.view();
         let count = self.gate.count();
-        let left_ns = self.gate.expiry_ns().checked_sub(clock::boottime_ns());
+        let left_ns = self.gate.expiry_ns().checked_sub(clock::leaping_ns());
         let left_ns = left_ns.filter(|&left| left > 0);
         let epoch = view.decided.epoch;
         Status {
@@ -466,7 +465,7 @@ impl Session {
             return;
         }
         let _ = self.told_stale.xchg(false, ordering::Full);
-        self.apply(&self.tables.lock(), |controller| {
+        self.apply(&self.tables.lock(), |controller, _| {
             controller.openers_gone(epoch)
         });
         self.bell.ring(Reasons::CHANGE);

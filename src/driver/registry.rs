@@ -8,6 +8,12 @@
 //! Also here is what concerns all of them at once: the herald thread, which raises dm events and
 //! looks for openers (nobody waits for it), an orderly shutdown, and system sleep [R43].
 //!
+//! System sleep is noticed in three ways that do not rely on each other. A PM notifier releases the
+//! portions before the sleep. A syscore hook makes the clock of all gates leap when the system
+//! wakes up, before any task or interrupt runs: some sleeps have no notifier, as that of a Xen
+//! guest, or a `kexec` that comes back. And each event of a machine compares its clocks with those
+//! of the event before; this also shows a suspend-to-idle, for which no syscore hook is called.
+//!
 //! Locking: the registry's mutex is the outermost one. It is held while sessions are found, made
 //! and removed, never while one of them waits for a disk.
 
@@ -21,13 +27,16 @@ use super::{
 use crate::{
     dm::{
         clock,
-        notifier::{OnPm, OnReboot, PmEvent, PmNotifier, RebootNotifier, Shutdown},
+        notifier::{
+            OnPm, OnReboot, OnSyscore, PmEvent, PmNotifier, RebootNotifier, Shutdown, SyscoreHook,
+        },
         DevT,
         Priority,
         TargetModule,
         Thread, //
     },
     proto::{
+        clocks::LEAP_NS,
         record::Slot,
         status::Reason,
         superblock::{Mismatch, Superblock},
@@ -320,6 +329,8 @@ pub struct Services {
     reboot: RebootNotifier<Shutting>,
     #[pin]
     pm: PmNotifier<Sleeping>,
+    #[pin]
+    syscore: SyscoreHook<Waking>,
     herald: Thread,
     registry: REGISTRY,
 }
@@ -340,6 +351,7 @@ impl TargetModule for Services {
             Ok(try_pin_init!(Self {
                 reboot <- RebootNotifier::new(Shutting, REBOOT_PRIORITY),
                 pm <- PmNotifier::new(Sleeping, 0),
+                syscore <- SyscoreHook::new(Waking),
                 herald,
                 registry,
             }? Error))
@@ -352,6 +364,17 @@ struct Shutting;
 impl OnReboot for Shutting {
     fn reboot(&self, _how: Shutdown) {
         for_each_session(|session| session.leave(Reason::Reboot));
+    }
+}
+
+/// The lease clock does not count a sleep: every lease that was granted before one is over.
+struct Waking;
+
+impl OnSyscore for Waking {
+    fn suspend(&self) {}
+
+    fn resume(&self) {
+        clock::leap(LEAP_NS);
     }
 }
 

@@ -211,7 +211,7 @@ impl Shared {
             return Step::SleepUntil(None);
         };
         let due_ns = write.per_bio().due_ns;
-        if clock::boottime_ns() < due_ns {
+        if clock::raw_ns() < due_ns {
             // Writes are held in order of their time, so that this one stays the first.
             let rest = queues.writes.take_all();
             queues.writes.push(write);
@@ -404,7 +404,7 @@ impl Target for Relay {
             return bio.requeue();
         }
         bio.clear_polled();
-        let due_ns = clock::boottime_ns().saturating_add(data.delay_ns);
+        let due_ns = clock::raw_ns().saturating_add(data.delay_ns);
         let (held, outcome) = bio.locate().aim(data.dev, sector, Held { due_ns }).hold();
         data.shared.queues.lock().writes.push(held);
         data.shared.wake.wake_all();
