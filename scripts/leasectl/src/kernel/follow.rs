@@ -49,6 +49,7 @@ struct Change<'a> {
 struct Stamped<'a> {
     time: &'a str,
     boot_ns: u64,
+    raw_ns: u64,
     #[serde(flatten)]
     change: Change<'a>,
 }
@@ -62,11 +63,12 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
         events.arm()?;
         let look = Look::take()?;
         let now = seen(&look)?;
-        let (time, boot_ns) = clocks();
+        let (time, boot_ns, raw_ns) = clocks();
         for change in changes(&before, &now) {
             let line = Stamped {
                 time: &time,
                 boot_ns,
+                raw_ns,
                 change,
             };
             serde_json::to_writer(&mut *out, &line)?;
@@ -82,14 +84,22 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
     }
 }
 
-/// The time of day, and that of the clock which leases and trace events use.
-fn clocks() -> (String, u64) {
+/// The time of day, the time since the boot, and that of the clock which leases and trace events
+/// use.
+fn clocks() -> (String, u64, u64) {
     let day = SystemTime::now().duration_since(UNIX_EPOCH);
-    let boot = clock_gettime(ClockId::Boottime);
-    let boot_s = u64::try_from(boot.tv_sec).unwrap_or(0);
-    let boot_ns = u64::try_from(boot.tv_nsec).unwrap_or(0);
-    let boot_ns = boot_s.saturating_mul(1_000_000_000).saturating_add(boot_ns);
-    (rfc3339(day.unwrap_or_default()), boot_ns)
+    let day = rfc3339(day.unwrap_or_default());
+    (day, ns(ClockId::Boottime), ns(ClockId::MonotonicRaw))
+}
+
+/// What a clock shows, in nanoseconds.
+fn ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let rest_ns = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(rest_ns)
 }
 
 fn seen(look: &Look) -> Result<BTreeMap<Key, Seen>> {

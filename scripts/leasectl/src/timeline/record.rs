@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Reading what was recorded: lines of JSON of `leasectl events`, and trace events as text.
 //!
-//! Everything is put on one clock, CLOCK_BOOTTIME. Lines of JSON have it, and so do stamps and ends
-//! of leases in trace events. When a trace event itself happened stands in the clock of the trace,
+//! Everything is put on the clock of leases, CLOCK_MONOTONIC_RAW. Lines of JSON have it, and so do
+//! stamps and ends of leases in trace events. Lines of before it was the clock of leases have only
+//! CLOCK_BOOTTIME. When a trace event itself happened stands in the clock of the trace,
 //! which can be another one: the difference is that of heartbeats, which are traced at once when
 //! they were judged.
 
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything of one controller on one portion, in nanoseconds of the boot clock.
+/// Everything of one controller on one portion, in nanoseconds of the clock of leases.
 #[derive(Debug, Default, PartialEq)]
 pub struct Lane {
     /// From when on it was what; `None` if it was gone.
@@ -47,6 +48,7 @@ pub struct Recording {
 #[derive(Deserialize)]
 struct Event {
     boot_ns: u64,
+    raw_ns: Option<u64>,
     portion: String,
     controller: u8,
     what: String,
@@ -83,7 +85,8 @@ impl Recording {
 
     fn event(&mut self, event: &Event) {
         let key = (event.portion.clone(), event.controller);
-        let (at_ns, new) = (event.boot_ns, &event.new);
+        let at_ns = event.raw_ns.unwrap_or(event.boot_ns);
+        let new = &event.new;
         let lane = self.named.entry(key.clone()).or_default();
         match event.what.as_str() {
             "role" => {
@@ -234,8 +237,8 @@ impl<'a> Traced<'a> {
     }
 }
 
-/// How far the boot clock is ahead of the trace's: the most of all heartbeats, because tracing one
-/// can be late and never early.
+/// How far the clock of leases is ahead of the trace's: the most of all heartbeats, because tracing
+/// one can be late and never early.
 fn offset(traced: &[Traced<'_>]) -> i64 {
     let judged = |event: &Traced<'_>| {
         (event.name == "dm_lease_heartbeat")
@@ -285,10 +288,10 @@ mod tests {
 
     #[test]
     fn r47_events_and_traces_of_one_portion_share_a_lane() {
-        let event = |boot_ns: u64, what: &str, old: &str, new: &str| {
+        let event = |raw_ns: u64, what: &str, old: &str, new: &str| {
             format!(
-                "{{\"time\":\"-\",\"boot_ns\":{boot_ns},\"portion\":\"alpha\",\"controller\":1,\
-                 \"what\":\"{what}\",\"old\":{old},\"new\":{new}}}\n"
+                "{{\"time\":\"-\",\"boot_ns\":7,\"raw_ns\":{raw_ns},\"portion\":\"alpha\",\
+                 \"controller\":1,\"what\":\"{what}\",\"old\":{old},\"new\":{new}}}\n"
             )
         };
         let events = event(1_000, "role", "null", "\"owner\"")
