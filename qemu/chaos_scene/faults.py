@@ -28,6 +28,10 @@ T = TypeVar("T")
 # Requests that QEMU sends at once, so that more wait in the guest.
 QUEUE = 16
 
+# Microseconds of a tick in which the clock gains 10 ms: as far as adjtimex() goes, and as far as
+# chrony goes by default.
+STEADY, SLOW, FAST = 10_000, (9_000, 9_167), (10_833, 11_000)
+
 # What is left of a guest's memory. A kernel that watches itself needs more for whatever takes it.
 SPARE_KIB = 20_000 * SLOWNESS
 
@@ -89,6 +93,22 @@ class Kind:
 
 
 # Machines.
+
+
+def slew(scene: Scene) -> Heal:
+    """The clocks of all machines are steered, the victim's one way and the others' the other way. The
+    gate's clock is not: a lease lasts as long as before."""
+    way = scene.rng.choice([SLOW, FAST])
+    other = FAST if way is SLOW else SLOW
+    for controller in scene.arena.controllers:
+        tick = scene.rng.choice(way if controller is scene.victim else other)
+        controller.vm.sh(f"busybox adjtimex -q -t {tick}")
+
+    def heal() -> None:
+        for controller in scene.arena.controllers:
+            controller.vm.sh(f"busybox adjtimex -q -t {STEADY}")
+
+    return heal
 
 
 def stall(scene: Scene) -> Heal:
@@ -274,6 +294,7 @@ def ended(job: Job) -> Heal:
 KINDS = {
     kind.name: kind
     for kind in (
+        Kind(slew, 0.5, 4, ground=True),
         Kind(stall, 0.1, 4),
         Kind(power, 0, 1, alone=True),
         Kind(sleep, 0.2, 3, alone=True),

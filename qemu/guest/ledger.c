@@ -19,7 +19,7 @@
  * asked last: before the first write, and before every attempt that follows a failure. A writer
  * goes on after failures; that is when it becomes interesting. One line for each attempt:
  *
- *     <epoch> <number> <device> <block> ok|<errno> <boottime ns before> <boottime ns after>
+ *     <epoch> <number> <device> <block> ok|<errno> <raw ns before> <raw ns after>
  *
  * What stands behind "ok" was acknowledged and must never be lost. SIGTERM ends it between two
  * writes.
@@ -51,7 +51,7 @@ struct record {
 	uint64_t epoch;
 	uint64_t number;
 	uint64_t block; /* where it belongs: on the device, or in the file */
-	uint64_t when_ns; /* CLOCK_BOOTTIME of the writer */
+	uint64_t when_ns; /* CLOCK_MONOTONIC_RAW of the writer */
 	uint32_t device; /* which of the devices */
 	uint32_t zero;
 };
@@ -79,7 +79,7 @@ static uint64_t now_ns(void)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_BOOTTIME, &t);
+	clock_gettime(CLOCK_MONOTONIC_RAW, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 

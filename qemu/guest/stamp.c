@@ -7,7 +7,7 @@
  * Block number n of COUNT (0 is endless) goes to FIRST-BLOCK + n % BLOCKS, by a direct write, and
  * begins with the header below. For each write one line says what the writer was told:
  *
- *     <sequence> <block> ok|<errno> <boottime ns before> <boottime ns after>
+ *     <sequence> <block> ok|<errno> <raw ns before> <raw ns after>
  *
  * A checker compares these lines with what the store saw. The program goes on after errors: that
  * is when it becomes interesting. SIGTERM ends it between two writes.
@@ -33,7 +33,7 @@ struct header {
 	uint64_t epoch;
 	uint64_t sequence;
 	uint64_t block;
-	uint64_t when_ns; /* CLOCK_BOOTTIME of the writer */
+	uint64_t when_ns; /* CLOCK_MONOTONIC_RAW of the writer */
 };
 
 static volatile sig_atomic_t ended;
@@ -48,7 +48,7 @@ static uint64_t now_ns(void)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_BOOTTIME, &t);
+	clock_gettime(CLOCK_MONOTONIC_RAW, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 

@@ -32,7 +32,8 @@ class Stamp:
 
 
 class Told(NamedTuple):
-    """What the program was told about one write: errno 0 is success; times are CLOCK_BOOTTIME."""
+    """What the program was told about one write: errno 0 is success; times are CLOCK_MONOTONIC_RAW
+    of the guest."""
 
     sequence: int
     block: int

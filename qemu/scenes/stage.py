@@ -100,7 +100,8 @@ class Status(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a writer was told about one attempt; errno 0 is success, times are CLOCK_BOOTTIME."""
+    """What a writer was told about one attempt; errno 0 is success, times are CLOCK_MONOTONIC_RAW of
+    the guest."""
 
     epoch: int
     number: int
@@ -206,7 +207,7 @@ class Controller:
         tracing = "/sys/kernel/tracing"
         self.vm.sh(
             "insmod /usr/lib/rig/modules/dm_lease.ko\n"
-            f"echo boot >{tracing}/trace_clock\n"
+            f"echo mono_raw >{tracing}/trace_clock\n"
             f"echo 1 >{tracing}/events/dm_lease/enable\n"
             "mkdir -p /mnt/alpha",
         )
