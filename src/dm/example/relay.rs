@@ -280,8 +280,8 @@ impl<'ti> Instance<'ti> {
         if linger_ns != 0 && !status.is_requeue() {
             let (held, outcome) = bio.hold(status);
             held.finish();
-            let until_ns = clock::boottime_ns().saturating_add(linger_ns);
-            while clock::boottime_ns() < until_ns {
+            let until_ns = clock::raw_ns().saturating_add(linger_ns);
+            while clock::raw_ns() < until_ns {
                 core::hint::spin_loop();
             }
             return outcome;
