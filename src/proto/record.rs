@@ -204,8 +204,11 @@ pub struct Charge {
     pub inc: Incarnation,
     /// How much of the redundancy it may have used up; `u32::MAX` if it was not limited.
     pub amount: u32,
-    /// Whether the term is known to have no more strays to come. Once true it stays true.
+    /// Whether the term counts as having no more strays to come. By evidence that is for ever.
     pub drained: bool,
+    /// Whether it is drained on the word of an operator alone: that is taken back when the owner is
+    /// heard after all.
+    pub vouched: bool,
     /// Whether this charge stands for terms of several incarnations, because a list was full: what
     /// one of them says is no evidence of the others.
     pub several: bool,
@@ -220,8 +223,14 @@ impl Charge {
             inc: owner.inc,
             amount,
             drained: false,
+            vouched: false,
             several: false,
         }
+    }
+
+    /// Whether evidence has shown that the term is drained.
+    pub const fn is_shown(&self) -> bool {
+        self.drained && !self.vouched
     }
 
     /// Whether both speak of one term.
@@ -234,21 +243,24 @@ impl Charge {
         (self.slot, self.inc) == (other.slot, other.inc)
     }
 
-    /// Whether this charge shows that all terms of `other`, a charge of the same term, are drained.
-    /// A charge of one term says nothing about the further terms for which a charge of several
-    /// stands.
-    pub fn shows_drained(&self, other: &Charge) -> bool {
-        self.drained && self.is_of_term(other) && (self.several || !other.several)
+    /// Whether this charge is about all terms for which `other`, a charge of the same term, stands.
+    fn covers(&self, other: &Charge) -> bool {
+        self.several || !other.several
     }
 
-    /// Joins what two records say of one term: the larger amount, and every evidence.
+    /// Whether this charge says that all terms are drained for which `other` stands.
+    pub fn shows_drained(&self, other: &Charge) -> bool {
+        self.drained && self.is_of_term(other) && self.covers(other)
+    }
+
+    /// Joins what two records say of one term: the larger amount, and every evidence, as far as it
+    /// is about all terms of both. An operator's word holds where both have it: who does not may
+    /// have heard the owner since.
     fn join(&mut self, other: &Charge) {
-        self.drained = match (self.several, other.several) {
-            (true, false) => self.drained,
-            (false, true) => other.drained,
-            _ => self.drained || other.drained,
-        };
+        let shown = self.is_shown() && self.covers(other) || other.is_shown() && other.covers(self);
         self.amount = self.amount.max(other.amount);
+        self.drained = shown || self.drained && other.drained;
+        self.vouched = self.drained && !shown;
         self.several |= other.several;
     }
 
@@ -262,11 +274,14 @@ impl Charge {
         } else {
             other
         };
-        let drained = self.drained && other.drained;
-        let exact = drained || self.is_of_incarnation(other);
+        let shown = self.is_shown() && other.is_shown();
+        let exact = shown || self.is_of_incarnation(other);
+        // The word of an operator cannot be taken back any more when one name stands for two.
+        let drained = shown || exact && self.drained && other.drained;
         Charge {
             amount: self.amount.saturating_add(other.amount),
             drained,
+            vouched: drained && !shown,
             several: self.several || other.several || !exact,
             ..*later
         }
@@ -274,7 +289,8 @@ impl Charge {
 
     /// How much is lost when both become one charge: the pair with the lowest value is folded.
     fn fold_cost(&self, other: &Charge) -> (u8, u64) {
-        let cost = match (self.drained && other.drained, self.is_of_incarnation(other)) {
+        let shown = self.is_shown() && other.is_shown();
+        let cost = match (shown, self.is_of_incarnation(other)) {
             (true, _) => 0,
             (false, true) => 1,
             (false, false) => 2,
@@ -963,6 +979,9 @@ const CHARGE_DRAINED: u32 = 1 << 0;
 /// The flag of a charge that stands for terms of several incarnations.
 const CHARGE_SEVERAL: u32 = 1 << 1;
 
+/// The flag of a charge that is drained on the word of an operator alone.
+const CHARGE_VOUCHED: u32 = 1 << 2;
+
 fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
     let (epoch, amount) = charge.map_or((0, 0), |charge| (charge.epoch, charge.amount));
     out.u64(epoch);
@@ -973,7 +992,9 @@ fn put_charge(out: &mut FieldWriter<'_>, charge: &Option<Charge>) {
     out.u32(amount);
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     out.u32(charge.map_or(0, |charge| {
-        flag(charge.drained, CHARGE_DRAINED) | flag(charge.several, CHARGE_SEVERAL)
+        flag(charge.drained, CHARGE_DRAINED)
+            | flag(charge.several, CHARGE_SEVERAL)
+            | flag(charge.vouched, CHARGE_VOUCHED)
     }));
 }
 
@@ -986,15 +1007,18 @@ fn take_charges(from: &mut FieldReader<'_>) -> Result<Charges, Reject> {
         let amount = from.u32();
         let flags = from.u32();
         ensure(
-            flags & !(CHARGE_DRAINED | CHARGE_SEVERAL) == 0,
+            flags & !(CHARGE_DRAINED | CHARGE_SEVERAL | CHARGE_VOUCHED) == 0,
             Reject::Reserved,
         )?;
+        let is_sound = flags & CHARGE_VOUCHED == 0 || flags & CHARGE_DRAINED != 0;
+        ensure(is_sound, Reject::Field)?;
         match owner {
             Some(owner) if !ended && epoch != 0 => {
                 // INVARIANT: `ended` refuses a used entry behind a free one.
                 *entry = Some(Charge {
                     drained: flags & CHARGE_DRAINED != 0,
                     several: flags & CHARGE_SEVERAL != 0,
+                    vouched: flags & CHARGE_VOUCHED != 0,
                     ..Charge::new(epoch, owner, amount)
                 });
             }
@@ -1278,7 +1302,9 @@ mod tests {
         check(204 + 80 + 32, 1, Reject::Field);
         check(204 + 80 + 36, 1, Reject::Field);
         check(204, 0, Reject::Field);
-        check(204 + 36, 4, Reject::Reserved);
+        check(204 + 36, 8, Reject::Reserved);
+        // On an operator's word, and not drained.
+        check(204 + 36, 4, Reject::Field);
         // Behind them, whether the list is partial; then failed members, mark and generations.
         check(204 + 8 * 40, 2, Reject::Field);
         check(532 + 8 + 64, 1, Reject::Reserved);
@@ -1435,6 +1461,43 @@ mod tests {
         }
         assert!(!state(true, false, 2).shows_drained(&state(false, true, 7)));
         assert!(state(true, true, 2).shows_drained(&state(false, true, 7)));
+    }
+
+    #[test]
+    fn r21_an_operators_word_holds_where_both_records_have_it_and_evidence_in_one_is_enough() {
+        let says = |drained, vouched| Charge {
+            drained,
+            vouched,
+            ..charge(1, 0, 2)
+        };
+        let (open, word, shown) = (says(false, false), says(true, true), says(true, false));
+        for (one, other, joined) in [
+            (open, word, open),
+            (word, word, word),
+            (open, shown, shown),
+            (word, shown, shown),
+        ] {
+            for pair in [[one, other], [other, one]] {
+                let mut charges = Charges::NONE;
+                pair.into_iter().for_each(|charge| charges.add(charge));
+                assert!(charges.iter().eq([joined]), "{pair:?}");
+            }
+        }
+    }
+
+    /// Nobody could take the word about one of two owners back: it does not count for both.
+    #[test]
+    fn r21_an_operators_word_does_not_make_room() {
+        let mut charges = full(&[], false);
+        charges.update(|charge| {
+            (charge.drained, charge.vouched) = (charge.epoch < 3, charge.epoch < 3);
+        });
+        charges.add(charge(9, 1, 2));
+        let both = Charge {
+            several: true,
+            ..charge(2, 1, 4)
+        };
+        assert!(charges.iter().any(|charge| charge == both));
     }
 
     #[test]

@@ -252,6 +252,14 @@ reasons! {
     /// Redundancy repairs no more strays than old owners may have left: state-changing operations
     /// are held, or go on under time alone, as formatted [R15].
     Exhausted = 36, "exhausted", "the batch limit is exhausted";
+
+    // Why it does not believe that an owner is dead.
+
+    /// `confirm_dead` while no majority of the members could be read lately: silence is no evidence
+    /// then [R21].
+    Blind = 37, "blind", "no majority was read lately";
+    /// `confirm_dead` while the owner says that operations are open, with `force` or without [R21].
+    OwnerOpen = 38, "owner_open", "the owner says that operations are open";
 }
 
 impl Reason {

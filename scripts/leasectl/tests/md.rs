@@ -538,6 +538,7 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         inc: Incarnation(1),
         amount: 1,
         drained: false,
+        vouched: false,
         several: false,
     };
     charges.add(charge);

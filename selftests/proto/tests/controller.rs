@@ -129,6 +129,27 @@ fn ballot(world: &World, member: usize, index: usize) -> Option<Ballot> {
         .filter(|mbal| mbal.is_some())
 }
 
+/// A ballot that a controller has begun for the next epoch, on every member.
+fn put_claim(world: &mut World, index: usize) {
+    let highest = |disk: &Vec<Mailbox>| {
+        let records = disk.iter().filter_map(|mailbox| mailbox.ballot().valid());
+        records.map(|record| record.mbal.round).max().unwrap_or(0)
+    };
+    let round = world.disks.iter().map(highest).max().unwrap_or(0) + 1;
+    for disk in &mut world.disks {
+        let mut record = disk[index].ballot().valid().unwrap();
+        record.seq += 1;
+        record.mbal = Ballot {
+            round,
+            slot: slot(index as u8),
+            inc: record.inc,
+        };
+        for side in Side::BOTH {
+            disk[index].put(side, &Payload::Ballot(record));
+        }
+    }
+}
+
 fn owners(world: &World) -> Vec<(u64, usize)> {
     world
         .monitor
@@ -734,11 +755,13 @@ fn r34_a_prepared_successor_that_learns_of_the_end_otherwise_goes_on_at_once() {
     release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     world.crash(0);
+    // Long enough for the operator's word, and too short for a window.
+    run(&mut world, timing().lease_elsewhere_ns() + 2 * IO);
     let before = heartbeat(&world, 0, 1).seq;
     until(&mut world, SECOND, |w| heartbeat(w, 0, 1).seq > before);
     run(&mut world, PERIOD / 10);
     let before = heartbeat(&world, 0, 1).seq;
-    assert_eq!(world.command(1, NOT_DEAD), Ok(Outcome::Done));
+    assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
     let took_ns = until(&mut world, PERIOD / 2, |w| w.epoch(1) == 2);
     assert_eq!(heartbeat(&world, 0, 1).seq, before);
     assert!(took_ns <= 5 * IO, "{took_ns}");
@@ -797,7 +820,7 @@ fn r29_a_later_ballot_of_a_former_successor_is_a_claim() {
     until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
     run(&mut world, SECOND);
     assert_eq!(world.monitor.stats.reason(Reason::ClaimSeen), 0);
-    world.command(1, NOT_DEAD).unwrap();
+    put_claim(&mut world, 1);
     until(&mut world, SECOND, |w| {
         w.monitor.stats.reason(Reason::ClaimSeen) > 0
     });
@@ -938,7 +961,7 @@ fn r29_an_owner_that_hands_over_to_one_latches_on_the_claim_of_another() {
     hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 5 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
-    world.command(2, NOT_DEAD).unwrap();
+    put_claim(&mut world, 2);
     until(&mut world, SECOND, |w| !w.is_valid(0));
     assert_eq!(world.machines[0].answers, [Err(Reason::Lapse)]);
 }
@@ -1273,7 +1296,7 @@ fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later(
 #[test]
 fn r29_an_owner_that_sees_a_claim_latches_and_somebody_owns_again() {
     let mut world = owned(Config::healthy(2, 1));
-    assert_eq!(world.command(1, NOT_DEAD), Ok(Outcome::Done));
+    put_claim(&mut world, 1);
     until(&mut world, SECOND, |w| {
         w.monitor.stats.reason(Reason::ClaimSeen) > 0
     });
@@ -2387,6 +2410,131 @@ fn r21_an_operator_may_confirm_that_a_charged_term_is_dead() {
         Ok(Outcome::Done)
     );
     assert_eq!(limit(&world, 1), 2);
+}
+
+/// A controller that reads nobody hears nobody.
+#[test]
+fn r21_who_cannot_read_a_majority_does_not_take_an_owner_for_dead() {
+    let mut world = owned(repairable(2, 3, 2));
+    for member in [0, 1] {
+        world.set_path(1, member, Path::Failing);
+    }
+    run(&mut world, SECOND);
+    assert!(world.is_valid(0));
+    assert_eq!(world.command(1, DEAD), Err(Reason::Blind));
+    for member in [0, 1] {
+        world.set_path(1, member, Path::Up);
+    }
+    run(&mut world, 3 * PERIOD);
+    assert_eq!(world.command(1, DEAD), Err(Reason::OwnerAlive));
+    assert!(world.is_valid(0));
+}
+
+/// An operator is wrong, is disproved, and the owner fails much later with an operation under way.
+#[test]
+fn r21_a_disproved_word_says_nothing_about_a_later_end() {
+    let mut world = owned(repairable(2, 3, 2));
+    for member in 0..3 {
+        world.set_path(1, member, Path::Failing);
+    }
+    run(&mut world, SECOND);
+    assert_eq!(world.command(1, NOT_DEAD), Ok(Outcome::Done));
+    for member in 0..3 {
+        world.set_path(1, member, Path::Up);
+    }
+    let lost = world.run_until(10 * SECOND, |w| !w.is_valid(0));
+    assert!(!lost.unwrap(), "the owner was heard in time");
+    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    hold_permit(&mut world, 0);
+    world.stall(0, 20 * SECOND);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    let repaired = Command::Repaired { epoch: 1 };
+    assert_eq!(world.command(1, repaired), Err(Reason::NotDrained));
+}
+
+/// A window after its lapse controller 1 still has an operation open and says so: it is alive,
+/// whether its term is charged already or is the last one.
+#[test]
+fn r21_an_owner_that_says_what_it_has_open_is_not_dead_even_with_force() {
+    for charged_already in [false, true] {
+        let mut world = owned(repairable(2, 3, 2));
+        controller(&mut world, 1).set_claim_auto(charged_already);
+        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        hold_permit(&mut world, 0);
+        let fence = Command::Fence(Reason::Fence);
+        controller(&mut world, 0).set_claim_auto(false);
+        assert_eq!(world.command(0, fence), Ok(Outcome::Done));
+        run(&mut world, 3 * SECOND);
+        assert_eq!(world.is_valid(1), charged_already);
+        assert_eq!(world.command(1, DEAD), Err(Reason::OwnerAlive));
+        assert_eq!(world.command(1, NOT_DEAD), Err(Reason::OwnerOpen));
+        // It is heard no more, and what it said last grows old.
+        world.crash(0);
+        run(&mut world, 2 * PERIOD + timing().lease_elsewhere_ns());
+        assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
+        until(&mut world, SECOND, |w| w.is_valid(1));
+        assert_eq!(charged(&world, 1), [(1, 0, 2, true)]);
+    }
+}
+
+/// An operator takes a machine that stands still for a dead one: its word holds until the machine
+/// goes on, for the controller that was told and for the one that takes over from it.
+#[test]
+fn r21_the_word_about_a_charged_term_is_taken_back_when_its_owner_is_heard() {
+    for handed_over in [false, true] {
+        let mut world = owned(repairable(3, 6, 2));
+        controller(&mut world, 2).set_claim_auto(false);
+        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        hold_permit(&mut world, 0);
+        world.stall(0, 10 * SECOND);
+        until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+        assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
+        run(&mut world, SECOND);
+        let mut owner = 1;
+        if handed_over {
+            controller(&mut world, 2).set_claim_auto(true);
+            release(&mut world, 1, Some(slot(2)), SECOND).unwrap();
+            until(&mut world, SECOND, |w| w.is_valid(2));
+            owner = 2;
+        }
+        let of_first = |w: &World| charged(w, owner).first().copied();
+        assert_eq!(of_first(&world), Some((1, 0, 2, true)));
+        until(&mut world, 20 * SECOND, |w| !w.machines[0].is_stalled());
+        until(&mut world, SECOND, |w| {
+            of_first(w) == Some((1, 0, 2, false))
+        });
+        let repaired = Command::Repaired { epoch: 1 };
+        assert_eq!(world.command(owner, repaired), Err(Reason::NotDrained));
+        // What it says behind its latch with nothing open is evidence, for ever.
+        end_permit(&mut world);
+        until(&mut world, SECOND, |w| of_first(w) == Some((1, 0, 2, true)));
+        assert_eq!(world.command(owner, repaired), Ok(Outcome::Done));
+    }
+}
+
+/// The owner is heard between the operator's word and the end of the claim that follows from it.
+#[test]
+fn r21_a_word_that_is_disproved_during_the_claim_drains_nothing() {
+    for step in 0..40 {
+        let mut world = owned(repairable(2, 3, 2));
+        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        hold_permit(&mut world, 0);
+        world.stall(
+            0,
+            timing().lease_elsewhere_ns() + 2 * PERIOD + step * IO / 4,
+        );
+        run(&mut world, timing().lease_elsewhere_ns() + 3 * PERIOD / 2);
+        let told = world.command(1, DEAD);
+        until(&mut world, 20 * SECOND, |w| {
+            w.owner().is_some() && !w.machines[0].is_stalled()
+        });
+        run(&mut world, SECOND);
+        assert_eq!(told, Ok(Outcome::Done), "{step}");
+        if world.is_valid(1) {
+            assert_eq!(charged(&world, 1), [(1, 0, 2, false)], "{step}");
+        }
+    }
 }
 
 /// One owner was told so; who takes over from it read the list before that.

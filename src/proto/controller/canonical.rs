@@ -212,6 +212,9 @@ impl Controller {
         for known in self.watched.iter_mut().flatten() {
             known.with_moments(|at_ns| at_ns.max(drained_ns));
         }
+        // They serve the word of an operator alone, which no model speaks.
+        self.voices = [None; super::voices::MAX_VOICES];
+        self.sight_ns = None;
         // An earlier look is forgotten: looking once more changes nothing.
         self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
         self.lease = self.lease.settled(now_ns);

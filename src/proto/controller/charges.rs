@@ -18,6 +18,7 @@
 //! seen to hold no more than the new one. Consecutive terms of one incarnation share one gate, so
 //! the earlier one is not charged.
 
+use super::voices::owner_of;
 use super::{Controller, Outcome, Phase};
 use crate::proto::limit::{formula, Exhausted, Kind};
 use crate::proto::paxos::Lists;
@@ -34,6 +35,8 @@ pub(super) struct Watched {
     since_ns: u64,
     /// When a later incarnation of the owner was first seen.
     reborn_ns: Option<u64>,
+    /// When an operator's word that the owner is dead was first known here.
+    word_ns: Option<u64>,
 }
 
 #[cfg(feature = "model")]
@@ -41,7 +44,8 @@ impl Watched {
     /// Replaces both moments.
     pub(super) fn with_moments(&mut self, moment: impl Fn(u64) -> u64) {
         self.since_ns = moment(self.since_ns);
-        self.reborn_ns = self.reborn_ns.map(moment);
+        self.reborn_ns = self.reborn_ns.map(&moment);
+        self.word_ns = self.word_ns.map(moment);
     }
 }
 
@@ -125,8 +129,12 @@ impl Controller {
         let mut charges = charges.with_partial(false);
         let known = self.charges;
         charges.update(|charge| {
-            let drained = known.iter().any(|old| old.shows_drained(charge));
-            charge.drained |= drained;
+            // Its own knowledge counts as well, and a word that it was given itself.
+            let good = |old: &Charge| old.shows_drained(charge) && !self.is_contradicted(old);
+            let own = known.iter().find(good);
+            if let Some(own) = own.filter(|_| !charge.is_shown()) {
+                (charge.drained, charge.vouched) = (true, own.vouched);
+            }
         });
         let Some(owner) = self.decided.value else {
             return charges;
@@ -134,11 +142,12 @@ impl Controller {
         let epoch = self.decided.epoch;
         let mut ended = Charge::new(epoch, owner, amount);
         ended.drained = self.confirmed == epoch;
+        ended.vouched = ended.drained;
         if owner == value {
             // One gate for both terms: the later one is charged when it ends.
             charges.retain(|charge| !charge.is_of_term(&ended) || charge.several);
             ended.epoch = epoch.saturating_add(1);
-            ended.drained = false;
+            (ended.drained, ended.vouched) = (false, false);
         }
         // This machine knows what it has open. Of another incarnation this may be all that is known
         // later: when it restarts, its next incarnation overwrites its records.
@@ -186,9 +195,10 @@ impl Controller {
         if self.charges.is_empty() || !self.may_change_list() {
             return;
         }
+        self.take_back_words();
         let mut drained = Charges::NONE;
         let charges = self.charges;
-        for charge in charges.iter().filter(|charge| !charge.drained) {
+        for charge in charges.iter().filter(|charge| !charge.is_shown()) {
             let record = boxes.heartbeat(charge.slot).reading.valid();
             let record = record.filter(|_| !charge.several);
             let quiet = record.is_some_and(|record| shows_drain(&charge, &record));
@@ -238,7 +248,25 @@ impl Controller {
             inc: charge.inc,
             since_ns: now_ns,
             reborn_ns: None,
+            word_ns: None,
         }))
+    }
+
+    /// Notes since when the operators' words in the list are known here.
+    pub(super) fn note_words(&mut self, now_ns: u64) {
+        let charges = self.charges;
+        for charge in charges.iter().filter(|charge| !charge.is_shown()) {
+            if let Some(watched) = self.watched(&charge, now_ns) {
+                let since = *watched.word_ns.get_or_insert(now_ns);
+                watched.word_ns = charge.vouched.then_some(since);
+            }
+        }
+    }
+
+    /// Since when an operator's word about a term is known here.
+    pub(super) fn word_ns(&self, charge: &Charge) -> Option<u64> {
+        let is_of = |known: &&Watched| (known.epoch, known.inc) == (charge.epoch, charge.inc);
+        self.watched.iter().flatten().find(is_of)?.word_ns
     }
 
     /// An operator says that the owner of a charged term is dead; `None` if it is not charged.
@@ -247,24 +275,46 @@ impl Controller {
         owner: Slot,
         epoch: u64,
         force: bool,
+        now_ns: u64,
     ) -> Option<Result<Outcome, Reason>> {
         let is_it = |charge: &Charge| (charge.epoch, charge.slot) == (epoch, owner);
         let charge = self.charges.iter().find(is_it)?;
-        if !self.may_change_list() {
-            return Some(Err(Reason::Busy));
-        }
-        if charge.several && !force {
-            return Some(Err(Reason::SeveralTerms));
-        }
-        self.mark_drained(is_it);
-        Some(Ok(Outcome::Done))
+        Some(self.vouch(&charge, force, now_ns))
     }
 
+    fn vouch(&mut self, charge: &Charge, force: bool, now_ns: u64) -> Result<Outcome, Reason> {
+        if !self.may_change_list() {
+            return Err(Reason::Busy);
+        }
+        self.take_back_words();
+        let stands = |known: &Charge| known.is_of_term(charge) && known.drained;
+        if self.charges.iter().any(|known| stands(&known)) {
+            return Ok(Outcome::Done);
+        }
+        if charge.several && !force {
+            return Err(Reason::SeveralTerms);
+        }
+        self.may_be_dead(&owner_of(charge), force, now_ns)?;
+        let changed = self.charges.update(|known| {
+            if known.is_of_term(charge) {
+                (known.drained, known.vouched) = (true, true);
+            }
+        });
+        if changed {
+            self.changed_image();
+        }
+        self.note_words(now_ns);
+        Ok(Outcome::Done)
+    }
+
+    /// Evidence has shown that these terms are drained.
     fn mark_drained(&mut self, which: impl Fn(&Charge) -> bool) {
-        if self
-            .charges
-            .update(|charge| charge.drained |= which(charge))
-        {
+        let changed = self.charges.update(|charge| {
+            if which(charge) {
+                (charge.drained, charge.vouched) = (true, false);
+            }
+        });
+        if changed {
             self.changed_image();
         }
     }
@@ -282,6 +332,7 @@ impl Controller {
         if epoch >= self.decided.epoch {
             return Err(Reason::WrongEpoch);
         }
+        self.take_back_words();
         let before = self.charges;
         let mut terms = before.iter().filter(|charge| charge.epoch <= epoch);
         if terms.any(|charge| !charge.drained) {

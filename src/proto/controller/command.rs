@@ -186,19 +186,17 @@ impl Controller {
         force: bool,
         now_ns: u64,
     ) -> Result<Outcome, Reason> {
-        if let Some(outcome) = self.confirm_drained(owner, epoch, force) {
+        if let Some(outcome) = self.confirm_drained(owner, epoch, force, now_ns) {
             return outcome;
         }
-        let term = self.decided.value.map(|value| value.slot);
-        if term != Some(owner) || self.decided.epoch != epoch || owner == self.setup.slot {
+        let term = self.decided.value.filter(|value| value.slot == owner);
+        let Some(term) = term.filter(|_| self.decided.epoch == epoch) else {
+            return Err(Reason::WrongEpoch);
+        };
+        if owner == self.setup.slot {
             return Err(Reason::WrongEpoch);
         }
-        let quiet_ns = self.setup.timing.lease_elsewhere_ns();
-        let last_ns = self.owner.last_change_ns();
-        let alive = last_ns.is_none_or(|at| now_ns.saturating_sub(at) < quiet_ns);
-        if alive && !force {
-            return Err(Reason::OwnerAlive);
-        }
+        self.may_be_dead(&term, force, now_ns)?;
         self.confirmed = epoch;
         self.find(Evidence::Confirmed);
         self.claim_requested = true;

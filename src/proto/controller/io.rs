@@ -127,6 +127,7 @@ impl Controller {
                 if let Some(round) = self.round.take() {
                     self.last_round_ns = now_ns.saturating_sub(round.stamp_ns);
                     self.last_look_ns = round.issued_ns;
+                    self.sight_ns = Some(round.issued_ns);
                     self.judge(&round, now_ns);
                     self.try_claim(now_ns);
                     self.begin_due_round(now_ns);
@@ -323,6 +324,8 @@ impl Controller {
         if self.phase != Phase::Joining {
             self.learn(best, list, now_ns);
             self.complete_list(list);
+            self.note_words(now_ns);
+            self.listen(member, boxes, now_ns);
             self.watch_charges(boxes, now_ns);
             self.check_own_slot(tag, boxes, now_ns);
         }

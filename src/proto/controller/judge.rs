@@ -132,6 +132,7 @@ impl Controller {
         let value = round.seen.value(&self.promise, self.me());
         // Together with the value: a winner that dies leaves the list on a majority.
         self.charges = self.charges_after(&round.seen.lists, value);
+        self.note_words(now_ns);
         self.promise.bal = ballot;
         self.promise.val = Some(value);
         self.changed_image();

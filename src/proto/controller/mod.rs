@@ -48,6 +48,7 @@ mod command;
 mod handover;
 mod io;
 mod judge;
+mod voices;
 
 pub use command::{Command, Outcome};
 
@@ -367,7 +368,12 @@ pub struct Controller {
     charges: Charges,
     /// What is known of the charged terms, by the local clock.
     watched: [Option<charges::Watched>; MAX_CHARGES],
-    /// The epoch whose owner an operator confirmed to be dead; 0 for none.
+    /// What is heard of the present owner and of those that are charged.
+    voices: [Option<voices::Voice>; voices::MAX_VOICES],
+    /// When the reads were issued of the last round that was complete.
+    sight_ns: Option<u64>,
+    /// The epoch whose owner an operator confirmed to be dead, as long as nothing contradicts that;
+    /// 0 for none.
     confirmed: u64,
     /// The epoch in which an operator lets operations go on under time alone; 0 for none.
     risked: u64,
@@ -499,6 +505,8 @@ impl Controller {
         exposed: 0,
         charges: Charges::NONE,
         watched: [None; MAX_CHARGES],
+        voices: [None; voices::MAX_VOICES],
+        sight_ns: None,
         confirmed: 0,
         risked: 0,
         failed: 0,

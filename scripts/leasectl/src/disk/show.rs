@@ -204,7 +204,11 @@ fn charges_text(record: &BallotRecord) -> String {
                 u32::MAX => String::from("everything"),
                 amount => amount.to_string(),
             };
-            let drained = if charge.drained { ", drained" } else { "" };
+            let drained = match (charge.drained, charge.vouched) {
+                (false, _) => "",
+                (true, false) => ", drained",
+                (true, true) => ", drained as an operator said",
+            };
             let several = if charge.several { " and others" } else { "" };
             format!(
                 "{amount} for epoch {} of controller {}{several}{drained}",
@@ -322,6 +326,7 @@ struct ChargeJson {
     incarnation: String,
     amount: u32,
     drained: bool,
+    vouched: bool,
     several: bool,
 }
 
@@ -481,6 +486,7 @@ fn charge_json(charge: Charge) -> ChargeJson {
         incarnation: charge.inc.to_string(),
         amount: charge.amount,
         drained: charge.drained,
+        vouched: charge.vouched,
         several: charge.several,
     }
 }

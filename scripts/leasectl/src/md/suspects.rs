@@ -48,6 +48,7 @@ struct ChargeJson {
     epoch: u64,
     amount: u32,
     drained: bool,
+    vouched: bool,
     several: bool,
 }
 
@@ -150,9 +151,10 @@ impl Report {
             said.print(out)?;
         }
         for charge in &self.charges {
-            let drained = match charge.drained {
-                true => "drained",
-                false => "not known to be drained",
+            let drained = match (charge.drained, charge.vouched) {
+                (true, false) => "drained",
+                (true, true) => "drained as an operator said",
+                (false, _) => "not known to be drained",
             };
             let several = if charge.several { " and others" } else { "" };
             writeln!(
@@ -278,6 +280,7 @@ fn charges(members: &[Member], decided: Decided) -> Vec<ChargeJson> {
         epoch: charge.epoch,
         amount: charge.amount,
         drained: charge.drained,
+        vouched: charge.vouched,
         several: charge.several,
     };
     newest.map_or_else(Vec::new, |record| record.charges.iter().map(json).collect())

@@ -56,9 +56,10 @@ fn charges() -> impl Strategy<Value = Charges> {
     );
     (terms, any::<bool>()).prop_map(|(terms, partial)| {
         let mut charges = Charges::NONE;
-        for (epoch, owner, amount, [drained, several]) in terms {
+        for (epoch, owner, amount, [drained, several, word]) in terms {
             charges.add(Charge {
                 drained,
+                vouched: drained && word,
                 several,
                 ..Charge::new(epoch, owner, amount)
             });
