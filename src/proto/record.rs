@@ -379,13 +379,16 @@ impl Charges {
     /// one, and returns what is not in the list then: it has one free place.
     fn fold_with(&mut self, newcomer: Charge) -> Charge {
         let before = *self;
-        let all = || before.iter().chain([newcomer]).enumerate();
-        let pairs = all().flat_map(|(at, first)| {
-            all()
-                .skip(at.saturating_add(1))
-                .map(move |(_, second)| (first, second))
-        });
-        let Some((first, second)) = pairs.min_by_key(|(one, other)| one.fold_cost(other)) else {
+        let mut cheapest: Option<((u8, u64), Charge, Charge)> = None;
+        for (at, first) in before.iter().enumerate() {
+            for second in before.iter().skip(at.saturating_add(1)).chain([newcomer]) {
+                let cost = first.fold_cost(&second);
+                if cheapest.is_none_or(|(least, ..)| cost < least) {
+                    cheapest = Some((cost, first, second));
+                }
+            }
+        }
+        let Some((_, first, second)) = cheapest else {
             return newcomer;
         };
         self.retain(|charge| !charge.is_of_term(&first) && !charge.is_of_term(&second));
