@@ -155,13 +155,14 @@ load_module() {
 }
 
 # <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq> <open>/<limit>
-# <pending> <refused> <late> <members_ok> <reason> <charged> <peak>, after dm's own <start>
-# <length> lease
+# <pending> <refused> <late> <members_ok> <reason> <charged> <peak> <degraded>, after dm's own
+# <start> <length> lease
 field() {
 	case $2 in
 	portion) n=4 ;; member) n=5 ;; role) n=6 ;; epoch) n=7 ;; owner) n=8 ;; left_ms) n=9 ;;
 	heartbeat) n=10 ;; permits) n=11 ;; pending) n=12 ;; refused) n=13 ;; late) n=14 ;;
 	members_ok) n=15 ;; reason) n=16 ;; charged) n=17 ;; peak) n=18 ;;
+	degraded) n=19 ;;
 	*) echo "field: there is no '$2'" >&2; return 2 ;;
 	esac
 	dmsetup status "$1" --noflush | cut -d ' ' -f "$n"

@@ -41,12 +41,13 @@ class Status:
     charged: int | None
     """None when what is charged has no limit."""
     peak: int | None
+    degraded: int | None
 
     @classmethod
     def parse(cls, line: str) -> Status:
         """Reads `<start> <length> lease <field>...`; fields appended later are ignored."""
         words = line.split()[3:]
-        if len(words) < 15:
+        if len(words) < 16:
             raise RigError(f"no status of a lease device: {line}")
         number = [int(word) if word.isdigit() else None for word in words]
         return cls(
@@ -65,6 +66,7 @@ class Status:
             reason=words[12],
             charged=number[13],
             peak=number[14],
+            degraded=number[15],
         )
 
 

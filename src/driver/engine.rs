@@ -64,6 +64,8 @@ pub struct View {
     pub reason: Reason,
     /// What is charged for earlier owners.
     pub charged: u32,
+    /// Members failed or rebuilding.
+    pub degraded: u32,
     /// The epoch for which a claim waits until nobody has a device open.
     pub stale_epoch: Option<u64>,
 }
@@ -130,6 +132,7 @@ impl Machine {
             members_ok: self.controller.members_ok() as u8,
             reason: self.controller.reason(),
             charged: self.controller.charges().total(),
+            degraded: self.controller.degraded(),
             stale_epoch: self.controller.waits_for_openers(),
         }
     }
@@ -247,7 +250,6 @@ impl Session {
     pub(super) fn apply(&self, tables: &Tables, change: impl FnOnce(&mut Controller, u64)) {
         let live = || tables.live.iter();
         let batch = live().filter_map(|table| table.batch).min();
-        let failed = u32::from(tables.degraded);
         let read_only = live().count() > 0 && live().all(|table| table.read_only);
         let unable = read_only || !self.superblock.may_own();
         self.with_machine(|machine| {
@@ -256,7 +258,7 @@ impl Session {
             controller.set_claim_auto(live().any(|table| table.claim_auto));
             controller.set_guarded(live().any(|table| !table.stateless));
             controller.set_blocked(unable.then_some(Reason::ReadOnly));
-            controller.set_budget(failed, batch);
+            controller.set_batch(batch);
             change(controller, now_ns);
         });
     }

@@ -64,8 +64,8 @@ fn carry_out(
         Command::AcceptRisk { epoch } => session.command(controller::Command::AcceptRisk { epoch }),
         Command::Repaired { epoch } => session.command(controller::Command::Repaired { epoch }),
         Command::Degraded(failed) => {
-            session.degraded(failed);
-            Ok(())
+            let failed = failed.into();
+            session.command(controller::Command::Degraded { failed })
         }
         Command::HeartbeatMs(period_ms) => {
             registry::set_heartbeat_ms(session.controller, period_ms)

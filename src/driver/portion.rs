@@ -94,8 +94,6 @@ pub(super) struct Tables {
     devices: [Device; MAX_MEMBERS as usize],
     /// Counts the tables that became live.
     attached: u64,
-    /// Members failed or rebuilding, as the operator said.
-    pub(super) degraded: u8,
 }
 
 /// A session; see the top.
@@ -164,7 +162,6 @@ impl Session {
             threads: KVec::new(),
             devices: [Device::default(); MAX_MEMBERS as usize],
             attached: 0,
-            degraded: 0,
         };
         let gate = PortionGate::new(
             &superblock,
@@ -372,13 +369,6 @@ impl Session {
         })
     }
 
-    /// Sets how many members are failed or rebuilding [R14].
-    pub fn degraded(&self, failed: u8) {
-        let mut tables = self.tables.lock();
-        tables.degraded = failed;
-        self.apply(&tables, |_, _| {});
-    }
-
     /// Tells the machine that the timer has another period.
     pub fn period_changed(&self) {
         let period_ns = self.heart.period_ns();
@@ -428,6 +418,7 @@ impl Session {
             reason: view.reason,
             charged: view.charged,
             peak: count.peak,
+            degraded: view.degraded,
         }
     }
 

@@ -82,6 +82,10 @@ pub struct Lists {
     partial: Charges,
     /// The most that the owner of the epoch may have had open.
     open: u32,
+    /// Members failed or rebuilding, as the owner of the epoch was told.
+    failed_by_owner: Option<u32>,
+    /// The most of them that anybody says, candidates for the epoch included.
+    failed_by_any: u32,
     /// The owner published, behind its latch, that nothing is open any more.
     pub drained: bool,
 }
@@ -92,6 +96,8 @@ impl Lists {
         whole: None,
         partial: Charges::NONE,
         open: 0,
+        failed_by_owner: None,
+        failed_by_any: 0,
         drained: false,
     };
 
@@ -103,12 +109,17 @@ impl Lists {
         }
         let (list, now) = (&record.charges, record.dec.epoch == decided.epoch);
         self.partial.merge(list);
+        self.failed_by_any = self.failed_by_any.max(record.failed);
         // Who was the owner before, too, has one gate for both terms; it may not know of this one.
         if is_owner && record.dec.value == decided.value {
             self.open = self.open.max(Limit::from_wire(record.limit).charge());
         }
         if !now {
             return;
+        }
+        if is_owner {
+            let failed = self.failed_by_owner.unwrap_or(0).max(record.failed);
+            self.failed_by_owner = Some(failed);
         }
         // A later incarnation of the owner says what the former one may have had open.
         let owner = |charge: &Charge| {
@@ -128,6 +139,12 @@ impl Lists {
             false => &mut self.whole,
         };
         known.get_or_insert(Charges::NONE).merge(list);
+    }
+
+    /// How many members are failed or rebuilding: what the owner of the epoch was told, and where
+    /// nothing of it is known, the most that anybody says.
+    pub fn failed(&self) -> u32 {
+        self.failed_by_owner.unwrap_or(self.failed_by_any)
     }
 
     /// The list of the epoch, and what its owner is charged with when it ends now.
@@ -353,6 +370,39 @@ mod tests {
         assert_eq!(with_charge(4, value(0), 7), 7);
         assert_eq!(with_charge(3, value(0), 7), 0, "another term");
         assert_eq!(with_charge(4, value(2), 7), 0, "another owner");
+    }
+
+    #[test]
+    fn r21_what_the_owner_was_told_of_failed_members_goes_before_what_others_say() {
+        let by = |inc, epoch, accepted, failed| BallotRecord {
+            inc,
+            failed,
+            ..record(epoch, ballot(9, 2), accepted)
+        };
+        let (owner, other) = (value(0).inc, value(2).inc);
+        let failed = |records: &[(u8, BallotRecord)]| {
+            let mut seen = Seen::new(decided(4));
+            for (index, record) in records {
+                seen.add(slot(*index), record, slot(1), Invitation::NONE);
+            }
+            seen.lists.failed()
+        };
+        let candidate = Some((ballot(9, 2), value(2)));
+        assert_eq!(failed(&[]), 0);
+        // A member may have an earlier record of the owner than another one.
+        let two = [(0, by(owner, 4, None, 1)), (0, by(owner, 4, None, 2))];
+        assert_eq!(failed(&two), 2);
+        for others in [(2, by(other, 4, None, 3)), (2, by(other, 3, candidate, 3))] {
+            assert_eq!(failed(&[others]), 3);
+            assert_eq!(failed(&[others, two[0]]), 1);
+            assert_eq!(failed(&[two[0], others]), 1);
+        }
+        assert_eq!(failed(&[(2, by(other, 3, None, 3))]), 0, "it knows nothing");
+        assert_eq!(
+            failed(&[(0, by(Incarnation(9), 4, None, 3))]),
+            3,
+            "restarted"
+        );
     }
 
     #[test]

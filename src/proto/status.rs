@@ -4,6 +4,7 @@
 //! ```text
 //! <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq>
 //! <open>/<limit> <pending> <refused> <late> <members_ok> <reason> <charged> <peak>
+//! <degraded>
 //! ```
 //!
 //! One line, single tokens, this order, `-` for none. Fields are only ever appended, so a reader
@@ -62,6 +63,9 @@ pub struct Status<'a> {
     /// The most permits that were open at once since the session began, of what counts against
     /// the limit; 0 where there is none [R16].
     pub peak: u32,
+    /// How many members are failed or rebuilding: in force at an owner, and what another controller
+    /// would begin with [R14].
+    pub degraded: u32,
 }
 
 /// What a controller is to a portion.
@@ -348,7 +352,8 @@ impl fmt::Display for Status<'_> {
             "{} {} {} {} ",
             self.refused, self.late, self.members_ok, self.reason
         )?;
-        write!(f, "{} {}", Charged(self.charged), self.peak)
+        write!(f, "{} {} ", Charged(self.charged), self.peak)?;
+        write!(f, "{}", self.degraded)
     }
 }
 
@@ -408,6 +413,7 @@ impl<'a> Status<'a> {
             reason: tokens.read("reason", Reason::from_token)?,
             charged: tokens.read_appended("charged", charged)?,
             peak: tokens.read_appended("peak", unsigned)?,
+            degraded: tokens.read_appended("degraded", unsigned)?,
         })
     }
 }
@@ -532,6 +538,7 @@ mod tests {
             reason: Reason::HigherEpoch,
             charged: 6,
             peak: 2,
+            degraded: 1,
         }
     }
 
@@ -554,6 +561,7 @@ mod tests {
             reason: Reason::None,
             charged: u32::MAX,
             peak: 0,
+            degraded: 0,
         }
     }
 
@@ -562,12 +570,12 @@ mod tests {
         let line = owner().to_string();
         assert_eq!(
             line,
-            "vault-1 2/3 owner 7 4 412 90001 1/2 3 4 5 3 higher_epoch 6 2"
+            "vault-1 2/3 owner 7 4 412 90001 1/2 3 4 5 3 higher_epoch 6 2 1"
         );
         let line = joining().to_string();
         assert_eq!(
             line,
-            "- 0/1 joining - - - - 0/unlimited 0 0 0 0 - unlimited 0"
+            "- 0/1 joining - - - - 0/unlimited 0 0 0 0 - unlimited 0 0"
         );
     }
 
@@ -608,7 +616,7 @@ mod tests {
     /// The first field that an older module does not print.
     const APPENDED: usize = 13;
 
-    const FIELDS: [&str; 15] = [
+    const FIELDS: [&str; 16] = [
         "portion",
         "member",
         "role",
@@ -624,6 +632,7 @@ mod tests {
         "reason",
         "charged",
         "peak",
+        "degraded",
     ];
 
     #[test]
@@ -642,7 +651,7 @@ mod tests {
                     })
                 ),
                 // An older module prints less.
-                false => assert_eq!(status.map(|s| s.peak), Ok(0)),
+                false => assert_eq!(status.map(|s| s.degraded), Ok(0)),
             }
         }
         assert_eq!(tokens.len(), FIELDS.len());
@@ -672,6 +681,7 @@ mod tests {
             ("reason", "Lapse"),
             ("charged", "window"),
             ("peak", "-"),
+            ("degraded", "some"),
         ];
         for (field, token) in wrong {
             let line = owner().to_string();

@@ -900,7 +900,7 @@ fn r25_table_prints_the_line_of_a_controller() {
 #[test]
 fn r47_status_reads_what_dmsetup_prints() {
     let lab = Lab::new();
-    let line = "vault-0: 0 81920 lease vault 0/3 owner 7 1 412 9 1/2 3 4 5 2 lapse 1 2\n";
+    let line = "vault-0: 0 81920 lease vault 0/3 owner 7 1 412 9 1/2 3 4 5 2 lapse 1 2 3\n";
     fs::write(lab.path("status"), line).unwrap();
     let text = lab.ok("status --input status");
     let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
@@ -913,6 +913,7 @@ fn r47_status_reads_what_dmsetup_prints() {
         (&json[0]["charged"], &json[0]["peak"]),
         (&"1".into(), &2.into())
     );
+    assert_eq!(json[0]["degraded"], 3);
     assert_eq!(json[0]["reason_text"], "the lease ended");
     fs::write(
         lab.path("status"),

@@ -2355,6 +2355,88 @@ fn r21_a_dead_incarnation_that_wins_its_next_term_stays_charged() {
     assert_eq!(charged(&world, 0), [(2, 0, 2, true)]);
 }
 
+/// The number of failed members that a machine counts with.
+fn degraded(world: &World, machine: usize) -> u32 {
+    let controller = world.machines[machine].controller.as_ref();
+    controller.unwrap().degraded()
+}
+
+#[test]
+fn r21_what_an_owner_was_told_of_failed_members_holds_for_the_next_one() {
+    for restarts in [false, true] {
+        let mut world = owned(repairable(2, 2, 2));
+        world.set_failed(0, 1);
+        run(&mut world, SECOND);
+        assert_eq!(limit(&world, 0), 1);
+        world.crash(0);
+        if restarts {
+            // Its next incarnation overwrites what it said.
+            world.start(0);
+            until(&mut world, 20 * SECOND, |w| w.role(0) == Role::Secondary);
+            assert_eq!(degraded(&world, 0), 1);
+            controller(&mut world, 0).set_claim_auto(false);
+        }
+        until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+        assert_eq!(charged(&world, 1)[0].2, 1);
+        assert_eq!((degraded(&world, 1), limit(&world, 1)), (1, 0));
+        // The members are back, and that goes on as well.
+        world.set_failed(1, 0);
+        assert_eq!((degraded(&world, 1), limit(&world, 1)), (0, 1));
+    }
+}
+
+/// Controllers 2 and 3 have learnt that a member failed. That it is back was said to the owner
+/// alone: what the others still have in their registers does not stick.
+#[test]
+fn r21_the_last_word_about_failed_members_is_the_owners() {
+    let mut world = owned(repairable(3, 8, 2));
+    world.set_failed(0, 2);
+    run(&mut world, SECOND);
+    assert_eq!(
+        release(&mut world, 0, Some(slot(1)), SECOND),
+        Ok(Outcome::Pending)
+    );
+    until(&mut world, SECOND, |w| w.is_valid(1));
+    until(&mut world, SECOND, |w| degraded(w, 2) == 2);
+    world.set_failed(1, 0);
+    run(&mut world, SECOND);
+    assert_eq!(degraded(&world, 2), 2, "it reads that when it claims");
+    assert_eq!(world.disks[0][2].ballot().valid().unwrap().failed, 2);
+    world.crash(1);
+    until(&mut world, 20 * SECOND, |w| w.owner().is_some());
+    assert_eq!(degraded(&world, world.owner().unwrap()), 0);
+}
+
+#[test]
+fn r21_what_another_controller_is_told_of_failed_members_counts_when_that_one_claims() {
+    for claims in [1, 2] {
+        let mut world = owned(repairable(3, 8, 2));
+        controller(&mut world, 3 - claims).set_claim_auto(false);
+        world.set_failed(0, 1);
+        world.set_failed(1, 3);
+        run(&mut world, SECOND);
+        assert_eq!((degraded(&world, 0), degraded(&world, 1)), (1, 3));
+        world.crash(0);
+        until(&mut world, 20 * SECOND, |w| w.is_valid(claims));
+        let expected = if claims == 1 { 3 } else { 1 };
+        assert_eq!(degraded(&world, claims), expected);
+        // From then on it is the owner's word.
+        world.set_failed(claims, 0);
+        assert_eq!(degraded(&world, claims), 0);
+    }
+}
+
+/// The owner is told, and lapses before anything of it is written: it claims again, and knows.
+#[test]
+fn r21_an_owner_that_lapses_does_not_forget_what_it_was_told() {
+    let mut world = owned(repairable(2, 8, 2));
+    world.set_failed(0, 3);
+    world.lapse_behind_the_count(0);
+    world.set_failed(0, 1);
+    until(&mut world, 5 * SECOND, |w| w.epoch(0) == 2 && w.is_valid(0));
+    assert_eq!(degraded(&world, 0), 1);
+}
+
 #[test]
 fn r9_r21_the_same_incarnation_is_not_charged_for_its_own_lapse() {
     let mut world = owned(repairable(2, 3, 2));

@@ -50,12 +50,45 @@ impl Watched {
 }
 
 impl Controller {
-    /// Sets how many members are failed or rebuilding, and a lower limit that was asked for: a
-    /// lower limit holds for the next permit, a higher one from the heartbeat that published it.
-    pub fn set_budget(&mut self, failed: u32, batch: Option<u32>) {
-        self.failed = failed;
+    /// Sets a lower limit that was asked for: a lower limit holds for the next permit, a higher one
+    /// from the heartbeat that published it.
+    pub fn set_batch(&mut self, batch: Option<u32>) {
         self.setup.batch = batch;
         self.renew_limit();
+    }
+
+    /// How many members are failed or rebuilding, as far as this controller counts with it: at an
+    /// owner that is in force, another one would begin with it.
+    pub fn degraded(&self) -> u32 {
+        self.failed.max(self.said)
+    }
+
+    /// An operator says how many members are failed or rebuilding. The owner's word is the
+    /// portion's: the next owner finds it. What another controller is told counts when that one
+    /// claims, and for nobody else.
+    pub(super) fn set_degraded(&mut self, failed: u32) -> Result<Outcome, Reason> {
+        if !self.is_mine() || self.phase == Phase::Joining {
+            self.said = failed;
+            return Ok(Outcome::Done);
+        }
+        self.said = 0;
+        if self.failed != failed {
+            self.failed = failed;
+            self.changed_image();
+            self.renew_limit();
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// What a new owner counts with: what the last owner was told, or the most that anybody was. It
+    /// goes with the list of charges.
+    pub(super) fn failed_after(&self, lists: &Lists) -> u32 {
+        // What is on the members may lag behind the own image.
+        let found = match self.is_mine() {
+            true => self.failed,
+            false => lists.failed(),
+        };
+        found.max(self.said)
     }
 
     /// What is charged now.
@@ -169,6 +202,7 @@ impl Controller {
             charges.add(Charge::new(self.decided.epoch, owner, open));
         }
         self.charges = charges;
+        self.failed = lists.failed();
         self.renew_limit();
     }
 

@@ -39,6 +39,11 @@ pub enum Command {
         /// The last of the terms.
         epoch: u64,
     },
+    /// So many members are failed or rebuilding [R14].
+    Degraded {
+        /// How many, of each redundancy group.
+        failed: u32,
+    },
     /// Redundancy is exhausted, and operations shall go on all the same [R15].
     AcceptRisk {
         /// The present epoch: what the operator has looked at.
@@ -95,6 +100,7 @@ impl Controller {
                 force,
             } => self.confirm_dead(owner, epoch, force, now_ns),
             Command::Repaired { epoch } => self.repaired(epoch),
+            Command::Degraded { failed } => self.set_degraded(failed),
             Command::AcceptRisk { epoch } => self.accept_risk(epoch),
             Command::Leave {
                 reason,

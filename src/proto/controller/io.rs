@@ -301,7 +301,7 @@ impl Controller {
     /// Takes what holds for ever, from any read: decisions, foreign records, signs of life.
     fn absorb<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) {
         let mut best = self.decided;
-        let mut list = None;
+        let mut carried = Carried::default();
         for slot in Slot::all_in(self.setup.slots) {
             let ballot = boxes.ballot(slot).reading.valid();
             let mark = boxes
@@ -313,17 +313,17 @@ impl Controller {
             for decided in [dec, mark].into_iter().flatten() {
                 if decided.epoch > best.epoch {
                     best = decided;
-                    list = None;
+                    carried = Carried::default();
                 }
             }
             if let Some(record) = ballot.filter(|record| record.dec == best) {
-                list = better_list(list, &record);
+                carried.add(&record);
             }
         }
         // A joiner has no image yet; it learns from a majority, at the end of its listening.
         if self.phase != Phase::Joining {
-            self.learn(best, list, now_ns);
-            self.complete_list(list);
+            self.learn(best, &carried, now_ns);
+            self.complete_list(carried.list);
             self.note_words(now_ns);
             self.listen(member, boxes, now_ns);
             self.watch_charges(boxes, now_ns);
@@ -481,16 +481,33 @@ impl Controller {
     }
 }
 
-/// Of two lists of one epoch: the owner's holds, otherwise the first that is whole.
-fn better_list(known: Option<Charges>, record: &BallotRecord) -> Option<Charges> {
-    let by_owner = record
-        .dec
-        .value
-        .is_some_and(|owner| owner.inc == record.inc);
-    let whole = Some(record.charges).filter(|list| !list.is_partial());
-    match by_owner {
-        true => whole.or(known),
-        false => known.or(whole),
+/// What the records of one epoch on one member say of charges and of failed members.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Carried {
+    /// The owner's list, otherwise the first that is whole.
+    pub(super) list: Option<Charges>,
+    /// What the owner was told, otherwise the most that anybody says.
+    pub(super) failed: Option<u32>,
+    by_owner: bool,
+}
+
+impl Carried {
+    fn add(&mut self, record: &BallotRecord) {
+        let by_owner = record
+            .dec
+            .value
+            .is_some_and(|owner| owner.inc == record.inc);
+        let whole = Some(record.charges).filter(|list| !list.is_partial());
+        self.list = match by_owner {
+            true => whole.or(self.list),
+            false => self.list.or(whole),
+        };
+        if by_owner {
+            self.failed = Some(record.failed);
+        } else if !self.by_owner {
+            self.failed = self.failed.max(Some(record.failed));
+        }
+        self.by_owner |= by_owner;
     }
 }
 

@@ -132,6 +132,7 @@ impl Controller {
         let value = round.seen.value(&self.promise, self.me());
         // Together with the value: a winner that dies leaves the list on a majority.
         self.charges = self.charges_after(&round.seen.lists, value);
+        self.failed = self.failed_after(&round.seen.lists);
         self.note_words(now_ns);
         self.promise.bal = ballot;
         self.promise.val = Some(value);
@@ -167,6 +168,7 @@ impl Controller {
         match proposal.value == self.me() {
             true => {
                 self.phase = Phase::Owner;
+                self.said = 0;
                 self.role = RecordRole::Owner;
                 self.reason = Reason::None;
                 self.lease = Lease::fresh(self.setup.timing.lease_ns, proposal.s0_ns);

@@ -52,6 +52,8 @@ mod voices;
 
 pub use command::{Command, Outcome};
 
+use io::Carried;
+
 use super::clocks::{Clocks, Now};
 use super::layout::{Side, MAX_MEMBERS};
 use super::lease::Lease;
@@ -377,8 +379,10 @@ pub struct Controller {
     confirmed: u64,
     /// The epoch in which an operator lets operations go on under time alone; 0 for none.
     risked: u64,
-    /// Members failed or rebuilding.
+    /// Members failed or rebuilding, as the owner was told.
     failed: u32,
+    /// The same, as this controller was told while another one owned.
+    said: u32,
     /// The highest generation of each member that is known [R56].
     generations: Generations,
     /// Counts the changes of what the ballot register says; starts at 1.
@@ -510,6 +514,7 @@ impl Controller {
         confirmed: 0,
         risked: 0,
         failed: 0,
+        said: 0,
         generations: Generations::NONE,
         image: 1,
         clocks: Clocks::new(),
@@ -865,7 +870,7 @@ impl Controller {
     }
 
     /// Learns that an epoch higher than the own knowledge was decided.
-    fn learn(&mut self, decided: Decided, list: Option<Charges>, now_ns: u64) {
+    fn learn(&mut self, decided: Decided, carried: &Carried, now_ns: u64) {
         if decided.epoch <= self.decided.epoch {
             return;
         }
@@ -877,7 +882,9 @@ impl Controller {
             self.round = None;
         }
         self.decided = decided;
-        self.charges = list.unwrap_or(self.charges.with_partial(true));
+        let partial = self.charges.with_partial(true);
+        self.charges = carried.list.unwrap_or(partial);
+        self.failed = carried.failed.unwrap_or(self.failed);
         self.renew_limit();
         self.promise = Promise::NONE;
         self.opened = false;

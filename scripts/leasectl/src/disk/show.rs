@@ -169,12 +169,13 @@ fn show_mailbox(mailbox: &Mailbox, out: &mut impl Write) -> Result<()> {
         Reading::Invalid(reject) => writeln!(out, "    ballot unreadable: {reject}")?,
         Reading::Valid(record) => writeln!(
             out,
-            "    ballot (write {}): {}, promised {}, accepted {}, limit {}, charged {}",
+            "    ballot (write {}): {}, promised {}, accepted {}, limit {}, degraded {}, charged {}",
             record.seq,
             decided_text(&record.dec),
             ballot_text(&record.mbal),
             ballot_text(&record.bal),
             Limit::from_wire(record.limit),
+            record.failed,
             charges_text(record),
         )?,
     }
@@ -338,6 +339,7 @@ struct BallotJson {
     accepted: Option<BallotNumberJson>,
     accepted_owner: Option<u8>,
     limit: String,
+    degraded: u32,
     charges: Vec<ChargeJson>,
     charges_partial: bool,
 }
@@ -499,6 +501,7 @@ fn ballot_json(record: &BallotRecord) -> BallotJson {
         accepted: number_json(&record.bal),
         accepted_owner: record.val.map(|value| value.slot.controller()),
         limit: Limit::from_wire(record.limit).to_string(),
+        degraded: record.failed,
         charges: record.charges.iter().map(charge_json).collect(),
         charges_partial: record.charges.is_partial(),
     }

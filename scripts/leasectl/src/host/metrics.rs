@@ -61,6 +61,8 @@ const PLAIN: &[Plain] = metrics! {
         |s| Some(s.status.pending as f64);
     gauge "dm_lease_charged_operations" "What the limit is charged with for earlier owners."
         |s| Some(charged(s.status.charged));
+    gauge "dm_lease_degraded_members" "How many members are failed or rebuilding."
+        |s| Some(f64::from(s.status.degraded));
     gauge "dm_lease_exhausted" "Whether redundancy repairs no stray operation any more."
         |s| Some(f64::from(u8::from(s.status.reason == Reason::Exhausted)));
     counter "dm_lease_refused_operations_total" "State-changing operations that the gate failed."

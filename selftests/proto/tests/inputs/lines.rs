@@ -84,14 +84,14 @@ pub fn statuses() -> impl Strategy<Value = Status<'static>> {
         option::of(any::<u64>()),
         option::of(any::<u64>()),
     );
-    let budget = (any::<u32>(), any::<u32>());
+    let budget = any::<[u32; 3]>();
     let counters = (any::<u32>(), limits, any::<[u64; 3]>(), budget);
     let words = (select(Role::ALL.to_vec()), select(Reason::ALL.to_vec()));
     (place, term, counters, words).prop_map(
         |((member, members, members_ok), term, (open, limit, counts, budget), (role, reason))| {
             let (epoch, owner, lease_ms_left, heartbeat_seq) = term;
             let [pending, refused, late] = counts;
-            let (charged, peak) = budget;
+            let [charged, peak, degraded] = budget;
             Status {
                 portion: "",
                 member,
@@ -110,6 +110,7 @@ pub fn statuses() -> impl Strategy<Value = Status<'static>> {
                 reason,
                 charged,
                 peak,
+                degraded,
             }
         },
     )

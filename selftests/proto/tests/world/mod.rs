@@ -1307,8 +1307,8 @@ impl World {
     pub fn set_failed(&mut self, machine: usize, failed: u32) {
         if let Some(controller) = self.machines[machine].controller.as_mut() {
             note!(self, "C{} has {failed} members failed", machine + 1);
-            controller.set_budget(failed, Some(LIMIT));
-            self.drain(machine);
+            controller.set_batch(Some(LIMIT));
+            let _ = self.command(machine, Command::Degraded { failed });
         }
     }
 
