@@ -26,6 +26,7 @@ pub enum Command {
     Advise(Advise),
     Show(Devices),
     Check(Devices),
+    Repair(Repair),
     Suspects(Devices),
     Rows(Rows),
     Table(Table),
@@ -309,6 +310,30 @@ pub struct Devices {
     pub json: bool,
 
     /// Members, of one or of several portions
+    #[arg(required = true)]
+    pub devices: Vec<PathBuf>,
+}
+
+/// Restore what members lost: a superblock from its copy, a controller's registers from the others
+///
+/// The devices must not be mapped on this machine. Nothing is written that is not damaged.
+#[derive(Args)]
+pub struct Repair {
+    /// Restore the registers of this controller as well, where both blocks are damaged; it must be
+    /// stopped, and all members that are left must be named
+    #[arg(long, value_parser = slot)]
+    pub controller: Option<Slot>,
+
+    /// Go on although no majority of the members tells what the controller promised: only if it is
+    /// off and the portion is stopped on all other controllers
+    #[arg(long, requires = "controller")]
+    pub promises_lost: bool,
+
+    /// Say what would be restored, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Members of one portion
     #[arg(required = true)]
     pub devices: Vec<PathBuf>,
 }

@@ -805,6 +805,127 @@ fn r39_a_damaged_superblock_is_judged_alike_by_every_command() {
         .contains("superblock checksum mismatch"));
 }
 
+/// Damages both blocks of a register.
+fn damage<T: Record>(lab: &Lab, name: &str, controller: u8) {
+    for side in Side::BOTH {
+        let offset = register_offset(slot(controller), T::REGISTER, side);
+        lab.open(name)
+            .write_all_at(&[0xee; 64], offset + 100)
+            .unwrap();
+    }
+}
+
+#[test]
+fn r39_repair_restores_either_superblock_from_the_other() {
+    let lab = Lab::with(2);
+    lab.ok(&format!("{FORMAT} m0 m1"));
+    assert_eq!(lab.ok("repair m0 m1"), "there is nothing to repair\n");
+    let good = lab.superblock("m0");
+    let damaged = |offset: u64| {
+        lab.open("m0").write_all_at(&[1], offset + 100).unwrap();
+        lab.faults("check m0 m1");
+        lab.ok("repair --dry-run m0 m1");
+        lab.faults("check m0 m1");
+        let said = lab.ok("repair m0 m1");
+        assert!(said.ends_with("repaired and verified\n"), "{said}");
+        assert_eq!(lab.superblock("m0"), good);
+        assert!(lab.ok("check m0 m1").contains("0 errors, 0 warnings"));
+        said
+    };
+    let said = damaged(SUPERBLOCK_OFFSET);
+    assert!(said.contains("m0: the superblock of member 0 of portion vault is restored from its"));
+    damaged(24 * MIB - 8 * MIB - 4096);
+    // Two whole superblocks of which nobody knows the right one.
+    lab.ok("format --replace 0 --force=member,promises m0 m1");
+    let mut block = ZERO_BLOCK;
+    superblock::encode(&good, &mut block);
+    lab.open("m0")
+        .write_all_at(&block, SUPERBLOCK_OFFSET)
+        .unwrap();
+    let refused = lab.refused("repair m0");
+    assert!(
+        refused.contains("differ (generations 1 and 2)"),
+        "{refused}"
+    );
+    for offset in [SUPERBLOCK_OFFSET, 24 * MIB - 8 * MIB - 4096] {
+        lab.open("m0").write_all_at(&ZERO_BLOCK, offset).unwrap();
+    }
+    assert!(lab
+        .refused("repair m0")
+        .contains("neither superblock can be read"));
+}
+
+#[test]
+fn r41_repair_restores_a_register_from_the_other_members() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} --heartbeat-ms 100 {THREE}"));
+    let old = ballot(5, 3, 1);
+    let promised = BallotRecord {
+        seq: 8,
+        mbal: Ballot {
+            round: 7,
+            slot: slot(2),
+            inc: Incarnation(7),
+        },
+        ..ballot(8, 4, 1)
+    };
+    for side in Side::BOTH {
+        lab.write("m0", slot(2), side, &old);
+        lab.write("m1", slot(2), side, &promised);
+        lab.write("m2", slot(2), side, &old);
+    }
+    damage::<BallotRecord>(&lab, "m2", 2);
+    assert!(lab
+        .faults("check m0 m1 m2")
+        .contains("ballot register of controller 2"));
+    assert_eq!(lab.ok("repair m0 m1 m2"), "there is nothing to repair\n");
+    let refused = lab.refused("repair --controller 9 m0 m1 m2");
+    assert!(refused.contains("portion vault is not formatted for controller 9"));
+    // Without m1 no majority tells.
+    let refused = lab.refused("repair --controller 2 m0 m2");
+    assert!(
+        refused.contains("known from 1 of 3 members, which is no majority"),
+        "{refused}"
+    );
+    let said = lab.ok("repair --controller 2 m0 m1 m2");
+    assert!(
+        said.contains("m2: the ballot register of controller 2 is restored from"),
+        "{said}"
+    );
+    assert!(lab.ok("check m0 m1 m2").contains("0 errors"));
+    let json = lab.json("show --json m2");
+    let restored = &json[0]["mailboxes"][1]["ballot"]["record"];
+    assert_eq!(restored["decided"]["epoch"], 4, "{json}");
+    assert_eq!(restored["promised"]["round"], 7, "{json}");
+}
+
+#[test]
+fn r21_repair_of_a_register_that_nobody_can_read_charges_its_owner() {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} --heartbeat-ms 100 {THREE}"));
+    for name in ["m0", "m1", "m2"] {
+        for side in Side::BOTH {
+            lab.write(name, slot(1), side, &ballot(5, 3, 2));
+            lab.write(name, slot(2), side, &ballot(5, 3, 2));
+        }
+        damage::<BallotRecord>(&lab, name, 2);
+    }
+    let refused = lab.refused("repair --controller 2 m0 m1 m2");
+    assert!(refused.contains("known from 0 of 3 members") && refused.contains("--promises-lost"));
+    let said = lab.ok("repair --controller 2 --promises-lost m0 m1 m2");
+    assert_eq!(
+        said.matches("is written without any promise").count(),
+        3,
+        "{said}"
+    );
+    assert!(lab.ok("check m0 m1 m2").contains("0 errors"));
+    let text = lab.ok("show m1");
+    assert!(
+        text.contains("unlimited"),
+        "the term of controller 2 is charged: {text}"
+    );
+}
+
 #[test]
 fn r39_check_finds_a_majority_of_amnesic_members() {
     let lab = Lab::with(3);

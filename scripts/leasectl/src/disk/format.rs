@@ -13,7 +13,7 @@
 use crate::cli::{Force, Format, Uuid};
 use crate::disk::device::{refuse_twice, Device};
 use crate::disk::foreign;
-use crate::disk::member::{mailboxes, superblocks, Mailbox, Member};
+use crate::disk::member::{heartbeating, superblocks, Member};
 use crate::disk::plan;
 use crate::text::{list, mib, named_controllers};
 use anyhow::{anyhow, bail, Context, Result};
@@ -22,16 +22,14 @@ use dm_lease_proto::proto::layout::{
     MAX_MEMBERS, PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET, TAIL_SIZE, ZERO_BLOCK,
 };
 use dm_lease_proto::proto::limit::{Counting, Redundancy};
-use dm_lease_proto::proto::record::{Reading, Slot};
+use dm_lease_proto::proto::record::Slot;
 use dm_lease_proto::proto::superblock::{
     self, DisplayUuid, Superblock, SuperblockError, INCOMPAT_RECORDS_2, VERSION_MINOR,
 };
 use dm_lease_proto::proto::time::majority;
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A device that has passed every check, and what it is going to be.
 struct Target {
@@ -284,21 +282,14 @@ fn unknown_promises(left: &[Member], portion: &Superblock) -> u64 {
 /// Refuses members of a portion on which some controller still heartbeats: no --force allows that.
 fn refuse_used(targets: &[Target]) -> Result<()> {
     let mut watched = Vec::new();
-    let mut wait_ns = 0;
     for target in targets {
         let (primary, copy) = superblocks(&target.device)?;
         if let Ok(old) = primary.or(copy) {
-            wait_ns = old.timing.period_max_ns.saturating_mul(2).max(wait_ns);
-            let before = beats(&mailboxes(&target.device, &old)?);
-            watched.push((&target.device, old, before));
+            watched.push((&target.device, old));
         }
     }
-    // Heartbeats come from other machines: nothing tells of them but the disk, later.
-    thread::sleep(Duration::from_nanos(wait_ns));
-    for (device, old, before) in watched {
-        let after = beats(&mailboxes(device, &old)?);
-        let alive = after.difference(&before).map(|&(slot, ..)| slot);
-        let alive = alive.fold(0, |bitmap, slot| bitmap | slot.bit());
+    let alive = heartbeating(&watched)?;
+    for ((device, old), alive) in watched.iter().zip(alive) {
         if alive != 0 {
             bail!(
                 "{} is in use: {} heartbeating on it for portion {}",
@@ -309,15 +300,6 @@ fn refuse_used(targets: &[Target]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Who has written which heartbeat last.
-fn beats(mailboxes: &[Mailbox]) -> BTreeSet<(Slot, u64, u128)> {
-    let last = |mailbox: &Mailbox| match mailbox.heartbeat.reading {
-        Reading::Valid(record) => Some((mailbox.slot, record.seq, record.inc.0)),
-        Reading::Blank | Reading::Invalid(_) => None,
-    };
-    mailboxes.iter().filter_map(last).collect()
 }
 
 fn explain(targets: &[Target], out: &mut impl Write) -> Result<()> {

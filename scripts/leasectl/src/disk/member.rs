@@ -15,7 +15,10 @@ use dm_lease_proto::proto::record::{
     Slot,
 };
 use dm_lease_proto::proto::superblock::{self, Superblock, SuperblockError};
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// How often a torn block is read before it is believed to be torn.
 const ATTEMPTS: usize = 3;
@@ -202,4 +205,36 @@ fn block<T: Record>(device: &Device, id: &BlockId, side: Side) -> Result<Reading
         reading = decode(&device.read_block(offset)?, id);
     }
     Ok(reading)
+}
+
+/// The controllers that heartbeat on each of the members, a bit each. It takes two of the longest
+/// periods to see that: heartbeats come from other machines, and nothing but the disk tells of them.
+pub fn heartbeating(members: &[(&Device, Superblock)]) -> Result<Vec<u64>> {
+    let look = || -> Result<Vec<BTreeSet<(Slot, u64, u128)>>> {
+        let boxes = members
+            .iter()
+            .map(|(device, superblock)| mailboxes(device, superblock));
+        boxes.map(|boxes| Ok(beats(&boxes?))).collect()
+    };
+    let periods = members.iter().map(|(_, old)| old.timing.period_max_ns);
+    let wait_ns = periods.max().unwrap_or(0).saturating_mul(2);
+    let before = look()?;
+    thread::sleep(Duration::from_nanos(wait_ns));
+    let after = look()?;
+    let alive = |(after, before): (&BTreeSet<_>, &BTreeSet<_>)| {
+        let slots = after
+            .difference(before)
+            .map(|&(slot, ..): &(Slot, u64, u128)| slot);
+        slots.fold(0, |bitmap, slot| bitmap | slot.bit())
+    };
+    Ok(after.iter().zip(&before).map(alive).collect())
+}
+
+/// The last heartbeat of each controller.
+fn beats(mailboxes: &[Mailbox]) -> BTreeSet<(Slot, u64, u128)> {
+    let last = |mailbox: &Mailbox| match mailbox.heartbeat.reading {
+        Reading::Valid(record) => Some((mailbox.slot, record.seq, record.inc.0)),
+        Reading::Blank | Reading::Invalid(_) => None,
+    };
+    mailboxes.iter().filter_map(last).collect()
 }

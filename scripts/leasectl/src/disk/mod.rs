@@ -8,4 +8,5 @@ pub mod foreign;
 pub mod format;
 pub mod member;
 pub mod plan;
+pub mod repair;
 pub mod show;
