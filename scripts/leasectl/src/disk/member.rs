@@ -207,8 +207,8 @@ fn block<T: Record>(device: &Device, id: &BlockId, side: Side) -> Result<Reading
     Ok(reading)
 }
 
-/// The controllers that heartbeat on each of the members, a bit each. It takes two of the longest
-/// periods to see that: heartbeats come from other machines, and nothing but the disk tells of them.
+/// The controllers that heartbeat on each of the members, a bit each. This takes two of the longest
+/// periods: heartbeats come from other machines, and nothing but the disk tells of them.
 pub fn heartbeating(members: &[(&Device, Superblock)]) -> Result<Vec<u64>> {
     let look = || -> Result<Vec<BTreeSet<(Slot, u64, u128)>>> {
         let boxes = members

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Restoring what a member lost: a superblock from its copy, and a controller's registers from those
-//! that the same controller wrote on the other members.
+//! Restoring what a member lost: a superblock from its copy, and a controller's registers from what
+//! the same controller wrote on the other members.
 //!
-//! A register whose two blocks are both damaged is *unreadable*. While one is, on as many members
-//! that no majority tells what its controller promised, nobody can claim the portion. The same image
-//! was written to every member, so the latest that a majority still tells holds every promise that
-//! ever counted. Where no majority tells it, a promise may be lost: then the caller must know that
-//! this controller is dead and that all others are stopped.
+//! A register whose two blocks are both damaged is *unreadable*. If it is unreadable on so many
+//! members that no majority tells what its controller promised, no controller can claim the
+//! portion. A controller writes the same image to every member, so the latest image that a majority
+//! tells holds every promise that ever counted. If no majority tells it, a promise may be lost:
+//! then the operator must know that this controller is dead and that all others are stopped.
 //!
-//! Each register is written block by block, first A and then B, with a flush behind each: a run that
-//! is cut short leaves registers that can be read, or that can be repaired again.
+//! Each register is written block by block, first A and then B, with a flush behind each. A run
+//! that is cut short leaves registers that can be read, or that can be repaired again.
 
 use crate::cli::Repair;
 use crate::disk::check::highest;

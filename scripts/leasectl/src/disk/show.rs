@@ -169,7 +169,8 @@ fn show_mailbox(mailbox: &Mailbox, out: &mut impl Write) -> Result<()> {
         Reading::Invalid(reject) => writeln!(out, "    ballot unreadable: {reject}")?,
         Reading::Valid(record) => writeln!(
             out,
-            "    ballot (write {}): {}, promised {}, accepted {}, limit {}, degraded {}, charged {}",
+            "    ballot (write {}): {}, promised {}, accepted {}, limit {}, degraded {}, \
+             charged {}",
             record.seq,
             decided_text(&record.dec),
             ballot_text(&record.mbal),
