@@ -266,6 +266,8 @@ fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'t
     check(ti, &line, &superblock)?;
     let membership = join(ti, &line, &superblock, &own)?;
     let handle = ti.handle().or_ctr(c"Cannot allocate a handle")?;
+    // Bios wait here for permits: swapping must not fill the memory with them.
+    ti.set_limit_swap_bios(true);
     // An empty flush changes nothing, so it need not come here; a flush with data still does.
     ti.set_num_flush_bios(1).set_flush_bypasses_map(true);
     ti.set_num_discard_bios(1)
