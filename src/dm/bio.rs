@@ -57,6 +57,7 @@ use super::{
         DevT,
         DmDevice, //
     },
+    marker::Marker,
     target::{
         DmTarget,
         Instance,
@@ -403,6 +404,12 @@ impl<'ti, T: Target> MapBio<'ti, T> {
     pub fn clear_polled(&mut self) {
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*self.bio.as_ptr()).bi_opf &= !(1 << bindings::req_flag_bits___REQ_POLLED) };
+    }
+
+    /// Returns whether the bio is `marker`, which is to be [ended](Self::end).
+    pub fn is_marker(&self, marker: &Marker) -> bool {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_io_vec == marker.vec_ptr() }
     }
 
     /// Directs the bio to `sector` of `dev`. Of a bio without data the position means nothing
@@ -887,6 +894,12 @@ impl<T: Target> HeldEnd<T> {
         this.set_finishing();
         // SAFETY: By the type invariant the bio is ours, and nobody uses it after this.
         unsafe { bindings::bio_endio(bio.as_ptr()) };
+    }
+
+    /// Returns the per-bio data.
+    pub fn per_bio(&mut self) -> &mut T::PerBio {
+        // SAFETY: By the type invariant the slot is initialised and ours.
+        unsafe { &mut self.slot.as_mut().data }
     }
 
     /// Lets the `end_io` callback, which runs again for this bio, pass it straight on.

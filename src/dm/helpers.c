@@ -44,6 +44,16 @@ unsigned int rust_helper_dm_target_md_openers(struct dm_target *ti)
 	return disk_openers(dm_disk(dm_table_get_md(ti->table)));
 }
 
+struct block_device *rust_helper_dm_target_md_bdev(struct dm_target *ti)
+{
+	return dm_disk(dm_table_get_md(ti->table))->part0;
+}
+
+void rust_helper_dm_target_md_submit_bio(struct dm_target *ti, struct bio *bio)
+{
+	dm_disk(dm_table_get_md(ti->table))->fops->submit_bio(bio);
+}
+
 /* Block devices. */
 
 sector_t rust_helper_bdev_nr_sectors(struct block_device *bdev)

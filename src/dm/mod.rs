@@ -93,7 +93,8 @@
 //!
 //! [`target`] callbacks; [`module`] loading and unloading; [`args`] the words of a table line;
 //! [`bio`] bios and their dispositions; [`device`] block devices; [`limits`] queue limits;
-//! [`writer`] status text; [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting;
+//! [`writer`] status text; [`marker`] the end of what was deferred during a suspend;
+//! [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting;
 //! [`notifier`] reboot and system sleep; [`clock`] time and random numbers; [`word`] atomic words;
 //! [`trace`] trace events; [`global`] what all targets of a module share.
 
@@ -105,6 +106,7 @@ pub mod clock;
 pub mod device;
 pub mod global;
 pub mod limits;
+pub mod marker;
 pub mod module;
 pub mod notifier;
 pub mod target;
@@ -145,6 +147,7 @@ pub use self::{
         DmDevice, //
     },
     limits::QueueLimits,
+    marker::Marker,
     module::{
         target_module,
         TargetModule, //

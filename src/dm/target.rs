@@ -297,8 +297,14 @@ impl DmTarget {
         unsafe { ti.cast().as_ref() }
     }
 
-    fn as_raw(&self) -> *mut bindings::dm_target {
+    pub(super) fn as_raw(&self) -> *mut bindings::dm_target {
         self.0.get()
+    }
+
+    /// Returns the mapped device as a block device.
+    pub(super) fn as_bdev_ptr(&self) -> *mut bindings::block_device {
+        // SAFETY: The mapped device outlives its tables.
+        unsafe { bindings::dm_target_md_bdev(self.as_raw()) }
     }
 
     fn table(&self) -> *mut bindings::dm_table {
@@ -367,6 +373,17 @@ impl DmTarget {
     pub fn is_suspended(&self) -> bool {
         // SAFETY: By the type invariant.
         unsafe { bindings::dm_suspended(self.as_raw()) != 0 }
+    }
+
+    /// Returns whether the calling thread is a worker of dm core's own for this device. All bios
+    /// that were deferred while the device was suspended are mapped by one of these; few others
+    /// are. Any context.
+    pub fn is_own_worker(&self) -> bool {
+        // A `struct mapped_device` is smaller, and its work items are part of it.
+        const AT_MOST_BYTES: usize = 16 << 10;
+        // SAFETY: May be called in any context.
+        let work = unsafe { bindings::current_work() };
+        (work as usize).wrapping_sub(self.md() as usize) < AT_MOST_BYTES
     }
 
     /// Raises an event: wakes `dmsetup wait` and pollers of the control device.
