@@ -25,6 +25,7 @@ use crate::{
         clocks::Now,
         controller::{Action, Budget, Command, Controller, Heartbeat, Outcome, Setup, Transition},
         histogram::{Beats, Report},
+        permits::Reign,
         record::{Decided, Register},
         status::{Reason, Role}, //
     },
@@ -41,6 +42,8 @@ const MAX_NEWS: usize = 8;
 /// The machine with what belongs to it.
 pub struct Machine {
     controller: KBox<Controller>,
+    /// Which of its terms follow each other.
+    reign: Reign,
     decoded: Decoded,
     answer: Option<Result<(), Reason>>,
     /// The gate was latched: what waits there is to be failed.
@@ -93,6 +96,7 @@ impl Machine {
         let place = KBox::new_uninit(GFP_KERNEL)?;
         Ok(Self {
             controller: fill(place, setup),
+            reign: Reign::default(),
             decoded,
             answer: None,
             latched: false,
@@ -231,7 +235,7 @@ impl Session {
                 self.herald.ring(Reasons::CHANGE);
             }
             // The dispatcher may hang in a member: what is kept must not outlive its time.
-            let kept_ns = self.gate.end_kept();
+            let kept_ns = self.gate.tend();
             let soonest_ns = clock::raw_ns().saturating_add(NAP_NS);
             let next_ns = [next_ns, kept_ns].into_iter().flatten().min();
             deadline_ns = next_ns.map(|at| at.max(soonest_ns));
@@ -356,10 +360,16 @@ impl Session {
 
     /// Carries out everything that the machine wants done, in order.
     fn pump(&self, machine: &mut Machine) {
+        let decided = machine.controller.decided();
+        let is_mine = decided
+            .value
+            .is_some_and(|value| value.slot == self.controller);
+        machine.reign.note(decided.epoch, is_mine);
         while let Some(action) = machine.controller.poll_action() {
             match action {
                 Action::OpenEpoch { epoch, expiry_ns } => {
-                    if !self.gate.open_epoch(epoch, expiry_ns) {
+                    let since = machine.reign.since(epoch);
+                    if !self.gate.open_epoch(epoch, since, expiry_ns) {
                         machine.lapse();
                     }
                 }

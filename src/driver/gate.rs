@@ -30,6 +30,7 @@
 
 use super::{
     bell::{Bell, Reasons},
+    deferred::Unusual,
     events,
     target::{Instance, LeaseTarget, Rules},
 };
@@ -66,6 +67,7 @@ use crate::{
         waiting::{self, Line, Lobby, Waiting}, //
     },
 };
+use core::convert::Infallible;
 use kernel::{
     block::SECTOR_SHIFT,
     cpu::CpuId,
@@ -138,20 +140,27 @@ impl Line for Bios {
 /// processor may have seen it end in between.
 const UNNOTED: u64 = u64::MAX;
 
-/// No epoch: there is no permit.
-const NO_PERMIT: u64 = u64::MAX;
+/// There is no permit. The other bits of a bio that waits are the epoch in which it arrived.
+const NO_PERMIT: u64 = 1 << 63;
 
 /// What is remembered of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
 pub struct PerBio {
-    /// The epoch whose lease admitted it, while it holds a permit; else [`NO_PERMIT`].
+    /// The epoch whose lease admitted it, while it holds a permit; else with [`NO_PERMIT`].
     epoch: u64,
     /// Where in the gate its permit is charged.
     charge: Charge,
-    /// Where it goes on the member, which can no longer be seen when it comes back.
+    /// Where it goes on the member, which can no longer be seen when it comes back. Of a completion
+    /// that is kept: the number of its table.
     sector: u64,
     /// How much of it there is.
     bytes: u32,
+}
+
+impl PerBio {
+    const fn has_permit(&self) -> bool {
+        self.epoch & NO_PERMIT == 0
+    }
 }
 
 impl Default for PerBio {
@@ -199,7 +208,14 @@ struct Held {
     late: BioList<HeldEnd<LeaseTarget>>,
     /// When the hold time is over; 0: nothing is kept.
     until_ns: u64,
+    /// When bios that wait go back to dm core, those of devices that are being suspended without
+    /// flushing; 0: there is no such device.
+    recall_ns: u64,
 }
+
+/// How long dm core has to stop handing bios out, once a noflush suspend has begun. What goes back
+/// before that comes again at once.
+const RECALL_NS: u64 = crate::proto::time::NS_PER_MS;
 
 /// The gate of a session.
 #[pin_data]
@@ -259,6 +275,7 @@ impl PortionGate {
                     refused: BioList::new(),
                     late: BioList::new(),
                     until_ns: 0,
+                    recall_ns: 0,
                 },
                 "dm_lease held bios"
             ),
@@ -282,8 +299,8 @@ impl PortionGate {
     ) -> MapOutcome<'ti> {
         // A polled write would keep its permit until its submitter cares to poll.
         bio.clear_polled();
-        if table.rules.read_only || self.gate.is_latched() {
-            return turn_away(bio, table);
+        if table.unusual.is_any() || self.gate.is_latched() {
+            return map_unusual(bio, table);
         }
         let bio = bio.locate();
         // Three times the same, compiled for each way of counting: one decision, and none later.
@@ -317,7 +334,7 @@ impl PortionGate {
             Taken::No => return decide_free(bio.into(), table, epoch, charge),
         }
         let bio = aim(bio, table, epoch, charge);
-        match self.gate.check_short(leaping_ns) {
+        match self.gate.check_short(epoch, leaping_ns) {
             None => decide_again(bio, table),
             Some(check) if events::dm_lease_permit_enabled() => pass_noted(bio, table, check),
             Some(check) if is_sampled(check.now_ns) => pass_noted(bio, table, check),
@@ -342,7 +359,7 @@ impl PortionGate {
         mut bio: EndBio<'ti, LeaseTarget>,
         table: &Instance<'ti>,
     ) -> EndOutcome<'ti> {
-        if bio.per_bio().epoch == NO_PERMIT {
+        if !bio.per_bio().has_permit() {
             return bio.pass_on();
         }
         if !bio.status().is_ok() {
@@ -372,10 +389,15 @@ impl PortionGate {
         self.note_refusal(false, wake);
     }
 
-    /// Begins the lease of an epoch.
-    pub fn open_epoch(&self, epoch: u64, expiry_ns: u64) -> bool {
+    /// Begins the lease of an epoch, in the reign that began with the epoch `since`.
+    pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
         let _ = self.lapsed_ns.xchg(UNNOTED, ordering::Full);
-        self.gate.open_epoch(epoch, expiry_ns)
+        self.gate.open_epoch(epoch, since, expiry_ns)
+    }
+
+    /// The epoch of the lease that was given last.
+    pub fn epoch(&self) -> u64 {
+        self.gate.epoch()
     }
 
     /// Moves the end of the lease; `false` when it was latched meanwhile.
@@ -442,23 +464,53 @@ impl PortionGate {
         self.fail_kept();
     }
 
-    /// A noflush suspend begins: bios of suspending devices go back to dm core, and pass the gate
-    /// again after the resume.
-    pub fn requeue_suspending(&self) {
-        let (pending, refused, late) = {
+    /// A noflush suspend of the device of `table` begins. What waits there goes back to dm core and
+    /// passes the gate again after the resume. What was refused ends: it must not come again, and
+    /// the suspend waits for it.
+    pub fn begin_noflush(&self, table: &Instance<'_>) {
+        let (refused, late) = {
             let mut held = self.held.lock();
-            let held = &mut *held;
-            (
-                held.waiting.take_all(),
-                held.refused.take_all(),
-                held.late.take_all(),
-            )
+            (held.refused.take_all(), held.late.take_all())
+        };
+        let others = end_suspending(refused);
+        let others_late = finish_those_of(late, table.id());
+        let mut held = self.held.lock();
+        held.refused.append(others);
+        held.late.append(others_late);
+        let is_over = held.until_ns == 0;
+        drop(held);
+        if is_over {
+            // The hold time ended while they were away.
+            self.fail_kept();
+        }
+        self.recall();
+    }
+
+    /// What waits of devices that are being suspended without flushing goes back soon.
+    fn recall(&self) {
+        let at_ns = raw_ns().saturating_add(RECALL_NS);
+        let mut held = self.held.lock();
+        if held.recall_ns == 0 {
+            held.recall_ns = at_ns;
+        }
+        drop(held);
+        self.portion.ring(Reasons::CHANGE);
+    }
+
+    /// Gives back what [`PortionGate::recall`] was called for, if it is time; else returns when.
+    fn give_back(&self) -> Option<u64> {
+        let pending = {
+            let mut held = self.held.lock();
+            match held.recall_ns {
+                0 => return None,
+                at if at > raw_ns() => return Some(at),
+                _ => held.recall_ns = 0,
+            }
+            held.waiting.take_all()
         };
         waiting::wait_again(self, requeue_suspending(pending));
-        let refused = requeue_suspending(refused);
-        self.held.lock().refused.append(refused);
-        late.for_each(HeldEnd::finish);
         self.dispatcher.ring(Reasons::CHANGE);
+        None
     }
 
     /// What the dispatcher does each time it is woken. May sleep in the submission of a bio.
@@ -466,33 +518,43 @@ impl PortionGate {
         waiting::dispatch(self);
     }
 
-    /// Fails what has been kept for its time after a lapse; returns when to look again.
-    pub fn end_kept(&self) -> Option<u64> {
+    /// Gives back what dm core wants back, and fails what has been kept for its time after a lapse;
+    /// returns when to look again.
+    pub fn tend(&self) -> Option<u64> {
+        let recall_ns = self.give_back();
         let until_ns = self.held.lock().until_ns;
-        match until_ns {
+        let kept_ns = match until_ns {
             0 => None,
             at if at <= raw_ns() => {
                 self.fail_kept();
                 None
             }
             at => Some(at),
-        }
+        };
+        [recall_ns, kept_ns].into_iter().flatten().min()
     }
 
-    /// Decides what takes more than a glance.
+    /// Decides what takes more than a glance about a bio that arrived in the epoch `arrived`.
     fn decide<'ti>(
         &self,
         mut bio: AimedBio<'ti, LeaseTarget>,
         table: &Instance<'ti>,
+        arrived: u64,
         taken: Taken,
     ) -> MapOutcome<'ti> {
         let charge = bio.per_bio().charge;
-        match self.gate.enter_long(charge, taken, leaping_ns) {
+        match self.gate.enter_long(charge, arrived, taken, leaping_ns) {
             Admission::Granted(check) => pass_noted(bio, table, check),
             Admission::Full { wake } => {
-                bio.per_bio().epoch = NO_PERMIT;
+                bio.per_bio().epoch = arrived | NO_PERMIT;
                 self.note_refusal(false, wake);
                 self.full(bio, &table.rules)
+            }
+            Admission::Outlived { wake } => {
+                bio.per_bio().epoch = NO_PERMIT;
+                self.note_refusal(false, wake);
+                self.count_refusal(&Extent::of(&bio));
+                bio.end(status_of(table.rules.fail_with))
             }
             Admission::Refused { lapsed, wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
@@ -512,22 +574,17 @@ impl PortionGate {
             return bio.end(status_of(rules.fail_with));
         }
         let charge = bio.per_bio().charge;
-        let waits = waiting::wait(self, charge, || {
-            // With the queues locked: a suspend that begins now finds it there.
-            match bio.target().noflush_suspending() {
-                true => Err(bio),
-                false => Ok(bio.hold()),
-            }
-        });
-        match waits {
-            Err(bio) => bio.requeue(),
-            Ok((room, outcome)) => {
-                if room {
-                    self.dispatcher.ring(Reasons::PERMIT);
-                }
-                outcome
-            }
+        // Looked at before it waits: afterwards the bio belongs to whoever finds it.
+        let is_recalled = bio.target().noflush_suspending();
+        let hold = || Ok::<_, Infallible>(bio.hold());
+        let Ok((room, outcome)) = waiting::wait(self, charge, hold);
+        if room {
+            self.dispatcher.ring(Reasons::PERMIT);
         }
+        if is_recalled {
+            self.recall();
+        }
+        outcome
     }
 
     /// Fails a bio, or keeps it for the hold time of a lapse.
@@ -540,7 +597,7 @@ impl PortionGate {
         let mut held = self.held.lock();
         if bio.target().noflush_suspending() {
             drop(held);
-            return bio.requeue();
+            return bio.end(status_of(rules.fail_with));
         }
         let (kept, outcome) = bio.hold();
         held.refused.push(kept);
@@ -566,7 +623,7 @@ impl PortionGate {
         let mut held = self.held.lock();
         if bio.target().noflush_suspending() {
             drop(held);
-            return bio.requeue();
+            return fail_held(bio);
         }
         held.refused.push(bio);
         held.until_ns = held.until_ns.max(until_ns);
@@ -681,12 +738,16 @@ impl Lobby for PortionGate {
         bio.per_bio().charge
     }
 
+    fn arrived(&self, bio: &mut Self::Op) -> u64 {
+        bio.per_bio().epoch & !NO_PERMIT
+    }
+
     fn is_called_back(&self, bio: &Self::Op) -> bool {
         bio.target().noflush_suspending()
     }
 
-    fn give_back(&self, bio: Self::Op) {
-        bio.requeue();
+    fn call_back(&self) {
+        self.recall();
     }
 
     fn go(&self, mut bio: Self::Op, epoch: u64, check: Check) {
@@ -700,6 +761,12 @@ impl Lobby for PortionGate {
         self.refuse_held(bio);
     }
 
+    fn fail_outlived(&self, bio: Self::Op, wake: bool) {
+        self.note_refusal(false, wake);
+        self.count_refusal(&Extent::of(&bio));
+        fail_held(bio);
+    }
+
     fn refuse_all(&self, bios: Bios) {
         bios.for_each(|bio| self.refuse_held(bio));
     }
@@ -708,12 +775,30 @@ impl Lobby for PortionGate {
 // What seldom happens to a bio in `map` and `end_io`. `decide_taken` and `decide_free` are two for
 // what one with an argument more would cost whoever does not come here: an instruction.
 
-/// Refuses a bio where nobody gets a permit: a secondary's, or that of a read-only table.
+/// Takes a bio that changes nothing, since it has no data: a flush, or the marker behind what was
+/// deferred.
 #[cold]
 #[inline(never)]
-fn turn_away<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
+pub fn map_nothing<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
+    if bio.is_marker(table.deferred.marker()) {
+        table.deferred.end();
+        table.unusual.clear(Unusual::DEFERRED);
+        return bio.end(BlkStatus::OK);
+    }
+    let sector = table.sector(&bio);
+    bio.remap(table.device, sector)
+}
+
+/// Takes a bio of a controller without a lease, a secondary mostly, or of an unusual table.
+#[cold]
+#[inline(never)]
+fn map_unusual<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
     let (gate, rules, sector) = (table.gate(), &table.rules, table.sector(&bio));
-    if rules.lapse_hold_ms != 0 {
+    if !gate.gate.is_latched() && !rules.read_only {
+        return map_deferred(bio, table);
+    }
+    // What a read-only table refuses is not kept: no lapse is the reason.
+    if rules.lapse_hold_ms != 0 && !rules.read_only {
         let bio = bio.locate();
         return gate.refuse(bio.aim(table.device, sector, PerBio::default()), rules);
     }
@@ -726,6 +811,21 @@ fn turn_away<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOu
     bio.end(status_of(rules.fail_with))
 }
 
+/// Decides about a bio that may be one of those that dm core deferred.
+fn map_deferred<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
+    let gate = table.gate();
+    let epoch = gate.gate.epoch();
+    let arrived = table.deferred.arrived(bio.target(), epoch);
+    let bio = bio.locate();
+    let charge = match gate.gate.counting() {
+        Counting::Ops => Charge::ONE,
+        Counting::Spread => Charge::cpu(CpuId::current().as_u32()),
+        Counting::Rows(_) => gate.charge(&bio, table.rules.unit),
+    };
+    let bio = aim(bio, table, epoch, charge);
+    gate.decide(bio, table, arrived, Taken::No)
+}
+
 /// Decides about a bio that has a permit which must be looked at again.
 #[cold]
 #[inline(never)]
@@ -736,7 +836,7 @@ fn decide_taken<'ti>(
     charge: Charge,
 ) -> MapOutcome<'ti> {
     let bio = aim(bio.locate(), table, epoch, charge);
-    table.gate().decide(bio, table, Taken::Unsure)
+    table.gate().decide(bio, table, epoch, Taken::Unsure)
 }
 
 /// Decides about a bio that has no permit yet.
@@ -749,14 +849,18 @@ fn decide_free<'ti>(
     charge: Charge,
 ) -> MapOutcome<'ti> {
     let bio = aim(bio.locate(), table, epoch, charge);
-    table.gate().decide(bio, table, Taken::No)
+    table.gate().decide(bio, table, epoch, Taken::No)
 }
 
 /// Decides what takes more than a glance at the lease.
 #[cold]
 #[inline(never)]
-fn decide_again<'ti>(bio: AimedBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
-    table.gate().decide(bio, table, Taken::Sure)
+fn decide_again<'ti>(
+    mut bio: AimedBio<'ti, LeaseTarget>,
+    table: &Instance<'ti>,
+) -> MapOutcome<'ti> {
+    let arrived = bio.per_bio().epoch;
+    table.gate().decide(bio, table, arrived, Taken::Sure)
 }
 
 /// Lets a bio go that somebody watches, or that is one of the sample.
@@ -808,7 +912,13 @@ fn judge_end<'ti>(mut bio: EndBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> E
     if until_ns == 0 {
         return bio.done(status);
     }
+    bio.per_bio().sector = table.id();
     let mut held = gate.held.lock();
+    if table.unusual.has(Unusual::NOFLUSH) {
+        // The suspend waits for it.
+        drop(held);
+        return bio.done(status);
+    }
     let (kept, outcome) = bio.hold(status);
     held.late.push(kept);
     held.until_ns = held.until_ns.max(until_ns);
@@ -878,6 +988,33 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
         match bio.target().noflush_suspending() {
             true => bio.requeue(),
             false => others.push(bio),
+        }
+    }
+    others
+}
+
+/// Fails the bios of suspending devices; returns the others, in their order.
+fn end_suspending(bios: Bios) -> Bios {
+    let mut others = BioList::new();
+    for bio in bios {
+        match bio.target().noflush_suspending() {
+            true => fail_held(bio),
+            false => others.push(bio),
+        }
+    }
+    others
+}
+
+/// Finishes the completions of one table; returns the others, in their order.
+fn finish_those_of(
+    ends: BioList<HeldEnd<LeaseTarget>>,
+    table: u64,
+) -> BioList<HeldEnd<LeaseTarget>> {
+    let mut others = BioList::new();
+    for mut end in ends {
+        match end.per_bio().sector == table {
+            true => end.finish(),
+            false => others.push(end),
         }
     }
     others

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`target`] | the callbacks: a table line becomes a [`target::Instance`] |
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
+//! | [`deferred`] | what dm core held back during a suspend |
 //! | [`portion`] | a session: one controller on one portion, its machine, its threads |
 //! | [`engine`] | what runs the machine: its events and its actions |
 //! | [`mailbox`] | one member's preallocated I/O and the thread that submits it |
@@ -41,6 +42,7 @@
 //! opened under a spinlock; `map` and `end_io` take at most the lock of the held bios.
 
 pub mod bell;
+pub mod deferred;
 pub mod engine;
 pub mod events;
 pub mod gate;

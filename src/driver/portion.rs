@@ -20,6 +20,7 @@
 
 use super::{
     bell::{Bell, Reasons},
+    deferred::Deferred,
     engine::{Machine, Shown},
     gate::PortionGate,
     heart::Heart,
@@ -77,6 +78,8 @@ pub struct Table {
     pub batch: Option<u32>,
     /// How to reach it.
     pub handle: TargetHandle,
+    /// What dm core defers of its mapped device.
+    pub deferred: Arc<Deferred>,
 }
 
 /// The device of a member: while a table of it is live, and the last one there was.
@@ -219,6 +222,17 @@ impl Session {
         let mut inner = self.tables.lock();
         let more = (tables as usize).saturating_sub(inner.live.len());
         Ok(inner.live.reserve(more, GFP_KERNEL)?)
+    }
+
+    /// What dm core defers of the mapped device `device`, if a table of it is live here.
+    pub fn deferred(&self, device: DevT) -> Option<Arc<Deferred>> {
+        let tables = self.tables.lock();
+        let of_it = |table: &&Table| table.deferred.device == device;
+        tables
+            .live
+            .iter()
+            .find(of_it)
+            .map(|table| table.deferred.clone())
     }
 
     /// A table becomes live. The first one starts the session.

@@ -19,6 +19,7 @@
 
 use super::{
     bell::Bell,
+    deferred::Deferred,
     heart::{Beating, Heart},
     portion::Session,
     report,
@@ -148,6 +149,18 @@ pub fn join(
 ) -> Result<Membership, JoinError> {
     let joined = REGISTRY::with(|registry| registry.join(superblock, slot, device, heartbeat_ms));
     joined.unwrap_or(Err(JoinError::System(ENODEV)))
+}
+
+/// What dm core defers of the mapped device `device`, if a table of it is live; true if that table
+/// does not belong to `session`.
+pub fn deferred(device: DevT, session: &Arc<Session>) -> Option<(Arc<Deferred>, bool)> {
+    let find = |registry: &mut Registry| {
+        registry.sessions.iter().find_map(|entry| {
+            let deferred = entry.session.deferred(device)?;
+            Some((deferred, !Arc::ptr_eq(&entry.session, session)))
+        })
+    };
+    REGISTRY::with(find).flatten()
 }
 
 /// Changes the period of a controller, if it fits all its portions [R10].

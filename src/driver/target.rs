@@ -13,7 +13,8 @@
 //! Locking: none here; instances are shared by concurrent callbacks and never change.
 
 use super::{
-    gate::{PerBio, PortionGate},
+    deferred::{Deferred, Unusual},
+    gate::{self, PerBio, PortionGate},
     message,
     portion::Table,
     registry::{self, JoinError, Membership},
@@ -82,6 +83,12 @@ pub struct Instance<'ti> {
     offset_sectors: u64,
     /// What the gate needs to know.
     pub rules: Rules,
+    /// What it needs to know first of all.
+    pub unusual: Unusual,
+    /// What dm core defers of the mapped device.
+    pub deferred: Arc<Deferred>,
+    /// The table before this one belonged to another session.
+    disowns: bool,
     features: Features,
     controller: Slot,
     as_member: MemberDevice,
@@ -96,6 +103,11 @@ impl Instance<'_> {
     #[inline(always)]
     pub fn gate(&self) -> &PortionGate {
         &self.membership.session.gate
+    }
+
+    /// The number of the table among all tables.
+    pub fn id(&self) -> u64 {
+        self.membership.id
     }
 
     /// Where the bio goes on the member. The table line begins with sector 0.
@@ -129,6 +141,7 @@ impl Target for LeaseTarget {
             membership,
             own,
             handle,
+            deferred: (deferred, disowns),
         } = made;
         let member = superblock.member;
         let as_member = MemberDevice {
@@ -138,10 +151,18 @@ impl Target for LeaseTarget {
         let unit = membership.session.gate.unit(member);
         let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
+        let unusual = Unusual::new(if rules.read_only {
+            Unusual::READ_ONLY
+        } else {
+            0
+        });
         Ok(try_init!(Instance {
             device,
             offset_sectors,
             rules,
+            unusual,
+            deferred,
+            disowns,
             features,
             controller: slot,
             as_member,
@@ -157,10 +178,13 @@ impl Target for LeaseTarget {
 
     #[inline]
     fn map<'ti>(data: &Instance<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
-        // Reads pass everywhere, always [R22]; a write of nothing is a flush and changes nothing.
-        if bio.op() == Op::READ || bio.op() == Op::WRITE && bio.size_bytes() == 0 {
+        // Reads pass everywhere, always [R22].
+        if bio.op() == Op::READ {
             let sector = data.sector(&bio);
             return bio.remap(data.device, sector);
+        }
+        if bio.op() == Op::WRITE && bio.size_bytes() == 0 {
+            return gate::map_nothing(bio, data);
         }
         data.gate().map(bio, data)
     }
@@ -171,10 +195,18 @@ impl Target for LeaseTarget {
     }
 
     fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
+        data.deferred.begin(data.gate().epoch());
+        data.unusual.set(Unusual::DEFERRED);
         // A flushing suspend lets held bios pass; a noflush one wants them back.
         if ti.noflush_suspending() {
-            data.gate().requeue_suspending();
+            data.unusual.set(Unusual::NOFLUSH);
+            data.gate().begin_noflush(data);
         }
+    }
+
+    fn presuspend_undo(data: &Instance<'_>, _ti: &DmTarget) {
+        // What was deferred meanwhile is mapped already, and nothing says when all of it is.
+        data.unusual.clear(Unusual::NOFLUSH);
     }
 
     fn preresume(data: &Instance<'_>, _ti: &DmTarget) -> Result {
@@ -187,9 +219,24 @@ impl Target for LeaseTarget {
             claim_auto: data.features.claim == Claim::Auto,
             batch: data.features.batch,
             handle: data.handle.clone(),
+            deferred: data.deferred.clone(),
         };
         // Idempotent: a device that is resumed again is attached already.
         data.membership.session.attach(table, data.own.clone())
+    }
+
+    fn resume(data: &Instance<'_>, ti: &DmTarget) {
+        data.unusual.clear(Unusual::NOFLUSH);
+        if data.disowns {
+            data.deferred.disown();
+        }
+        // A read-only table refuses all of them; whether there are any concerns the next one.
+        if !data.rules.read_only {
+            data.unusual.set(Unusual::DEFERRED);
+            if !data.deferred.resume(ti) {
+                data.unusual.clear(Unusual::DEFERRED);
+            }
+        }
     }
 
     fn status(data: &Instance<'_>, _ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>) {
@@ -240,6 +287,7 @@ struct Made<'ti> {
     membership: Membership,
     own: Arc<BlockDevice>,
     handle: TargetHandle,
+    deferred: (Arc<Deferred>, bool),
 }
 
 impl Rules {
@@ -266,6 +314,7 @@ fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'t
     check(ti, &line, &superblock)?;
     let membership = join(ti, &line, &superblock, &own)?;
     let handle = ti.handle().or_ctr(c"Cannot allocate a handle")?;
+    let deferred = deferred(ti, &membership)?;
     // Bios wait here for permits: swapping must not fill the memory with them.
     ti.set_limit_swap_bios(true);
     // An empty flush changes nothing, so it need not come here; a flush with data still does.
@@ -284,7 +333,24 @@ fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'t
         membership,
         own,
         handle,
+        deferred,
     })
+}
+
+/// What dm core defers of the mapped device: known if a table of it is live. The second value is
+/// true if that table belongs to another session.
+fn deferred(
+    ti: &TargetBuilder<'_>,
+    membership: &Membership,
+) -> Result<(Arc<Deferred>, bool), CtrError> {
+    let device = ti.device_number();
+    match registry::deferred(device, &membership.session) {
+        Some(known) => Ok(known),
+        None => {
+            let new = Deferred::new(device).or_ctr(c"Cannot allocate memory")?;
+            Ok((new, false))
+        }
+    }
 }
 
 /// Opens the member for mailbox I/O.

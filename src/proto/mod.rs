@@ -19,6 +19,7 @@
 //! | [`lease`] | when the lease begins, is extended, and ends for good |
 //! | [`permits`] | how many operations may be open, and the one decision of the gate |
 //! | [`waiting`] | who goes next when there is room again |
+//! | [`backlog`] | when the operations arrived that a suspended device held back |
 //! | [`observer`] | how long a silence is, and what proves it |
 //! | [`paxos`] | who gets the next epoch |
 //! | [`random`] | how long to let another candidate go first |
@@ -28,6 +29,7 @@
 //! | [`histogram`] | how long heartbeats took, and how close it was |
 //! | [`table`], [`message`], [`status`] | the words users say and read |
 
+pub mod backlog;
 pub mod clocks;
 pub mod controller;
 pub mod crc32c;

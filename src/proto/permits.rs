@@ -39,6 +39,13 @@
 //! whoever first sees the end of it, so that neither overwrites the other [R9].
 //! What may go from 0 to a lease is [`Gate::open_epoch`], once for each epoch.
 //!
+//! An operation passes only in the *reign* in which it arrived. A reign is a row of terms of this
+//! controller with no other controller's term in between ([`Reign`]). An operation that arrived in
+//! an earlier reign was given up by everybody above when that reign ended, and another controller
+//! has written since: issued now it would overwrite newer data [R55]. So an operation carries the
+//! epoch in which it arrived, and the gate compares that with the first epoch of the present reign
+//! after it has looked at the lease.
+//!
 //! Locking: none; every method may be called from any context. `W` is the atomic word of the
 //! world: the kernel's on a controller, a model checker's in the tests. All operations of a `W`
 //! that change it are fully ordered.
@@ -309,6 +316,11 @@ pub enum Admission {
         /// As in [`Left`]: a permit was taken and given back.
         wake: bool,
     },
+    /// The lease is valid, and the operation arrived in an earlier reign: it fails [R55].
+    Outlived {
+        /// As in [`Left`]: a permit was taken and given back.
+        wake: bool,
+    },
     /// There is no valid lease. `lapsed` when this very call saw it end and latched it.
     Refused {
         /// This call latched the lease; the caller tells the controller's machine.
@@ -329,6 +341,39 @@ pub struct Check {
     pub now_ns: u64,
     /// The end of the lease.
     pub expiry_ns: u64,
+}
+
+/// Which terms of this controller follow each other without another controller's in between.
+///
+/// Told of each decided epoch as it becomes known. An epoch that was missed counts as another
+/// controller's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reign {
+    /// The last decided epoch that is known.
+    epoch: u64,
+    /// The first epoch of the reign it belongs to; 0 if it is another controller's.
+    since: u64,
+}
+
+impl Reign {
+    /// Takes note of the highest decided epoch; `is_mine` if it is this controller's.
+    pub fn note(&mut self, epoch: u64, is_mine: bool) {
+        let follows = epoch == self.epoch || epoch == self.epoch.wrapping_add(1);
+        self.since = match (is_mine, follows && self.since != 0) {
+            (true, true) => self.since,
+            (true, false) => epoch,
+            (false, _) => 0,
+        };
+        self.epoch = epoch;
+    }
+
+    /// The first epoch of the reign that `epoch` belongs to.
+    pub fn since(&self, epoch: u64) -> u64 {
+        match self.epoch == epoch && self.since != 0 {
+            true => self.since,
+            false => epoch,
+        }
+    }
 }
 
 /// What a look at the lease showed.
@@ -364,6 +409,8 @@ pub struct Gate<W, L> {
     /// The end of the lease, and whether the gate is closed.
     expiry: W,
     epoch: W,
+    /// The first epoch of the present reign. Written before `epoch`, and `epoch` before `expiry`.
+    since: W,
     limit: W,
     peak: W,
     /// A lane for operations on many rows, which counts for every row. Zero if the short way may be
@@ -386,6 +433,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         Self {
             expiry: W::new(closed),
             epoch: W::new(0),
+            since: W::new(0),
             limit: W::new(limit.into()),
             peak: W::new(0),
             wide: W::new(first | counting.detour(limit)),
@@ -401,19 +449,20 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.counting
     }
 
-    /// Asks to perform a state-changing operation [R12, R13].
+    /// Asks to perform a state-changing operation that arrives now [R12, R13].
     ///
     /// `now` is read after the permit was taken, so that a stall between the two cannot pass.
     ///
     /// Whoever comes while others wait for the same lane goes behind them.
     pub fn enter(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
+        let arrived = self.epoch();
         let taken = self.take_short(self.counting, charge);
         if let Taken::Sure = taken {
-            if let Some(check) = self.check_short(&now) {
+            if let Some(check) = self.check_short(arrived, &now) {
                 return Admission::Granted(check);
             }
         }
-        self.enter_long(charge, taken, now)
+        self.enter_long(charge, arrived, taken, now)
     }
 
     /// The first half of [`Gate::enter`]: takes a permit the short way, if there is one; mostly
@@ -460,31 +509,43 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// The second half, with a permit that is [`Taken::Sure`]: looks at the lease and the clock.
+    /// The second half, with a permit that is [`Taken::Sure`]: looks at the lease and the clock,
+    /// and then whether the operation, which arrived in the epoch `arrived`, may still pass.
     /// `None`: it takes more than a glance to say how things stand.
     #[inline(always)]
-    pub fn check_short(&self, now: impl Fn() -> u64) -> Option<Check> {
-        self.glance(now)
+    pub fn check_short(&self, arrived: u64, now: impl Fn() -> u64) -> Option<Check> {
+        let check = self.glance(now);
+        match self.since.load() <= arrived {
+            true => check,
+            false => None,
+        }
     }
 
     /// Goes on where the short way ended: with what [`Gate::take_short`] returned if that is not
     /// sure, or if [`Gate::check_short`] returned nothing.
     #[cold]
-    pub fn enter_long(&self, charge: Charge, taken: Taken, now: impl Fn() -> u64) -> Admission {
+    pub fn enter_long(
+        &self,
+        charge: Charge,
+        arrived: u64,
+        taken: Taken,
+        now: impl Fn() -> u64,
+    ) -> Admission {
         let taken = match taken {
             Taken::Sure | Taken::Unsure => self.keep(charge),
             Taken::No if self.expiry_ns() == 0 => return self.refuse_at_once(),
             Taken::No => self.take(charge, false),
         };
-        self.decide(charge, taken, now)
+        self.decide(charge, arrived, taken, now)
     }
 
-    /// Asks for the operation that has waited longest for its lane.
-    pub fn enter_waiting(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
+    /// Asks for the operation that has waited longest for its lane, and arrived in the epoch
+    /// `arrived`.
+    pub fn enter_waiting(&self, charge: Charge, arrived: u64, now: impl Fn() -> u64) -> Admission {
         if self.expiry_ns() == 0 {
             return self.refuse_at_once();
         }
-        self.decide(charge, self.take(charge, true), now)
+        self.decide(charge, arrived, self.take(charge, true), now)
     }
 
     /// A controller without a lease, a secondary mostly, need not take what it would give back.
@@ -496,8 +557,20 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Looks at the lease, with a permit or without room for one.
-    fn decide(&self, charge: Charge, taken: Result<u32, Left>, now: impl Fn() -> u64) -> Admission {
-        match (taken, self.see(now)) {
+    fn decide(
+        &self,
+        charge: Charge,
+        arrived: u64,
+        taken: Result<u32, Left>,
+        now: impl Fn() -> u64,
+    ) -> Admission {
+        let sight = self.see(now);
+        // Looked at after the lease: the reign of that lease, or a later one, which is stricter.
+        let is_outlived = self.since.load() > arrived;
+        match (taken, sight) {
+            (taken, Sight::Valid(_) | Sight::Closed) if is_outlived => Admission::Outlived {
+                wake: taken.map_or_else(|left| left.wake, |_| self.leave(charge).wake),
+            },
             (Ok(used), Sight::Valid(check)) => {
                 self.note_peak(used);
                 Admission::Granted(check)
@@ -690,9 +763,11 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.expiry.load() & !CLOSED
     }
 
-    /// Begins the lease of a new epoch. Only the heartbeat path calls it, once an epoch, and only
-    /// while no lease stands: an epoch follows a latch.
-    pub fn open_epoch(&self, epoch: u64, expiry_ns: u64) -> bool {
+    /// Begins the lease of a new epoch, in the reign that began with the epoch `since`. Only the
+    /// heartbeat path calls it, once an epoch, and only while no lease stands: an epoch follows a
+    /// latch.
+    pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
+        self.since.store(since);
         self.epoch.store(epoch);
         self.change_lease(|lease| (lease == 0).then_some(expiry_ns))
     }
@@ -890,7 +965,7 @@ mod tests {
     fn counted(counting: Counting, cpus: usize, limit: u32) -> Gate<AtomicU64, Lanes> {
         let lanes = (0..counting.words(cpus)).map(|_| AtomicU64::new(0));
         let gate = Gate::new(L, limit, counting, lanes.collect());
-        assert!(gate.open_epoch(7, 2_000));
+        assert!(gate.open_epoch(7, 7, 2_000));
         gate
     }
 
@@ -910,7 +985,7 @@ mod tests {
         assert!(!gate.wait(ONE));
         assert!(gate.leave(ONE).wake);
         assert_eq!(gate.enter(ONE, || 1_500), FULL, "others wait already");
-        assert!(is_granted(gate.enter_waiting(ONE, || 1_500)));
+        assert!(is_granted(gate.enter_waiting(ONE, 7, || 1_500)));
         gate.no_waiters(ONE);
         assert_eq!(gate.count().peak, 2);
     }
@@ -985,7 +1060,7 @@ mod tests {
         gate.latch();
         assert!(gate.acknowledge(7, || 1_999).is_err());
         assert!(!gate.acknowledge_short(&7, || 1_999));
-        assert!(gate.open_epoch(8, 2_500));
+        assert!(gate.open_epoch(8, 7, 2_500));
         assert!(gate.acknowledge(7, || 1_999).is_err());
         assert!(!gate.acknowledge_short(&7, || 1_999));
     }
@@ -1019,6 +1094,55 @@ mod tests {
             wake: true,
         };
         assert_eq!(gate.enter(ONE, closing), refused);
+    }
+
+    #[test]
+    fn r55_nothing_passes_in_a_later_reign_than_it_arrived_in() {
+        let gate = leased(1);
+        gate.latch();
+        assert!(gate.open_epoch(9, 9, 2_500));
+        let outlived = Admission::Outlived { wake: false };
+        assert_eq!(gate.enter_waiting(ONE, 7, || 2_000), outlived);
+        assert_eq!(gate.enter_waiting(ONE, 8, || 2_000), outlived);
+        assert_eq!(gate.enter_long(ONE, 7, Taken::No, || 2_000), outlived);
+        assert!(matches!(gate.take_short(Counting::Ops, ONE), Taken::Unsure));
+        assert_eq!(gate.check_short(7, || 2_000), None);
+        assert_eq!(gate.enter_long(ONE, 7, Taken::Sure, || 2_000), outlived);
+        assert_eq!(gate.count().open, 0, "its permit went back");
+
+        assert!(is_granted(gate.enter_waiting(ONE, 9, || 2_000)));
+        assert_eq!(
+            gate.enter_waiting(ONE, 8, || 2_000),
+            outlived,
+            "it does not wait for room either"
+        );
+        gate.set_limit(0);
+        assert_eq!(gate.enter_waiting(ONE, 8, || 2_000), outlived);
+    }
+
+    #[test]
+    fn r55_what_arrived_in_an_earlier_term_of_the_same_reign_passes() {
+        let gate = leased(1);
+        gate.latch();
+        assert!(gate.open_epoch(8, 7, 2_500));
+        assert!(is_granted(gate.enter_waiting(ONE, 7, || 2_000)));
+        assert!(gate.check_short(7, || 2_000).is_some());
+    }
+
+    #[test]
+    fn r55_a_reign_ends_with_the_term_of_another_controller() {
+        let mut reign = Reign::default();
+        let mut since = |epoch, is_mine| {
+            reign.note(epoch, is_mine);
+            reign.since(epoch)
+        };
+        assert_eq!(since(4, true), 4, "the first term that is known");
+        assert_eq!(since(5, true), 4, "consecutive terms are one reign");
+        assert_eq!(since(5, true), 4, "the same term is told of many times");
+        assert_eq!(since(6, false), 6);
+        assert_eq!(since(7, true), 7, "another controller's was before");
+        assert_eq!(since(9, true), 9, "nobody knows whose the one between was");
+        assert_eq!(reign.since(10), 10, "a term that was not told of");
     }
 
     #[test]
@@ -1079,7 +1203,7 @@ mod tests {
         assert!(gate.extend(2_000, 2_500), "a closed gate keeps its lease");
         gate.latch();
         assert!(gate.is_drained(), "a latched one stays closed");
-        assert!(gate.open_epoch(8, 3_000));
+        assert!(gate.open_epoch(8, 7, 3_000));
         assert_eq!(gate.enter(ONE, || 2_500), FULL);
     }
 
@@ -1099,7 +1223,7 @@ mod tests {
     /// Whether an operation goes the short way all along; its permit is kept.
     fn is_short(gate: &Gate<AtomicU64, Lanes>, charge: Charge) -> bool {
         let taken = gate.take_short(gate.counting(), charge);
-        matches!(taken, Taken::Sure) && gate.check_short(|| 1_500).is_some()
+        matches!(taken, Taken::Sure) && gate.check_short(7, || 1_500).is_some()
     }
 
     /// The first operation goes the long way, which notes that there was one.
@@ -1241,7 +1365,7 @@ mod tests {
         assert_eq!(gate.enter(row(9, 2), || 1_500), FULL);
         assert!(!gate.wait(row(9, 2)));
         assert!(gate.leave(row(9, 0)).wake);
-        assert!(is_granted(gate.enter_waiting(row(9, 2), || 1_500)));
+        assert!(is_granted(gate.enter_waiting(row(9, 2), 7, || 1_500)));
         assert_eq!(gate.count().peak, 2);
     }
 
@@ -1269,7 +1393,7 @@ mod tests {
             "nobody overtakes it"
         );
         assert!(gate.leave(row(9, 1)).wake);
-        assert!(is_granted(gate.enter_waiting(wide(2), || 1_500)));
+        assert!(is_granted(gate.enter_waiting(wide(2), 7, || 1_500)));
         gate.no_waiters(wide(2));
         assert!(gate.all().all(|lane| Word::load(lane) & WAITERS == 0));
         gate.set_limit(0);
@@ -1297,7 +1421,7 @@ mod tests {
             Admission::Full { wake: true },
             "there is room, and somebody waits for it already"
         );
-        assert!(is_granted(gate.enter_waiting(Charge::cpu(0), || 1_500)));
+        assert!(is_granted(gate.enter_waiting(Charge::cpu(0), 7, || 1_500)));
         gate.no_waiters_at_all();
         assert!(gate.all().all(|lane| Word::load(lane) & WAITERS == 0));
         gate.set_limit(0);

@@ -179,14 +179,18 @@ pub trait Lobby {
     fn now_ns(&self) -> u64;
     /// Where the operation is charged.
     fn charge(&self, op: &mut Self::Op) -> Charge;
-    /// Whether the operation must not wait any more, but go back to where it came from.
+    /// The epoch in which it arrived.
+    fn arrived(&self, op: &mut Self::Op) -> u64;
+    /// Whether the operation shall go back to where it came from, rather than wait.
     fn is_called_back(&self, op: &Self::Op) -> bool;
-    /// Gives it back.
-    fn give_back(&self, op: Self::Op);
+    /// Such an operation waits again: it was not in a queue when it was looked for there.
+    fn call_back(&self);
     /// It has a permit under the lease of `epoch`.
     fn go(&self, op: Self::Op, epoch: u64, check: Check);
     /// There is no lease for it. `lapsed` and `wake` as in [`Admission::Refused`].
     fn refuse(&self, op: Self::Op, lapsed: bool, wake: bool);
+    /// It arrived in an earlier reign. `wake` as in [`Admission::Outlived`].
+    fn fail_outlived(&self, op: Self::Op, wake: bool);
     /// Everything that waits has lost its lease.
     fn refuse_all(&self, ops: Self::Line);
 }
@@ -223,6 +227,8 @@ pub fn wait_again<L: Lobby>(lobby: &L, mut ops: L::Line) {
             lobby.gate().wait(charge);
         }
     });
+    // The lease may have been latched while they were away.
+    refuse_if_over(lobby);
 }
 
 /// Lets go whatever there is room for. Each operation passes the gate with a fresh look at the
@@ -272,19 +278,24 @@ fn pass<L: Lobby>(lobby: &L, queue: usize) -> bool {
         let Some(mut op) = lobby.with(next) else {
             return again;
         };
-        let charge = lobby.charge(&mut op);
+        let (charge, arrived) = (lobby.charge(&mut op), lobby.arrived(&mut op));
         // Read before the permit is taken: what was held up in between counts for the older epoch.
         let epoch = lobby.gate().epoch();
-        match lobby.gate().enter_waiting(charge, || lobby.now_ns()) {
+        let admission = lobby
+            .gate()
+            .enter_waiting(charge, arrived, || lobby.now_ns());
+        match admission {
             Admission::Granted(check) => {
                 stop_waiting(lobby, charge);
                 lobby.go(op, epoch, check);
             }
             Admission::Full { .. } => {
-                if let Some(room) = wait_on(lobby, op, charge) {
-                    full.add(charge);
-                    again |= room;
-                }
+                full.add(charge);
+                again |= wait_on(lobby, op, charge);
+            }
+            Admission::Outlived { wake } => {
+                stop_waiting(lobby, charge);
+                lobby.fail_outlived(op, wake);
             }
             Admission::Refused { lapsed, wake } => {
                 lobby.refuse(op, lapsed, wake);
@@ -309,32 +320,25 @@ fn stop_waiting<L: Lobby>(lobby: &L, charge: Charge) {
     });
 }
 
-/// Passes an operation; whether there is room for it after all. `None`: it does not wait any more.
-fn wait_on<L: Lobby>(lobby: &L, op: L::Op, charge: Charge) -> Option<bool> {
+/// Passes an operation; whether there is room for it after all.
+fn wait_on<L: Lobby>(lobby: &L, op: L::Op, charge: Charge) -> bool {
+    let is_called_back = lobby.is_called_back(&op);
     let room = lobby.with(|waiting| {
-        if lobby.is_called_back(&op) {
-            return Err(op);
-        }
         waiting.passed.push(op);
-        Ok(lobby.gate().wait(charge))
+        lobby.gate().wait(charge)
     });
-    match room {
-        Err(op) => {
-            lobby.give_back(op);
-            None
-        }
-        Ok(room) => {
-            refuse_if_over(lobby);
-            Some(room)
-        }
+    if is_called_back {
+        lobby.call_back();
     }
+    refuse_if_over(lobby);
+    room
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::permits::Fields;
     use super::*;
-    use core::cell::RefCell;
+    use core::cell::{Cell, RefCell};
     use core::sync::atomic::AtomicU64;
     use std::collections::VecDeque;
     use std::vec::Vec;
@@ -376,6 +380,12 @@ mod tests {
         gone: RefCell<Vec<u32>>,
         /// What comes while the next one goes.
         comes: RefCell<Option<Op>>,
+        /// The epoch in which all of them arrived.
+        arrived: Cell<u64>,
+        outlived: RefCell<Vec<u32>>,
+        /// The one that shall go back, and how often somebody was told that it waits again.
+        called_back: Cell<Option<u32>>,
+        calls: Cell<u32>,
     }
 
     impl Lobby for Portion {
@@ -400,11 +410,18 @@ mod tests {
             op.1
         }
 
-        fn is_called_back(&self, _op: &Op) -> bool {
-            false
+        fn arrived(&self, _op: &mut Op) -> u64 {
+            self.arrived.get()
         }
 
-        fn give_back(&self, _op: Op) {}
+        fn is_called_back(&self, op: &Op) -> bool {
+            self.called_back.get() == Some(op.0)
+        }
+
+        fn call_back(&self) {
+            assert!(!self.waiting.borrow().is_empty(), "it waits again");
+            self.calls.set(self.calls.get() + 1);
+        }
 
         fn go(&self, op: Op, _epoch: u64, _check: Check) {
             self.gone.borrow_mut().push(op.0);
@@ -414,6 +431,10 @@ mod tests {
         }
 
         fn refuse(&self, _op: Op, _lapsed: bool, _wake: bool) {}
+
+        fn fail_outlived(&self, op: Op, _wake: bool) {
+            self.outlived.borrow_mut().push(op.0);
+        }
 
         fn refuse_all(&self, _ops: Self::Line) {}
     }
@@ -425,12 +446,16 @@ mod tests {
         let counting = Counting::Rows(FIELDS);
         let lanes = (0..counting.words(1)).map(|_| AtomicU64::new(0));
         let gate = Gate::new(1_000, 1, counting, lanes.collect());
-        assert!(gate.open_epoch(7, 2_000));
+        assert!(gate.open_epoch(7, 7, 2_000));
         Portion {
             gate,
             waiting: RefCell::new(Waiting::new()),
             gone: RefCell::default(),
             comes: RefCell::default(),
+            arrived: Cell::new(7),
+            outlived: RefCell::default(),
+            called_back: Cell::default(),
+            calls: Cell::default(),
         }
     }
 
@@ -517,5 +542,42 @@ mod tests {
         portion.gate.leave(Charge::row(FIELDS.unit(0), 0));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [1]);
+    }
+
+    #[test]
+    fn r55_what_waited_since_an_earlier_reign_fails_and_others_do_not_wait_for_it() {
+        let portion = portion();
+        let stuck = Charge::row(FIELDS.unit(0), 0);
+        enters(&portion, stuck);
+        waits(&portion, (1, Charge::row(FIELDS.unit(1), 0)));
+        waits(&portion, (2, Charge::row(FIELDS.unit(1), 0)));
+        // The dispatcher was held up: it did not see the latch, nor the term of another controller.
+        portion.gate.latch();
+        assert!(portion.gate.open_epoch(9, 9, 2_000));
+        dispatch(&portion);
+        assert_eq!(*portion.outlived.borrow(), [1, 2]);
+        assert!(portion.gone.borrow().is_empty());
+        portion.gate.leave(stuck);
+        portion.arrived.set(9);
+        enters(&portion, stuck);
+        assert!(
+            !portion.gate.leave(stuck).wake,
+            "no lane is marked for what has failed"
+        );
+    }
+
+    #[test]
+    fn r55_who_calls_an_operation_back_is_told_when_it_waits_again() {
+        let portion = portion();
+        enters(&portion, Charge::row(FIELDS.unit(0), 0));
+        for name in [1, 2] {
+            waits(&portion, (name, Charge::row(FIELDS.unit(1), 0)));
+        }
+        dispatch(&portion);
+        assert_eq!(portion.calls.get(), 0);
+        portion.called_back.set(Some(1));
+        dispatch(&portion);
+        assert_eq!(portion.calls.get(), 1);
+        assert_eq!(portion.waiting.borrow().len(), 2);
     }
 }

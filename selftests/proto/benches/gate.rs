@@ -127,7 +127,7 @@ impl<C: Fn(usize, u64) -> Charge + Sync> Shipped<C> {
         let words = counting.words(CPUS);
         let lanes = (0..words).map(|_| Kernel::new(0)).collect();
         let gate = Gate::new(LENGTH_NS, limit, counting, lanes);
-        assert!(gate.open_epoch(EPOCH, EXPIRY_NS));
+        assert!(gate.open_epoch(EPOCH, EPOCH, EXPIRY_NS));
         let clock = AtomicU64::new(NOW_NS);
         Self {
             gate,

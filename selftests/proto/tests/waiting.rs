@@ -63,7 +63,7 @@ impl Portion {
     /// A gate with a lease that has one lane and a limit of one.
     fn new(counting: Counting) -> Arc<Self> {
         let gate = Gate::new(L, 1, counting, vec![Kernel::zero()]);
-        assert!(gate.open_epoch(7, EXPIRY));
+        assert!(gate.open_epoch(7, 7, EXPIRY));
         Arc::new(Self {
             gate,
             waiting: Mutex::new(Waiting::new()),
@@ -94,6 +94,7 @@ impl Portion {
                 self.ring(room);
             }
             Admission::Refused { wake, .. } => self.refuse(charge, false, wake),
+            Admission::Outlived { wake } => self.fail_outlived(charge, wake),
         }
     }
 
@@ -148,7 +149,15 @@ impl Lobby for Portion {
         false
     }
 
-    fn give_back(&self, _op: Charge) {}
+    fn arrived(&self, _op: &mut Charge) -> u64 {
+        7
+    }
+
+    fn call_back(&self) {}
+
+    fn fail_outlived(&self, _op: Charge, _wake: bool) {
+        panic!("there is one reign");
+    }
 
     fn go(&self, op: Charge, _epoch: u64, _check: Check) {
         self.leave(op);

@@ -815,7 +815,10 @@ impl World {
         match action {
             Action::OpenEpoch { epoch, expiry_ns } => {
                 note!(self, "C{} LEASE of epoch {epoch}", machine + 1);
-                if !self.machines[machine].gate.open_epoch(epoch, expiry_ns) {
+                if !self.machines[machine]
+                    .gate
+                    .open_epoch(epoch, epoch, expiry_ns)
+                {
                     self.machines[machine].call(&Call::Lapse, now);
                 }
             }
@@ -1175,7 +1178,7 @@ impl World {
                 self.after(0, Event::OpGoes(machine as u8, life, op));
                 false
             }
-            Admission::Full { .. } => false,
+            Admission::Full { .. } | Admission::Outlived { .. } => false,
             Admission::Refused { lapsed, .. } => lapsed,
         }
     }

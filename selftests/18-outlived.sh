@@ -1,0 +1,207 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# A refused operation is never issued, and none is issued in a later term than it arrived in if
+# another controller owned in between: whether it was kept after its refusal, waited for a permit,
+# or was deferred by dm core during a suspend [R55]. All tables are stateless, so that openers do
+# not keep a controller from claiming.
+
+. ./lib.sh
+plan 78
+
+work=$(mktemp -d)
+on_exit 'rm -rf "$work"'
+on_exit clean_up
+load_module
+
+# Starts an operation on a mapped device; what became of it is in $work/NAME.
+begin() {
+	name=$1
+	shift
+	bio "$@" >"$work/$name" &
+}
+
+ended() {
+	[ -s "$work/$1" ]
+}
+
+result() {
+	cat "$work/$1"
+}
+
+ends_with() {
+	eventually 20 ended "$1"
+	check_equal "$2" "$3" "$(result "$1")"
+}
+
+field_is() {
+	[ "$(field "$1" "$2")" = "$3" ]
+}
+
+quiesce() {
+	dmsetup suspend --noflush --nolockfs "$1"
+}
+
+# The first letter of the data of member 1.
+letter() {
+	dd if="$(member 0 1)" bs=4096 skip=2048 count=1 iflag=direct 2>/dev/null | head -c 1
+}
+
+# Controller 2 writes the letter n where the writes of controller 1 go.
+write_new() {
+	tr '\0' n </dev/zero |
+		dd of=/dev/mapper/p0m1c2 bs=4096 count=1 oflag=direct iflag=fullblock 2>/dev/null
+}
+
+# A term of controller 2, in which it writes. Controller 1 owns before and afterwards.
+other_term() {
+	tell 1 0 fence && eventually 60 is 2 0 owner && write_new && [ "$(letter)" = n ] &&
+		tell 2 0 handoff 1 && tell 1 0 claim && eventually 60 is 1 0 owner
+}
+
+# both OPTION...: controller 1 owns and controller 2 watches
+both() {
+	up 1 0 --stateless --claim-manual "$@" && eventually 60 is 1 0 secondary &&
+		tell 1 0 claim && eventually 60 is 1 0 owner &&
+		up 2 0 --stateless && eventually 60 is 2 0 secondary
+}
+
+neither() {
+	down 1 0 && down 2 0
+}
+
+# Kept after the refusal.
+need "a portion" format 0
+need "controller 1 owns it, and keeps what it refuses" both --lapse-hold-ms 600000
+check "it is fenced" tell 1 0 fence
+begin kept /dev/mapper/p0m1c1 write 0 4096 direct
+check "a write is refused" eventually 20 field_is p0m0c1 refused 1
+check_fails "and kept" ended kept
+check "another device is suspended" quiesce p0m0c1
+check "and resumed" dmsetup resume p0m0c1
+check_fails "which does not end what is kept of this one" ended kept
+check "this one is suspended" quiesce p0m1c1
+check_equal "the refused write has ended [R55]" EBADE "$(result kept)"
+check "it was refused once, not over and over" field_is p0m0c1 refused 1
+begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
+check "controller 2 owns, and writes" eventually 60 is 2 0 owner
+check "new data" write_new
+check "it hands the portion back" tell 2 0 handoff 1
+tell 1 0 claim
+need "controller 1 owns again" eventually 60 is 1 0 owner
+check_fails "a write that was sent during the suspend waits" ended deferred
+check "the device is resumed" dmsetup resume p0m1c1
+ends_with deferred "that write fails [R55]" EBADE
+check "which was counted" field_is p0m0c1 refused 2
+check_equal "the new data is still there [R55]" n "$(letter)"
+check_equal "a write that is sent now" ok "$(bio /dev/mapper/p0m1c1 write 0 4096 direct)"
+check_equal "is written" w "$(letter)"
+
+# Late, and kept.
+hold 1 0 1
+begin late /dev/mapper/p0m1c1 write 0 4096 direct
+check "a write is at the member" eventually 20 field_is p0m0c1 permits 1/unlimited
+tell 1 0 fence
+let_go 1 0 1
+check "it completes late" eventually 20 field_is p0m0c1 late 1
+check_fails "and is kept" ended late
+check "another device is suspended" quiesce p0m0c1
+check "and resumed" dmsetup resume p0m0c1
+check_fails "which does not end it" ended late
+check "its own device is suspended" quiesce p0m1c1
+ends_with late "which ends it" EBADE
+dmsetup resume p0m1c1
+eventually 60 is 2 0 owner
+neither
+
+# A read-only table refuses, and keeps nothing: no lapse ends that.
+need "controller 1 owns" both --lapse-hold-ms 600000
+read_only() {
+	dmsetup reload --readonly p0m1c1 --table "$(dmsetup table p0m1c1)" && quiesce p0m1c1 &&
+		dmsetup resume p0m1c1
+}
+exec 3<>/dev/mapper/p0m1c1
+check "a device that is open gets a read-only table" read_only
+(
+	dd if=/dev/zero bs=4096 count=1 conv=fsync >&3 2>/dev/null
+	echo "$?" >"$work/readonly"
+) &
+ends_with readonly "a write fails at once" 1
+check "controller 1 owns all the while" is 1 0 owner
+exec 3>&-
+neither
+
+# Deferred by dm core, or waiting for a permit when the suspend begins.
+need "a portion with a limit of one" format 0 --redundancy parity:2 --detect yes
+need "controller 1 owns it" both
+check "its device is suspended" quiesce p0m1c1
+begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
+need "a term of controller 2" other_term
+check "the device is resumed" dmsetup resume p0m1c1
+ends_with deferred "a write that was deferred before fails [R55]" EBADE
+check_equal "the new data is still there" n "$(letter)"
+check_equal "a write that is sent now" ok "$(bio /dev/mapper/p0m1c1 write 0 4096 direct)"
+hold 1 0 0
+begin first /dev/mapper/p0m0c1 write 0 4096 direct
+check "a write is at another member" eventually 20 field_is p0m0c1 permits 1/1
+begin waits /dev/mapper/p0m1c1 write 0 4096 direct
+check "a write waits for its permit" eventually 20 field_is p0m0c1 pending 1
+check "its device is suspended" quiesce p0m1c1
+check "it waits no more" field_is p0m0c1 pending 0
+check_fails "and has not ended" ended waits
+let_go 1 0 0
+ends_with first "the first write ends" ok
+need "a term of controller 2" other_term
+check "the device is resumed" dmsetup resume p0m1c1
+ends_with waits "the write that has waited fails [R55]" EBADE
+check_equal "the new data is still there" n "$(letter)"
+
+# With a new table.
+check "its device is suspended" quiesce p0m1c1
+begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
+need "a term of controller 2" other_term
+check "a new table" dmsetup reload p0m1c1 --table "$(dmsetup table p0m1c1) 2 fail_with ioerr"
+check "is resumed" dmsetup resume p0m1c1
+ends_with deferred "a write that was deferred before fails there, too [R55]" EIO
+check_equal "the new data is still there" n "$(letter)"
+check_equal "a write that is sent now" ok "$(bio /dev/mapper/p0m1c1 write 0 4096 direct)"
+
+# Nobody owned in between.
+check "its device is suspended" quiesce p0m1c1
+begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
+check "controller 2 goes" down 2 0
+check "controller 1 is fenced" tell 1 0 fence
+claimed() {
+	tell 1 0 claim && eventually 60 is 1 0 owner
+}
+epoch=$(field p0m0c1 epoch)
+check "and owns the next term as well" claimed
+check_equal "which is the next" $((epoch + 1)) "$(field p0m0c1 epoch)"
+check "the device is resumed" dmsetup resume p0m1c1
+ends_with deferred "a write that was deferred before is written" ok
+check_equal "on the member" w "$(letter)"
+
+# A suspend that fails: dm core waits for a write at the member, and is interrupted.
+need "controller 2 watches" up 2 0 --stateless
+need "as secondary" eventually 60 is 2 0 secondary
+hold 1 0 1
+begin first /dev/mapper/p0m1c1 write 0 4096 direct
+check "a write is at the member" eventually 20 field_is p0m0c1 permits 1/1
+dmsetup suspend --nolockfs p0m1c1 2>/dev/null &
+pid=$!
+waits_for_bios() {
+	grep -q dm_wait_for_bios_completion "/proc/$pid/stack"
+}
+need "a suspend waits for it" eventually 20 waits_for_bios
+begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
+check "is interrupted" kill "$pid"
+wait "$pid"
+let_go 1 0 1
+ends_with first "the write ends" ok
+ends_with deferred "and one that was deferred meanwhile is written" ok
+need "a term of controller 2" other_term
+check_equal "a write that is sent after it is not refused" ok \
+	"$(bio /dev/mapper/p0m1c1 write 0 4096 direct)"
+check "the portion is left" neither
+
+finish

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The bios that dm core defers while a mapped device is suspended.
+//!
+//! After the resume they come to `map` as if they had just been sent. Which of them may still pass
+//! is [`crate::proto::backlog`] [R55]. What is here is how they are told from others, and how their
+//! end is noticed:
+//!
+//! * Between the beginning of a suspend and the end of the deferred bios each state-changing bio
+//!   takes the cold path of the gate ([`Unusual`]).
+//! * There, one that comes from a worker of the device counts as deferred.
+//! * Behind the last one comes a [`Marker`]. A suspend that fails has none, since its deferred bios
+//!   are mapped before the target hears of it: then the cold path is taken until the next resume.
+//!
+//! A [`Deferred`] belongs to a mapped device and is shared by its tables, since bios that were sent
+//! to one table are mapped by the next.
+//!
+//! Locking: none. dm core calls the suspend hooks of a device one at a time.
+
+use crate::{
+    dm::{DevT, DmTarget, Marker, Word64},
+    proto::backlog::Backlog,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// See the top of the file.
+pub struct Deferred {
+    /// The mapped device.
+    pub device: DevT,
+    backlog: Backlog<Word64>,
+    marker: Arc<Marker>,
+}
+
+impl Deferred {
+    /// Of a device that has never been suspended.
+    pub fn new(device: DevT) -> Result<Arc<Self>> {
+        let marker = Marker::new()?;
+        Ok(Arc::new(
+            Self {
+                device,
+                backlog: Backlog::new(),
+                marker,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// A suspend begins, in `epoch`: from now on dm core may defer bios. Waits until it has mapped
+    /// those of the last suspend, which it does by itself.
+    pub fn begin(&self, epoch: u64) {
+        self.marker.wait();
+        self.backlog.begin(epoch);
+    }
+
+    /// What is deferred was sent to a table of another session.
+    pub fn disown(&self) {
+        self.backlog.disown();
+    }
+
+    /// The device is being resumed; whether there may be bios that were deferred. Then
+    /// the [marker](Deferred::marker) comes behind them.
+    pub fn resume(&self, ti: &DmTarget) -> bool {
+        let is_any = self.backlog.is_any();
+        if is_any {
+            self.marker.send(ti);
+        }
+        is_any
+    }
+
+    /// What marks the end of the deferred bios.
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// It has come.
+    pub fn end(&self) {
+        self.backlog.end();
+    }
+
+    /// The epoch in which a bio arrived that is mapped now, in `epoch`.
+    pub fn arrived(&self, ti: &DmTarget, epoch: u64) -> u64 {
+        self.backlog.arrived(epoch, ti.is_own_worker())
+    }
+}
+
+/// What is unusual about a table: with any of it, each state-changing bio takes the cold path.
+pub struct Unusual(Word64);
+
+impl Unusual {
+    /// It was loaded read-only.
+    pub const READ_ONLY: u64 = 1 << 0;
+    /// A noflush suspend has begun and not ended.
+    pub const NOFLUSH: u64 = 1 << 1;
+    /// Bios may come that were deferred.
+    pub const DEFERRED: u64 = 1 << 2;
+
+    /// With these from the beginning.
+    pub const fn new(bits: u64) -> Self {
+        Self(Word64::new(bits))
+    }
+
+    /// Whether there is anything.
+    #[inline(always)]
+    pub fn is_any(&self) -> bool {
+        self.0.load() != 0
+    }
+
+    /// Whether one of these is there.
+    pub fn has(&self, bits: u64) -> bool {
+        self.0.load() & bits != 0
+    }
+
+    /// Adds these.
+    pub fn set(&self, bits: u64) {
+        self.change(|word| word | bits);
+    }
+
+    /// Takes these away.
+    pub fn clear(&self, bits: u64) {
+        self.change(|word| word & !bits);
+    }
+
+    fn change(&self, change: impl Fn(u64) -> u64) {
+        let mut word = self.0.load();
+        while let Err(found) = self.0.compare_exchange(word, change(word)) {
+            word = found;
+        }
+    }
+}
