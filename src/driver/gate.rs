@@ -140,13 +140,16 @@ impl Line for Bios {
 /// processor may have seen it end in between.
 const UNNOTED: u64 = u64::MAX;
 
-/// There is no permit. The other bits of a bio that waits are the epoch in which it arrived.
-const NO_PERMIT: u64 = 1 << 63;
+/// There is no permit, nor anything to remember.
+const NO_PERMIT: u64 = u64::MAX;
+
+/// There is no permit, if this bit is set; the others are the epoch in which the bio arrived.
+const WAITS: u64 = 1 << 63;
 
 /// What is remembered of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
 pub struct PerBio {
-    /// The epoch whose lease admitted it, while it holds a permit; else with [`NO_PERMIT`].
+    /// The epoch whose lease admitted it, while it holds a permit; else with [`WAITS`].
     epoch: u64,
     /// Where in the gate its permit is charged.
     charge: Charge,
@@ -159,7 +162,7 @@ pub struct PerBio {
 
 impl PerBio {
     const fn has_permit(&self) -> bool {
-        self.epoch & NO_PERMIT == 0
+        self.epoch & WAITS == 0
     }
 }
 
@@ -294,11 +297,9 @@ impl PortionGate {
     #[inline(always)]
     pub fn map<'ti>(
         &self,
-        mut bio: MapBio<'ti, LeaseTarget>,
+        bio: MapBio<'ti, LeaseTarget>,
         table: &Instance<'ti>,
     ) -> MapOutcome<'ti> {
-        // A polled write would keep its permit until its submitter cares to poll.
-        bio.clear_polled();
         if table.unusual.is_any() || self.gate.is_latched() {
             return map_unusual(bio, table);
         }
@@ -546,7 +547,7 @@ impl PortionGate {
         match self.gate.enter_long(charge, arrived, taken, leaping_ns) {
             Admission::Granted(check) => pass_noted(bio, table, check),
             Admission::Full { wake } => {
-                bio.per_bio().epoch = arrived | NO_PERMIT;
+                bio.per_bio().epoch = arrived | WAITS;
                 self.note_refusal(false, wake);
                 self.full(bio, &table.rules)
             }
@@ -739,7 +740,7 @@ impl Lobby for PortionGate {
     }
 
     fn arrived(&self, bio: &mut Self::Op) -> u64 {
-        bio.per_bio().epoch & !NO_PERMIT
+        bio.per_bio().epoch & !WAITS
     }
 
     fn is_called_back(&self, bio: &Self::Op) -> bool {

@@ -514,11 +514,8 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// `None`: it takes more than a glance to say how things stand.
     #[inline(always)]
     pub fn check_short(&self, arrived: u64, now: impl Fn() -> u64) -> Option<Check> {
-        let check = self.glance(now);
-        match self.since.load() <= arrived {
-            true => check,
-            false => None,
-        }
+        let check = self.glance(now)?;
+        (arrived >= self.since.load()).then_some(check)
     }
 
     /// Goes on where the short way ended: with what [`Gate::take_short`] returned if that is not
