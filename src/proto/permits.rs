@@ -26,7 +26,9 @@
 //!   a bit in the word for many rows says where it is not (`detour`), and a closed gate's lease is
 //!   valid at no time. Who is not sure goes on the long way, from there.
 //! * `waiters` says that operations wait for this lane. Whoever gives a permit back sees it, and
-//!   whoever sets it sees whether there is room: no wake-up is lost.
+//!   whoever sets it sees whether there is room: no wake-up is lost. An operation that waits for
+//!   all lanes marks the word for many rows, which keeps newcomers back, and then those lanes that
+//!   are in use: these alone have anybody who could give a permit back.
 //! * The gate is *closed* by a bit in the lease word, which everybody reads after taking a permit.
 //!   So with every lane empty once after the gate was closed, nothing is open and nothing can
 //!   become so: "drained" stays true. `watch` makes whoever empties a lane say so.
@@ -489,7 +491,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
             }
             Counting::Spread => {
                 lane.fetch_add(unit);
-                // Whoever waits marks every lane, and this word last.
+                // Whoever waits for all lanes marks this word first.
                 self.wide.load() == 0
             }
             Counting::Rows(fields) => {
@@ -644,32 +646,67 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     ///
     /// The caller has queued the operation, under its own lock, before the call.
     pub fn wait(&self, charge: Charge) -> bool {
-        self.each_lane(charge, |lane| set_bits(lane, WAITERS));
         let limit = self.limit();
-        let Some(lane) = self.lane(charge) else {
+        let fits = match self.waits_for_all(charge) {
+            true => self.wait_for_all(charge, limit),
+            false => self.wait_for_lane(charge, limit),
+        };
+        fits && !self.is_closed()
+    }
+
+    /// Marks the lane of an operation, and says whether it fits.
+    fn wait_for_lane(&self, charge: Charge, limit: u32) -> bool {
+        let Some(lane) = self.lanes.get(charge.lane) else {
             return true;
         };
-        let word = lane.load();
-        let used = self.used(
-            self.counting,
-            charge,
-            word.wrapping_add(charge.unit.0),
-            limit,
-        );
-        // The sum of all lanes is that of the present, without this one.
-        let more = u32::from(self.counting == Counting::Spread);
-        let fits = fits(self.counting, word, charge, limit) && used.saturating_add(more) <= limit;
-        fits && !self.is_closed()
+        let word = set_bits(lane, WAITERS);
+        let next = word.wrapping_add(charge.unit.0);
+        fits(self.counting, word, charge, limit)
+            && self.used(self.counting, charge, next, limit) <= limit
+    }
+
+    /// Marks all lanes that are in use, and says whether an operation fits beside them. What is
+    /// seen in a lane that is not marked does not count: nobody would tell when it is gone. Looks at
+    /// every lane, and changes few.
+    fn wait_for_all(&self, charge: Charge, limit: u32) -> bool {
+        let wide = set_bits(&self.wide, WAITERS);
+        let own = match charge.is_wide() {
+            true => wide.wrapping_add(charge.unit.0),
+            false => wide,
+        };
+        let mut used = match self.counting {
+            Counting::Rows(fields) => fields.members(own & COUNT),
+            Counting::Ops | Counting::Spread => 1,
+        };
+        for lane in self.lanes.iter().filter(|lane| lane.load() & COUNT != 0) {
+            let word = set_bits(lane, WAITERS);
+            used = match self.counting {
+                Counting::Rows(fields) => used.max(fields.members((word | own) & COUNT)),
+                Counting::Ops | Counting::Spread => used.saturating_add((word & COUNT) as u32),
+            };
+        }
+        let is_full = match self.counting {
+            Counting::Rows(fields) => fields.is_full(wide, charge.unit),
+            Counting::Ops | Counting::Spread => false,
+        };
+        used <= limit && !is_full
     }
 
     /// Notes that nothing waits for this lane any more.
     pub fn no_waiters(&self, charge: Charge) {
-        self.each_lane(charge, |lane| clear_bits(lane, WAITERS));
+        match self.waits_for_all(charge) {
+            true => self.no_waiters_at_all(),
+            false => self
+                .lanes
+                .get(charge.lane)
+                .into_iter()
+                .for_each(|lane| clear_bits(lane, WAITERS)),
+        }
     }
 
     /// Notes that nothing waits for any lane.
     pub fn no_waiters_at_all(&self) {
-        for lane in self.all() {
+        for lane in self.all().filter(|lane| lane.load() & WAITERS != 0) {
             clear_bits(lane, WAITERS);
         }
     }
@@ -680,12 +717,16 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.limit.store(limit.into());
         match self.counting.detour(limit) {
             0 => clear_bits(&self.wide, DETOUR),
-            bits => set_bits(&self.wide, bits),
+            bits => {
+                set_bits(&self.wide, bits);
+            }
         }
         match limit {
             0 => {
                 set_bits(&self.expiry, CLOSED);
-                self.all().for_each(|lane| set_bits(lane, WATCH));
+                for lane in self.all() {
+                    set_bits(lane, WATCH);
+                }
             }
             _ => {
                 self.all().for_each(|lane| clear_bits(lane, WATCH));
@@ -815,12 +856,14 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.lanes.iter().chain(core::iter::once(&self.wide))
     }
 
-    /// The lanes on whose leavers an operation waits: it may wait for the sum of all.
-    fn each_lane(&self, charge: Charge, act: impl Fn(&W)) {
-        match charge.is_wide() || self.counting == Counting::Spread {
-            true => self.all().for_each(act),
-            false => self.lane(charge).into_iter().for_each(act),
-        }
+    /// Whether an operation may wait for whoever leaves any lane: for the sum of all, or for a row.
+    fn waits_for_all(&self, charge: Charge) -> bool {
+        charge.is_wide() || self.counting == Counting::Spread
+    }
+
+    /// Whether an operation that comes to a lane with this word goes behind others.
+    fn is_waited_for(&self, word: u64) -> bool {
+        (word | self.wide.load()) & WAITERS != 0
     }
 
     /// Takes a permit; the number is what is used now, as [`Count::open`].
@@ -831,11 +874,14 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         };
         let mut word = lane.load();
         loop {
-            if word & WAITERS != 0 && !has_waited || !fits(self.counting, word, charge, limit) {
+            let goes_behind = !has_waited && self.is_waited_for(word);
+            if goes_behind || !fits(self.counting, word, charge, limit) {
                 return Err(no);
             }
             let next = word.wrapping_add(charge.unit.0);
             match lane.compare_exchange(word, next) {
+                // Who marks the word for many rows from now on sees this lane in use.
+                Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(charge)),
                 Ok(_) => return self.confirm(charge, next),
                 Err(found) => word = found,
             }
@@ -846,7 +892,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// behind those that wait.
     fn keep(&self, charge: Charge) -> Result<u32, Left> {
         match self.lane(charge).map(W::load) {
-            Some(word) if word & WAITERS == 0 => self.confirm(charge, word),
+            Some(word) if !self.is_waited_for(word) => self.confirm(charge, word),
             _ => Err(self.leave(charge)),
         }
     }
@@ -912,19 +958,24 @@ fn fits(counting: Counting, word: u64, charge: Charge, limit: u32) -> bool {
     }
 }
 
-fn set_bits<W: Word>(word: &W, bits: u64) {
-    change(word, |value| value | bits);
+/// Returns the word with the bits set.
+fn set_bits<W: Word>(word: &W, bits: u64) -> u64 {
+    change(word, |value| value | bits)
 }
 
 fn clear_bits<W: Word>(word: &W, bits: u64) {
     change(word, |value| value & !bits);
 }
 
-/// Changes a word, or makes sure with full ordering that it is so already.
-fn change<W: Word>(word: &W, change: impl Fn(u64) -> u64) {
+/// Changes a word, or makes sure with full ordering that it is so already; returns what it is then.
+fn change<W: Word>(word: &W, change: impl Fn(u64) -> u64) -> u64 {
     let mut seen = word.load();
-    while let Err(found) = word.compare_exchange(seen, change(seen)) {
-        seen = found;
+    loop {
+        let next = change(seen);
+        match word.compare_exchange(seen, next) {
+            Ok(_) => return next,
+            Err(found) => seen = found,
+        }
     }
 }
 
@@ -1384,10 +1435,17 @@ mod tests {
             "a row is in use by another member: the permit goes back"
         );
         assert!(!gate.wait(wide(2)));
+        let marked = gate.all().filter(|lane| Word::load(*lane) & WAITERS != 0);
+        assert_eq!(marked.count(), 2, "the row in use, and the word for all");
         assert_eq!(
             gate.enter(row(other(9), 2), || 1_500),
             FULL,
             "nobody overtakes it"
+        );
+        assert!(!is_short(&gate, row(other(9), 2)), "nor the short way");
+        assert_eq!(
+            gate.enter_long(row(other(9), 2), 7, Taken::Unsure, || 1_500),
+            FULL
         );
         assert!(gate.leave(row(9, 1)).wake);
         assert!(is_granted(gate.enter_waiting(wide(2), 7, || 1_500)));

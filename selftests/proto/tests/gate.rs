@@ -300,6 +300,45 @@ fn r17_no_wake_up_is_lost_across_lanes() {
     no_wake_up_is_lost(Counting::Spread, 9, Charge::cpu(1), Charge::cpu(0));
 }
 
+/// One operation waits for every row, one on a row comes and goes, and does not wait if there is no
+/// room: the lane of that row was in use for a moment only.
+#[test]
+fn r17_no_wake_up_is_lost_to_one_that_steps_back() {
+    model(|| {
+        let gate = leased(Counting::Rows(FIELDS), 1, 1);
+        let other = {
+            let gate = gate.clone();
+            thread::spawn(move || match gate.enter(row(0), in_time) {
+                Admission::Granted(_) => gate.leave(row(0)).wake,
+                Admission::Full { wake } => wake,
+                _ => panic!("the lease is valid"),
+            })
+        };
+        let wide = Charge::rows(FIELDS.unit(1));
+        let goes = match gate.enter(wide, in_time) {
+            Admission::Granted(_) => true,
+            Admission::Full { .. } => gate.wait(wide),
+            _ => panic!("the lease is valid"),
+        };
+        assert!(other.join().unwrap() || goes, "it waits for ever");
+    });
+}
+
+/// An operation waits for every row: one that comes later goes behind it, on whatever row.
+#[test]
+fn r17_nobody_overtakes_an_operation_on_many_rows() {
+    model(|| {
+        let gate = leased(Counting::Rows(FIELDS), 1, 1);
+        let wide = Charge::rows(FIELDS.unit(1));
+        assert!(gate.wait(wide), "the lane is empty");
+        let short = gate.take_short(Counting::Rows(FIELDS), row(0));
+        assert!(!matches!(short, Taken::Sure));
+        assert!(granted(gate.enter_long(row(0), 7, short, in_time)).is_none());
+        assert!(granted(gate.enter_long(row(0), 7, Taken::No, in_time)).is_none());
+        assert_eq!(gate.count().open, 0);
+    });
+}
+
 /// Two that meet in different words may both step back; then both wait, and whoever stepped back
 /// last has woken the dispatcher or found room.
 #[test]
