@@ -234,7 +234,7 @@ impl Session {
             if reasons.contains(Reasons::TICK) && self.view().stale_epoch.is_some() {
                 self.herald.ring(Reasons::CHANGE);
             }
-            // The dispatcher may hang in a member: what is kept must not outlive its time.
+            // What is kept must not outlive its time.
             let kept_ns = self.gate.tend();
             let soonest_ns = clock::raw_ns().saturating_add(NAP_NS);
             let next_ns = [next_ns, kept_ns].into_iter().flatten().min();

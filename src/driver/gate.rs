@@ -6,7 +6,8 @@
 //!   map: permit? lease? --Granted--> remap --> device --> end_io: acknowledge? --> leave
 //!           |     |
 //!           |     +--Refused--> fail, or keep until the export was switched (`lapse_hold_ms`)
-//!           +--Full--> hold, in order --> dispatcher: permit? lease? --> submit, or fail
+//!           +--Full--> hold, in order --> dispatcher: permit? lease? --> outbox, or fail
+//!                                           member's thread: lease? --> submit, or fail
 //! ```
 //!
 //! The decision itself is [`crate::proto::permits::Gate`]: one compare-and-swap and one comparison
@@ -32,6 +33,7 @@ use super::{
     bell::{Bell, Reasons},
     deferred::Unusual,
     events,
+    outbox::Outbox,
     target::{Instance, LeaseTarget, Rules},
 };
 use crate::{
@@ -237,6 +239,8 @@ pub struct PortionGate {
     controller: u32,
     portion: Arc<Bell>,
     dispatcher: Arc<Bell>,
+    /// Of each member.
+    outboxes: KVec<Arc<Outbox>>,
     #[pin]
     held: SpinLockIrq<Held>,
 }
@@ -261,6 +265,10 @@ impl PortionGate {
         let cpus = kernel::cpu::nr_cpu_ids() as usize;
         let lanes = zeros(counting.words(cpus))?;
         let checks = Checks::new(zeros(Checks::<KVec<Word64>>::words(cpus))?);
+        let mut outboxes = KVec::with_capacity(usize::from(superblock.members), GFP_KERNEL)?;
+        for _ in 0..superblock.members {
+            outboxes.push(Outbox::new()?, GFP_KERNEL)?;
+        }
         Ok(pin_init!(Self {
             gate: Gate::new(lease_ns, limit, counting, lanes),
             chunk,
@@ -272,6 +280,7 @@ impl PortionGate {
             controller,
             portion,
             dispatcher,
+            outboxes,
             held <- new_spinlock_irq!(
                 Held {
                     waiting: Waiting::new(),
@@ -514,9 +523,34 @@ impl PortionGate {
         None
     }
 
-    /// What the dispatcher does each time it is woken. May sleep in the submission of a bio.
+    /// What the dispatcher does each time it is woken.
     pub fn dispatch(&self) {
         waiting::dispatch(self);
+    }
+
+    /// The outbox of each member, in their order.
+    pub fn outboxes(&self) -> &[Arc<Outbox>] {
+        &self.outboxes
+    }
+
+    /// Sends a bio that got its permit from the dispatcher to its member. The lease is looked at
+    /// again: the bio may have been in its outbox for long. May block for as long as the member
+    /// likes.
+    pub fn submit(&self, mut bio: HeldBio<LeaseTarget>) {
+        let verdict = self.gate.acknowledge(bio.per_bio().epoch, leaping_ns);
+        match verdict {
+            Ok(()) => bio.submit(),
+            Err(Lapsed(lapsed)) => {
+                self.note_refusal(lapsed, false);
+                self.refuse_admitted(bio);
+            }
+        }
+    }
+
+    /// Refuses a bio that has a permit and was not sent.
+    fn refuse_admitted(&self, mut bio: HeldBio<LeaseTarget>) {
+        self.leave(bio.per_bio());
+        self.refuse_held(bio);
     }
 
     /// Gives back what dm core wants back, and fails what has been kept for its time after a lapse;
@@ -608,10 +642,15 @@ impl PortionGate {
         outcome
     }
 
-    /// Fails everything that waits for a permit, all together, unless there is a lease [R17]. Not
-    /// left to the dispatcher, which may hang in the submission of a bio to a member that hangs.
+    /// Fails everything that waits, for a permit or to be sent, all together, unless there is a
+    /// lease [R17]. Not left to the members' threads, which may hang in a member that hangs.
     pub fn fail_pending(&self) {
         waiting::refuse_if_over(self);
+        for outbox in &self.outboxes {
+            if self.gate.expiry_ns() == 0 {
+                outbox.take_all().for_each(|bio| self.refuse_admitted(bio));
+            }
+        }
     }
 
     /// Refuses a bio that waited.
@@ -754,7 +793,15 @@ impl Lobby for PortionGate {
     fn go(&self, mut bio: Self::Op, epoch: u64, check: Check) {
         bio.per_bio().epoch = epoch;
         self.note_permit(&Extent::of(&bio), epoch, check);
-        bio.submit();
+        let member = bio.with_data(|table| usize::from(table.rules.member));
+        match self.outboxes.get(member) {
+            Some(outbox) => outbox.push(bio),
+            None => self.refuse_admitted(bio),
+        }
+        // It may have been latched, and what was in the outbox failed, before the bio was there.
+        if self.gate.expiry_ns() == 0 {
+            self.fail_pending();
+        }
     }
 
     fn refuse(&self, bio: Self::Op, lapsed: bool, wake: bool) {

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`target`] | the callbacks: a table line becomes a [`target::Instance`] |
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
+//! | [`outbox`] | the way of what has waited to its member |
 //! | [`deferred`] | what dm core held back during a suspend |
 //! | [`portion`] | a session: one controller on one portion, its machine, its threads |
 //! | [`engine`] | what runs the machine: its events and its actions |
@@ -25,7 +26,7 @@
 //!   map/end_io --lapse, drained----+      |    +---------------- completion (irq) ------------+
 //!   messages, sleep, shutdown: they run   +--latch, lease, limit--> gate
 //!   the machine themselves                +--roles--> herald thread: dm events, openers
-//!   end_io --room--> dispatcher thread: submits held bios
+//!   end_io --room--> dispatcher thread --permit--> a thread of each member: submits held bios
 //! ```
 //!
 //! # Clocks
@@ -38,7 +39,7 @@
 //! # Locks, outermost first
 //!
 //! registry > a session's `command` > its `tables` > its `machine` > spinlocks (mailbox state, held
-//! bios, the bells of a timer, the answer). No bio is disposed of, no event raised and no device
+//! bios, outboxes, the bells of a timer, the answer). No bio is disposed of, no event raised and no device
 //! opened under a spinlock; `map` and `end_io` take at most the lock of the held bios.
 
 pub mod bell;
@@ -49,6 +50,7 @@ pub mod gate;
 pub mod heart;
 pub mod mailbox;
 pub mod message;
+pub mod outbox;
 pub mod portion;
 pub mod registry;
 pub mod report;

@@ -487,10 +487,18 @@ impl Session {
                 GFP_KERNEL,
             )?;
         }
+        for outbox in self.gate.outboxes() {
+            let (session, outbox) = (self.clone(), outbox.clone());
+            let body = move |context: &Context| outbox.run(context, |bio| session.gate.submit(bio));
+            threads.push(
+                Thread::spawn(c"dm_lease_bios", Priority::RealtimeLow, body)?,
+                GFP_KERNEL,
+            )?;
+        }
         let session = self.clone();
         let body = move |context: &Context| session.dispatch_loop(context);
         threads.push(
-            Thread::spawn(c"dm_lease_bios", Priority::RealtimeLow, body)?,
+            Thread::spawn(c"dm_lease_turn", Priority::RealtimeLow, body)?,
             GFP_KERNEL,
         )?;
         let session = self.clone();
