@@ -17,6 +17,10 @@
 //! least what may be open: after a limit was lowered the old one stands in it until the gate was
 //! seen to hold no more than the new one. Consecutive terms of one incarnation share one gate, so
 //! the earlier one is not charged.
+//!
+//! A later incarnation with the number of the old owner is no evidence that the old one has
+//! drained: it may run on a spare, while the old machine hangs with operations that have passed its
+//! gate. Nothing on the members tells the two cases apart, so an operator has to.
 
 use super::voices::owner_of;
 use super::{Controller, Outcome, Phase};
@@ -33,8 +37,6 @@ pub(super) struct Watched {
     inc: Incarnation,
     /// When the charge was first known here.
     since_ns: u64,
-    /// When a later incarnation of the owner was first seen.
-    reborn_ns: Option<u64>,
     /// When an operator's word that the owner is dead was first known here.
     word_ns: Option<u64>,
 }
@@ -44,7 +46,6 @@ impl Watched {
     /// Replaces both moments.
     pub(super) fn with_moments(&mut self, moment: impl Fn(u64) -> u64) {
         self.since_ns = moment(self.since_ns);
-        self.reborn_ns = self.reborn_ns.map(&moment);
         self.word_ns = self.word_ns.map(moment);
     }
 }
@@ -236,8 +237,7 @@ impl Controller {
             let record = boxes.heartbeat(charge.slot).reading.valid();
             let record = record.filter(|_| !charge.several);
             let quiet = record.is_some_and(|record| shows_drain(&charge, &record));
-            let reborn = record.is_some_and(|record| is_reborn(&charge, &record));
-            if quiet || self.has_waited(&charge, reborn, now_ns) {
+            if quiet || self.has_waited(&charge, now_ns) {
                 drained.add(charge);
             }
         }
@@ -245,18 +245,13 @@ impl Controller {
     }
 
     /// Whether the time has passed after which a term counts as drained.
-    fn has_waited(&mut self, charge: &Charge, reborn: bool, now_ns: u64) -> bool {
-        let settle_ns = self.setup.timing.device_settle_ns();
+    fn has_waited(&mut self, charge: &Charge, now_ns: u64) -> bool {
         let drain_ns = self.setup.redundancy.drain_ns;
         let Some(watched) = self.watched(charge, now_ns) else {
             return false;
         };
-        if reborn {
-            watched.reborn_ns.get_or_insert(now_ns);
-        }
-        let over = |since_ns: u64, wait_ns: u64| now_ns.saturating_sub(since_ns) >= wait_ns;
-        watched.reborn_ns.is_some_and(|at| over(at, settle_ns))
-            || drain_ns.is_some_and(|wait_ns| over(watched.since_ns, wait_ns))
+        let waited_ns = now_ns.saturating_sub(watched.since_ns);
+        drain_ns.is_some_and(|drain_ns| waited_ns >= drain_ns)
     }
 
     /// What the local clock knows of a term, from now on if nothing so far.
@@ -281,7 +276,6 @@ impl Controller {
             epoch: charge.epoch,
             inc: charge.inc,
             since_ns: now_ns,
-            reborn_ns: None,
             word_ns: None,
         }))
     }
@@ -403,12 +397,6 @@ fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
     let (now, then) = (record.dec.epoch, charge.epoch);
     let drained = now > then && record.open == 0 || now == then && record.is_drained();
     record.inc == charge.inc && drained
-}
-
-/// Whether a later incarnation of that controller writes its mailbox now. An earlier one, whose
-/// record may stand on a member that lagged behind, cannot know the epoch.
-fn is_reborn(charge: &Charge, record: &HeartbeatRecord) -> bool {
-    record.inc != charge.inc && record.dec.epoch >= charge.epoch
 }
 
 #[cfg(test)]
