@@ -80,6 +80,8 @@ pub enum News {
     Transition(Transition),
     /// What an owner may have open changed.
     Budget(Budget),
+    /// This member does not show what it acknowledged [R58].
+    WentBack(u8),
 }
 
 /// The last view, what heartbeats were like, and the news that were not told yet, oldest first.
@@ -392,6 +394,7 @@ impl Session {
                     self.tell(News::Transition(transition));
                 }
                 Action::Budget(budget) => self.tell(News::Budget(budget)),
+                Action::WentBack { member } => self.tell(News::WentBack(member)),
                 Action::Heartbeat(beat) => {
                     self.note(&beat);
                     report::heartbeat(self, &beat);

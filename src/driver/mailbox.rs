@@ -27,7 +27,6 @@ use crate::{
         record::{
             decode,
             encode,
-            newest,
             BallotRecord,
             BlockId,
             HeartbeatRecord,
@@ -242,8 +241,7 @@ impl Mailbox {
             Some(block) => decode::<T>(block, &id),
             None => Reading::Blank,
         };
-        let (reading, newest) = newest(side(start), side(start.wrapping_add(1)));
-        Found { reading, newest }
+        Found::join(side(start), side(start.wrapping_add(1)))
     }
 
     /// The body of the member thread.
@@ -395,11 +393,5 @@ impl Mailboxes for Decoded {
 }
 
 /// A slot that is not formatted is never asked for; blank is what it would be.
-const NOTHING_BALLOT: Found<BallotRecord> = Found {
-    reading: Reading::Blank,
-    newest: None,
-};
-const NOTHING_HEARTBEAT: Found<HeartbeatRecord> = Found {
-    reading: Reading::Blank,
-    newest: None,
-};
+const NOTHING_BALLOT: Found<BallotRecord> = Found::whole(Reading::Blank, None);
+const NOTHING_HEARTBEAT: Found<HeartbeatRecord> = Found::whole(Reading::Blank, None);

@@ -12,7 +12,7 @@ use crate::{
         limit::Limit,
         message::Command,
         record::Slot,
-        status::{Charged, Reason}, //
+        status::{Charged, Reason, Role}, //
     },
 };
 use core::fmt;
@@ -78,7 +78,17 @@ pub fn news(session: &Session, news: &News) {
     match news {
         News::Transition(change) => transition(session, change),
         News::Budget(change) => budget(session, change),
+        News::WentBack(member) => went_back(session, *member),
     }
+}
+
+/// A member shows less than what it acknowledged.
+fn went_back(session: &Session, member: u8) {
+    warn(format_args!(
+        "{}: member {member} lost mailbox records that it had acknowledged: it went back to an \
+         earlier state, and does not count until they are written again",
+        Who(session),
+    ));
 }
 
 /// What an owner may have open changed, or what is charged for earlier owners.
@@ -98,7 +108,10 @@ fn budget(session: &Session, change: &Budget) {
 
 /// The role or the epoch changed.
 fn transition(session: &Session, change: &Transition) {
-    let say = if is_lost(change) { warn } else { notice };
+    let say = match is_lost(change) || change.to == Role::Failed {
+        true => warn,
+        false => notice,
+    };
     say(format_args!(
         "{}: {} -> {}, epoch {} of {}{}",
         Who(session),

@@ -46,6 +46,13 @@ impl Observer {
         *self = Self::new();
     }
 
+    /// Forgets the timer of a member: what it showed may have been long past.
+    pub fn forget(&mut self, member: u8) {
+        if let Some(seen) = self.seen.get_mut(usize::from(member)) {
+            *seen = None;
+        }
+    }
+
     /// A read of `member` completed at `completed_ns` and showed `value`, or `None` when what it
     /// showed carries no such value: the watched one has not written there, or its next
     /// incarnation already has (after it listened to the same silence).

@@ -26,9 +26,25 @@
 //! * For [`OwnRegister::holds`] the wait is left out where every command that may still land
 //!   carries the very image that is in both blocks: such a command takes nothing back.
 //!
+//! What a read shows of each block is compared with what was acknowledged [R58]. A read can only
+//! judge a block that was *quiet*: acknowledged before the read was issued, not written since, and
+//! with no failed command that may still land.
+//!
+//! | the block shows | it means |
+//! |---|---|
+//! | the acknowledged write | the register is what it was |
+//! | a write of this incarnation that this session never gave out | another machine runs with a copy of this machine's memory: [`Verdict::Copy`] |
+//! | a write of another incarnation, later than the first write here | another machine has this number: [`Verdict::Foreign`] |
+//! | anything else, and the block was quiet | the member went back: [`Verdict::Back`] |
+//!
+//! A register that went back is *void*: nothing that was believed of it holds, and the member does
+//! not count until the register was written anew, the ballot register in both blocks.
+//!
 //! Caller: [`super::controller`], two for each member.
 
 use super::layout::Side;
+use super::record::{Incarnation, Register};
+use super::round::Shown;
 
 /// The state of one own register on one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +61,17 @@ pub struct OwnRegister {
     /// The one image that all commands carry which may still land before that time; 0 if they
     /// carry several, or if that is not known. Images are numbered from 1.
     doubtful: u32,
+    /// The write that each block carries, if one of this incarnation was acknowledged there and
+    /// none has failed there since.
+    acked: [Option<Stamp>; 2],
+    /// The write that was given out last.
+    last: Option<Stamp>,
+    /// The last write that was reported as failed: it may have landed, or land late.
+    lost: Option<Stamp>,
+    /// The highest sequence number before the first write of this incarnation.
+    floor: u64,
+    /// How many successful writes are missing until a register that went back counts again.
+    void: u8,
     /// Whether this incarnation has a successful write here.
     written: bool,
     /// Whether any write of this incarnation was given to the member.
@@ -58,6 +85,31 @@ enum State {
     Unknown,
     Ready { target: Side },
     Writing { target: Side, image: u32 },
+}
+
+/// What tells one write of a register from every other one of the same incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// The sequence number.
+    pub seq: u64,
+    /// The mark: the writer's clock when the round of the write began. A copy of this machine, which
+    /// counts on from the same number, writes another one.
+    pub mark: u64,
+}
+
+/// What a read says of one block of an own register; see the table at the top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// What must be there, or nothing can be said.
+    Fine,
+    /// Less than what was acknowledged, left by a failed command that landed late.
+    Late,
+    /// Less than what was acknowledged: blank, unreadable, or older.
+    Back,
+    /// A later write of another incarnation.
+    Foreign,
+    /// A write of this incarnation, which this session never gave out.
+    Copy,
 }
 
 /// A write that the register allows: where it goes and which sequence number it carries.
@@ -79,6 +131,11 @@ impl OwnRegister {
             copies: 0,
             counts_from_ns: 0,
             doubtful: 0,
+            acked: [None; 2],
+            last: None,
+            lost: None,
+            floor: 0,
+            void: 0,
             written: false,
             given: false,
             outdated: false,
@@ -118,12 +175,19 @@ impl OwnRegister {
         self.state = State::Ready { target };
     }
 
-    /// Begins a write of image number `image`, if the register is ready for one.
-    pub fn begin(&mut self, image: u32) -> Option<Write> {
+    /// Begins a write of image number `image` with this mark, if the register is ready for one.
+    pub fn begin(&mut self, image: u32, mark: u64) -> Option<Write> {
         let State::Ready { target } = self.state else {
             return None;
         };
+        if !self.given {
+            self.floor = self.seq;
+        }
         self.seq = self.seq.checked_add(1)?;
+        self.last = Some(Stamp {
+            seq: self.seq,
+            mark,
+        });
         self.given = true;
         self.state = State::Writing { target, image };
         Some(Write {
@@ -163,6 +227,8 @@ impl OwnRegister {
         };
         self.image = image;
         self.written = true;
+        self.void = self.void.saturating_sub(1);
+        self.set_acked(target, self.last);
         self.state = State::Ready {
             target: target.other(),
         };
@@ -171,7 +237,7 @@ impl OwnRegister {
     /// The write in flight failed at `now_ns`: what is on the member is in doubt, and a late copy
     /// of the command may land until `settled_ns`.
     pub fn failed(&mut self, now_ns: u64, settled_ns: u64) {
-        let State::Writing { image, .. } = self.state else {
+        let State::Writing { target, image } = self.state else {
             return;
         };
         let settled = now_ns >= self.counts_from_ns;
@@ -180,7 +246,87 @@ impl OwnRegister {
         self.state = State::Unknown;
         self.outdated = false;
         self.copies = 0;
+        self.lost = self.last;
+        self.set_acked(target, None);
         self.counts_from_ns = self.counts_from_ns.max(settled_ns);
+    }
+
+    /// Whether a read that is issued now, not before `issued_ns`, can judge the block on `side`, if
+    /// no write to it begins until the read completes.
+    pub fn is_quiet(&self, side: Side, issued_ns: u64) -> bool {
+        let writes = matches!(self.state, State::Writing { target, .. } if target == side);
+        self.acked(side).is_some() && !writes && issued_ns >= self.counts_from_ns
+    }
+
+    /// The block that the write in flight goes to.
+    pub fn written_side(&self) -> Option<Side> {
+        match self.state {
+            State::Writing { target, .. } => Some(target),
+            State::Unknown | State::Ready { .. } => None,
+        }
+    }
+
+    /// What a read says that showed `shown` on `side`, for the controller of incarnation `own`;
+    /// `quiet` if the block was [quiet](Self::is_quiet) until the read completed, `written` if the
+    /// register was [written](Self::is_written) when the read was issued.
+    pub fn judge(
+        &self,
+        side: Side,
+        shown: Shown,
+        own: Incarnation,
+        quiet: bool,
+        written: bool,
+    ) -> Verdict {
+        let back = match (quiet && self.acked(side).is_some(), self.lost) {
+            (false, _) => Verdict::Fine,
+            (true, Some(lost)) if shown == Shown::of(own, lost) => Verdict::Late,
+            (true, _) => Verdict::Back,
+        };
+        match shown {
+            Shown::Write { inc, stamp } if inc == own => match self.acked(side) {
+                Some(acked) if acked == stamp => Verdict::Fine,
+                _ if self.is_of_a_copy(stamp) => Verdict::Copy,
+                _ => back,
+            },
+            Shown::Write { stamp, .. } if written && stamp.seq > self.floor => Verdict::Foreign,
+            Shown::Write { .. } | Shown::Nothing => back,
+        }
+    }
+
+    /// Whether this session knows that it never gave out this write of its own incarnation. Of the
+    /// device that was here before nothing is known any more.
+    fn is_of_a_copy(&self, stamp: Stamp) -> bool {
+        let known = self.acked.iter().chain([&self.last, &self.lost]).flatten();
+        let mut same = known.filter(|known| known.seq == stamp.seq);
+        self.given && (stamp.seq > self.seq || same.any(|known| known.mark != stamp.mark))
+    }
+
+    /// The register went back on the member: what was believed of it does not hold, and both
+    /// blocks are read before the next write. Counts again after so many writes.
+    pub fn went_back(&mut self, register: Register) {
+        self.acked = [None; 2];
+        self.copies = 0;
+        self.void = writes_to_count(register);
+        match self.state {
+            // The write in flight went to a block that was chosen by what does not hold.
+            State::Writing { .. } => self.outdated = true,
+            State::Unknown | State::Ready { .. } => self.state = State::Unknown,
+        }
+    }
+
+    /// Whether the register went back and was not yet written anew.
+    pub fn is_void(&self) -> bool {
+        self.void > 0
+    }
+
+    fn acked(&self, side: Side) -> Option<Stamp> {
+        self.acked.get(side.index()).copied().flatten()
+    }
+
+    fn set_acked(&mut self, side: Side, stamp: Option<Stamp>) {
+        if let Some(acked) = self.acked.get_mut(side.index()) {
+            *acked = stamp;
+        }
     }
 
     /// How many consecutive writes carried image number `image` so far (at most 2).
@@ -205,6 +351,14 @@ impl OwnRegister {
     }
 }
 
+/// After how many writes a register that went back counts again: a promise is in both blocks.
+const fn writes_to_count(register: Register) -> u8 {
+    match register {
+        Register::Ballot => 2,
+        Register::Heartbeat => 1,
+    }
+}
+
 #[cfg(feature = "model")]
 impl OwnRegister {
     /// The same register when the image in force is called 1 and every other one 0.
@@ -223,12 +377,35 @@ impl OwnRegister {
     #[must_use]
     pub fn with_seq(mut self, seq: impl Fn(u64) -> u64) -> Self {
         self.seq = seq(self.seq);
+        for acked in self.acked.iter_mut().flatten() {
+            acked.seq = seq(acked.seq);
+        }
+        self
+    }
+
+    /// The same register without marks: no model has copies of a machine. What compares with the
+    /// highest number before the own writes is replaced by `floor` of it.
+    #[must_use]
+    pub fn without_marks(mut self, floor: impl Fn(u64) -> u64) -> Self {
+        (self.last, self.lost) = (None, None);
+        for acked in self.acked.iter_mut().flatten() {
+            acked.mark = 0;
+        }
+        self.floor = floor(self.floor);
+        self
+    }
+
+    /// The same register where nothing is compared with what was acknowledged: no member goes back.
+    #[must_use]
+    pub fn without_acked(mut self) -> Self {
+        self.acked = [None; 2];
         self
     }
 
     /// The same register with its two blocks exchanged.
     #[must_use]
     pub fn with_sides_swapped(mut self) -> Self {
+        self.acked.swap(0, 1);
         if let State::Ready { target } | State::Writing { target, .. } = &mut self.state {
             *target = target.other();
         }
@@ -256,6 +433,9 @@ impl Default for OwnRegister {
 mod tests {
     use super::*;
 
+    /// The clock when the rounds of these tests began.
+    const MARK: u64 = 1_000;
+
     fn ready(newest: Option<(Side, u64)>) -> OwnRegister {
         let mut register = OwnRegister::new();
         register.learned(newest);
@@ -264,23 +444,23 @@ mod tests {
 
     #[test]
     fn r41_nothing_is_written_before_both_blocks_were_read() {
-        assert_eq!(OwnRegister::new().begin(1), None);
+        assert_eq!(OwnRegister::new().begin(1, MARK), None);
     }
 
     #[test]
     fn r41_the_sequence_continues_and_the_newest_block_is_spared() {
         let mut register = ready(Some((Side::B, 41)));
         assert_eq!(
-            register.begin(1),
+            register.begin(1, MARK),
             Some(Write {
                 side: Side::A,
                 seq: 42
             })
         );
-        assert_eq!(register.begin(1), None, "one write in flight");
+        assert_eq!(register.begin(1, MARK), None, "one write in flight");
         register.succeeded();
         assert_eq!(
-            register.begin(1),
+            register.begin(1, MARK),
             Some(Write {
                 side: Side::B,
                 seq: 43
@@ -294,7 +474,7 @@ mod tests {
         // A command of the former incarnation lands late, and the next read shows it.
         register.learned(Some((Side::B, 8)));
         assert_eq!(
-            register.begin(1),
+            register.begin(1, MARK),
             Some(Write {
                 side: Side::A,
                 seq: 9
@@ -304,7 +484,7 @@ mod tests {
         register.succeeded();
         register.learned(Some((Side::B, 99)));
         assert_eq!(
-            register.begin(1),
+            register.begin(1, MARK),
             Some(Write {
                 side: Side::B,
                 seq: 10
@@ -315,15 +495,15 @@ mod tests {
     #[test]
     fn r41_an_error_is_followed_by_a_read_not_by_habit() {
         let mut register = ready(None);
-        register.begin(1);
+        register.begin(1, MARK);
         register.succeeded();
-        register.begin(1);
+        register.begin(1, MARK);
         register.failed(400, 500);
-        assert_eq!(register.begin(1), None);
+        assert_eq!(register.begin(1, MARK), None);
         // The failed write tore block B: A is still the newest valid one.
         register.learned(Some((Side::A, 1)));
         assert_eq!(
-            register.begin(1),
+            register.begin(1, MARK),
             Some(Write {
                 side: Side::B,
                 seq: 3
@@ -334,13 +514,13 @@ mod tests {
     #[test]
     fn r28_a_ballot_counts_when_it_is_in_both_blocks() {
         let mut register = ready(None);
-        register.begin(7);
+        register.begin(7, MARK);
         register.succeeded();
         assert!(!register.counts(7, 0));
-        register.begin(7);
+        register.begin(7, MARK);
         register.succeeded();
         assert!(register.counts(7, 0));
-        register.begin(8);
+        register.begin(8, MARK);
         register.succeeded();
         assert!(!register.counts(8, 0));
         assert!(!register.counts(7, 0));
@@ -349,14 +529,14 @@ mod tests {
     #[test]
     fn r41_a_write_to_a_device_that_went_says_nothing_of_the_one_that_came() {
         let mut register = ready(Some((Side::A, 7)));
-        register.begin(7);
+        register.begin(7, MARK);
         register.forget(1_000);
-        assert!(register.is_writing() && register.begin(7).is_none());
+        assert!(register.is_writing() && register.begin(7, MARK).is_none());
         register.succeeded();
         assert!(register.is_unknown() && !register.is_written());
         register.learned(Some((Side::B, 3)));
         assert_eq!(
-            register.begin(7),
+            register.begin(7, MARK),
             Some(Write {
                 side: Side::A,
                 seq: 4
@@ -367,15 +547,15 @@ mod tests {
     #[test]
     fn r39_another_device_is_unknown_whatever_was_known_of_the_one_before() {
         let mut register = ready(Some((Side::A, 7)));
-        register.begin(7);
+        register.begin(7, MARK);
         register.succeeded();
         register.forget(1_000);
         assert!(register.is_unknown() && !register.is_writing());
-        assert!(!register.is_written() && register.begin(7).is_none());
+        assert!(!register.is_written() && register.begin(7, MARK).is_none());
         // A write to the one before may have been given on to this one.
         register.learned(None);
         for _ in 0..2 {
-            register.begin(7);
+            register.begin(7, MARK);
             register.succeeded();
         }
         assert!(!register.counts(7, 999) && register.counts(7, 1_000));
@@ -385,13 +565,13 @@ mod tests {
     fn in_doubt(failed: &[(u32, u64)]) -> OwnRegister {
         let mut register = ready(None);
         for &(image, at_ns) in failed {
-            register.begin(image);
+            register.begin(image, MARK);
             register.failed(at_ns, at_ns + 1_000);
             register.learned(None);
         }
         for _ in 0..2 {
             assert!(!register.holds(7, 900), "one copy may be taken back");
-            register.begin(7);
+            register.begin(7, MARK);
             register.succeeded();
         }
         register
@@ -415,11 +595,11 @@ mod tests {
         }
         // What failed long ago can land no more.
         let mut register = in_doubt(&[(6, 0)]);
-        register.begin(7);
+        register.begin(7, MARK);
         register.failed(1_000, 2_000);
         register.learned(None);
         for _ in 0..2 {
-            register.begin(7);
+            register.begin(7, MARK);
             register.succeeded();
         }
         assert!(register.holds(7, 1_500) && !register.counts(7, 1_500));
@@ -428,12 +608,12 @@ mod tests {
     #[test]
     fn r39_what_another_device_was_given_may_carry_anything() {
         let mut register = ready(None);
-        register.begin(7);
+        register.begin(7, MARK);
         register.forget(1_000);
         register.failed(10, 1_010);
         register.learned(None);
         for _ in 0..2 {
-            register.begin(7);
+            register.begin(7, MARK);
             register.succeeded();
         }
         assert!(!register.holds(7, 999) && register.holds(7, 1_010));
@@ -442,11 +622,11 @@ mod tests {
     #[test]
     fn r41_after_an_error_the_member_counts_only_when_late_commands_have_had_their_time() {
         let mut register = ready(None);
-        register.begin(7);
+        register.begin(7, MARK);
         register.failed(800, 1_000);
         register.learned(None);
         for _ in 0..2 {
-            register.begin(7);
+            register.begin(7, MARK);
             register.succeeded();
         }
         assert!(!register.counts(7, 999));

@@ -20,7 +20,10 @@
 use super::layout::{Side, MAX_CONTROLLERS};
 use super::observer::member_bit;
 use super::paxos::{Promise, Seen};
-use super::record::{BallotRecord, Charges, Decided, HeartbeatRecord, Reading, Slot};
+use super::record::{
+    newest, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, Reading, Record, Slot,
+};
+use super::register::Stamp;
 
 /// What a read of one member's mailboxes brought, decoded.
 pub trait Mailboxes {
@@ -37,6 +40,75 @@ pub struct Found<T> {
     pub reading: Reading<T>,
     /// The newest valid block.
     pub newest: Option<Side>,
+    /// What each block shows of its last write.
+    pub blocks: [Shown; 2],
+}
+
+/// What a block shows of its last write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// No valid record: blank, torn or damaged.
+    Nothing,
+    /// A record.
+    Write {
+        /// The writer's incarnation.
+        inc: Incarnation,
+        /// What tells the write from others of the writer.
+        stamp: Stamp,
+    },
+}
+
+impl Shown {
+    /// Whether it is a write of `inc`.
+    pub fn is_by(&self, inc: Incarnation) -> bool {
+        matches!(self, Self::Write { inc: by, .. } if *by == inc)
+    }
+
+    /// A write of `inc`.
+    pub const fn of(inc: Incarnation, stamp: Stamp) -> Self {
+        Self::Write { inc, stamp }
+    }
+}
+
+impl<T: Record> Found<T> {
+    /// Joins the two blocks of a register.
+    pub fn join(a: Reading<T>, b: Reading<T>) -> Self {
+        let (reading, newest) = newest(a, b);
+        let shown = |block: Reading<T>| match block {
+            Reading::Valid(record) => Shown::of(
+                record.inc(),
+                Stamp {
+                    seq: record.seq(),
+                    mark: record.mark(),
+                },
+            ),
+            Reading::Blank | Reading::Invalid(_) => Shown::Nothing,
+        };
+        Self {
+            reading,
+            newest,
+            blocks: [shown(a), shown(b)],
+        }
+    }
+}
+
+impl<T> Found<T> {
+    /// A register of which only what it says as a whole is known.
+    pub const fn whole(reading: Reading<T>, newest: Option<Side>) -> Self {
+        Self {
+            reading,
+            newest,
+            blocks: [Shown::Nothing; 2],
+        }
+    }
+
+    /// What the block on `side` shows.
+    pub fn shown(&self, side: Side) -> Shown {
+        match side {
+            Side::A => self.blocks[0],
+            Side::B => self.blocks[1],
+        }
+    }
 }
 
 /// What a round writes.
@@ -91,6 +163,8 @@ pub struct Round {
     pub failed: u16,
     /// What the reads showed of ballots and decisions.
     pub seen: Seen,
+    /// Members whose answer showed nothing wrong in the own slot, readable or not.
+    pub looked: u16,
     /// Members that showed what the observer watches.
     pub confirmed: u16,
     /// Members on which every slot was blank.
@@ -120,6 +194,7 @@ impl Round {
             done: 0,
             failed: 0,
             seen: Seen::new(decided),
+            looked: 0,
             confirmed: 0,
             blank: 0,
             own_promise: (Decided::NEVER, Promise::NONE),
@@ -222,6 +297,7 @@ impl Round {
             &mut self.given,
             &mut self.done,
             &mut self.failed,
+            &mut self.looked,
             &mut self.confirmed,
             &mut self.blank,
         ] {

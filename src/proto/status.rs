@@ -264,6 +264,16 @@ reasons! {
     Blind = 37, "blind", "no majority was read lately";
     /// `confirm_dead` while the owner says that operations are open, with `force` or without [R21].
     OwnerOpen = 38, "owner_open", "the owner says that operations are open";
+
+    // Why it withdrew.
+
+    /// Two records name different owners of one epoch [R57].
+    Split = 39, "split", "two owners of one epoch are on the members";
+    /// Its own mailbox holds writes of its own incarnation that it never gave out: a copy of this
+    /// machine's memory runs somewhere [R58].
+    Copy = 40, "copy", "a copy of this machine writes the own mailbox";
+    /// The machine was copied or put back to an earlier state: it joins anew.
+    Fork = 41, "fork", "this machine was copied or put back to an earlier state";
 }
 
 impl Reason {

@@ -13,10 +13,10 @@
 
 use core::hash::{Hash, Hasher};
 
-use super::{Controller, Evidence, Phase, Queued};
+use super::{Controller, Evidence, Phase, Queued, Sides};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
-use crate::proto::record::{Generations, Register};
+use crate::proto::record::{Decided, Generations, Register};
 use crate::proto::round::Stage;
 use crate::proto::status::Reason;
 
@@ -34,12 +34,14 @@ impl Controller {
                 .ballot
                 .with_image(self.image)
                 .with_seq(|number| seq(member, Register::Ballot, number))
+                .without_marks(|floor| below(&seq, member, Register::Ballot, floor))
                 .with_counts_from(|at_ns| passed(at_ns, now_ns));
             state.heartbeat = state
                 .heartbeat
                 .with_image(self.rounds)
                 .with_seq(|number| seq(member, Register::Heartbeat, number))
-                .with_counts_from(|_| 0);
+                .without_marks(|floor| below(&seq, member, Register::Heartbeat, floor))
+                .with_counts_from(|at_ns| passed(at_ns, now_ns));
             state.ballot_round = short(state.ballot_round);
             state.heartbeat_round = short(state.heartbeat_round);
             if let Some(tag) = state.read.as_mut() {
@@ -96,6 +98,24 @@ impl Controller {
         if let Some(state) = self.members.get_mut(usize::from(member)) {
             let own = state.register(register);
             *own = own.with_sides_swapped();
+            if let Some(tag) = state.read.as_mut() {
+                let quiet = tag.quiet_mut(register);
+                core::mem::swap(&mut quiet.a, &mut quiet.b);
+            }
+        }
+        self
+    }
+
+    /// The same machine where no member goes back, so that it need not notice it.
+    #[must_use]
+    pub fn without_acked(mut self) -> Self {
+        for state in &mut self.members {
+            state.ballot = state.ballot.without_acked();
+            state.heartbeat = state.heartbeat.without_acked();
+            if let Some(tag) = state.read.as_mut() {
+                tag.ballot_quiet = Sides::NONE;
+                tag.heartbeat_quiet = Sides::NONE;
+            }
         }
         self
     }
@@ -133,6 +153,7 @@ impl Controller {
         same.ballots_from_ns = aged(self.ballots_from_ns);
         same.backoff_until_ns = aged(self.backoff_until_ns);
         same.last_look_ns = aged(self.last_look_ns);
+        same.own_seen_ns = self.own_seen_ns.map(aged);
         same.owner = self.owner.clone().with_since(aged);
         same.own_slot = self.own_slot.clone().with_since(aged);
         same.lease = self.lease.aged(by_ns);
@@ -206,9 +227,9 @@ impl Controller {
         };
         self.attempts = 0;
         self.last_round_ns = 0;
-        // Nothing waits longer for a drained term than these.
+        // Nothing waits longer for a drained term than this.
         let drain_ns = self.setup.redundancy.drain_ns.unwrap_or(0);
-        let drained_ns = now_ns.saturating_sub(drain_ns.max(self.setup.timing.device_settle_ns()));
+        let drained_ns = now_ns.saturating_sub(drain_ns);
         for known in self.watched.iter_mut().flatten() {
             known.with_moments(|at_ns| at_ns.max(drained_ns));
         }
@@ -217,11 +238,16 @@ impl Controller {
         self.sight_ns = None;
         // An earlier look is forgotten: looking once more changes nothing.
         self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
+        let lease_ns = self.setup.timing.lease_ns;
+        let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
+        self.own_seen_ns = self.own_seen_ns.filter(is_recent);
+        if !self.listens() {
+            self.heard = Decided::NEVER;
+        }
         self.lease = self.lease.settled(now_ns);
         self.reason = Reason::None;
         let silence_ns = self.silence_ns();
         let listen_ns = self.setup.timing.join_listen_ns();
-        let lease_ns = self.setup.timing.lease_ns;
         let stamp_ns = now_ns.saturating_sub(lease_ns.max(self.patience_ns()));
         self.phase.with_moments(
             |end_ns| end_ns.max(now_ns),
@@ -262,6 +288,12 @@ impl Controller {
             }
         }
     }
+}
+
+/// What stands for a number that is no sequence number of a write: such a number is above it if and
+/// only if the one that stands for it is.
+fn below(seq: impl Fn(u8, Register, u64) -> u64, member: u8, register: Register, at: u64) -> u64 {
+    seq(member, register, at.saturating_add(1)).saturating_sub(1)
 }
 
 /// A moment, or 0 when it has passed.
@@ -321,7 +353,7 @@ impl Queued {
                     change(expiry_ns);
                 }
             }
-            Queued::Latch | Queued::SetLimit(_) | Queued::Answer(_) => {}
+            Queued::Latch | Queued::SetLimit(_) | Queued::Answer(_) | Queued::WentBack { .. } => {}
         }
     }
 }

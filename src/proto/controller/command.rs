@@ -121,7 +121,7 @@ impl Controller {
 
     fn claim(&mut self, now_ns: u64) -> Result<Outcome, Reason> {
         match (self.phase, self.blocked) {
-            (Phase::Failed, _) => return Err(Reason::Duplicate),
+            (Phase::Failed, _) => return Err(self.reason),
             (Phase::Owner, _) => return Ok(Outcome::Done),
             (Phase::Offering { .. } | Phase::Draining { .. }, _) => return Err(Reason::Busy),
             (_, Some(reason)) => return Err(reason),
@@ -131,6 +131,7 @@ impl Controller {
         }
         self.claim_requested = true;
         self.try_claim(now_ns);
+        self.begin_due_round(now_ns);
         Ok(Outcome::Done)
     }
 

@@ -4,13 +4,14 @@
 //! All own writes are built from the one image, at the moment they are given out. Nothing here
 //! decides about roles; a complete round goes to [`super::judge`].
 
-use super::{Action, Controller, Evidence, Kind, Member, Phase, ReadTag};
+use super::identity::contradict;
+use super::{Action, Controller, Evidence, Kind, Member, Phase, ReadTag, Sides};
 use crate::proto::observer::member_bit;
 use crate::proto::record::{
     BallotRecord, Charges, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
 };
 use crate::proto::register::Write;
-use crate::proto::round::{Found, Mailboxes, Progress, Round, Stage};
+use crate::proto::round::{is_majority, Found, Mailboxes, Progress, Round, Stage};
 use crate::proto::status::Reason;
 
 impl Controller {
@@ -30,6 +31,9 @@ impl Controller {
         }
         let more = ok && own.copies(image) < 2;
         let counts = ok && own.counts(image, now_ns);
+        // A member that went back counts again when its registers were written anew.
+        let beats = ok && !state.ballot.is_void() && !state.heartbeat.is_void();
+        let is_first = !ok && state.ballot.is_void();
         let number = match register {
             Register::Ballot => state.ballot_round,
             Register::Heartbeat => state.heartbeat_round,
@@ -39,7 +43,12 @@ impl Controller {
         };
         let belongs = round.number == number && round.stage == Stage::Writing;
         match (round.kind, register) {
-            (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, ok),
+            (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, beats),
+            // The ballot register had to come first, and cannot be written.
+            (Kind::Heartbeat, Register::Ballot) if belongs && is_first => {
+                round.given |= member_bit(member);
+                round.wrote(member, false);
+            }
             (Kind::Ballot, Register::Ballot) if belongs && more => {
                 round.given &= !member_bit(member);
             }
@@ -52,17 +61,25 @@ impl Controller {
     /// A read of a member's mailboxes has come to its end; `None` when it failed.
     pub fn handle_read<M: Mailboxes>(&mut self, member: u8, boxes: Option<&M>, now_ns: u64) {
         self.check_time(now_ns);
-        self.note_health(member, boxes.is_some());
+        let owes = self.owes_a_write(member);
+        self.note_health(member, boxes.is_some() && !owes);
         let Some(tag) = self.member_mut(member).and_then(|state| state.read.take()) else {
             return;
         };
-        if let Some(boxes) = boxes {
-            self.learn_own_registers(member, tag, boxes);
-            self.absorb(member, tag, boxes, now_ns);
+        if self.phase == Phase::Failed {
+            return;
         }
+        let ok = boxes.is_some();
+        let boxes = boxes.filter(|boxes| self.take_in(member, tag, *boxes, now_ns));
+        let majority = self.majority();
         let reading = |round: &&mut Round| round.stage == Stage::Reading;
         match self.round.as_mut() {
             Some(round) if tag.round == Some(round.number) && reading(&round) => {
+                round.looked |= if ok { member_bit(member) } else { 0 };
+                if is_majority(round.looked, majority) {
+                    self.own_seen_ns = Some(round.issued_ns);
+                    self.looks_first = false;
+                }
                 round.read(member, boxes.is_some());
                 if let Some(boxes) = boxes {
                     self.fold(member, boxes);
@@ -70,7 +87,7 @@ impl Controller {
             }
             // A look at the own blocks that failed: the member cannot be written in this round,
             // and is not asked again before the next one.
-            Some(round) if tag.is_failed_look(boxes.is_some()) && round.stage == Stage::Writing => {
+            Some(round) if tag.is_failed_look(ok) && round.stage == Stage::Writing => {
                 round.given |= member_bit(member);
                 round.wrote(member, false);
             }
@@ -79,9 +96,35 @@ impl Controller {
         self.advance(now_ns);
     }
 
+    /// Takes from a read what can be believed at once. Returns whether it is information about the
+    /// member.
+    fn take_in<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) -> bool {
+        self.learn_own_registers(member, tag, boxes);
+        let counts = self.check_own_slot(member, tag, boxes, now_ns);
+        if self.phase == Phase::Failed {
+            return false;
+        }
+        // What was decided once is decided for ever, wherever it stands.
+        self.absorb(boxes, now_ns);
+        if !counts || self.phase == Phase::Failed {
+            self.discount(member);
+            return false;
+        }
+        if self.phase != Phase::Joining {
+            self.listen(member, boxes, now_ns);
+            self.watch_charges(boxes, now_ns);
+        }
+        self.watch(member, boxes, now_ns);
+        true
+    }
+
     pub(super) fn begin_due_round(&mut self, now_ns: u64) {
         if !self.due || self.round.is_some() {
             return;
+        }
+        if self.must_look(now_ns) {
+            self.look_first();
+            return self.begin_round(Kind::Look, now_ns);
         }
         self.due = false;
         match self.phase {
@@ -156,6 +199,7 @@ impl Controller {
         let wanted = given & member_bit(member) == 0;
         let image = self.image;
         let state = self.member_mut(member)?;
+        let is_void = state.ballot.is_void();
         let needs_look = state.ballot.is_unknown() || state.heartbeat.is_unknown();
         let stale_ballot = state.ballot.copies(image) < 2;
         if wanted && needs_look && state.read.is_none() {
@@ -169,8 +213,9 @@ impl Controller {
                 } else {
                     None
                 };
+                // What a ballot register lost is written before anything that counts.
                 ballot.or_else(|| {
-                    if wanted {
+                    if wanted && !is_void {
                         self.give_heartbeat(member, number)
                     } else {
                         None
@@ -183,10 +228,13 @@ impl Controller {
     }
 
     fn give_ballot(&mut self, member: u8, number: u32) -> Option<Action> {
-        let image = self.image;
+        let (image, mark) = (self.image, self.mark());
         let state = self.member_mut(member)?;
-        let Write { side, seq } = state.ballot.begin(image)?;
+        let Write { side, seq } = state.ballot.begin(image, mark)?;
         state.ballot_round = number;
+        if let Some(tag) = state.read.as_mut() {
+            tag.ballot_quiet.remove(side);
+        }
         self.mark_given(member, Kind::Ballot);
         Some(Action::WriteBallot {
             member,
@@ -196,9 +244,13 @@ impl Controller {
     }
 
     fn give_heartbeat(&mut self, member: u8, number: u32) -> Option<Action> {
+        let mark = self.mark();
         let state = self.member_mut(member)?;
-        let Write { side, seq } = state.heartbeat.begin(number)?;
+        let Write { side, seq } = state.heartbeat.begin(number, mark)?;
         state.heartbeat_round = number;
+        if let Some(tag) = state.read.as_mut() {
+            tag.heartbeat_quiet.remove(side);
+        }
         self.mark_given(member, Kind::Heartbeat);
         let record = self.heartbeat_record(seq);
         let fua = matches!(
@@ -214,6 +266,8 @@ impl Controller {
     }
 
     fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<Action> {
+        // A read is issued now, or a little later than this.
+        let issued_ns = self.round.as_ref().map_or(0, |round| round.issued_ns);
         let state = self.member_mut(member)?;
         if state.read.is_some() {
             return None;
@@ -224,6 +278,9 @@ impl Controller {
             heartbeat_unknown: state.heartbeat.is_unknown(),
             ballot_written: state.ballot.is_written(),
             heartbeat_written: state.heartbeat.is_written(),
+            ballot_quiet: Sides::those(|side| state.ballot.is_quiet(side, issued_ns)),
+            heartbeat_quiet: Sides::those(|side| state.heartbeat.is_quiet(side, issued_ns)),
+            is_void: state.ballot.is_void() || state.heartbeat.is_void(),
         });
         if round.is_some() {
             if let Some(round) = self.round.as_mut() {
@@ -298,10 +355,10 @@ impl Controller {
         }
     }
 
-    /// Takes what holds for ever, from any read: decisions, foreign records, signs of life.
-    fn absorb<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) {
-        let mut best = self.decided;
-        let mut carried = Carried::default();
+    /// Takes the decisions that a read shows. Two values for one epoch cannot be [R57].
+    fn absorb<M: Mailboxes>(&mut self, boxes: &M, now_ns: u64) {
+        let known = self.known();
+        let (mut best, mut carried, mut split) = (known, Carried::default(), false);
         for slot in Slot::all_in(self.setup.slots) {
             let ballot = boxes.ballot(slot).reading.valid();
             let mark = boxes
@@ -311,6 +368,7 @@ impl Controller {
                 .map(|record| record.dec);
             let dec = ballot.map(|record| record.dec);
             for decided in [dec, mark].into_iter().flatten() {
+                split |= contradict(&decided, &known) || contradict(&decided, &best);
                 if decided.epoch > best.epoch {
                     best = decided;
                     carried = Carried::default();
@@ -320,38 +378,17 @@ impl Controller {
                 carried.add(&record);
             }
         }
+        if split {
+            return self.fail(Reason::Split, now_ns);
+        }
         // A joiner has no image yet; it learns from a majority, at the end of its listening.
-        if self.phase != Phase::Joining {
-            self.learn(best, &carried, now_ns);
-            self.complete_list(carried.list);
-            self.note_words(now_ns);
-            self.listen(member, boxes, now_ns);
-            self.watch_charges(boxes, now_ns);
-            self.check_own_slot(tag, boxes, now_ns);
+        if self.phase == Phase::Joining {
+            self.heard = best;
+            return;
         }
-        self.watch(member, boxes, now_ns);
-    }
-
-    /// Whoever finds in its slot what it did not write withdraws [R36]. A read from before the
-    /// first own write shows the former incarnation, and rightly so.
-    fn check_own_slot<M: Mailboxes>(&mut self, tag: ReadTag, boxes: &M, now_ns: u64) {
-        let (slot, inc) = (self.setup.slot, self.setup.inc);
-        let ballot = boxes
-            .ballot(slot)
-            .reading
-            .valid()
-            .is_some_and(|record| record.inc != inc);
-        let beat = boxes
-            .heartbeat(slot)
-            .reading
-            .valid()
-            .is_some_and(|record| record.inc != inc);
-        let foreign = ballot && tag.ballot_written || beat && tag.heartbeat_written;
-        if foreign && self.phase != Phase::Failed {
-            self.latch(Reason::ForeignIncarnation, now_ns);
-            self.phase = Phase::Failed;
-            self.evidence = None;
-        }
+        self.learn(best, &carried, now_ns);
+        self.complete_list(carried.list);
+        self.note_words(now_ns);
     }
 
     /// Ages what the observers watch on this member.
@@ -467,6 +504,17 @@ impl Controller {
                 self.healthy &= !member_bit(member);
             }
         }
+    }
+
+    /// Whether a write of an earlier round hangs on a member: that it can be read does not make it
+    /// one that can be claimed with.
+    fn owes_a_write(&self, member: u8) -> bool {
+        let present = self.round.as_ref().map(|round| round.number);
+        let Some(state) = self.members.get(usize::from(member)) else {
+            return false;
+        };
+        state.ballot.is_writing() && present != Some(state.ballot_round)
+            || state.heartbeat.is_writing() && present != Some(state.heartbeat_round)
     }
 
     fn note_health(&mut self, member: u8, ok: bool) {

@@ -75,6 +75,7 @@ impl Controller {
         self.changed_image();
         self.owner.reset();
         self.note_term();
+        self.announced = true;
         if self.reason == Reason::Duplicate {
             self.reason = Reason::None;
         }
@@ -253,6 +254,9 @@ impl Controller {
         if self.claim_at_ns().is_none_or(|at| at > now_ns) {
             return;
         }
+        if self.must_look(now_ns) {
+            return self.look_first();
+        }
         let above = self.highest.max(self.promise.mbal);
         let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else {
             // The numbers are used up: a damaged register. Nobody can claim any more.
@@ -277,7 +281,8 @@ impl Controller {
             && reachable
             && self.evidence.is_some()
             && self.wants_claim()
-            && self.pending.is_none();
+            && self.pending.is_none()
+            && !self.looks_first;
         ready.then(|| self.ballots_from_ns.max(self.backoff_until_ns))
     }
 

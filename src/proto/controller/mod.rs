@@ -20,7 +20,8 @@
 //!                                                        +-------+------+-----------+
 //!                                                          latch: lapse, higher epoch,
 //!                                                          claim seen, fence
-//!  any --- foreign incarnation in the own slot ---> Failed
+//!  any --- another machine with this number, a copy of this one, or two owners of one
+//!          epoch ---> Failed
 //! ```
 //!
 //! A hand-over is prepared while the owner still writes: it names the successor in its heartbeats
@@ -28,7 +29,8 @@
 //! the gate, drains, and publishes that the epoch is over (`handover`).
 //!
 //! The files follow the flow: `io` says what is written and read
-//! when, `judge` what a complete round leads to, `command` what an operator may ask for. The
+//! when, `identity` whether what is read can be, `judge` what a complete round leads to, `command`
+//! what an operator may ask for. The
 //! tables they implement were model-checked (see the README beside this folder).
 //!
 //! Legal call order: any `handle_*` at any time with a clock value that does not decrease, read
@@ -46,6 +48,7 @@ mod canonical;
 mod charges;
 mod command;
 mod handover;
+mod identity;
 mod io;
 mod judge;
 mod voices;
@@ -197,6 +200,11 @@ pub enum Action {
     Heartbeat(Heartbeat),
     /// The command that was pending has come to its end.
     Answer(Result<(), Reason>),
+    /// A member does not show what it acknowledged: tell the user, in one line [R58].
+    WentBack {
+        /// Which member.
+        member: u8,
+    },
 }
 
 /// A change of role or epoch.
@@ -270,7 +278,7 @@ enum Phase {
         reason: Reason,
         deadline_ns: u64,
     },
-    /// Somebody else uses this controller's number [R36].
+    /// It has withdrawn: see `identity`.
     Failed,
 }
 
@@ -331,6 +339,43 @@ struct ReadTag {
     /// Whether this incarnation had written them when it was issued.
     ballot_written: bool,
     heartbeat_written: bool,
+    /// The blocks that must show what was acknowledged there: nothing was written to them since.
+    ballot_quiet: Sides,
+    heartbeat_quiet: Sides,
+    /// Whether a register had gone back when it was issued.
+    is_void: bool,
+}
+
+/// Some of the two blocks of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Sides {
+    a: bool,
+    b: bool,
+}
+
+impl Sides {
+    const NONE: Self = Self { a: false, b: false };
+
+    fn those(holds: impl Fn(Side) -> bool) -> Self {
+        Self {
+            a: holds(Side::A),
+            b: holds(Side::B),
+        }
+    }
+
+    fn has(self, side: Side) -> bool {
+        match side {
+            Side::A => self.a,
+            Side::B => self.b,
+        }
+    }
+
+    fn remove(&mut self, side: Side) {
+        match side {
+            Side::A => self.a = false,
+            Side::B => self.b = false,
+        }
+    }
 }
 
 impl ReadTag {
@@ -343,7 +388,18 @@ impl ReadTag {
             heartbeat_unknown: false,
             ballot_written: false,
             heartbeat_written: false,
+            ballot_quiet: Sides::NONE,
+            heartbeat_quiet: Sides::NONE,
+            is_void: false,
         };
+    }
+
+    #[cfg(feature = "model")]
+    fn quiet_mut(&mut self, register: Register) -> &mut Sides {
+        match register {
+            Register::Ballot => &mut self.ballot_quiet,
+            Register::Heartbeat => &mut self.heartbeat_quiet,
+        }
     }
 
     /// Whether a read that was to look at the own blocks came to nothing.
@@ -417,6 +473,14 @@ pub struct Controller {
     due: bool,
     last_round_ns: u64,
     last_look_ns: u64,
+    /// When the last reads were issued that showed the own slot on a majority, and nothing wrong.
+    own_seen_ns: Option<u64>,
+    /// A claim waits for such reads.
+    looks_first: bool,
+    /// Whether a write of this incarnation may have been given out.
+    announced: bool,
+    /// The highest decision that a joiner has read.
+    heard: Decided,
 
     /// No ballot before this local time.
     ballots_from_ns: u64,
@@ -450,8 +514,8 @@ enum Pending {
 }
 
 /// Actions that are not I/O, in order. The caller empties it after each event, and no event adds
-/// more than ten: a lapse, a higher epoch and a foreign incarnation with two or three each, and
-/// what a complete round leads to.
+/// more than eleven: a lapse, a higher epoch and a foreign incarnation with two or three each, a
+/// member that went back, and what a complete round leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Queue {
     items: [Option<Queued>; 16],
@@ -477,6 +541,9 @@ enum Queued {
         expiry_ns: Option<u64>,
     },
     Answer(Result<(), Reason>),
+    WentBack {
+        member: u8,
+    },
 }
 
 impl Queue {
@@ -535,6 +602,10 @@ impl Controller {
         due: false,
         last_round_ns: 0,
         last_look_ns: 0,
+        own_seen_ns: None,
+        looks_first: false,
+        announced: false,
+        heard: Decided::NEVER,
         ballots_from_ns: u64::MAX,
         backoff_until_ns: 0,
         attempts: 0,
@@ -626,6 +697,7 @@ impl Controller {
         }
         self.owner.reset();
         self.own_slot.reset();
+        self.own_seen_ns = None;
         match self.phase {
             phase if phase.is_owner() => {
                 self.latch(Reason::Clock, now.raw_ns);
@@ -955,6 +1027,7 @@ impl Controller {
     fn check_time(&mut self, now_ns: u64) {
         self.check_lapse(now_ns);
         self.check_deadlines(now_ns);
+        self.check_stale_round(now_ns);
     }
 
     fn check_deadlines(&mut self, now_ns: u64) {
@@ -1063,6 +1136,7 @@ impl From<Queued> for Action {
                 expiry_ns,
             }),
             Queued::Answer(answer) => Action::Answer(answer),
+            Queued::WentBack { member } => Action::WentBack { member },
         }
     }
 }

@@ -60,6 +60,9 @@ pub struct Config {
     pub dead: Option<u8>,
     /// One member is replaced by a blank one, once.
     pub replaces: bool,
+    /// Whether what a read shows of the own slot is compared with what was acknowledged. No member
+    /// goes back, so it must never differ [R58].
+    pub compares: bool,
     /// All is well for so many ticks: nothing takes longer than one. 0: no such promise.
     pub timely: u8,
     /// What must happen somewhere.
@@ -136,6 +139,7 @@ pub fn base(nodes: usize, members: u8) -> Config {
         drift: false,
         dead: None,
         replaces: false,
+        compares: false,
         timely: 0,
         wanted: &[],
     }

@@ -222,6 +222,23 @@ fn r41_a_fault_of_the_observer() {
 }
 
 #[test]
+fn r58_what_was_acknowledged_is_read_back_whatever_fails() {
+    let mut timing = ticks(2, 3);
+    timing.device_delay_ns = 1;
+    holds::<2>(Config {
+        faults: [1, 0, 0],
+        torn: true,
+        compares: true,
+        timing,
+        ..named(
+            "own records are compared, a command fails or lands late, D = 1",
+            &[Sometimes::LateLanding, Sometimes::TornRead],
+            quick(),
+        )
+    });
+}
+
+#[test]
 fn r41_a_command_that_lands_twice_or_late() {
     let mut timing = ticks(2, 3);
     timing.device_delay_ns = 1;

@@ -8,7 +8,7 @@
 use crate::print::{print, Shards};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::record::{
-    newest, BallotRecord, Generations, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
+    BallotRecord, Generations, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
 };
 use dm_lease_proto::proto::round::{Found, Mailboxes};
 
@@ -150,8 +150,7 @@ fn get<T: Copy>(shards: &Shards<T>, what: u64) -> T {
 }
 
 fn join<T: Record>([a, b]: [Reading<T>; 2]) -> Found<T> {
-    let (reading, newest) = newest(a, b);
-    Found { reading, newest }
+    Found::join(a, b)
 }
 
 trait Seen {
@@ -202,17 +201,8 @@ impl Mailboxes for Answer<'_> {
 
 fn found<T: Copy>(sight: Sight, shards: &Shards<T>) -> Found<T> {
     match sight {
-        Sight::Blank => Found {
-            reading: Reading::Blank,
-            newest: None,
-        },
-        Sight::Invalid => Found {
-            reading: Reading::Invalid(Reject::Checksum),
-            newest: None,
-        },
-        Sight::Valid(what) => Found {
-            reading: Reading::Valid(get(shards, what)),
-            newest: Some(Side::A),
-        },
+        Sight::Blank => Found::whole(Reading::Blank, None),
+        Sight::Invalid => Found::whole(Reading::Invalid(Reject::Checksum), None),
+        Sight::Valid(what) => Found::whole(Reading::Valid(get(shards, what)), Some(Side::A)),
     }
 }

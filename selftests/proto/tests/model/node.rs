@@ -589,6 +589,10 @@ impl Node {
                 Action::OpenEpoch { epoch, expiry_ns } => Order::Open(Gate { epoch, expiry_ns }),
                 Action::Extend { from_ns, to_ns } => Order::Extend { from_ns, to_ns },
                 Action::Latch => Order::Latch,
+                Action::WentBack { .. } => {
+                    self.broken = Some("R58: a member is taken for one that went back");
+                    continue;
+                }
                 Action::SetLimit(limit) if config.is_limited() => {
                     self.limit = limit;
                     continue;
@@ -766,11 +770,14 @@ impl Node {
                 .orphans
                 .sort_by_key(|it| (it.register as u8, it.seq, it.ticks_left));
         }
+        if !config.compares {
+            self.machine = self.machine.clone().without_acked();
+        }
         if self.machine.listens() {
             self.machine = self.machine.canonical(NOW, |_, _, seq| seq);
             return;
         }
-        if config.faults == [0; 3] {
+        if config.faults == [0; 3] && !config.compares {
             self.keep_newest();
         }
         let ranks: Vec<[Vec<u16>; 2]> = self

@@ -756,6 +756,11 @@ impl World {
         self.machines[machine].call(&call, now);
     }
 
+    /// Performs what a test made the machine want.
+    pub fn pump(&mut self, machine: usize) {
+        self.drain(machine);
+    }
+
     /// Performs what the machine wants done, until it stalls or wants nothing.
     fn drain(&mut self, machine: usize) {
         self.touch(machine);
@@ -845,6 +850,10 @@ impl World {
                 );
             }
             Action::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
+            Action::WentBack { member } => {
+                note!(self, "C{} finds member {member} gone back", machine + 1);
+                self.machines[machine].alarms.push(member);
+            }
             Action::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", machine + 1, beat.hb),
             Action::Answer(answer) => {
                 note!(self, "C{} answers {answer:?}", machine + 1);

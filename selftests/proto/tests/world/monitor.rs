@@ -436,6 +436,14 @@ impl Monitor {
         self.open.remove(&(machine, op));
     }
 
+    /// A machine has the memory of another one from now on.
+    pub fn copied(&mut self, original: usize, copy: usize, life: u32) {
+        self.tracks[copy] = Track {
+            life,
+            ..self.tracks[original].clone()
+        };
+    }
+
     /// Whether something of this epoch may still land.
     pub fn is_open(&self, epoch: u64) -> bool {
         self.open.values().any(|of| of.epoch == epoch)
@@ -609,9 +617,10 @@ impl Monitor {
         let (told, now) = (&mut self.tracks[machine].told, (change.to, change.epoch));
         let before = told.replace(now).unwrap_or((Role::Joining, 0));
         self.tracks[machine].told_budget = None;
+        let grows = now.1 >= before.1 && now.0 != Role::Joining;
         ensure!(
             self,
-            change.from == before.0 && now != before && now.1 >= before.1 && now.0 != Role::Joining,
+            change.from == before.0 && now != before && (grows || change.reason == Reason::Fork),
             "R47",
             "machine {machine} tells {change:?} after {before:?}"
         );

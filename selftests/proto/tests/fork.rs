@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Host trial: put into selftests/proto/tests/fork.rs, run
+//!     cargo test --manifest-path selftests/proto/Cargo.toml --test fork -- --nocapture
+//! A machine is copied with its memory (VM resumed twice from one memory snapshot, migration whose
+//! source goes on), and a machine is put back to an earlier memory snapshot.
+
+mod world;
+
+use dm_lease_proto::proto::clocks::Now;
+use dm_lease_proto::proto::controller::{Action, Controller, MemberDevice, Setup};
+use dm_lease_proto::proto::limit::Redundancy;
+use dm_lease_proto::proto::record::{Incarnation, Register, Slot};
+use dm_lease_proto::proto::status::Role;
+use std::cell::RefCell;
+use std::rc::Rc;
+use world::{timing, Mailbox, Payload, Snapshot, MS};
+
+const MEMBERS: u8 = 3;
+const SLOTS: u8 = 2;
+type Disks = Rc<RefCell<Vec<Vec<Mailbox>>>>;
+
+#[derive(Clone)]
+enum Done {
+    Written(u8, Register),
+    Read(u8, Snapshot),
+}
+
+/// A machine: the shipped controller, its gate as (epoch, expiry), a clock that is `behind` true time.
+#[derive(Clone)]
+struct Vm {
+    name: &'static str,
+    slot: Slot,
+    controller: Controller,
+    behind_ns: u64,
+    phase_ns: u64,
+    gate: Option<(u64, u64)>,
+    done: Vec<Done>,
+    disks: Disks,
+    log: Vec<String>,
+}
+
+impl Vm {
+    fn boot(name: &'static str, index: u8, inc: u128, phase_ns: u64, disks: &Disks) -> Self {
+        let slot = Slot::new(index).unwrap();
+        let mut controller = Controller::new(Setup {
+            slot,
+            inc: Incarnation(inc),
+            boot_id: [index + 1; 16],
+            members: MEMBERS,
+            originals: u16::MAX,
+            slots: (1 << SLOTS) - 1,
+            home: Slot::new(0).unwrap(),
+            timing: timing(),
+            period_ns: 100 * MS,
+            redundancy: Redundancy::EXTERNAL,
+            batch: None,
+            claim_auto: true,
+        });
+        controller.set_guarded(false);
+        for member in 0..MEMBERS {
+            controller.handle_member(member, Some(MemberDevice::ORIGINAL));
+        }
+        Vm {
+            name,
+            slot,
+            controller,
+            behind_ns: 0,
+            phase_ns,
+            gate: None,
+            done: vec![],
+            disks: disks.clone(),
+            log: vec![],
+        }
+    }
+
+    fn step(&mut self, true_ns: u64) {
+        let now = true_ns - self.behind_ns;
+        self.controller.handle_clocks(Now {
+            raw_ns: now,
+            leaps_ns: 0,
+            slept_ns: 0,
+            source: 1,
+        });
+        for done in std::mem::take(&mut self.done) {
+            match done {
+                Done::Written(member, register) => {
+                    self.controller.handle_write(member, register, true, now)
+                }
+                Done::Read(member, boxes) => self.controller.handle_read(member, Some(&boxes), now),
+            }
+            self.drain(true_ns, now);
+        }
+        if true_ns % (100 * MS) == self.phase_ns {
+            self.controller.handle_tick(now);
+            self.drain(true_ns, now);
+        }
+        if self
+            .controller
+            .poll_timeout_ns()
+            .is_some_and(|at| at <= now)
+        {
+            self.controller.handle_timeout(now);
+            self.drain(true_ns, now);
+        }
+    }
+
+    fn drain(&mut self, true_ns: u64, _now: u64) {
+        while let Some(action) = self.controller.poll_action() {
+            let slot = usize::from(self.slot.index());
+            match action {
+                Action::OpenEpoch { epoch, expiry_ns } => self.gate = Some((epoch, expiry_ns)),
+                Action::Extend { from_ns, to_ns } => {
+                    if let Some((_, expiry)) = self.gate.as_mut().filter(|g| g.1 == from_ns) {
+                        *expiry = to_ns;
+                    }
+                }
+                Action::Latch => self.gate = None,
+                Action::WriteBallot {
+                    member,
+                    side,
+                    record,
+                } => {
+                    self.disks.borrow_mut()[usize::from(member)][slot]
+                        .put(side, &Payload::Ballot(record));
+                    self.done.push(Done::Written(member, Register::Ballot));
+                }
+                Action::WriteHeartbeat {
+                    member,
+                    side,
+                    record,
+                    ..
+                } => {
+                    self.disks.borrow_mut()[usize::from(member)][slot]
+                        .put(side, &Payload::Heartbeat(record));
+                    self.done.push(Done::Written(member, Register::Heartbeat));
+                }
+                Action::Read { member } => {
+                    let boxes = Snapshot(self.disks.borrow()[usize::from(member)].clone());
+                    self.done.push(Done::Read(member, boxes));
+                }
+                Action::Transition(t) => {
+                    let line = format!(
+                        "{:9} ms  {}: {} -> {}, epoch {}, {}",
+                        true_ns / MS,
+                        self.name,
+                        t.from,
+                        t.to,
+                        t.epoch,
+                        t.reason.token()
+                    );
+                    println!("{line}");
+                    self.log.push(line);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn is_valid(&self, true_ns: u64) -> bool {
+        self.gate
+            .is_some_and(|(_, expiry)| true_ns - self.behind_ns < expiry)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.done.is_empty()
+    }
+}
+
+/// Runs machines for so long; returns for how long two gates were open at once, and who was open at the end.
+fn run(vms: &mut [Vm], now: &mut u64, for_ns: u64) -> (u64, Vec<&'static str>) {
+    let (end, mut both) = (*now + for_ns, 0);
+    while *now < end {
+        *now += MS;
+        vms.iter_mut().for_each(|vm| vm.step(*now));
+        both += u64::from(vms.iter().filter(|vm| vm.is_valid(*now)).count() > 1);
+    }
+    (
+        both,
+        vms.iter()
+            .filter(|vm| vm.is_valid(*now))
+            .map(|vm| vm.name)
+            .collect(),
+    )
+}
+
+fn setting() -> (Vec<Vm>, u64) {
+    let disks: Disks = Rc::new(RefCell::new(vec![
+        vec![Mailbox::blank(); SLOTS.into()];
+        MEMBERS.into()
+    ]));
+    let mut vms = vec![
+        Vm::boot("vm1", 0, 11, 10 * MS, &disks),
+        Vm::boot("vm2", 1, 22, 60 * MS, &disks),
+    ];
+    let mut now = 0;
+    run(&mut vms, &mut now, 5_000 * MS);
+    assert_eq!(vms[0].controller.role(), Role::Owner);
+    while !vms[0].is_idle() {
+        run(&mut vms, &mut now, MS);
+    }
+    (vms, now)
+}
+
+/// The copy goes on beside the original, its clock behind by as long as it stood still.
+fn fork(behind_ms: u64, phase_ms: u64) {
+    let (mut vms, mut now) = setting();
+    println!("--- a copy of vm1's memory goes on beside it, {behind_ms} ms later");
+    let mut copy = vms[0].clone();
+    copy.name = "vm1-copy";
+    run(&mut vms, &mut now, behind_ms * MS);
+    copy.behind_ns = behind_ms * MS;
+    copy.phase_ns = phase_ms * MS;
+    vms.push(copy);
+    let (both, open) = run(&mut vms, &mut now, 60_000 * MS);
+    println!("    two valid leases at once for {both} ms of 60000; open at the end: {open:?}");
+    assert!(
+        both < 1_000 && open.len() < 2,
+        "FAULT: two machines own for {both} ms"
+    );
+}
+
+#[test]
+fn a_copy_that_goes_on_at_once() {
+    fork(0, 40);
+}
+
+#[test]
+fn a_copy_that_goes_on_ten_seconds_later() {
+    fork(10_000, 40);
+}
+
+#[test]
+fn a_copy_of_a_secondary() {
+    let (mut vms, mut now) = setting();
+    println!("--- a copy of vm2's memory (a secondary) goes on beside it");
+    let mut copy = vms[1].clone();
+    copy.name = "vm2-copy";
+    copy.phase_ns = 90 * MS;
+    vms.push(copy);
+    run(&mut vms, &mut now, 3_000 * MS);
+    println!("    vm1 stops");
+    vms.remove(0);
+    let (both, open) = run(&mut vms, &mut now, 60_000 * MS);
+    println!("    two valid leases at once for {both} ms of 60000; open at the end: {open:?}");
+    assert!(
+        both == 0 && open.len() < 2,
+        "FAULT: two machines own for {both} ms"
+    );
+}
+
+/// The machine is put back to a memory snapshot of 30 s ago, in which it owned; nobody else owned since.
+#[test]
+fn put_back_to_an_earlier_snapshot() {
+    let (mut vms, mut now) = setting();
+    println!("--- vm1 is put back to a memory snapshot of 30 s ago");
+    let mut old = vms[0].clone();
+    old.name = "vm1-reverted";
+    run(&mut vms, &mut now, 30_000 * MS);
+    old.behind_ns = 30_000 * MS;
+    old.phase_ns = 40 * MS;
+    vms[0] = old;
+    let (first, open) = run(&mut vms, &mut now, 300 * MS);
+    println!(
+        "    after 300 ms: overlap {first} ms, open {open:?}, vm1 is {}",
+        vms[0].controller.role()
+    );
+    let (both, open) = run(&mut vms, &mut now, 20_000 * MS);
+    println!("    two valid leases at once for {both} ms of 20000; open at the end: {open:?}");
+    assert!(first + both == 0, "FAULT: two machines own for {both} ms");
+}

@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a controller does when the records on the members are not what they must be: two owners of
+//! one epoch, a second machine with its number, a copy of itself, a member that went back [R36, R57,
+//! R58].
+//!
+//! Each of these breaks an assumption that the safety rules rest on, so the monitor of [`world`] is
+//! asked only where the rules can hold all the same.
+
+mod world;
+
+use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
+use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::limit::{Kind, Redundancy};
+use dm_lease_proto::proto::permits::Charge;
+use dm_lease_proto::proto::record::{
+    BallotRecord, Decided, HeartbeatRecord, Incarnation, RecordRole, Slot, Value,
+};
+use dm_lease_proto::proto::round::Mailboxes;
+use dm_lease_proto::proto::status::{Reason, Role};
+use world::{timing, Config, Mailbox, Path, Payload, Snapshot, What, World, MS};
+
+const SECOND: u64 = 1_000 * MS;
+
+/// A period of the tests' timing.
+const PERIOD: u64 = 100 * MS;
+
+fn slot(index: u8) -> Slot {
+    Slot::new(index).unwrap()
+}
+
+/// Runs, or fails with the rule that was broken.
+#[track_caller]
+fn run(world: &mut World, for_ns: u64) {
+    if let Err(violation) = world.run(for_ns) {
+        panic!("{violation:?}\n{}", world.timeline(200));
+    }
+}
+
+/// Runs until `done`; fails when that takes longer than `at_most_ns`. Returns how long it took.
+#[track_caller]
+fn until(world: &mut World, at_most_ns: u64, done: impl Fn(&World) -> bool) -> u64 {
+    let from_ns = world.now_ns;
+    match world.run_until(at_most_ns, done) {
+        Ok(true) => world.now_ns - from_ns,
+        Ok(false) => panic!("it never came\n{}", world.timeline(200)),
+        Err(violation) => panic!("{violation:?}\n{}", world.timeline(200)),
+    }
+}
+
+/// Goes on over broken rules; says which they were.
+fn go(world: &mut World, for_ns: u64) -> Vec<&'static str> {
+    let end_ns = world.now_ns + for_ns;
+    let mut broken = Vec::new();
+    while world.now_ns < end_ns {
+        if let Err(violation) = world.run(end_ns - world.now_ns) {
+            broken.push(violation.rule);
+        }
+    }
+    broken.dedup();
+    broken
+}
+
+/// A world in which controller 1, the home, owns and everybody has joined.
+fn owned(config: Config) -> World {
+    let mut world = World::new(config);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    let last = world.machines.len() - 1;
+    until(&mut world, 10 * SECOND, |w| {
+        (1..=last).all(|m| w.role(m) == Role::Secondary)
+    });
+    run(&mut world, SECOND);
+    world
+}
+
+fn repairable(controllers: u8, members: u8) -> Config {
+    Config {
+        redundancy: Redundancy {
+            kind: Kind::Parity(3),
+            detect: true,
+            batch: 2,
+            ..Redundancy::EXTERNAL
+        },
+        ..Config::healthy(controllers, members)
+    }
+}
+
+fn controller(world: &mut World, machine: usize) -> &mut Controller {
+    world.machines[machine].controller.as_mut().unwrap()
+}
+
+fn reason(world: &World, machine: usize) -> Reason {
+    let controller = world.machines[machine].controller.as_ref();
+    controller.map_or(Reason::None, |it| it.reason())
+}
+
+/// Epoch, controller index, amount and whether it has drained.
+fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
+    let controller = world.machines[machine].controller.as_ref().unwrap();
+    let charges = controller.charges().iter();
+    charges
+        .map(|it| (it.epoch, it.slot.index(), it.amount, it.drained))
+        .collect()
+}
+
+/// An operation of a machine that does not end.
+fn hold_permit(world: &mut World, machine: usize) {
+    let local_ns = world.local_ns(machine);
+    world.machines[machine].gate.enter(Charge::ONE, || local_ns);
+}
+
+fn newest_heartbeat(world: &World, member: usize, index: u8) -> Option<HeartbeatRecord> {
+    let mailboxes = Snapshot(world.disks[member].clone());
+    mailboxes.heartbeat(slot(index)).reading.valid()
+}
+
+fn heartbeat(world: &World, member: usize, index: u8) -> HeartbeatRecord {
+    newest_heartbeat(world, member, index).unwrap()
+}
+
+fn ballot(world: &World, member: usize, index: usize) -> BallotRecord {
+    world.disks[member][index].ballot().valid().unwrap()
+}
+
+/// Half a period after a heartbeat of a machine, when nothing of it is under way.
+fn quiet_moment(world: &mut World, index: u8) {
+    let seq = heartbeat(world, 0, index).seq;
+    until(world, SECOND, |w| heartbeat(w, 0, index).seq > seq);
+    run(world, PERIOD / 2);
+}
+
+/// The registers that a machine writes on a member.
+fn records(world: &World, member: usize, index: usize) -> (u64, u64) {
+    let beat = heartbeat(world, member, index as u8);
+    (ballot(world, member, index).seq, beat.seq)
+}
+
+/// Machine 2 and machine 3 both own epoch 2: one member forgot what the others had promised on it,
+/// but not what machine 3 wrote there, so that nobody could see it in its own slot.
+fn split() -> World {
+    let mut world = owned(Config::healthy(3, 3));
+    world.set_path(1, 2, Path::Failing);
+    controller(&mut world, 2).set_claim_auto(false);
+    world.crash(0);
+    until(&mut world, 10 * SECOND, |w| {
+        w.is_valid(1) && w.epoch(1) == 2
+    });
+    world.crash(1);
+    world.set_path(2, 0, Path::Failing);
+    for index in [0, 1] {
+        world.disks[1][index] = Mailbox::blank();
+    }
+    let decided = |w: &World| w.epoch(2) == 2;
+    controller(&mut world, 2).set_claim_auto(true);
+    controller(&mut world, 2).set_guarded(false);
+    // The monitor sees two values for one epoch: that is what it is for.
+    let broken = go(&mut world, 5 * SECOND);
+    assert!(decided(&world) && world.is_valid(2), "{broken:?}");
+    world
+}
+
+#[test]
+fn r57_an_owner_that_reads_another_value_for_its_epoch_withdraws_for_good() {
+    // Whichever register names the other owner.
+    for in_ballot in [false, true] {
+        for (machine, other) in [(0, 1), (2, 1)] {
+            let mut world = owned(Config::healthy(3, 1));
+            world.crash(1);
+            quiet_moment(&mut world, machine as u8);
+            let epoch = world.epoch(machine);
+            let dec = Decided {
+                epoch,
+                value: Some(Value {
+                    slot: slot(other),
+                    inc: Incarnation(77),
+                }),
+            };
+            let at = usize::from(other);
+            let payload = match in_ballot {
+                true => Payload::Ballot(BallotRecord {
+                    seq: 1_000,
+                    inc: Incarnation(77),
+                    dec,
+                    ..ballot(&world, 0, at)
+                }),
+                false => Payload::Heartbeat(HeartbeatRecord {
+                    seq: 1_000,
+                    inc: Incarnation(77),
+                    dec,
+                    role: RecordRole::Owner,
+                    ..heartbeat(&world, 0, other)
+                }),
+            };
+            for side in Side::BOTH {
+                world.disks[0][at].put(side, &payload);
+            }
+            let at_most_ns = 2 * PERIOD;
+            until(&mut world, at_most_ns, |w| {
+                w.role(machine) == Role::Failed && w.role(0) == Role::Failed
+            });
+            assert_eq!(reason(&world, machine), Reason::Split);
+            assert!(!world.is_valid(0));
+            let issued = world.machines[machine].issued;
+            // A message does not bring it back.
+            let claim = world.command(machine, Command::Claim);
+            assert_eq!(claim, Err(Reason::Split));
+            run(&mut world, 20 * SECOND);
+            assert_eq!(world.machines[machine].issued, issued);
+            assert_eq!(world.owner(), None);
+        }
+    }
+}
+
+#[test]
+fn r57_two_owners_of_one_epoch_notice_each_other_however_that_came() {
+    let mut world = split();
+    // Everything is put right, and a controller comes that knows nothing.
+    world.start(0);
+    for machine in 0..3 {
+        for member in 0..3 {
+            world.set_path(machine, member, Path::Up);
+        }
+    }
+    go(&mut world, 2 * PERIOD);
+    assert_eq!(
+        (world.role(2), reason(&world, 2)),
+        (Role::Failed, Reason::Split)
+    );
+    go(&mut world, 10 * SECOND);
+    assert_eq!(
+        (world.role(0), reason(&world, 0)),
+        (Role::Failed, Reason::Split)
+    );
+    assert_eq!(
+        newest_heartbeat(&world, 0, 0).unwrap().dec.epoch,
+        1,
+        "the joiner wrote nothing"
+    );
+    world.start(1);
+    go(&mut world, 10 * SECOND);
+    assert_eq!(
+        (world.role(1), reason(&world, 1)),
+        (Role::Failed, Reason::Split)
+    );
+    assert_eq!(world.owner(), None);
+}
+
+#[test]
+fn r57_a_higher_epoch_beside_the_other_value_does_not_hide_it() {
+    let mut world = owned(Config::healthy(3, 1));
+    world.crash(1);
+    world.crash(2);
+    quiet_moment(&mut world, 0);
+    let value = |index, inc| {
+        Some(Value {
+            slot: slot(index),
+            inc: Incarnation(inc),
+        })
+    };
+    let mut put = |index: u8, epoch, value| {
+        let record = HeartbeatRecord {
+            seq: 1_000,
+            dec: Decided { epoch, value },
+            ..heartbeat(&world, 0, index)
+        };
+        world.disks[0][usize::from(index)].put(Side::A, &Payload::Heartbeat(record));
+    };
+    put(1, 2, value(1, 5));
+    put(2, 1, value(2, 6));
+    until(&mut world, 2 * PERIOD, |w| w.role(0) == Role::Failed);
+    assert_eq!(reason(&world, 0), Reason::Split);
+}
+
+#[test]
+fn r58_a_member_whose_records_went_back_counts_again_when_they_are_written_anew() {
+    for blank in [true, false] {
+        for members in [1, 3] {
+            let mut world = World::new(Config::healthy(2, members));
+            until(&mut world, 10 * SECOND, |w| {
+                (0..2).all(|machine| w.role(machine) == Role::Secondary)
+            });
+            // Nobody had owned yet.
+            let before = world.disks[0].clone();
+            until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+            run(&mut world, 10 * SECOND);
+            quiet_moment(&mut world, 0);
+            let is = ballot(&world, 0, 0);
+            match blank {
+                true => world.disks[0].fill(Mailbox::blank()),
+                false => world.disks[0] = before,
+            }
+            let rewritten = |w: &World| {
+                let found = w.disks[0][0].ballot().valid();
+                found.is_some_and(|it| it.dec == is.dec && it.seq > is.seq + 1)
+            };
+            until(&mut world, 3 * PERIOD, rewritten);
+            // Once for each controller that had written there, and with more members nothing else.
+            run(&mut world, 5 * SECOND);
+            for machine in 0..2 {
+                assert_eq!(world.machines[machine].alarms, [0], "machine {machine}");
+            }
+            assert!(members == 1 || world.is_valid(0));
+            assert!(world.owner().is_some());
+        }
+    }
+}
+
+/// Three members, and two of them go back: no heartbeat counts until a majority was written anew.
+#[test]
+fn r58_a_heartbeat_does_not_count_on_members_whose_ballots_went_back() {
+    let mut world = owned(Config::healthy(2, 3));
+    quiet_moment(&mut world, 0);
+    for member in [0, 1] {
+        world.disks[member][0].restore_ballots(&Mailbox::blank());
+        // They cannot be written, and everything else can.
+        world.swallow = Some(|io| {
+            let is_ballot = matches!(
+                &io.what,
+                What::Write {
+                    payload: Payload::Ballot(_),
+                    ..
+                }
+            );
+            io.machine == 0 && io.member < 2 && is_ballot
+        });
+    }
+    until(&mut world, 10 * PERIOD, |w| !w.is_valid(0));
+    assert_eq!(world.machines[0].alarms, [0, 1]);
+}
+
+#[test]
+fn r58_an_owner_whose_ballots_went_back_is_charged_all_the_same() {
+    let mut world = World::asleep(repairable(2, 1));
+    world.start(0);
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| w.role(0) == Role::Secondary);
+    let before = world.disks[0][0].clone();
+    assert_eq!(before.ballot().valid().unwrap().dec.epoch, 0);
+    until(&mut world, 10 * SECOND, |w| {
+        w.is_valid(0) && w.role(1) == Role::Secondary
+    });
+    run(&mut world, 5 * SECOND);
+    quiet_moment(&mut world, 0);
+    world.disks[0][0].restore_ballots(&before);
+    run(&mut world, 5 * PERIOD);
+    assert_eq!(world.machines[0].alarms, [0]);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    let (epoch, now) = (world.epoch(0), ballot(&world, 0, 0).dec.epoch);
+    assert_eq!(now, epoch, "what was lost is there again");
+    // Whoever follows finds what this term may have had open.
+    hold_permit(&mut world, 0);
+    hold_permit(&mut world, 0);
+    world.stall(0, 30 * SECOND);
+    until(&mut world, 20 * SECOND, |w| w.is_valid(1));
+    assert!(charged(&world, 1).contains(&(epoch, 0, 2, false)));
+}
+
+/// The only member of an observer goes back in its sleep, to what the owner wrote before.
+#[test]
+fn r58_what_a_member_shows_that_went_back_is_no_silence() {
+    let mut world = owned(Config::healthy(2, 1));
+    let before = world.disks[0].clone();
+    run(&mut world, SECOND);
+    quiet_moment(&mut world, 1);
+    world.stall(1, 2 * timing().window_ns);
+    run(&mut world, 2 * timing().window_ns - MS);
+    world.disks[0] = before;
+    run(&mut world, 5 * SECOND);
+    assert_eq!(world.machines[1].alarms, [0]);
+    assert!(world.is_valid(0));
+}
+
+#[test]
+fn r58_a_command_that_was_reported_as_lost_and_lands_late_is_no_alarm() {
+    let mut world = owned(Config::healthy(2, 1));
+    world.watch();
+    quiet_moment(&mut world, 1);
+    // One heartbeat of the secondary fails, and it is written anew ...
+    world.set_path(1, 0, Path::Failing);
+    let sent = |w: &World| {
+        let latest = w.latest().filter(|io| io.machine == 1);
+        latest.is_some_and(|io| matches!(io.what, What::Write { .. }))
+    };
+    until(&mut world, 2 * PERIOD, sent);
+    let lost = world.latest().unwrap().what.clone();
+    let issued_ns = world.latest().unwrap().issued_ns;
+    run(&mut world, MS);
+    world.set_path(1, 0, Path::Up);
+    let What::Write { side, payload, .. } = lost else {
+        panic!("{lost:?}")
+    };
+    // ... and lands at the end of its time, over what was written since.
+    let delay_ns = timing().device_delay_ns;
+    let wait_ns = issued_ns + delay_ns - MS - world.now_ns;
+    run(&mut world, wait_ns);
+    let seq = heartbeat(&world, 0, 1).seq;
+    assert!(seq > payload.seq());
+    world.disks[0][1].put(side, &payload);
+    run(&mut world, 5 * SECOND);
+    assert!(world.machines[1].alarms.is_empty());
+    assert_eq!(world.role(1), Role::Secondary);
+    assert!(world.is_valid(0));
+}
+
+/// Another machine begins with the memory and the clock of machine 0.
+fn copy_machine(world: &mut World, copy: usize) {
+    let original = world.machines[0].controller.clone().unwrap();
+    let gate = &world.machines[0].gate;
+    let (expiry_ns, epoch) = (gate.expiry_ns(), gate.epoch());
+    world.start(copy);
+    let clock = world.machines[0].clock;
+    let it = &mut world.machines[copy];
+    it.clock = clock;
+    it.inc = original.setup().inc.0;
+    it.controller = Some(original);
+    if expiry_ns != 0 {
+        it.gate.open_epoch(epoch, expiry_ns);
+    }
+    let life = it.life;
+    world.monitor.copied(0, copy, life);
+}
+
+#[test]
+fn r58_of_an_owner_and_its_copy_one_at_most_goes_on() {
+    for seed in 1..=10 {
+        let mut config = Config::healthy(2, 3).with_duplicate_of(0);
+        config.seed = seed;
+        let mut world = World::asleep(config);
+        world.start(0);
+        world.start(1);
+        until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+        quiet_moment(&mut world, 0);
+        copy_machine(&mut world, 2);
+        // No rule can hold before they have seen each other, within two heartbeats.
+        go(&mut world, 3 * PERIOD);
+        let valid = [0, 2].map(|machine| world.is_valid(machine));
+        assert_ne!(valid, [true, true], "seed {seed}");
+        let failed = |&machine: &usize| world.role(machine) == Role::Failed;
+        assert!([0, 2].iter().any(failed), "seed {seed}");
+        for machine in [0, 2].into_iter().filter(failed) {
+            assert_eq!(reason(&world, machine), Reason::Copy, "seed {seed}");
+        }
+        go(&mut world, 10 * SECOND);
+        let valid = (0..3).filter(|&machine| world.is_valid(machine)).count();
+        assert_eq!(valid, 1, "seed {seed}");
+    }
+}
+
+/// The machine is told by its hypervisor, before it notices anything.
+#[test]
+fn r58_a_machine_that_is_told_that_it_was_copied_joins_as_another_one() {
+    let mut world = World::asleep(repairable(2, 3).with_duplicate_of(0));
+    world.start(0);
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    quiet_moment(&mut world, 0);
+    copy_machine(&mut world, 2);
+    let local_ns = world.local_ns(2);
+    let fork = |world: &mut World, machine: usize, inc, local_ns| {
+        controller(world, machine).handle_fork(Incarnation(inc), local_ns);
+        world.machines[machine].inc = inc;
+        world.pump(machine);
+    };
+    fork(&mut world, 2, 99, local_ns);
+    assert!(!world.is_valid(2));
+    // The original goes on; the copy hears it and stays away.
+    let lost = world.run_until(20 * SECOND, |w| !w.is_valid(0)).unwrap();
+    assert!(!lost);
+    assert_eq!(
+        (world.role(2), reason(&world, 2)),
+        (Role::Joining, Reason::Duplicate)
+    );
+    assert_eq!(world.last_write_ns[2], 0, "it has written nothing");
+    // Now the original is told, too, and the copy is gone: it owns again as another one, and is
+    // charged for what it was.
+    world.crash(2);
+    world.crash(1);
+    let local_ns = world.local_ns(0);
+    fork(&mut world, 0, 100, local_ns);
+    assert!(!world.is_valid(0));
+    until(&mut world, 20 * SECOND, |w| w.is_valid(0));
+    let decided = controller(&mut world, 0).decided();
+    assert_eq!(decided.value.unwrap().inc, Incarnation(100));
+    assert_eq!(charged(&world, 0), [(1, 0, 2, false)]);
+}
+
+/// A machine that withdrew because a copy wrote its mailbox is told later.
+#[test]
+fn r58_a_machine_that_withdrew_joins_anew_when_it_is_told_that_it_was_copied() {
+    let mut world = World::asleep(Config::healthy(2, 1).with_duplicate_of(0));
+    world.start(0);
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    quiet_moment(&mut world, 0);
+    copy_machine(&mut world, 2);
+    go(&mut world, 3 * PERIOD);
+    world.crash(2);
+    if world.role(0) != Role::Failed {
+        return;
+    }
+    let local_ns = world.local_ns(0);
+    controller(&mut world, 0).handle_fork(Incarnation(101), local_ns);
+    world.machines[0].inc = 101;
+    world.pump(0);
+    go(&mut world, 10 * SECOND);
+    assert_eq!(world.role(0), Role::Secondary);
+    assert!(world.is_valid(1));
+}
+
+/// A hung machine is replaced by a spare with the same number; it has operations past its gate.
+fn hung_and_replaced() -> World {
+    let mut world = World::asleep(repairable(2, 1).with_duplicate_of(0));
+    world.start(0);
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| {
+        w.is_valid(0) && w.role(1) == Role::Secondary
+    });
+    run(&mut world, SECOND);
+    quiet_moment(&mut world, 0);
+    hold_permit(&mut world, 0);
+    world.stall(0, 60 * SECOND);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    world.start(2);
+    until(&mut world, 10 * SECOND, |w| w.role(2) == Role::Secondary);
+    world
+}
+
+#[test]
+fn r21_a_spare_with_the_number_of_a_hung_machine_shows_no_drain() {
+    let mut world = hung_and_replaced();
+    run(&mut world, 20 * SECOND);
+    assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
+    let repaired = Command::Repaired { epoch: 1 };
+    assert_eq!(world.command(1, repaired), Err(Reason::NotDrained));
+    // The operator has switched the hung machine off, and says so.
+    world.crash(0);
+    let dead = Command::ConfirmDead {
+        owner: slot(0),
+        epoch: 1,
+        force: false,
+    };
+    assert_eq!(world.command(1, dead), Ok(Outcome::Done));
+    assert_eq!(world.command(1, repaired), Ok(Outcome::Done));
+    assert!(charged(&world, 1).is_empty());
+}
+
+#[test]
+fn r36_a_hung_machine_whose_number_was_given_away_writes_nothing_when_it_goes_on() {
+    let mut world = hung_and_replaced();
+    let issued = world.last_write_ns[0];
+    until(&mut world, 60 * SECOND, |w| w.role(0) == Role::Failed);
+    assert_eq!(world.last_write_ns[0], issued);
+    assert_eq!(reason(&world, 0), Reason::ForeignIncarnation);
+    run(&mut world, 20 * SECOND);
+    assert_eq!(world.last_write_ns[0], issued);
+    assert_eq!((world.role(2), world.is_valid(1)), (Role::Secondary, true));
+}
+
+/// The same for one that owned nothing, and for one that was about to claim.
+#[test]
+fn r36_a_secondary_whose_number_was_given_away_writes_nothing_when_it_goes_on() {
+    for owner_dies in [false, true] {
+        let mut world = World::asleep(Config::healthy(3, 3).with_duplicate_of(1));
+        for machine in 0..3 {
+            world.start(machine);
+        }
+        until(&mut world, 10 * SECOND, |w| {
+            w.is_valid(0) && w.role(1) == Role::Secondary && w.role(2) == Role::Secondary
+        });
+        run(&mut world, SECOND);
+        quiet_moment(&mut world, 1);
+        if owner_dies {
+            world.crash(0);
+        }
+        world.stall(1, 30 * SECOND);
+        run(&mut world, 5 * SECOND);
+        world.start(3);
+        until(&mut world, 10 * SECOND, |w| w.role(3) == Role::Secondary);
+        let written = world.last_write_ns[1];
+        until(&mut world, 40 * SECOND, |w| w.role(1) == Role::Failed);
+        assert_eq!(world.last_write_ns[1], written);
+        run(&mut world, 10 * SECOND);
+        assert_eq!(world.role(3), Role::Secondary);
+    }
+}
+
+/// It stands still between the end of its listening and its first write, and another comes.
+#[test]
+fn r36_a_joiner_that_stood_still_before_its_first_write_listens_anew() {
+    let mut world = World::asleep(Config::healthy(2, 1).with_duplicate_of(1));
+    world.start(0);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    world.start(1);
+    // Its only write is lost.
+    world.set_path(1, 0, Path::Failing);
+    world.set_path(1, 0, Path::Up);
+    world.swallow = Some(|io| io.machine == 1 && matches!(io.what, What::Write { .. }));
+    run(&mut world, 2 * timing().join_listen_ns());
+    assert_eq!(world.role(1), Role::Joining);
+    world.stall(1, 20 * SECOND);
+    world.start(2);
+    until(&mut world, 10 * SECOND, |w| w.role(2) == Role::Secondary);
+    until(&mut world, 30 * SECOND, |w| !w.machines[1].is_stalled());
+    run(&mut world, 10 * SECOND);
+    assert_eq!(
+        (world.role(1), reason(&world, 1)),
+        (Role::Joining, Reason::Duplicate)
+    );
+    assert_eq!(world.role(2), Role::Secondary);
+}
+
+/// What stands still is short: nothing is looked at before it is written.
+#[test]
+fn r36_a_short_stall_costs_no_look() {
+    let mut world = owned(Config::healthy(2, 1));
+    quiet_moment(&mut world, 1);
+    world.stall(1, timing().lease_ns / 2);
+    until(&mut world, SECOND, |w| !w.machines[1].is_stalled());
+    let before = records(&world, 0, 1);
+    until(&mut world, 5 * MS, |w| records(w, 0, 1) != before);
+}

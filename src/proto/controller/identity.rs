@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whether this machine is the only one with its number, and the records are what they were.
+//!
+//! | what a read shows | what breaks the assumption behind it | what follows |
+//! |---|---|---|
+//! | a foreign incarnation in the own slot | two machines have one number | `failed` [R36] |
+//! | the own incarnation, but a write that this session never gave out | a copy of this machine's memory runs | `failed` [R58] |
+//! | less than what was acknowledged | the member was restored, exchanged or damaged, or it forgot a write | the member does not count until it is written anew [R58] |
+//! | another value than the known one for one epoch | agreement itself: whatever the cause | `failed` [R57] |
+//!
+//! The state `failed` is final for a session: it latches, writes nothing any more and claims
+//! nothing. [`Controller::handle_fork`] alone leads out of it, with a new incarnation.
+//!
+//! A machine that stood still cannot know whether its number was given to another one meanwhile.
+//! A joiner listens to its slot for at least a window, and a window is longer than a lease; so a
+//! controller that has not read its own slot for a lease reads it, on a majority, before it writes
+//! anything [R36].
+
+use super::{Controller, Phase, Queued, ReadTag};
+use crate::proto::layout::Side;
+use crate::proto::lease::Lease;
+use crate::proto::observer::member_bit;
+use crate::proto::paxos::{Invitation, Promise};
+use crate::proto::random::XorShift;
+use crate::proto::record::{
+    Ballot, Charges, Decided, Incarnation, RecordRole, Register, MAX_CHARGES,
+};
+use crate::proto::register::Verdict;
+use crate::proto::round::{Found, Mailboxes, Stage};
+use crate::proto::status::Reason;
+
+/// What [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) says of both registers
+/// of the own slot on one member: the worst of each.
+struct Verdicts {
+    ballot: Verdict,
+    heartbeat: Verdict,
+}
+
+impl Controller {
+    /// This machine's memory was copied, or put back to what it was before: the hypervisor says so.
+    /// A copy may run with the same incarnation, and what this machine knows may be long past. The
+    /// gate is latched, and the controller joins anew as `inc`, as if the machine had just come.
+    /// What is under way on the members is still reported.
+    pub fn handle_fork(&mut self, inc: Incarnation, now_ns: u64) {
+        self.latch(Reason::Fork, now_ns);
+        self.setup.inc = inc;
+        self.random = XorShift::new(inc.0);
+        self.phase = Phase::Joining;
+        self.decided = Decided::NEVER;
+        self.heard = Decided::NEVER;
+        self.promise = Promise::NONE;
+        self.role = RecordRole::Secondary;
+        self.hb = 0;
+        self.charges = Charges::NONE;
+        self.watched = [None; MAX_CHARGES];
+        self.voices = [None; super::voices::MAX_VOICES];
+        (self.sight_ns, self.own_seen_ns) = (None, None);
+        (self.confirmed, self.risked) = (0, 0);
+        self.lease = Lease::none(self.setup.timing.lease_ns);
+        self.own_slot.reset();
+        self.virgin = None;
+        self.forget_epoch();
+        self.highest = Ballot::NONE;
+        self.invitation = Invitation::NONE;
+        self.ballots_from_ns = u64::MAX;
+        self.claim_requested = false;
+        self.announced = false;
+        // Another machine may have written as this controller.
+        self.stale = self.guarded;
+        for member in 0..self.setup.members {
+            self.forget_member(member, now_ns);
+        }
+        self.renew_limit();
+    }
+
+    /// Withdraws for good.
+    pub(super) fn fail(&mut self, reason: Reason, now_ns: u64) {
+        if self.phase == Phase::Failed {
+            return;
+        }
+        self.latch(reason, now_ns);
+        self.phase = Phase::Failed;
+        self.evidence = None;
+        self.claim_requested = false;
+    }
+
+    /// Compares the own slot on a member with what was acknowledged there. Returns whether the read
+    /// is information about the member.
+    pub(super) fn check_own_slot<M: Mailboxes>(
+        &mut self,
+        member: u8,
+        tag: ReadTag,
+        boxes: &M,
+        now_ns: u64,
+    ) -> bool {
+        let verdicts = self.verdicts(member, tag, boxes);
+        match verdicts.ballot.max(verdicts.heartbeat) {
+            Verdict::Copy => self.fail(Reason::Copy, now_ns),
+            Verdict::Foreign => self.fail(Reason::ForeignIncarnation, now_ns),
+            Verdict::Back | Verdict::Late | Verdict::Fine => {
+                self.note_back(member, &verdicts);
+                return !tag.is_void && !self.is_void(member);
+            }
+        }
+        false
+    }
+
+    fn verdicts<M: Mailboxes>(&self, member: u8, tag: ReadTag, boxes: &M) -> Verdicts {
+        let slot = self.setup.slot;
+        Verdicts {
+            ballot: self.verdict(member, Register::Ballot, tag, &boxes.ballot(slot)),
+            heartbeat: self.verdict(member, Register::Heartbeat, tag, &boxes.heartbeat(slot)),
+        }
+    }
+
+    fn verdict<T>(&self, at: u8, register: Register, tag: ReadTag, found: &Found<T>) -> Verdict {
+        let Some(member) = self.members.get(usize::from(at)) else {
+            return Verdict::Fine;
+        };
+        let (own, quiet, written) = match register {
+            Register::Ballot => (&member.ballot, tag.ballot_quiet, tag.ballot_written),
+            Register::Heartbeat => (
+                &member.heartbeat,
+                tag.heartbeat_quiet,
+                tag.heartbeat_written,
+            ),
+        };
+        let inc = self.setup.inc;
+        let of = |side: Side| {
+            let shown = found.shown(side);
+            if shown.is_by(inc) && !self.announced {
+                // Nobody but a copy of this session has written as this incarnation.
+                return Verdict::Copy;
+            }
+            own.judge(side, shown, inc, quiet.has(side), written)
+        };
+        of(Side::A).max(of(Side::B))
+    }
+
+    /// A register that went back is void, and so is what the member showed of others before: it may
+    /// show what is long past.
+    fn note_back(&mut self, member: u8, verdicts: &Verdicts) {
+        let worst = verdicts.ballot.max(verdicts.heartbeat);
+        if worst == Verdict::Fine {
+            return;
+        }
+        let was_void = self.is_void(member);
+        let Some(state) = self.members.get_mut(usize::from(member)) else {
+            return;
+        };
+        if verdicts.ballot != Verdict::Fine {
+            state.ballot.went_back(Register::Ballot);
+        }
+        if verdicts.heartbeat != Verdict::Fine {
+            state.heartbeat.went_back(Register::Heartbeat);
+        }
+        self.owner.forget(member);
+        if worst == Verdict::Back && !was_void {
+            self.queue.push(Queued::WentBack { member });
+        }
+    }
+
+    /// Whether a register on a member went back and was not written anew yet.
+    pub(super) fn is_void(&self, member: u8) -> bool {
+        let state = self.members.get(usize::from(member));
+        state.is_some_and(|state| state.ballot.is_void() || state.heartbeat.is_void())
+    }
+
+    /// Whether the own slot was last read so long ago that another machine may have this number by
+    /// now. An owner reads it with each heartbeat, or has lapsed.
+    pub(super) fn must_look(&self, now_ns: u64) -> bool {
+        let lease_ns = self.setup.timing.lease_ns;
+        let is_recent = |at_ns: u64| now_ns.saturating_sub(at_ns) < lease_ns;
+        let writes =
+            !self.phase.is_owner() && !matches!(self.phase, Phase::Joining | Phase::Failed);
+        writes && !self.own_seen_ns.is_some_and(is_recent)
+    }
+
+    /// Begins the look that must come before the next write; it is due as long as it is missing.
+    pub(super) fn look_first(&mut self) {
+        self.due = true;
+        self.looks_first = true;
+        if self.phase == Phase::Announcing {
+            // There is no write of its own yet by which it would notice: it listens anew.
+            self.phase = Phase::Joining;
+            self.own_slot.reset();
+        }
+    }
+
+    /// What is left of a round that a machine began to write before it stood still is not written.
+    pub(super) fn check_stale_round(&mut self, now_ns: u64) {
+        let writes = |round: &crate::proto::round::Round| round.stage == Stage::Writing;
+        if self.round.as_ref().is_some_and(writes) && self.must_look(now_ns) {
+            self.end_round_in_failure(now_ns);
+            self.due = true;
+        }
+    }
+
+    /// The decision that is known; a joiner has none of its own yet.
+    pub(super) fn known(&self) -> Decided {
+        match self.phase {
+            Phase::Joining => self.heard,
+            _ => self.decided,
+        }
+    }
+
+    /// The member does not count, whatever its last answer said.
+    pub(super) fn discount(&mut self, member: u8) {
+        self.healthy &= !member_bit(member);
+    }
+}
+
+/// Whether two decisions cannot both be: one epoch has one owner [R57].
+pub(super) fn contradict(one: &Decided, other: &Decided) -> bool {
+    one.epoch == other.epoch && one.value != other.value
+}
