@@ -51,7 +51,7 @@ fn decisions() -> impl Strategy<Value = Decided> {
 
 fn charges() -> impl Strategy<Value = Charges> {
     let terms = vec(
-        (1_u64.., values(), any::<u32>(), any::<[bool; 2]>()),
+        (1_u64.., values(), any::<u32>(), any::<[bool; 3]>()),
         0..=10,
     );
     (terms, any::<bool>()).prop_map(|(terms, partial)| {
