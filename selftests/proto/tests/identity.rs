@@ -413,7 +413,7 @@ fn copy_machine(world: &mut World, copy: usize) {
     it.inc = original.setup().inc.0;
     it.controller = Some(original);
     if expiry_ns != 0 {
-        it.gate.open_epoch(epoch, expiry_ns);
+        it.gate.open_epoch(epoch, epoch, expiry_ns);
     }
     let life = it.life;
     world.monitor.copied(0, copy, life);
