@@ -23,7 +23,8 @@ check_equal "it reads" ok "$(bio /dev/mapper/p0m0c2 read 0 65536 direct)"
 check_equal "what the other wrote, nothing but the letter w" 65536 \
 	"$(dd if=/dev/mapper/p0m0c2 bs=64k count=1 iflag=direct 2>/dev/null | tr -cd w | wc -c)"
 check_equal "it does not write" EBADE "$(bio /dev/mapper/p0m0c2 write 0 4096 direct)"
-check "controller 1 hands over" tell 1 0 handoff 2
+# It writes no ballot before it has listened for a window more: until then it is not handed to.
+check "controller 1 hands over" eventually 60 tell 1 0 handoff 2
 check "controller 2 owns" eventually 20 is 2 0 owner
 check_equal "epoch 2" 2 "$(field p0m0c2 epoch)"
 check "it goes" down 2 0

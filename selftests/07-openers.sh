@@ -51,7 +51,11 @@ tell 2 0 claim
 need "to controller 2" eventually 60 is 2 0 owner
 unstall 1 0
 check_equal "with epoch 2" 2 "$(epoch 2)"
-check "controller 2 gives it up" tell 2 0 handoff 1
+mark
+check_fails "controller 2 does not hand over to it [R34]" tell 2 0 handoff 1
+check "because it may not claim" said "the successor may not claim"
+check "controller 2 goes on" is 2 0 owner
+check "and gives it up to anybody" tell 2 0 release
 check "controller 1 hears of it, but stays out" stays_out 40
 check "because of who has the device open [R31]" reason_is 1 0 stale_openers
 check_equal "nobody owns a later epoch" 2 "$(epoch 1)"
@@ -73,7 +77,8 @@ check "controller 1 takes tables for who caches nothing" sh -c '
 			dmsetup suspend --noflush --nolockfs p0m${m}c1 &&
 			dmsetup resume p0m${m}c1 || exit 1
 	done'
-check "controller 2 gives it up" tell 2 0 handoff 1
+# Its next heartbeat says that it may claim.
+check "controller 2 hands over to it" eventually 20 tell 2 0 handoff 1
 check "controller 1 owns although the device is open" eventually 60 is 1 0 owner
 check "it is closed" close_it
 down 1 0
@@ -164,8 +169,8 @@ wait $other
 need "the other machine ends: controller 1 joins" eventually 60 is 1 0 secondary
 # It writes no ballot before it has listened for a window more: until then it cannot follow.
 check "and listens once more" eventually 120 after $(($(beats 1 0) + 60)) 1 0
-check "it gets the portion" tell 2 0 handoff 1
-check "told to, it claims" tell 1 0 claim
+check "it is told to claim" tell 1 0 claim
+check "it gets the portion" eventually 20 tell 2 0 handoff 1
 check "and owns" eventually 60 is 1 0 owner
 provokes "controller 1: owner -> failed"
 for index in 0 1 2; do

@@ -109,9 +109,12 @@ events=$(dmsetup info -c --noheadings -o events p0m2c2)
 timeout 60 dmsetup wait p0m2c2 "$events" &
 waiter=$!
 mark
-check "controller 1 hands over to controller 2" tell 1 0 handoff 2
-check "which is told to claim" tell 2 0 claim
-need "and owns" eventually 20 is 2 0 owner
+check "a controller that claims when it is told to is not handed to before that [R34]" \
+	refuses "busy" "the successor may not claim" 1 handoff 2
+check "controller 1 goes on" is 1 0 owner
+check "controller 2 is told to claim" tell 2 0 claim
+check "controller 1 hands over to controller 2" eventually 20 tell 1 0 handoff 2
+need "which owns" eventually 20 is 2 0 owner
 check "a dm event told so [R47]" wait $waiter
 check "the log did" said "alpha controller 2: claiming -> owner, epoch 2 of 2"
 check "and named the reason" said "the portion was handed over"
@@ -141,9 +144,11 @@ check_equal "with epoch 3" 3 "$(epoch 1)"
 check "controller 2 is told to claim" tell 2 0 claim
 check "controller 1 releases" tell 1 0 release
 need "and controller 2 takes it" eventually 60 is 2 0 owner
-check "release, and handoff to who is not there" tell 2 0 handoff 3
-check "is published: asked again, it is done" tell 2 0 handoff 3
-check "controller 1 takes it after the window" eventually 60 is 1 0 owner
+check "a controller that is not there is not handed to [R34]" \
+	refuses "timed out" "the successor did not prepare itself in time" 2 handoff 3
+check "controller 2 goes on" is 2 0 owner
+check "and releases" tell 2 0 release
+check "controller 1 takes it" eventually 60 is 1 0 owner
 
 dead() {
 	tell 2 0 confirm_dead 1 "$(epoch 2)" 2>/dev/null

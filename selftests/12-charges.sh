@@ -140,7 +140,7 @@ check "repaired is not for the present epoch" refuses "the message names another
 check "nor for a secondary" refuses "it does not own the portion" 1 repaired 1
 
 # A hand-over charges nobody and carries the list.
-need "controller 3 hands over to controller 1" tell 3 0 handoff 1
+need "controller 3 hands over to controller 1" eventually 20 tell 3 0 handoff 1
 need "which owns" eventually 60 is 1 0 owner
 check "and is charged for controller 2, not for controller 3" charged_is 1 2
 check "controller 2 goes on" unstall 2 0

@@ -110,6 +110,18 @@ class Portion:
         """Sends a message of the module, such as `handoff 2`; a refusal raises."""
         vm.sh(f"dmsetup message {self.device(vm)} 0 {text}")
 
+    def hand_over(self, vm: Vm, to: int, timeout: float = 30) -> None:
+        """Hands the portion over; the successor may have to listen, or to be closed, before it is
+        handed to."""
+        deadline = time.monotonic() + patience(timeout)
+        while True:
+            try:
+                return self.message(vm, f"handoff {to}")
+            except RigError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
     def wait(self, vm: Vm, timeout: float = 30, **wanted: object) -> Status:
         """Waits until the named fields have the given values: wait(vm, role="owner", epoch=2)."""
         deadline = time.monotonic() + patience(timeout)

@@ -83,7 +83,7 @@ fn errno(reason: Reason) -> Error {
         Reason::UnknownController | Reason::WrongEpoch | Reason::OwnNumber => EINVAL,
         Reason::PeriodUnfit => ERANGE,
         Reason::NotOwner => EPERM,
-        Reason::ReleaseTimeout | Reason::Undecided => ETIMEDOUT,
+        Reason::ReleaseTimeout | Reason::Undecided | Reason::Unprepared => ETIMEDOUT,
         Reason::NoMajority | Reason::Lapse => EIO,
         _ => EBUSY,
     }

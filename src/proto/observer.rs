@@ -98,6 +98,12 @@ impl Observer {
         times().filter(|&at| at > after_ns).filter(enough).min()
     }
 
+    /// The highest value that any member shows; `None` when nothing was ever seen. Of a value that
+    /// only counts up it is the latest one.
+    pub fn latest(&self) -> Option<u64> {
+        self.seen.iter().flatten().map(|seen| seen.value).max()
+    }
+
     /// The local time of the last change on any member; `None` when nothing was ever seen.
     pub fn last_change_ns(&self) -> Option<u64> {
         self.seen.iter().flatten().map(|seen| seen.since_ns).max()

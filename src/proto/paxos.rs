@@ -25,6 +25,8 @@ use super::record::{Ballot, BallotRecord, Charge, Charges, Decided, Incarnation,
 pub struct Promise {
     /// The highest ballot begun.
     pub mbal: Ballot,
+    /// The heartbeat that offered the epoch, when that ballot was begun on nothing else; or 0.
+    pub offer: u64,
     /// The highest ballot in which a value was put forward.
     pub bal: Ballot,
     /// That value.
@@ -35,6 +37,7 @@ impl Promise {
     /// Nothing promised in this instance.
     pub const NONE: Self = Self {
         mbal: Ballot::NONE,
+        offer: 0,
         bal: Ballot::NONE,
         val: None,
     };
@@ -43,6 +46,7 @@ impl Promise {
     pub fn of(record: &BallotRecord) -> Self {
         Self {
             mbal: record.mbal,
+            offer: record.offer,
             bal: record.bal,
             val: record.val,
         }
@@ -61,10 +65,13 @@ pub struct Seen {
     pub decided: Decided,
     /// The highest `mbal` of the instance after it.
     pub highest: Ballot,
-    /// The highest `mbal` of somebody else who was not invited: a claim.
+    /// The highest `mbal` of another controller that does not answer an offer: a claim.
     pub foreign: Ballot,
-    /// The highest `mbal` of the invited successor.
-    pub invited: Ballot,
+    /// The latest offer that the present successor has answered with a ballot; 0 for none.
+    pub answered: u64,
+    /// Whether the present successor was heard, and whether one of its records says that it may
+    /// claim.
+    pub successor: Successor,
     /// The highest `bal` of that instance and its value.
     pub accepted: Option<(Ballot, Value)>,
     /// What the decided epoch is charged with.
@@ -155,22 +162,51 @@ impl Lists {
     }
 }
 
-/// Whose ballots are no claims, because the owner of this epoch hands over.
+/// To which controllers the owner of this epoch has offered the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Invitation {
-    /// Who may prepare itself now.
+    /// The controller that may prepare itself now.
     pub successor: Option<Slot>,
-    /// The highest ballot that was written on an invitation of this epoch: it stands, and says
-    /// nothing any more when the invitation was called off.
-    pub admitted: Ballot,
+    /// Every controller that was invited in this epoch, a bit each.
+    pub slots: u64,
 }
 
 impl Invitation {
-    /// Nobody was invited.
+    /// No controller was invited.
     pub const NONE: Self = Self {
         successor: None,
-        admitted: Ballot::NONE,
+        slots: 0,
     };
+
+    /// Whether a ballot of `slot` answers an offer of this epoch. Such a ballot is no claim,
+    /// whenever it is seen: it may have been on its way when the offer was called off, and it may
+    /// become visible much later on a member that could not be reached.
+    fn admits(&self, slot: Slot, record: &BallotRecord) -> bool {
+        record.offer != 0 && slot.is_in(self.slots)
+    }
+}
+
+/// What the records of the controller that is to succeed say in one round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Successor {
+    /// No member shows a record of it.
+    Unknown,
+    /// Every record says that something keeps it from claiming.
+    Unwilling,
+    /// A record says that it may claim.
+    Willing,
+}
+
+impl Successor {
+    /// Adds a record of the successor. Members may show records of different age: one that says
+    /// that it may claim is enough.
+    #[must_use]
+    pub const fn with(self, may_claim: bool) -> Self {
+        match (self, may_claim) {
+            (_, true) | (Self::Willing, _) => Self::Willing,
+            _ => Self::Unwilling,
+        }
+    }
 }
 
 impl Seen {
@@ -180,7 +216,8 @@ impl Seen {
             decided,
             highest: Ballot::NONE,
             foreign: Ballot::NONE,
-            invited: Ballot::NONE,
+            answered: 0,
+            successor: Successor::Unknown,
             accepted: None,
             lists: Lists::NONE,
         }
@@ -193,7 +230,7 @@ impl Seen {
         }
     }
 
-    /// Adds a valid ballot record of `slot`, when `own` has invited others like this.
+    /// Adds a valid ballot record of `slot`, when `own` has offered the next epoch like this.
     pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot, invitation: Invitation) {
         self.decided(record.dec);
         let is_owner = self.decided.value
@@ -207,8 +244,9 @@ impl Seen {
         }
         self.highest = self.highest.max(record.mbal);
         if invitation.successor == Some(slot) {
-            self.invited = self.invited.max(record.mbal);
-        } else if slot != own && record.mbal > invitation.admitted {
+            self.answered = self.answered.max(record.offer);
+        }
+        if slot != own && !invitation.admits(slot, record) {
             self.foreign = self.foreign.max(record.mbal);
         }
         if let Some(value) = record.val {
@@ -219,8 +257,8 @@ impl Seen {
         }
     }
 
-    /// Whether anybody claims the next epoch: whoever begins a ballot uninvited, or puts a value
-    /// forward, invited or not.
+    /// Whether a controller claims the next epoch: it has begun a ballot that answers no offer, or
+    /// it has put a value forward, invited or not.
     pub fn is_claim(&self) -> bool {
         self.foreign != Ballot::NONE || self.accepted.is_some()
     }
@@ -286,10 +324,19 @@ mod tests {
         }
     }
 
-    fn invited(index: u8, admitted: Ballot) -> Invitation {
+    /// An invitation of the one, after others of the same epoch that were called off.
+    fn invited(index: u8, before: &[u8]) -> Invitation {
+        let bits = before.iter().map(|&index| slot(index).bit());
         Invitation {
             successor: Some(slot(index)),
-            admitted,
+            slots: bits.fold(slot(index).bit(), |set, bit| set | bit),
+        }
+    }
+
+    fn answer(ballot: Ballot, offer: u64) -> BallotRecord {
+        BallotRecord {
+            offer,
+            ..record(4, ballot, None)
         }
     }
 
@@ -300,6 +347,7 @@ mod tests {
             boot_id: [0; 16],
             dec: decided(epoch),
             mbal,
+            offer: 0,
             bal: accepted.map_or(Ballot::NONE, |(bal, _)| bal),
             val: accepted.map(|(_, value)| value),
             limit: 1,
@@ -485,41 +533,62 @@ mod tests {
             Invitation::NONE,
         );
         assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), ballot(6, 2)));
-        // Nor is that of an invited successor, which hides no claim of others.
-        seen.add(
-            slot(3),
-            &record(4, ballot(8, 3), None),
-            slot(1),
-            invited(3, Ballot::NONE),
-        );
+        // Nor is one that answers an offer, which hides no claim of others.
+        seen.add(slot(3), &answer(ballot(8, 3), 11), slot(1), invited(3, &[]));
         assert_eq!((seen.highest, seen.foreign), (ballot(8, 3), ballot(6, 2)));
-        assert_eq!(seen.invited, ballot(8, 3));
+        assert_eq!(seen.answered, 11);
     }
 
     #[test]
-    fn r29_an_invited_successor_may_begin_a_ballot_and_put_no_value_forward() {
-        let claims = |index, accepted, invitation| {
+    fn r29_an_answer_to_an_offer_is_no_claim_and_everything_else_is() {
+        let claims = |index, record: BallotRecord, invitation| {
             let mut seen = Seen::new(decided(4));
-            let record = record(4, ballot(7, index), accepted);
             seen.add(slot(index), &record, slot(1), invitation);
             seen.is_claim()
         };
-        let now = invited(3, Ballot::NONE);
-        assert!(!Seen::new(decided(4)).is_claim());
-        assert!(!claims(3, None, now));
-        assert!(claims(3, Some((ballot(7, 3), value(3))), now));
-        assert!(claims(2, None, now));
-        assert!(!claims(1, None, now), "the own one");
-        // Called off: that ballot stands, a later one is a claim. Whom it was before does not
-        // matter to whom is invited next.
-        let before = |admitted| Invitation {
-            successor: None,
-            admitted,
+        let answers = answer(ballot(7, 3), 11);
+        let value = BallotRecord {
+            offer: 11,
+            ..record(4, ballot(7, 3), Some((ballot(7, 3), value(3))))
         };
-        assert!(!claims(3, None, before(ballot(7, 3))));
-        assert!(claims(3, None, before(ballot(6, 3))));
-        assert!(!claims(3, None, invited(2, ballot(7, 3))));
-        assert!(claims(3, None, invited(2, ballot(6, 3))));
+        assert!(!Seen::new(decided(4)).is_claim());
+        assert!(!claims(3, answers, invited(3, &[])));
+        assert!(claims(3, value, invited(3, &[])), "a value");
+        assert!(claims(3, record(4, ballot(7, 3), None), invited(3, &[])));
+        assert!(claims(2, record(4, ballot(7, 2), None), invited(3, &[])));
+        assert!(!claims(1, record(4, ballot(7, 1), None), invited(3, &[])));
+        // Called off: the ballot that answered stands, whoever is invited next.
+        let called_off = Invitation {
+            successor: None,
+            ..invited(3, &[])
+        };
+        assert!(!claims(3, answers, called_off));
+        assert!(!claims(3, answers, invited(2, &[3])));
+        assert!(claims(3, value, called_off), "a value");
+        assert!(claims(3, record(4, ballot(8, 3), None), called_off));
+        // An answer to an offer that this owner did not make.
+        assert!(claims(3, answers, Invitation::NONE));
+        assert!(claims(3, answers, invited(2, &[])));
+    }
+
+    #[test]
+    fn r34_only_the_present_successor_answers() {
+        let answered = |index, invitation| {
+            let mut seen = Seen::new(decided(4));
+            seen.add(slot(index), &answer(ballot(7, 3), 11), slot(1), invitation);
+            seen.answered
+        };
+        assert_eq!(answered(3, invited(3, &[])), 11);
+        assert_eq!(answered(3, invited(2, &[3])), 0);
+    }
+
+    #[test]
+    fn r34_one_record_that_says_it_may_claim_is_enough() {
+        use Successor::{Unknown, Unwilling, Willing};
+        assert_eq!(Unknown.with(false), Unwilling);
+        assert_eq!(Unknown.with(true), Willing);
+        assert_eq!(Unwilling.with(true), Willing);
+        assert_eq!(Willing.with(false), Willing);
     }
 
     #[test]

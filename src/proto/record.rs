@@ -496,6 +496,9 @@ pub struct BallotRecord {
     pub dec: Decided,
     /// The highest ballot the writer has started for epoch `dec.epoch + 1`.
     pub mbal: Ballot,
+    /// The heartbeat of the owner of `dec.epoch` that offered the next epoch to the writer, when
+    /// `mbal` was begun on nothing but that offer; 0 when it was begun on other evidence [R34].
+    pub offer: u64,
     /// The highest ballot of that epoch in which the writer has accepted `val`; never above `mbal`.
     pub bal: Ballot,
     /// The accepted value; there is one exactly when `bal` is not [`Ballot::NONE`].
@@ -560,6 +563,8 @@ pub struct HeartbeatRecord {
     pub mark: u64,
     /// The member generations that the writer knows [R56].
     pub generations: Generations,
+    /// Whether nothing keeps the writer from claiming: only then an owner hands over to it [R34].
+    pub may_claim: bool,
 }
 
 impl HeartbeatRecord {
@@ -847,6 +852,7 @@ mod sealed {
             }
             out.u32(u32::from(self.charges.partial));
             out.u32(self.failed);
+            out.u64(self.offer);
         }
 
         fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject> {
@@ -859,6 +865,10 @@ mod sealed {
             let limit = from.u32();
             let charges = take_charges(from)?;
             let failed = from.u32();
+            let offer = from.u64();
+            // Only an owner can offer, and only a ballot can answer.
+            let answers = mbal.is_some() && dec.epoch != 0;
+            ensure(offer == 0 || answers, Reject::Field)?;
             let mark = from.u64();
             let generations = take_generations(from);
             Ok(Self {
@@ -867,6 +877,7 @@ mod sealed {
                 boot_id,
                 dec,
                 mbal,
+                offer,
                 bal,
                 val,
                 limit,
@@ -892,7 +903,7 @@ mod sealed {
             out.u8(role);
             out.u8(successor.map_or(0, Slot::controller));
             out.u8(self.reason);
-            out.skip(1);
+            out.u8(u8::from(self.may_claim));
             out.u32(self.open);
             out.u64(self.hb);
             out.u64(self.period_ns);
@@ -905,7 +916,8 @@ mod sealed {
             let owned = !matches!(role, RecordRole::Secondary | RecordRole::Claiming);
             ensure(!owned || dec.epoch != 0, Reject::Field)?;
             let reason = from.u8();
-            ensure(from.is_zero::<1>(), Reject::Reserved)?;
+            let may_claim = from.u8();
+            ensure(may_claim <= 1, Reject::Field)?;
             let open = from.u32();
             let hb = from.u64();
             let period_ns = from.u64();
@@ -922,6 +934,7 @@ mod sealed {
                 reason,
                 mark,
                 generations,
+                may_claim: may_claim == 1,
             })
         }
     }
@@ -1123,6 +1136,7 @@ mod tests {
                 value: Some(value(3, 77)),
             },
             mbal: ballot(4, 6, 1 << 127),
+            offer: 17,
             bal: ballot(3, 5, 12),
             val: Some(value(5, 12)),
             limit: LIMIT_UNLIMITED,
@@ -1148,6 +1162,7 @@ mod tests {
             reason: 11,
             mark: 987_654_321,
             generations: generations(),
+            may_claim: true,
         }
     }
 
@@ -1187,6 +1202,7 @@ mod tests {
         let first = BallotRecord {
             dec: Decided::NEVER,
             mbal: Ballot::NONE,
+            offer: 0,
             bal: Ballot::NONE,
             val: None,
             charges: Charges::NONE,
@@ -1308,9 +1324,9 @@ mod tests {
         check(204 + 36, 8, Reject::Reserved);
         // On an operator's word, and not drained.
         check(204 + 36, 4, Reject::Field);
-        // Behind them, whether the list is partial; then failed members, mark and generations.
+        // Behind them, whether the list is partial; then failed members, offer, mark, generations.
         check(204 + 8 * 40, 2, Reject::Field);
-        check(532 + 8 + 64, 1, Reject::Reserved);
+        check(532 + 8 + 64 + 8, 1, Reject::Reserved);
         check(EXTENSION_AT - 1, 1, Reject::Reserved);
     }
 

@@ -415,6 +415,7 @@ mod tests {
                     slot: Slot::FIRST,
                     inc: Incarnation(1),
                 },
+                offer: 0,
                 bal: Ballot::NONE,
                 val: None,
                 limit: 1,

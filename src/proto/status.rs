@@ -274,6 +274,13 @@ reasons! {
     Copy = 40, "copy", "a copy of this machine writes the own mailbox";
     /// The machine was copied or put back to an earlier state: it joins anew.
     Fork = 41, "fork", "this machine was copied or put back to an earlier state";
+
+    // Why an owner called a hand-over off.
+
+    /// The successor says that it may not claim: openers, `claim manual`, read-only tables [R34].
+    Unwilling = 42, "unwilling", "the successor may not claim";
+    /// The successor did not begin its ballot in time [R34].
+    Unprepared = 43, "unprepared", "the successor did not prepare itself in time";
 }
 
 impl Reason {

@@ -141,6 +141,7 @@ fn ballot(seq: u64, epoch: u64, owner: u8) -> BallotRecord {
             value: Some(value),
         },
         mbal: Ballot::NONE,
+        offer: 0,
         bal: Ballot::NONE,
         val: None,
         limit: 1,
@@ -168,6 +169,7 @@ fn heartbeat(seq: u64) -> HeartbeatRecord {
         open: 0,
         period_ns: 100_000_000,
         reason: 0,
+        may_claim: true,
         mark: 0,
         generations: Generations::NONE,
     }

@@ -499,6 +499,7 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         open,
         period_ns: 100_000_000,
         reason: 0,
+        may_claim: true,
         mark: 0,
         generations: Generations::NONE,
     };
@@ -508,6 +509,7 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         boot_id: [9; 16],
         dec,
         mbal: Ballot::NONE,
+        offer: 0,
         bal: Ballot::NONE,
         val: None,
         limit,

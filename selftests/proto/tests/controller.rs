@@ -654,12 +654,19 @@ fn r34_a_named_successor_comes_first_and_at_once() {
     }
 }
 
+/// The owner hands over to a machine that dies when it is prepared.
+fn give_to_one_that_dies(world: &mut World, successor: usize) {
+    let asked = release(world, 0, Some(slot(successor as u8)), SECOND);
+    assert_eq!(asked, Ok(Outcome::Pending));
+    until(world, SECOND, |w| w.role(0) == Role::Releasing);
+    world.crash(successor);
+    until(world, SECOND, |w| w.role(0) == Role::Secondary);
+}
+
 #[test]
-fn r34_a_dead_successor_delays_by_a_window_and_no_more() {
+fn r34_a_successor_that_dies_delays_by_a_window_and_no_more() {
     let mut world = owned(Config::healthy(3, 1));
-    world.crash(2);
-    release(&mut world, 0, Some(slot(2)), SECOND).unwrap();
-    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    give_to_one_that_dies(&mut world, 2);
     let took_ns = until(&mut world, 3 * SECOND, |w| w.owner().is_some());
     let window_ns = timing().window_ns;
     assert!(
@@ -673,9 +680,7 @@ fn r34_a_dead_successor_delays_by_a_window_and_no_more() {
     );
     // The same without anybody else: a window more, in which the successor may come.
     let mut world = owned(Config::healthy(2, 1));
-    world.crash(1);
-    release(&mut world, 0, Some(slot(1)), SECOND).unwrap();
-    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    give_to_one_that_dies(&mut world, 1);
     let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(0));
     assert!(
         took_ns > window_ns + timing().join_listen_ns() - 2 * PERIOD,
@@ -856,9 +861,7 @@ fn r34_who_has_nothing_to_release_says_so_or_is_done_already() {
     assert_eq!(to(&mut world, 1, 2), Err(Reason::NotOwner));
     assert_eq!(world.role(0), Role::Owner);
     // Given to one that does not come.
-    world.crash(2);
-    assert_eq!(to(&mut world, 0, 2), Ok(Outcome::Pending));
-    until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
+    give_to_one_that_dies(&mut world, 2);
     run(&mut world, PERIOD);
     assert_eq!(
         to(&mut world, 0, 2),
@@ -899,7 +902,8 @@ fn r34_a_successor_has_two_periods_and_three_rounds_to_prepare_itself() {
     world.crash(1);
     let asked = release(&mut world, 0, Some(slot(1)), SECOND);
     assert_eq!(asked, Ok(Outcome::Pending));
-    let took_ns = until(&mut world, SECOND, |w| w.role(0) != Role::Owner);
+    let took_ns = until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
+    assert_eq!(world.machines[0].answers, [Err(Reason::Unprepared)]);
     // A round: its write is reported as lost within a period, the next one and a read follow.
     let prepares_ns = 2 * PERIOD + 3 * (PERIOD + 20 * MS + 20 * MS);
     assert!(
@@ -2265,6 +2269,7 @@ fn crowded(controllers: u8, terms: u64, others: u64) -> World {
             value: Some(owner),
         },
         mbal: Ballot::NONE,
+        offer: 0,
         bal: Ballot::NONE,
         val: None,
         limit: 2,

@@ -139,6 +139,7 @@ fn r41_a_ballot_block_byte_by_byte() {
             value: Some(value(4, 77)),
         },
         mbal: ballot(4, 7, INC),
+        offer: 0x3132_3334_3536_3738,
         bal: ballot(3, 6, 12),
         val: Some(value(6, 12)),
         limit: 5,
@@ -147,7 +148,7 @@ fn r41_a_ballot_block_byte_by_byte() {
         mark: 0x2122_2324_2526_2728,
         generations: generations(),
     };
-    let by_hand = ByHand::record(b"dmLsBALT", 1, 0xc9a6_788a)
+    let by_hand = ByHand::record(b"dmLsBALT", 1, 0x5b78_24df)
         .at(64, &[0xb0; 16])
         .u64(80, 9)
         .value(88, 4, 77)
@@ -167,12 +168,13 @@ fn r41_a_ballot_block_byte_by_byte() {
         .u32(276, u32::MAX)
         .u32(524, 1)
         .u32(528, 2)
-        .u64(532, 0x2122_2324_2526_2728)
+        .u64(532, 0x3132_3334_3536_3738)
+        .u64(540, 0x2122_2324_2526_2728)
         // Sixteen generations.
-        .u32(540, 1)
-        .u32(544, 1)
-        .u32(548, 4)
-        .u32(600, 9);
+        .u32(548, 1)
+        .u32(552, 1)
+        .u32(556, 4)
+        .u32(608, 9);
     is_laid_out(&record, &by_hand);
 }
 
@@ -192,13 +194,14 @@ fn r41_a_heartbeat_block_byte_by_byte() {
         open: 3,
         period_ns: 500 * MS,
         reason: 11,
+        may_claim: true,
         mark: 0x2122_2324_2526_2728,
         generations: generations(),
     };
-    let by_hand = ByHand::record(b"dmLsBEAT", 2, 0x0266_5599)
+    let by_hand = ByHand::record(b"dmLsBEAT", 2, 0x24cd_e2f7)
         .u64(64, 9)
         .value(72, 7, INC)
-        .at(96, &[6, 64, 11])
+        .at(96, &[6, 64, 11, 1])
         .u32(100, 3)
         .u64(104, 1_000_000)
         .u64(112, 500 * MS)

@@ -16,7 +16,7 @@ use core::hash::{Hash, Hasher};
 use super::{Controller, Evidence, Phase, Queued, Sides};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
-use crate::proto::record::{Decided, Generations, Register};
+use crate::proto::record::{Decided, Generations, RecordRole, Register};
 use crate::proto::round::Stage;
 use crate::proto::status::Reason;
 
@@ -71,6 +71,16 @@ impl Controller {
     /// Whether it is a successor that waits for the end of the epoch, and looks again and again.
     pub fn is_waiting(&self) -> bool {
         self.is_prepared() && self.round.is_none()
+    }
+
+    /// Whether it waits for a successor to prepare itself.
+    pub fn is_offering(&self) -> bool {
+        matches!(self.phase, Phase::Offering { .. })
+    }
+
+    /// Whether it has given its epoch back, and knows of no later one.
+    pub fn has_released(&self) -> bool {
+        matches!(self.role, RecordRole::Released { .. })
     }
 
     /// The highest number of a ballot that this machine wrote or saw in the present instance.

@@ -425,6 +425,7 @@ mod tests {
                 reason: 0,
                 mark: 0,
                 generations: Generations::NONE,
+                may_claim: false,
             };
             shows_drain(&Charge::new(3, value(7), 1), &record)
         };

@@ -6,6 +6,7 @@
 //!                 ^        gate open   |    gate closed  |
 //!                 |                    |                 | not drained in time
 //!                 +--------------------+-----------------+
+//!                   successor not prepared in time, or it may not claim
 //!
 //!   successor   Secondary ---> Claiming: phase 1 ---> phase 1 read again ---> phase 2 ---> Owner
 //!                `handing over` seen                  until `released` is seen
@@ -18,11 +19,11 @@
 //! when this one is over, as in any other claim, and a hand-over that comes to nothing leaves the
 //! owner where it was.
 //!
-//! The owner latches on any claim but this one: a first phase of the successor, begun while it was
-//! invited. A value put forward is a claim, whoever's it is [R29].
+//! The owner latches on any claim [R29]. A ballot that names an offer of this epoch is an answer
+//! and no claim, whenever it is seen; a value that is put forward is always a claim.
 
 use super::{Controller, Evidence, Pending, Phase};
-use crate::proto::paxos::Seen;
+use crate::proto::paxos::{Seen, Successor};
 use crate::proto::record::{HeartbeatRecord, RecordRole, Slot};
 use crate::proto::status::Reason;
 
@@ -57,33 +58,32 @@ impl Controller {
         };
         self.phase = Phase::Offering {
             successor,
-            above: self.invitation.admitted,
+            since: self.hb,
             until_ns: now_ns.saturating_add(self.preparation_ns()),
             drain_ns: deadline_ns.saturating_sub(now_ns),
         };
         self.role = RecordRole::HandingOver { successor };
         self.invitation.successor = Some(successor);
+        self.invitation.slots |= successor.bit();
         self.due = true;
         self.begin_due_round(now_ns);
     }
 
-    /// Whether a round showed a claim that ends the own epoch.
-    pub(super) fn is_claim(&mut self, seen: &Seen) -> bool {
-        self.invitation.admitted = seen.invited.max(self.invitation.admitted);
-        seen.is_claim()
-    }
-
-    /// If the successor is prepared, the gate may close.
+    /// If the successor is prepared, the gate may close; if it says that it may not claim, the
+    /// epoch is kept.
     pub(super) fn note_prepared(&mut self, seen: &Seen, now_ns: u64) {
-        if let Phase::Offering { above, .. } = self.phase {
-            if seen.invited > above {
-                self.drain(now_ns);
-            }
+        let Phase::Offering { since, .. } = self.phase else {
+            return;
+        };
+        if seen.answered >= since {
+            self.drain(now_ns);
+        } else if seen.successor == Successor::Unwilling {
+            self.keep(Reason::Unwilling);
         }
     }
 
-    /// Closes the gate for the successor, prepared or not.
-    pub(super) fn drain(&mut self, now_ns: u64) {
+    /// Closes the gate: the successor is prepared.
+    fn drain(&mut self, now_ns: u64) {
         if let Phase::Offering {
             successor,
             drain_ns,
@@ -131,7 +131,10 @@ impl Controller {
             (RecordRole::Released { successor }, _) if successor.is_none_or(|slot| slot == own) => {
                 self.find(Evidence::Released);
             }
-            (RecordRole::HandingOver { successor }, None) if successor == own => {
+            // What a member shows that the owner does not reach any more is no offer of today.
+            (RecordRole::HandingOver { successor }, None)
+                if successor == own && self.owner.latest() <= Some(record.hb) =>
+            {
                 self.evidence = Some(Evidence::Offered { hb: record.hb });
             }
             // Kept, or given to somebody else.

@@ -305,6 +305,7 @@ impl Controller {
             boot_id: self.setup.boot_id,
             dec: self.decided,
             mbal: self.promise.mbal,
+            offer: self.promise.offer,
             bal: self.promise.bal,
             val: self.promise.val,
             limit: self.limit.max(self.exposed),
@@ -327,6 +328,7 @@ impl Controller {
             reason: self.reason as u8,
             mark: self.mark(),
             generations: self.generations,
+            may_claim: self.wants_claim() && self.phase != Phase::Failed,
         }
     }
 
@@ -471,6 +473,9 @@ impl Controller {
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);
                 round.seen.lists.drained |= has_drained(round.seen.decided, slot, &record);
+                if self.invitation.successor == Some(slot) {
+                    round.seen.successor = round.seen.successor.with(record.may_claim);
+                }
             }
             let (Some(ballot), Some(_)) = (ballot, beat) else {
                 continue;

@@ -185,7 +185,7 @@ impl Controller {
 
     /// A heartbeat of the owner succeeded: extend, or latch.
     fn judge_heartbeat(&mut self, round: &Round, now_ns: u64) {
-        if round.seen.decided.epoch == self.decided.epoch && self.is_claim(&round.seen) {
+        if round.seen.decided.epoch == self.decided.epoch && round.seen.is_claim() {
             return self.latch(Reason::ClaimSeen, now_ns);
         }
         let before = self.lease.expiry_ns();
@@ -264,6 +264,10 @@ impl Controller {
             return;
         };
         self.promise.mbal = ballot;
+        self.promise.offer = match self.evidence {
+            Some(Evidence::Offered { hb }) => hb,
+            _ => 0,
+        };
         self.changed_image();
         let deadline_ns = now_ns.saturating_add(self.setup.timing.window_ns);
         self.phase = Phase::Claiming {

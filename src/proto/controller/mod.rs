@@ -265,8 +265,9 @@ enum Phase {
     /// Owns the epoch, and waits for the successor to prepare its ballot.
     Offering {
         successor: Slot,
-        /// What stood in its slot before: it is prepared when there is more.
-        above: Ballot,
+        /// The first heartbeat that may have said so: the successor is prepared when it has
+        /// answered this one or a later one.
+        since: u64,
         /// When it is waited for no longer.
         until_ns: u64,
         /// How long permits may then take to come back.
@@ -459,7 +460,7 @@ pub struct Controller {
     virgin: Option<bool>,
     /// The highest ballot seen of instance D + 1.
     highest: Ballot,
-    /// Who may prepare itself while this controller owns: no claim that ends the lease.
+    /// To which controllers this one has offered the next epoch: their answers are no claims.
     invitation: Invitation,
 
     members: [Member; MAX_MEMBERS as usize],
@@ -1035,7 +1036,9 @@ impl Controller {
             Phase::Claiming { deadline_ns, .. } if now_ns >= deadline_ns => {
                 self.abandon_claim(now_ns);
             }
-            Phase::Offering { until_ns, .. } if now_ns >= until_ns => self.drain(now_ns),
+            Phase::Offering { until_ns, .. } if now_ns >= until_ns => {
+                self.keep(Reason::Unprepared);
+            }
             Phase::Draining { deadline_ns, .. } if now_ns >= deadline_ns => {
                 self.keep(Reason::ReleaseTimeout)
             }

@@ -218,6 +218,7 @@ mod tests {
             open,
             period_ns: 1,
             reason: 0,
+            may_claim: true,
             mark: 0,
             generations: Generations::NONE,
         }

@@ -319,6 +319,7 @@ fn unknown_ballot(members: &[Member], slot: Slot) -> Result<BallotRecord> {
         boot_id: [0; 16],
         dec,
         mbal: Ballot::NONE,
+        offer: 0,
         bal: Ballot::NONE,
         val: None,
         limit: LIMIT_UNLIMITED,

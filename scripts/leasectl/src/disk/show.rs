@@ -337,6 +337,8 @@ struct BallotJson {
     boot_id: String,
     decided: DecidedJson,
     promised: Option<BallotNumberJson>,
+    /// The heartbeat of the owner that the ballot answers, if it is a hand-over.
+    answers_offer: Option<u64>,
     accepted: Option<BallotNumberJson>,
     accepted_owner: Option<u8>,
     limit: String,
@@ -354,6 +356,7 @@ struct HeartbeatJson {
     open: u32,
     period_ms: f64,
     reason: String,
+    may_claim: bool,
 }
 
 impl MemberJson {
@@ -499,6 +502,7 @@ fn ballot_json(record: &BallotRecord) -> BallotJson {
         boot_id: DisplayUuid(&record.boot_id).to_string(),
         decided: decided_json(&record.dec),
         promised: number_json(&record.mbal),
+        answers_offer: Some(record.offer).filter(|&offer| offer != 0),
         accepted: number_json(&record.bal),
         accepted_owner: record.val.map(|value| value.slot.controller()),
         limit: Limit::from_wire(record.limit).to_string(),
@@ -529,5 +533,6 @@ fn heartbeat_json(record: &HeartbeatRecord) -> HeartbeatJson {
         open: record.open,
         period_ms: float_ms(record.period_ns),
         reason: reason_text(record.reason),
+        may_claim: record.may_claim,
     }
 }

@@ -88,14 +88,16 @@ prop_compose! {
         two in ballots(),
         value in values(),
         charges in charges(),
-        (failed, mark) in any::<(u32, u64)>(),
+        (failed, mark, offer) in any::<(u32, u64, u64)>(),
         generations in generations(),
     ) -> BallotRecord {
         let (mbal, bal) = (one.max(two), one.min(two));
         let val = bal.is_some().then_some(value);
+        let may_answer = mbal.is_some() && dec != Decided::NEVER;
+        let offer = if may_answer { offer } else { 0 };
         BallotRecord {
-            seq, inc: Incarnation(inc), boot_id, dec, mbal, bal, val, limit, charges, failed, mark,
-            generations,
+            seq, inc: Incarnation(inc), boot_id, dec, mbal, offer, bal, val, limit, charges, failed,
+            mark, generations,
         }
     }
 }
@@ -103,8 +105,8 @@ prop_compose! {
 prop_compose! {
     /// What a heartbeat register may say.
     pub fn heartbeat_records()(
-        (seq, inc, hb, open, period_ns, reason, mark) in
-            any::<(u64, u128, u64, u32, u64, u8, u64)>(),
+        (seq, inc, hb, open, period_ns, reason, mark, may_claim) in
+            any::<(u64, u128, u64, u32, u64, u8, u64, bool)>(),
         generations in generations(),
         dec in decisions(),
         successor in option::of(slots()),
@@ -123,7 +125,8 @@ prop_compose! {
             },
         };
         HeartbeatRecord {
-            seq, inc: Incarnation(inc), dec, role, hb, open, period_ns, reason, mark, generations,
+            seq, inc: Incarnation(inc), dec, role, hb, open, period_ns, reason, mark, may_claim,
+            generations,
         }
     }
 }

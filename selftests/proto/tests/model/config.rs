@@ -47,6 +47,8 @@ pub struct Config {
     /// The first node's operator gives this command so often.
     pub commands: u8,
     pub command: Command,
+    /// A hand-over may be called off while its successor prepares itself.
+    pub calls_off: bool,
     /// Writes of users on each node, one at a time.
     pub writes: [u8; 3],
     /// A fault may leave a block half written; a copy of a command in the fabric.
@@ -132,6 +134,7 @@ pub fn base(nodes: usize, members: u8) -> Config {
         restarts: [0; 3],
         commands: 0,
         command: fence(),
+        calls_off: false,
         writes: [0; 3],
         torn: false,
         twice: false,

@@ -141,6 +141,9 @@ fn owned(nodes: usize, members: u8) -> Config {
     }
 }
 
+/// How many ticks a hand-over that comes to nothing is watched.
+const TIMELY_HAND_OVER: u8 = 4;
+
 /// In each tick every heartbeat timer fires and every command is done, in any order.
 fn timely(lease: u64, beats: u8) -> Config {
     Config {
@@ -272,6 +275,26 @@ fn r34_a_release_and_a_hand_over_race_a_takeover() {
     holds_nearby::<2>(config, 3_000_000);
 }
 
+/// All is well, and a hand-over comes to nothing at any moment: it is called off, or an operation
+/// does not end in time. The owner keeps its lease, whenever the ballot of its successor is seen.
+#[test]
+fn r34_a_hand_over_that_comes_to_nothing() {
+    const WANTED: &[Sometimes] = &[
+        Sometimes::Prepared,
+        Sometimes::CalledOff,
+        Sometimes::HandedOver,
+    ];
+    let config = Config {
+        timely: TIMELY_HAND_OVER,
+        writes: [1, 0, 0],
+        commands: 1,
+        command: release(Some(1)),
+        calls_off: true,
+        ..named("a hand-over that comes to nothing", WANTED, timely(4, 1))
+    };
+    holds::<2>(config);
+}
+
 #[test]
 #[cfg(feature = "long")]
 fn r34_a_hand_over_and_what_goes_wrong() {
@@ -300,6 +323,14 @@ fn r34_a_hand_over_and_what_goes_wrong() {
         Config {
             lag: true,
             ..named("a hand-over, a stall before the gate", WANTED, offered())
+        },
+        Config {
+            calls_off: true,
+            ..named(
+                "a hand-over that is called off",
+                &[Sometimes::CalledOff, Sometimes::Lapse],
+                offered(),
+            )
         },
         Config {
             returns: true,

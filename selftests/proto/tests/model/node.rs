@@ -54,8 +54,9 @@ pub enum Event {
     Blind(u8),
     /// The machine dies and comes back as another incarnation.
     Restart,
-    /// The operator's command of this run.
+    /// The operator's command of this run; the hand-over that it began is called off.
     Command,
+    CallOff,
     /// A user's write passes the gate, reaches the medium (after a later owner's lease began, or
     /// not), is reported.
     Write,
@@ -220,7 +221,7 @@ impl Entry {
             columns: (0..config.members)
                 .map(|member| node.column(member))
                 .collect(),
-            is_busy: node.is_reading(config) || events.iter().any(|it| it.is_ordinary()),
+            is_busy: node.is_busy(config, &events),
             is_stuck: node.order.is_some(),
             may_hide: false,
             events,
@@ -324,6 +325,11 @@ impl Node {
         self.machine.role() == Role::Failed
     }
 
+    /// Whether it ended its own epoch because it was told to.
+    pub fn has_released(&self) -> bool {
+        self.machine.has_released()
+    }
+
     pub fn is_releasing(&self) -> bool {
         self.machine.role() == Role::Releasing
     }
@@ -405,6 +411,13 @@ impl Node {
             .any(|(member, it)| alive(member) && it.read.is_some())
     }
 
+    /// Whether something ought to happen before the next tick where all is well. A successor that
+    /// waits for the end of the epoch looks again and again: time goes on all the same.
+    fn is_busy(&self, config: &Config, events: &[Event]) -> bool {
+        let looks = |event: &Event| *event == Event::Timeout && self.is_waiting();
+        self.is_reading(config) || events.iter().any(|it| it.is_ordinary() && !looks(it))
+    }
+
     fn events(&self, config: &Config) -> Vec<Event> {
         let mut events = Vec::new();
         for (member, place) in (0..).zip(&self.places) {
@@ -422,6 +435,8 @@ impl Node {
             events.extend(due.then_some(Event::Timeout));
             let may_release = self.is_valid(config) && self.budget.commands > 0;
             events.extend(may_release.then_some(Event::Command));
+            let may_call_off = config.calls_off && self.machine.is_offering();
+            events.extend(may_call_off.then_some(Event::CallOff));
         }
         let has_room = !config.is_limited() || self.limit > 0;
         let is_open = self.is_valid(config) && !self.is_releasing() && has_room;
@@ -553,6 +568,9 @@ impl Node {
                 self.budget.commands -= 1;
                 // A refusal changes nothing.
                 let _ = self.machine.handle_command(config.command, NOW);
+            }
+            Event::CallOff => {
+                let _ = self.machine.handle_command(Command::CallOff, NOW);
             }
             _ => {}
         }

@@ -388,7 +388,14 @@ impl<const N: usize> Portion<N> {
         if failures.is_some_and(|repaired| repaired < exposed) {
             broken = Some("S2: more strays than redundancy repairs");
         }
-        if self.config.is_timely() && state.top > 0 && state.nodes[0].valid.is_none() {
+        let first = &state.nodes[0];
+        // It knows of no later epoch, and did not give its own back.
+        let owns = first
+            .decided
+            .value
+            .is_some_and(|value| value.slot.index() == 0);
+        let owns = owns && state.top > 0 && !first.node.has_released();
+        if self.config.is_timely() && owns && first.valid.is_none() {
             broken = Some("L1: a healthy owner loses its lease");
         }
         state.top = valid().fold(state.top, u64::max);
@@ -556,6 +563,10 @@ impl<const N: usize> Portion<N> {
             if before.nodes[node].has_met_any(member) {
                 self.tally.note(Sometimes::OldRead);
             }
+        }
+        let called_off = matches!(step, Step::Node(_, Event::CallOff, _));
+        if called_off && before.nodes.iter().any(|node| node.node.is_candidate()) {
+            self.tally.note(Sometimes::CalledOff);
         }
         self.note_state(step, after);
     }

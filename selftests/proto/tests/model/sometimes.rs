@@ -34,6 +34,8 @@ pub enum Sometimes {
     HandedOver,
     /// A successor is through with phase 1 while the owner has its lease.
     Prepared,
+    /// A hand-over is called off when its successor has begun its ballot.
+    CalledOff,
     /// After a member was replaced by a blank one there is a takeover.
     TakeoverAfterReplacement,
     /// An owner is charged for an earlier one; one that redundancy leaves nothing may not write.
