@@ -140,7 +140,7 @@ damage_all() {
 		the lease time is zero|96=0000000000000000
 		the takeover window is zero|104=0000000000000000
 		the takeover window is too short|104=0094357700000000
-		the lease time is too short|96=0084d71700000000
+		the lease time is below two heartbeat periods|96=00c2eb0b00000000
 		the clock drift bound is above 100000 ppm|160=ffffffff
 		more than 1000 lost heartbeats|164=ffffffff
 		the device delay is longer than one day|112=ffffffffffffffff

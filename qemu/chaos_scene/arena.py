@@ -31,7 +31,7 @@ LIMIT = 3
 PERIOD_MS, LEASE_MS, WINDOW_MS, DELAY_MS = (SLOWNESS * ms for ms in (125, 1080, 1200, 100))
 TIMINGS = (
     f"--heartbeat-ms {PERIOD_MS} --lost-heartbeats 3 --lease-ms {LEASE_MS} --window-ms {WINDOW_MS} "
-    f"--device-delay-ms {DELAY_MS}"
+    f"--device-delay-ms {DELAY_MS} --write-ms 30 --read-ms 30"
 ).split()
 PERIOD, WINDOW = PERIOD_MS / 1000, WINDOW_MS / 1000
 

@@ -15,7 +15,7 @@ from . import manual
 
 # Timings suit emulated machines that share two processors; lease and window follow from them.
 TIMINGS = (
-    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 500 --read-ms 300 --jitter-ms 200 "
+    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 200 --read-ms 150 --jitter-ms 100 "
     "--device-delay-ms 400"
 )
 # The first part of a member, with superblock and mailboxes: no data of clients.

@@ -26,7 +26,7 @@ MIB = 1 << 20
 # Timings suit an emulated machine that shares two processors with another one: a mailbox write
 # takes milliseconds, now and then hundreds. `leasectl format` computes lease and window.
 TIMINGS = (
-    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 500 --read-ms 300 --jitter-ms 200 "
+    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 200 --read-ms 150 --jitter-ms 100 "
     "--device-delay-ms 400"
 ).split()
 

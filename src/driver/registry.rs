@@ -266,6 +266,7 @@ impl Registry {
         };
         let herald = self.herald.clone();
         let session = Session::new(*superblock, heart.clone(), self.boot_id, herald)?;
+        report::short_lease(&session);
         if is_new {
             let beating = heart.beat();
             let _ = self.hearts.push_within_capacity((heart, beating));

@@ -176,6 +176,13 @@ pub fn bad_message(session: &Session, text: &str) {
     notice(format_args!("{}: {text}", Who(session)));
 }
 
+/// What the portion's lease lacks, once for each session [R10].
+pub fn short_lease(session: &Session) {
+    if let Some(shortfall) = session.superblock.timing.shortfall() {
+        warn(format_args!("{}: {shortfall}", Who(session)));
+    }
+}
+
 fn notice(line: fmt::Arguments<'_>) {
     pr_notice!("{}\n", line);
 }

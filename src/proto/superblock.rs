@@ -290,7 +290,7 @@ impl Superblock {
         ensure(self.member < self.members, SuperblockError::MemberIndex)?;
         ensure(self.controllers != 0, SuperblockError::NoControllers)?;
         ensure(self.home.is_in(self.controllers), SuperblockError::Home)?;
-        self.timing.validate()?;
+        self.timing.check()?;
         self.redundancy.validate()?;
         ensure(self.data_area_fits(), SuperblockError::DataArea)?;
         ensure(self.generation != 0, SuperblockError::Field("generation"))

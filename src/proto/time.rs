@@ -19,14 +19,35 @@
 //!
 //! ```text
 //! W >= ceil(L * (1 + rho) / (1 - rho)) + ceil((1 + rho) * D)
-//! L >  (2 + x) * max(P, t_err) + d_w + d_r + jitter
+//! W >  5 * d_w + 3 * d_r + jitter
+//! L >  2 * max(P, b) + lost + d_r + b              b = d_w + d_r + jitter: a heartbeat
+//!
+//! lost = 0                                         x = 0
+//! lost = max(x * c - d_r, P + (x - 1) * max(P, c)) c = t_err + max(d_w, d_r) + jitter: a lost one
 //! ```
 //!
 //! The first is safety: an observer whose clock runs fast must not run out of patience before an
 //! owner whose clock runs slow has run out of lease, and a command accepted just in time must have
-//! left the device queue by then. The second is availability: a lease must outlast `x` lost
-//! heartbeats [R11]. Both are checked when a portion is formatted and again when it is opened
-//! [R10]; they live in the superblock and are the same for everyone [R25].
+//! left the device queue by then. It is checked whenever a superblock is read.
+//!
+//! The others are availability [R11]. A whole claim must end within the window, or it is given up.
+//! A lease must outlast `x` lost heartbeats, whatever is lost of each:
+//!
+//! * It ends `L` after the heartbeat *before* the last successful one. So two ordinary heartbeats
+//!   come off it, each of which takes a period, or as long as its write and its reads if that is
+//!   longer.
+//! * A heartbeat whose write is lost is known to be lost after `t_err`; the next one must look at
+//!   the own blocks before it writes, which takes `d_r`. One whose reads are lost has written
+//!   before, which took `d_w`. When neither fits into a period the next heartbeat is late, and
+//!   begins at once.
+//! * The heartbeat that extends the lease takes `b`, and has to look first when the write of the
+//!   one before it was lost.
+//!
+//! `selftests/proto/tests/timing.rs` proves by simulation that the last one is enough at its own
+//! bound, and that one nanosecond less is not. [`Timing::validate`] asks for all of them when a
+//! portion is formatted [R10]. Portions that were formatted by a version that asked for less are
+//! opened all the same ([`Timing::check`]), and [`Timing::shortfall`] says what they lack. The
+//! timings live in the superblock and are the same for everyone [R25].
 //!
 //! Integers only, rounded to the safe side (W up). Pure functions: any caller, no locking.
 
@@ -101,6 +122,32 @@ pub enum TimingError {
         /// The smallest lease that survives what was asked for.
         needed_ns: u64,
     },
+    /// The lease does not outlast two periods: no heartbeat could ever extend it.
+    LeaseBelowPeriods {
+        /// The smallest lease that outlasts two periods.
+        needed_ns: u64,
+    },
+    /// The window is below `needed_ns`, so claims that take as long as was stated are given up.
+    WindowBelowClaim {
+        /// The smallest window in which a claim ends.
+        needed_ns: u64,
+    },
+}
+
+/// What a portion lacks whose timings are safe, but which was formatted for less than it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shortfall {
+    /// The lease that there is.
+    pub lease_ns: u64,
+    /// How many lost heartbeats in a row it was formatted to survive.
+    pub lost_heartbeats: u32,
+    /// The smallest lease that survives what the portion was formatted for.
+    pub needed_lease_ns: u64,
+    /// Whether not even healthy heartbeats extend the lease when their writes and reads take as
+    /// long as the portion was formatted for.
+    pub is_hopeless: bool,
+    /// The longest heartbeat period for which the lease is long enough, if there is one.
+    pub fitting_period_ns: Option<u64>,
 }
 
 /// Names a duration of [`Timing`] in an error.
@@ -162,6 +209,35 @@ impl fmt::Display for TimingError {
                 write_ms(f, needed_ns)?;
                 f.write_str(" (heartbeats to survive, write, read and jitter)")
             }
+            Self::LeaseBelowPeriods { needed_ns } => {
+                f.write_str("the lease time is below two heartbeat periods: it must be at least ")?;
+                write_ms(f, needed_ns)
+            }
+            Self::WindowBelowClaim { needed_ns } => {
+                f.write_str("the takeover window is shorter than a claim: it must be at least ")?;
+                write_ms(f, needed_ns)?;
+                f.write_str(" (five mailbox writes, three reads and jitter)")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the lease time is too short for what the portion was formatted to survive: ")?;
+        write_ms(f, self.lease_ns)?;
+        f.write_str(" instead of ")?;
+        write_ms(f, self.needed_lease_ns)?;
+        match self.is_hopeless {
+            true => f.write_str("; heartbeats that take as long as was stated never extend it")?,
+            false => write!(f, " for {} lost heartbeats in a row", self.lost_heartbeats)?,
+        }
+        match self.fitting_period_ns {
+            Some(period_ns) => {
+                f.write_str("; it is long enough for a heartbeat period of ")?;
+                write_ms(f, period_ns)
+            }
+            None => f.write_str("; format the portion anew, or expect less delay"),
         }
     }
 }
@@ -196,12 +272,87 @@ impl Timing {
         jitter_ns: 0,
     };
 
-    /// Checks ranges and both inequalities.
+    /// Checks everything: what makes the timings safe, and that they survive what they state. This
+    /// is what a portion is formatted with.
     ///
     /// # Errors
     ///
-    /// The first rule that does not hold, in the order of [`TimingError`].
+    /// The first rule that does not hold.
     pub fn validate(&self) -> Result<(), TimingError> {
+        self.check_ranges()?;
+        let needed_ns = self.needed_lease_ns(self.period_max_ns);
+        if self.lease_ns < needed_ns {
+            return Err(TimingError::LeaseTooShort { needed_ns });
+        }
+        self.check_window()?;
+        let needed_ns = self.claim_ns().saturating_add(1);
+        if self.window_ns < needed_ns {
+            return Err(TimingError::WindowBelowClaim { needed_ns });
+        }
+        Ok(())
+    }
+
+    /// Checks what makes the timings safe, and that a lease can be extended at all. This is what a
+    /// portion is opened with: one that may lose its lease more easily than it should is better
+    /// than none, as long as [its shortfall](Self::shortfall) is told.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that does not hold.
+    pub fn check(&self) -> Result<(), TimingError> {
+        self.check_ranges()?;
+        let needed_ns = self.period_max_ns.saturating_mul(2).saturating_add(1);
+        if self.lease_ns < needed_ns {
+            return Err(TimingError::LeaseBelowPeriods { needed_ns });
+        }
+        self.check_window()
+    }
+
+    /// What the lease lacks; `None` when it survives what it was formatted for.
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        let needed_lease_ns = self.needed_lease_ns(self.period_max_ns);
+        if self.lease_ns >= needed_lease_ns {
+            return None;
+        }
+        let beat_ns = self.beat_ns();
+        let ordinary_ns = self.period_max_ns.max(beat_ns).saturating_mul(2);
+        Some(Shortfall {
+            lease_ns: self.lease_ns,
+            lost_heartbeats: self.lost_heartbeats,
+            needed_lease_ns,
+            is_hopeless: self.lease_ns <= ordinary_ns.saturating_add(beat_ns),
+            fitting_period_ns: self.fitting_period_ns(),
+        })
+    }
+
+    /// The longest period, in whole milliseconds, that this lease carries.
+    fn fitting_period_ns(&self) -> Option<u64> {
+        let fits = |period_ms: &u64| {
+            let period_ns = period_ms.saturating_mul(NS_PER_MS);
+            self.needed_lease_ns(period_ns) <= self.lease_ns
+        };
+        // The need grows with the period: the last of the fitting ones is found by halving.
+        let (mut fitting, mut above) = (0, self.period_max_ns.div_ceil(NS_PER_MS));
+        while above.saturating_sub(fitting) > 1 {
+            let middle = fitting.midpoint(above);
+            match fits(&middle) {
+                true => fitting = middle,
+                false => above = middle,
+            }
+        }
+        let longest = Some(fitting).filter(|&period_ms| period_ms > 0 && fits(&period_ms));
+        longest.map(|period_ms| period_ms.saturating_mul(NS_PER_MS))
+    }
+
+    fn check_window(&self) -> Result<(), TimingError> {
+        let needed_ns = self.needed_window_ns();
+        match self.window_ns < needed_ns {
+            true => Err(TimingError::WindowTooShort { needed_ns }),
+            false => Ok(()),
+        }
+    }
+
+    fn check_ranges(&self) -> Result<(), TimingError> {
         if self.lease_ns == 0 {
             return Err(TimingError::LeaseZero);
         }
@@ -221,14 +372,6 @@ impl Timing {
         }
         if self.lost_heartbeats > MAX_LOST_HEARTBEATS {
             return Err(TimingError::LostHeartbeatsTooMany);
-        }
-        let needed_ns = self.needed_lease_ns(self.period_max_ns);
-        if self.lease_ns < needed_ns {
-            return Err(TimingError::LeaseTooShort { needed_ns });
-        }
-        let needed_ns = self.needed_window_ns();
-        if self.window_ns < needed_ns {
-            return Err(TimingError::WindowTooShort { needed_ns });
         }
         Ok(())
     }
@@ -255,17 +398,51 @@ impl Timing {
     }
 
     /// The smallest lease time that survives what was configured, for heartbeats every
-    /// `period_ns`. Saturates for values that [`Timing::validate`] refuses.
+    /// `period_ns`; the formula is at the top. Saturates for values that [`Timing::validate`]
+    /// refuses.
     pub fn needed_lease_ns(&self, period_ns: u64) -> u64 {
-        let step_ns = period_ns.max(self.error_report_ns);
-        let steps = 2_u64.saturating_add(u64::from(self.lost_heartbeats));
-        step_ns
-            .saturating_mul(steps)
-            .saturating_add(self.write_ns)
+        let beat_ns = self.beat_ns();
+        // One step for each heartbeat between the two whose difference counts.
+        let ordinary_ns = period_ns.max(beat_ns).saturating_mul(2);
+        ordinary_ns
+            .saturating_add(self.lost_ns(period_ns))
             .saturating_add(self.read_ns)
-            .saturating_add(self.jitter_ns)
+            .saturating_add(beat_ns)
             // The inequality is strict: a lease that ends at that very moment is invalid [R7].
             .saturating_add(1)
+    }
+
+    /// How long an ordinary heartbeat takes, from the moment when it is due.
+    fn beat_ns(&self) -> u64 {
+        self.write_ns
+            .saturating_add(self.read_ns)
+            .saturating_add(self.jitter_ns)
+    }
+
+    /// By how much the lost heartbeats put off the one that extends the lease, at worst.
+    fn lost_ns(&self, period_ns: u64) -> u64 {
+        let lost = u64::from(self.lost_heartbeats);
+        let Some(further) = lost.checked_sub(1) else {
+            return 0;
+        };
+        let each_ns = self
+            .error_report_ns
+            .saturating_add(self.write_ns.max(self.read_ns))
+            .saturating_add(self.jitter_ns);
+        // One after the other; or the first of them fits into its period, and what it left to look
+        // at is in the way of the others.
+        let together_ns = each_ns.saturating_mul(lost).saturating_sub(self.read_ns);
+        let in_turn_ns = period_ns.max(each_ns).saturating_mul(further);
+        together_ns.max(period_ns.saturating_add(in_turn_ns))
+    }
+
+    /// How long a claim takes, at worst: a look at the own blocks, a write that is still under way,
+    /// and in both phases two writes and a read.
+    pub fn claim_ns(&self) -> u64 {
+        self.write_ns
+            .saturating_mul(5)
+            .saturating_add(self.read_ns.saturating_mul(3))
+            .saturating_add(self.jitter_ns)
     }
 
     /// The longest stall of an owner, or of its paths, that its lease outlasts whenever it begins,
@@ -274,10 +451,10 @@ impl Timing {
     /// Heartbeat `k+1` is due a period after `k`, while the lease ends `L` after `k-1`: two periods
     /// and the heartbeat itself come off it.
     pub fn survived_stall_ns(&self, period_ns: u64) -> u64 {
+        let beat_ns = self.write_ns.saturating_add(self.read_ns);
         self.lease_ns
-            .saturating_sub(period_ns.saturating_mul(2))
-            .saturating_sub(self.write_ns)
-            .saturating_sub(self.read_ns)
+            .saturating_sub(period_ns.max(beat_ns).saturating_mul(2))
+            .saturating_sub(beat_ns)
     }
 
     /// How many heartbeats in a row must be allowed to be lost for a stall of `stall_ns` to be
@@ -287,10 +464,11 @@ impl Timing {
         u32::try_from(lost).unwrap_or(u32::MAX)
     }
 
-    /// Whether a controller may heartbeat every `period_ns` on this portion [R1], [R10].
+    /// Whether a controller may heartbeat every `period_ns` on this portion [R1], [R10]. Where the
+    /// lease carries the longest period it carries all; where it does not, that [was
+    /// told](Self::shortfall).
     pub fn period_fits(&self, period_ns: u64) -> bool {
         (MIN_PERIOD_NS..=self.period_max_ns).contains(&period_ns)
-            && self.needed_lease_ns(period_ns) <= self.lease_ns
     }
 
     /// How long a joiner listens to its own slot before its first write [R36]: the window, the
@@ -383,12 +561,13 @@ mod tests {
             Err(TimingError::WindowTooShort { needed_ns })
         );
 
-        // (2 + 1) * 500 + 100 + 100 + 50 = 1750 ms is not enough, one nanosecond more is.
+        // 2 * 500, one lost one of 500 + 100 + 50, and 100 + 100 + 50: 1900 ms is not enough, one
+        // nanosecond more is.
         let with_lease = |lease_ns| Timing { lease_ns, ..good };
-        let needed_ns = 1_750 * MS + 1;
+        let needed_ns = 1_900 * MS + 1;
         let refused = Err(TimingError::LeaseTooShort { needed_ns });
-        assert_eq!(with_lease(1_750 * MS).validate(), refused);
-        assert_eq!(with_lease(1_750 * MS + 1).validate(), Ok(()));
+        assert_eq!(with_lease(1_900 * MS).validate(), refused);
+        assert_eq!(with_lease(1_900 * MS + 1).validate(), Ok(()));
     }
 
     #[test]
@@ -398,11 +577,96 @@ mod tests {
             error_report_ns: 700 * MS,
             ..good
         };
-        let needed_ns = 3 * 700 * MS + 250 * MS + 1;
+        let needed_ns = 2 * 500 * MS + (700 + 150) * MS + 250 * MS + 1;
         assert_eq!(
             slow.validate(),
             Err(TimingError::LeaseTooShort { needed_ns })
         );
+    }
+
+    #[test]
+    fn r11_a_heartbeat_may_take_longer_than_a_period() {
+        let short = |lost_heartbeats| {
+            let timing = Timing {
+                period_max_ns: 10 * MS,
+                error_report_ns: 10 * MS,
+                lost_heartbeats,
+                ..example()
+            };
+            timing.needed_lease_ns(timing.period_max_ns)
+        };
+        // Two heartbeats of 250 ms, lost ones of 10 + 100 + 50, a look, and the last one.
+        assert_eq!(short(0), (2 * 250 + 100 + 250) * MS + 1);
+        assert_eq!(short(1), (2 * 250 + 160 + 250) * MS + 1);
+        assert_eq!(short(3), (2 * 250 + 3 * 160 + 250) * MS + 1);
+    }
+
+    #[test]
+    fn r11_a_lost_heartbeat_may_fit_into_its_period() {
+        let quick = |lost_heartbeats| {
+            let timing = Timing {
+                error_report_ns: 100 * MS,
+                lost_heartbeats,
+                ..example()
+            };
+            timing.needed_lease_ns(timing.period_max_ns)
+        };
+        // Each takes a period, and the look at what the last one left comes on top.
+        assert_eq!(quick(1), (3 * 500 + 100 + 250) * MS + 1);
+        assert_eq!(quick(3), (5 * 500 + 100 + 250) * MS + 1);
+    }
+
+    #[test]
+    fn r10_a_window_that_is_shorter_than_a_claim_is_refused() {
+        let slow = Timing {
+            device_delay_ns: 0,
+            drift_ppm: 0,
+            lost_heartbeats: 0,
+            period_max_ns: 10 * MS,
+            error_report_ns: 10 * MS,
+            write_ns: 1_000 * MS,
+            read_ns: 10 * MS,
+            jitter_ns: 0,
+            lease_ns: 3_100 * MS,
+            window_ns: 3_100 * MS,
+        };
+        let needed_ns = (5 * 1_000 + 3 * 10) * MS + 1;
+        let refused = Err(TimingError::WindowBelowClaim { needed_ns });
+        assert_eq!(slow.validate(), refused);
+        let long = Timing {
+            window_ns: needed_ns,
+            ..slow
+        };
+        assert_eq!(long.validate(), Ok(()));
+    }
+
+    /// What an earlier version formatted is opened, and what it lacks is told.
+    #[test]
+    fn r10_a_lease_that_is_short_is_opened_and_one_that_is_hopeless_too() {
+        let with_lease = |lease_ns| Timing {
+            lease_ns,
+            ..example()
+        };
+        assert_eq!(example().shortfall(), None);
+        let shipped = with_lease(1_751 * MS);
+        assert_eq!(shipped.check(), Ok(()));
+        let shortfall = Shortfall {
+            lease_ns: 1_751 * MS,
+            lost_heartbeats: 1,
+            needed_lease_ns: 1_900 * MS + 1,
+            is_hopeless: false,
+            // 2 * 425 + 650 + 250 is less than 1751, and one millisecond more is not.
+            fitting_period_ns: Some(425 * MS),
+        };
+        assert_eq!(shipped.shortfall(), Some(shortfall));
+        let hopeless = with_lease(1_250 * MS).shortfall().unwrap();
+        assert!(hopeless.is_hopeless);
+        assert!(!with_lease(1_250 * MS + 1).shortfall().unwrap().is_hopeless);
+        assert_eq!(hopeless.fitting_period_ns, None);
+        let needed_ns = 1_000 * MS + 1;
+        let refused = Err(TimingError::LeaseBelowPeriods { needed_ns });
+        assert_eq!(with_lease(1_000 * MS).check(), refused);
+        assert_eq!(with_lease(1_000 * MS + 1).check(), Ok(()));
     }
 
     #[test]
@@ -598,7 +862,7 @@ mod tests {
     }
 
     #[test]
-    fn r1_a_period_fits_when_its_own_inequality_holds() {
+    fn r1_a_period_fits_when_it_is_in_the_range_of_the_portion() {
         let timing = Timing {
             error_report_ns: 0,
             ..example()
@@ -608,13 +872,22 @@ mod tests {
         assert!(!timing.period_fits(MS - 1));
         assert!(!timing.period_fits(500 * MS + 1));
         assert!(!timing.period_fits(0));
-        // A longest period that the lease cannot carry does not make the period fit.
-        let loose = Timing {
-            period_max_ns: 10_000 * MS,
-            ..timing
-        };
-        assert!(!loose.period_fits(600 * MS));
-        assert!(loose.period_fits(583 * MS));
+    }
+
+    /// So a lease that carries the longest period carries every one that fits.
+    #[test]
+    fn r1_a_shorter_period_needs_no_longer_lease() {
+        for error_report_ns in [0, 300 * MS, 2_000 * MS] {
+            for lost_heartbeats in 0..4 {
+                let timing = Timing {
+                    error_report_ns,
+                    lost_heartbeats,
+                    ..example()
+                };
+                let needed = (1..=500).map(|period_ms| timing.needed_lease_ns(period_ms * MS));
+                assert!(needed.is_sorted());
+            }
+        }
     }
 
     #[test]
@@ -656,6 +929,30 @@ mod tests {
         }
         .to_string();
         assert!(text.contains("at least 1750.5 ms"), "{text}");
+        let shipped = Timing {
+            lease_ns: 1_751 * MS,
+            ..example()
+        };
+        let text = shipped.shortfall().unwrap().to_string();
+        let numbers = "1751 ms instead of 1900.000001 ms for 1 lost heartbeats in a row";
+        assert!(text.contains(numbers), "{text}");
+        assert!(text.ends_with("period of 425 ms"), "{text}");
+        let hopeless = Timing {
+            lease_ns: 1_100 * MS,
+            ..example()
+        };
+        let text = hopeless.shortfall().unwrap().to_string();
+        assert!(text.contains("never extend it; format"), "{text}");
+        let text = TimingError::LeaseBelowPeriods {
+            needed_ns: 1_000_000_001,
+        }
+        .to_string();
+        assert!(text.contains("at least 1000.000001 ms"), "{text}");
+        let text = TimingError::WindowBelowClaim {
+            needed_ns: 800_000_000,
+        }
+        .to_string();
+        assert!(text.contains("at least 800 ms"), "{text}");
         let text = TimingError::TooLong(Duration::Read).to_string();
         assert_eq!(text, "the mailbox read time is longer than one day");
     }

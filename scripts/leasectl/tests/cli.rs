@@ -192,8 +192,9 @@ fn r25_format_writes_what_was_asked_for_and_explains_it() {
     for line in [
         "portion vault 01234567-89ab-cdef-0123-456789abcdef",
         "controllers: 1, 2 and 3; home: 2",
-        // (2 + 2) * 300 + 20 + 30 + 5 ms, exceeded by a nanosecond.
-        "lease: 2000 ms, at least 1255.000001 ms for heartbeats every 200 ms",
+        // Two of 200 ms, two lost ones of 300 + 30 + 5 ms and 20 + 30 + 5 ms, exceeded by a
+        // nanosecond.
+        "lease: 2000 ms, at least 1125.000001 ms for heartbeats every 200 ms",
         // 2 s * 1.0005 / 0.9995 and 10 ms * 1.0005, each rounded up.
         "window: 5000 ms, at least 2012.006001",
         "redundancy: parity 3 survives 3 failures",
@@ -236,9 +237,30 @@ fn r10_the_defaults_are_the_smallest_safe_timings() {
     let lab = Lab::with(1);
     lab.ok(&format!("{FORMAT} m0"));
     let timing = lab.superblock("m0").timing;
-    assert_eq!(timing.lease_ns, 1_751_000_000);
+    assert_eq!(timing.lease_ns, 1_901_000_000);
     assert!(timing.window_ns - timing.needed_window_ns() < 1_000_000);
     assert_eq!(timing.validate(), Ok(()));
+}
+
+/// What the first version formatted with its defaults is safe, and may lose its lease too easily.
+#[test]
+fn r10_a_lease_of_the_first_rule_is_warned_about_with_the_numbers() {
+    let lab = Lab::with(1);
+    lab.ok(&format!("{FORMAT} m0"));
+    let mut portion = lab.superblock("m0");
+    portion.timing.lease_ns = 1_751_000_000;
+    let mut block = ZERO_BLOCK;
+    superblock::encode(&portion, &mut block);
+    let copy = portion.member_sectors * 512 / 4096 * 4096 - 8 * MIB - 4096;
+    for offset in [SUPERBLOCK_OFFSET, copy] {
+        lab.open("m0").write_all_at(&block, offset).unwrap();
+    }
+    let said = lab.ok("check m0");
+    let text =
+        "the lease time is too short for what the portion was formatted to survive: 1751 ms \
+                instead of 1900.000001 ms for 1 lost heartbeats in a row; it is long enough for a \
+                heartbeat period of 425 ms";
+    assert!(said.contains(text), "{said}");
 }
 
 #[test]
@@ -266,7 +288,7 @@ fn r10_unsafe_or_impossible_settings_are_refused_with_their_reason() {
     for (options, text) in [
         (
             "--redundancy parity:1 --lease-ms 100",
-            "the lease time is too short: it must be at least 1750.000001 ms",
+            "the lease time is too short: it must be at least 1900.000001 ms",
         ),
         (
             "--redundancy parity:1 --lease-ms 2000 --window-ms 2000",

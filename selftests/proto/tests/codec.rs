@@ -182,10 +182,10 @@ proptest! {
         let lease = big(timing.lease_ns) * (million + rho) * million;
         let delay = big(timing.device_delay_ns) * (million + rho) * (million - rho);
         prop_assert!(window >= lease + delay);
-        let steps = 2 + u128::from(timing.lost_heartbeats);
-        let step = big(timing.period_max_ns.max(timing.error_report_ns));
-        let io = big(timing.write_ns) + big(timing.read_ns) + big(timing.jitter_ns);
-        prop_assert!(big(timing.lease_ns) > steps * step + io);
+        let beat = big(timing.write_ns) + big(timing.read_ns) + big(timing.jitter_ns);
+        let ordinary = 2 * big(timing.period_max_ns).max(beat) + beat;
+        let lost = big(timing.period_max_ns.max(timing.error_report_ns));
+        prop_assert!(big(timing.lease_ns) > ordinary + big(timing.lost_heartbeats.into()) * lost);
         prop_assert!(timing.join_listen_ns() >= timing.window_ns);
     }
 

@@ -55,7 +55,7 @@ fn timing(window_ns: u64) -> Timing {
     let drift = u64::from(timing.drift_ppm);
     let lease_ns = window_ns - timing.device_settle_ns();
     timing.lease_ns = lease_ns - lease_ns * 2 * drift / 1_000_000 - 1;
-    timing.period_max_ns = (timing.lease_ns - 9 * MS - 1) / 4;
+    timing.period_max_ns = (timing.lease_ns - 24 * MS - 1) / 4;
     timing.error_report_ns = timing.period_max_ns;
     timing.validate().expect("the timings are safe");
     timing

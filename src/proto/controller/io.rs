@@ -152,9 +152,12 @@ impl Controller {
         self.advance(now_ns);
     }
 
+    /// A round came to nothing. If the timer fired meanwhile the next heartbeat is late already,
+    /// and begins at once: a lost one costs as long as it took, not whole periods [R11].
     pub(super) fn end_round_in_failure(&mut self, now_ns: u64) {
         self.round = None;
         self.round_failed(now_ns);
+        self.begin_due_round(now_ns);
     }
 
     /// Sees how the round goes on, and acts on it.

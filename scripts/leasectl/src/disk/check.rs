@@ -204,6 +204,9 @@ fn check_member(member: &Member, findings: &mut Findings) -> Result<()> {
             "a newer dm-lease formatted it: this one may not own it",
         );
     }
+    if let Some(shortfall) = superblock.timing.shortfall() {
+        findings.warning(&place, shortfall);
+    }
     let sectors = member.device.size / SECTOR_SIZE;
     if sectors < superblock.member_sectors {
         let shrunk = format!(

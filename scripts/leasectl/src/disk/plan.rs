@@ -32,7 +32,8 @@ pub fn timing(options: &Timings) -> Result<Timing> {
         timing.lease_ns = round_up_ms(timing.needed_lease_ns(period_max_ns));
     }
     if options.window_ms.is_none() {
-        timing.window_ns = round_up_ms(timing.needed_window_ns());
+        let claim_ns = timing.claim_ns().saturating_add(1);
+        timing.window_ns = round_up_ms(timing.needed_window_ns().max(claim_ns));
     }
     timing
         .validate()

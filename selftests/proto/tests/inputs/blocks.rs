@@ -146,7 +146,7 @@ prop_compose! {
             error_report_ns, write_ns, read_ns, jitter_ns,
         };
         timing.lease_ns = timing.needed_lease_ns(period_max_ns) + slack_ns;
-        timing.window_ns = timing.needed_window_ns() + more_slack_ns;
+        timing.window_ns = timing.needed_window_ns().max(timing.claim_ns() + 1) + more_slack_ns;
         timing
     }
 }

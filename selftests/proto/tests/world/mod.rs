@@ -130,6 +130,8 @@ pub struct Config {
     pub clocks: Vec<Clock>,
     /// How long an ordinary I/O takes.
     pub io_ns: (u64, u64),
+    /// How long each of them takes exactly, and the report of an error, where a test says so.
+    pub exact: Option<Exact>,
     pub claim_auto: bool,
     /// Whether openers of the mapped devices cache what they read [R31].
     pub guarded: bool,
@@ -156,6 +158,7 @@ impl Config {
             period_ns: vec![100 * MS; usize::from(controllers)],
             clocks: clocks.collect(),
             io_ns: (2 * MS, 2 * MS),
+            exact: None,
             claim_auto: true,
             guarded: false,
             slot_of: (0..controllers).collect(),
@@ -176,6 +179,68 @@ impl Config {
 
     pub fn slots(&self) -> u64 {
         (1 << self.controllers) - 1
+    }
+}
+
+/// How long commands take, to the nanosecond.
+#[derive(Clone, Copy, Debug)]
+pub struct Exact {
+    pub write_ns: u64,
+    pub read_ns: u64,
+    pub error_ns: u64,
+    /// How much later than it could every write is issued.
+    pub late_ns: u64,
+}
+
+/// What of one heartbeat of an owner is lost, on all members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    Write,
+    /// The reads behind the write.
+    Read,
+    /// The look at the own blocks, where there has to be one before the write.
+    Look,
+}
+
+/// Heartbeats of the first machine in a row, from this number on, and what of each is lost.
+#[derive(Clone, Debug, Default)]
+pub struct Losses {
+    pub first_hb: u64,
+    pub kinds: Vec<Lost>,
+    /// The last heartbeat that was written.
+    written_hb: u64,
+}
+
+impl Losses {
+    pub fn new(first_hb: u64, kinds: &[Lost]) -> Self {
+        Self {
+            first_hb,
+            kinds: kinds.to_vec(),
+            written_hb: 0,
+        }
+    }
+
+    /// Whether this command of heartbeat `hb` is lost.
+    fn takes(&mut self, hb: u64, what: &What) -> bool {
+        let is_beat = matches!(
+            what,
+            What::Write {
+                payload: Payload::Heartbeat(_),
+                ..
+            }
+        );
+        let was_written = self.written_hb == hb;
+        if is_beat {
+            self.written_hb = hb;
+        }
+        let index = hb.checked_sub(self.first_hb);
+        let kind = index.and_then(|index| self.kinds.get(index as usize));
+        match kind {
+            Some(Lost::Write) => is_beat,
+            Some(Lost::Read) => matches!(what, What::Read { .. }) && was_written,
+            Some(Lost::Look) => matches!(what, What::Read { .. }) && !was_written,
+            None => false,
+        }
     }
 }
 
@@ -307,6 +372,8 @@ pub struct World {
     pub trace: Option<Vec<String>>,
     /// Every command so far, where somebody wants to look at them.
     pub log: Option<Vec<Io>>,
+    /// Heartbeats of the first machine that are lost.
+    pub losses: Losses,
     /// Commands that never come to their end.
     pub swallow: Option<fn(&Io) -> bool>,
     /// A machine that is going to stall: when it has come to this many more steps, for so long.
@@ -365,6 +432,7 @@ impl World {
             serial: 0,
             trace: std::env::var_os("TRACE").map(|_| Vec::new()),
             log: None,
+            losses: Losses::default(),
             swallow: None,
             stall_at: None,
             stall_is_sleep: false,
@@ -948,7 +1016,13 @@ impl World {
     fn launch(&mut self, io: usize) {
         let faults = self.config.faults;
         let (machine, member) = (self.ios[io].machine, self.ios[io].member);
-        let error_ns = self.config.timing.error_report_ns;
+        let exact = self.config.exact;
+        let is_write = matches!(self.ios[io].what, What::Write { .. });
+        let error_ns = match exact {
+            Some(exact) if is_write => exact.error_ns + exact.late_ns,
+            Some(exact) => exact.error_ns,
+            None => self.config.timing.error_report_ns,
+        };
         if self.swallow.is_some_and(|swallow| swallow(&self.ios[io])) {
             return;
         }
@@ -960,12 +1034,26 @@ impl World {
             Path::Failing => return self.fail(io, error_ns),
             Path::Up | Path::Deaf => {}
         }
+        let beats = self.machines[0]
+            .controller
+            .as_ref()
+            .map(|it| it.heartbeats());
+        let hb = beats.filter(|_| machine == 0).unwrap_or(0);
+        if self.losses.takes(hb, &self.ios[io].what) {
+            return self.fail(io, error_ns);
+        }
         if self.now_ns < self.dark_until_ns[usize::from(member)] {
             return self.fail(io, error_ns);
         }
         let delay_ns = self.config.timing.device_delay_ns;
         let (low, high) = self.config.io_ns;
         let mut takes_ns = self.rng.between(low, high);
+        if let Some(exact) = exact {
+            takes_ns = match is_write {
+                true => exact.write_ns + exact.late_ns,
+                false => exact.read_ns,
+            };
+        }
         if self.rng.chance(faults.slow) {
             // D bounds the whole delay, that of a path that hung included.
             let waited_ns = self.now_ns - self.ios[io].issued_ns;
@@ -977,7 +1065,6 @@ impl World {
         if self.rng.chance(faults.error) {
             return self.fail(io, takes_ns);
         }
-        let is_write = matches!(self.ios[io].what, What::Write { .. });
         if is_write && self.break_write(io, takes_ns) {
             return;
         }
