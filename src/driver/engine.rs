@@ -82,6 +82,8 @@ pub enum News {
     Budget(Budget),
     /// This member does not show what it acknowledged [R58].
     WentBack(u8),
+    /// The mailboxes of these controllers cannot be read, a bit each; of none of them any more.
+    Unreadable(u64),
 }
 
 /// The last view, what heartbeats were like, and the news that were not told yet, oldest first.
@@ -395,6 +397,7 @@ impl Session {
                 }
                 Action::Budget(budget) => self.tell(News::Budget(budget)),
                 Action::WentBack { member } => self.tell(News::WentBack(member)),
+                Action::Unreadable(slots) => self.tell(News::Unreadable(slots)),
                 Action::Heartbeat(beat) => {
                     self.note(&beat);
                     report::heartbeat(self, &beat);

@@ -79,6 +79,33 @@ pub fn news(session: &Session, news: &News) {
         News::Transition(change) => transition(session, change),
         News::Budget(change) => budget(session, change),
         News::WentBack(member) => went_back(session, *member),
+        News::Unreadable(slots) => unreadable(session, *slots),
+    }
+}
+
+/// The numbers of controllers, with a blank before each.
+struct Numbers(u64);
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Slot::all_in(self.0).try_for_each(|slot| write!(f, " {}", slot.controller()))
+    }
+}
+
+/// The set of controllers changed of which a majority of the members shows nothing that can be
+/// read.
+fn unreadable(session: &Session, slots: u64) {
+    match slots {
+        0 => notice(format_args!(
+            "{}: every mailbox can be read again",
+            Who(session)
+        )),
+        _ => warn(format_args!(
+            "{}: the mailboxes of these controllers cannot be read:{}; nobody joins or takes over \
+             before they write them again, or leasectl repair does",
+            Who(session),
+            Numbers(slots),
+        )),
     }
 }
 

@@ -12,6 +12,12 @@
 //! seen by these reads was written after this controller's own record could be seen. A round
 //! that only looks begins at Reading.
 //!
+//! Of a slot whose registers nobody can read a majority gives no information. A round that decides
+//! something (a ballot, or joining) fails then, as Paxos demands. One that only extends a lease or
+//! watches is complete all the same when every read that was given has ended: what a claim of that
+//! slot would say is the second layer [R29], and its own controller cannot claim either as long as
+//! nobody can read what it wrote.
+//!
 //! A member takes part with one write and one read. What hangs on a member from an earlier round
 //! belongs to that round for ever; the member joins this one when it is free again.
 //!
@@ -161,6 +167,8 @@ pub struct Round {
     pub done: u16,
     /// Members that failed in the present stage.
     pub failed: u16,
+    /// Slots about which a majority must give information; about others it may give none.
+    pub certain: u64,
     /// What the reads showed of ballots and decisions.
     pub seen: Seen,
     /// Members whose answer showed nothing wrong in the own slot, readable or not.
@@ -193,6 +201,7 @@ impl Round {
             given: 0,
             done: 0,
             failed: 0,
+            certain: u64::MAX,
             seen: Seen::new(decided),
             looked: 0,
             confirmed: 0,
@@ -251,7 +260,9 @@ impl Round {
         if self.stage == Stage::Writing && is_majority(self.done, majority) {
             self.begin_reading(now_ns);
         }
-        if self.stage == Stage::Reading && self.knows_all(slots, majority) {
+        let unknown = self.unknown(slots, majority);
+        let is_enough = unknown == 0 || unknown & self.certain == 0 && self.has_read_all(majority);
+        if self.stage == Stage::Reading && is_enough {
             return Progress::Complete;
         }
         let possible = (reachable & !self.failed) | self.done;
@@ -269,15 +280,24 @@ impl Round {
             && now_ns.saturating_sub(self.stamp_ns) >= patience_ns
     }
 
-    fn knows_all(&self, slots: u64, majority: u8) -> bool {
-        Slot::all_in(slots).all(|slot| {
-            let members = self
-                .info
-                .get(usize::from(slot.index()))
-                .copied()
-                .unwrap_or(0);
-            is_majority(members, majority)
-        })
+    /// The slots about which no majority has given information, a bit each.
+    pub fn unknown(&self, slots: u64, majority: u8) -> u64 {
+        let is_unknown = |slot: &Slot| {
+            let members = self.info.get(usize::from(slot.index()));
+            !is_majority(members.copied().unwrap_or(0), majority)
+        };
+        let unknown = Slot::all_in(slots).filter(is_unknown);
+        unknown.fold(0, |set, slot| set | slot.bit())
+    }
+
+    /// Whether a majority was read, so that what is unknown still is unreadable.
+    pub fn has_read(&self, majority: u8) -> bool {
+        self.stage == Stage::Reading && is_majority(self.done, majority)
+    }
+
+    /// Whether that is all that this round will read.
+    fn has_read_all(&self, majority: u8) -> bool {
+        self.has_read(majority) && self.given & !(self.done | self.failed) == 0
     }
 
     fn ended(&mut self, member: u8, ok: bool) {
@@ -372,6 +392,37 @@ mod tests {
             round.informed(Slot::FIRST, member);
         }
         assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Failed);
+    }
+
+    #[test]
+    fn r26_a_slot_that_nobody_can_read_fails_no_round_that_only_watches() {
+        let other = Slot::new(1).unwrap();
+        let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        round.certain = Slot::FIRST.bit();
+        round.given = ALL;
+        for member in 0..2 {
+            round.read(member, true);
+            round.informed(Slot::FIRST, member);
+        }
+        // The third member may know more, and is waited for.
+        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        let mut hanging = round.clone();
+        hanging.given = 0b011;
+        assert_eq!(hanging.advance(110, SLOTS, ALL, 2), Progress::Complete);
+        assert_eq!(hanging.unknown(SLOTS, 2), other.bit());
+        round.read(2, false);
+        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Complete);
+        // The own slot must be known, and a majority must be read.
+        round.certain = other.bit();
+        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Failed);
+        let mut minority = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        minority.certain = 0;
+        minority.given = ALL;
+        minority.read(0, true);
+        minority.read(1, false);
+        assert_eq!(minority.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        minority.read(2, false);
+        assert_eq!(minority.advance(110, SLOTS, ALL, 2), Progress::Failed);
     }
 
     #[test]

@@ -281,6 +281,12 @@ reasons! {
     Unwilling = 42, "unwilling", "the successor may not claim";
     /// The successor did not begin its ballot in time [R34].
     Unprepared = 43, "unprepared", "the successor did not prepare itself in time";
+
+    // Why nobody joins or claims.
+
+    /// A majority of the members does not show what a controller wrote: nobody joins or claims
+    /// without it [R26].
+    Unreadable = 44, "unreadable", "the mailbox of a controller cannot be read";
 }
 
 impl Reason {

@@ -146,7 +146,9 @@ impl Controller {
     pub(super) fn begin_round(&mut self, kind: Kind, now_ns: u64) {
         self.rounds = self.rounds.wrapping_add(1);
         self.last_look_ns = now_ns;
-        self.round = Some(Round::new(self.rounds, kind, self.decided, now_ns));
+        let mut round = Round::new(self.rounds, kind, self.decided, now_ns);
+        round.certain = self.certain_slots();
+        self.round = Some(round);
         self.note_hanging();
         // Without enough members the round fails at once, and the next tick tries again.
         self.advance(now_ns);
@@ -155,9 +157,31 @@ impl Controller {
     /// A round came to nothing. If the timer fired meanwhile the next heartbeat is late already,
     /// and begins at once: a lost one costs as long as it took, not whole periods [R11].
     pub(super) fn end_round_in_failure(&mut self, now_ns: u64) {
-        self.round = None;
+        if let Some(round) = self.round.take() {
+            self.note_unreadable(&round);
+        }
         self.round_failed(now_ns);
         self.begin_due_round(now_ns);
+    }
+
+    /// About which slots a round must know something. An owner must know its own, which shows
+    /// whether it is alone with its number. A controller that watches must know the owner's as
+    /// well. Joining and ballots are not decided without any slot.
+    fn certain_slots(&self) -> u64 {
+        let owner = self.decided.value.map_or(0, |value| value.slot.bit());
+        match self.phase {
+            Phase::Announcing | Phase::Secondary => self.setup.slot.bit() | owner,
+            phase if phase.is_owner() => self.setup.slot.bit(),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Notes of which slots a round that read a majority knows nothing.
+    fn note_unreadable(&mut self, round: &Round) {
+        let majority = self.majority();
+        if round.has_read(majority) {
+            self.unreadable = round.unknown(self.setup.slots, majority);
+        }
     }
 
     /// Sees how the round goes on, and acts on it.
@@ -174,6 +198,7 @@ impl Controller {
                     self.last_round_ns = now_ns.saturating_sub(round.stamp_ns);
                     self.last_look_ns = round.issued_ns;
                     self.sight_ns = Some(round.issued_ns);
+                    self.note_unreadable(&round);
                     self.judge(&round, now_ns);
                     self.try_claim(now_ns);
                     self.begin_due_round(now_ns);
@@ -331,7 +356,7 @@ impl Controller {
             reason: self.reason as u8,
             mark: self.mark(),
             generations: self.generations,
-            may_claim: self.wants_claim() && self.phase != Phase::Failed,
+            may_claim: self.wants_claim() && self.unreadable == 0 && self.phase != Phase::Failed,
         }
     }
 

@@ -285,6 +285,8 @@ impl Controller {
             && reachable
             && self.evidence.is_some()
             && self.wants_claim()
+            // A ballot asks every controller: while one cannot be read none is begun.
+            && self.unreadable == 0
             && self.pending.is_none()
             && !self.looks_first;
         ready.then(|| self.ballots_from_ns.max(self.backoff_until_ns))

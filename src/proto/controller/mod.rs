@@ -196,6 +196,10 @@ pub enum Action {
     Transition(Transition),
     /// What an owner may have open changed, or what it is charged with: tell the user [R15].
     Budget(Budget),
+    /// The slots whose mailboxes cannot be read on a majority of the members changed; none of them
+    /// is left when it is 0. Nobody joins and nobody takes over while there are some: tell the
+    /// user.
+    Unreadable(u64),
     /// A heartbeat was judged a success: for tracing.
     Heartbeat(Heartbeat),
     /// The command that was pending has come to its end.
@@ -502,6 +506,9 @@ pub struct Controller {
     pending: Option<Pending>,
     told: (Role, Decided),
     told_budget: Option<Budget>,
+    /// Slots of which the last round that read a majority knew nothing, and what was said of them.
+    unreadable: u64,
+    told_unreadable: u64,
     queue: Queue,
 }
 
@@ -621,6 +628,8 @@ impl Controller {
         pending: None,
         told: (Role::Joining, Decided::NEVER),
         told_budget: None,
+        unreadable: 0,
+        told_unreadable: 0,
         queue: Queue::EMPTY,
         setup: Setup::NOBODY,
     };
@@ -777,6 +786,7 @@ impl Controller {
         }
         self.poll_transition()
             .or_else(|| self.poll_budget())
+            .or_else(|| self.poll_unreadable())
             .or_else(|| self.poll_io())
     }
 
@@ -860,6 +870,7 @@ impl Controller {
         match (self.phase, self.blocked) {
             (Phase::Secondary, Some(blocked)) => blocked,
             (Phase::Secondary, None) if self.stale => Reason::StaleOpeners,
+            (Phase::Joining | Phase::Secondary, _) if self.unreadable != 0 => Reason::Unreadable,
             (Phase::Owner | Phase::Offering { .. }, _) if self.is_exhausted() => Reason::Exhausted,
             _ => self.reason,
         }
@@ -940,6 +951,11 @@ impl Controller {
         let is_whole = budget.charged == 0 && !budget.is_exhausted;
         now.filter(|_| now != before && !(before.is_none() && is_whole))
             .map(Action::Budget)
+    }
+
+    fn poll_unreadable(&mut self) -> Option<Action> {
+        let before = core::mem::replace(&mut self.told_unreadable, self.unreadable);
+        (before != self.unreadable).then_some(Action::Unreadable(self.unreadable))
     }
 
     /// Learns that an epoch higher than the own knowledge was decided.

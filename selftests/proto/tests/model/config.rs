@@ -54,6 +54,8 @@ pub struct Config {
     /// A fault may leave a block half written; a copy of a command in the fabric.
     pub torn: bool,
     pub twice: bool,
+    /// A fault may destroy both blocks of a register of the node.
+    pub damages: bool,
     /// The gate is reached some time after the decision.
     pub lag: bool,
     /// In a tick of true time each clock goes on by one or by two.
@@ -138,6 +140,7 @@ pub fn base(nodes: usize, members: u8) -> Config {
         writes: [0; 3],
         torn: false,
         twice: false,
+        damages: false,
         lag: false,
         drift: false,
         dead: None,

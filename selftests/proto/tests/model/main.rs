@@ -275,6 +275,27 @@ fn r34_a_release_and_a_hand_over_race_a_takeover() {
     holds_nearby::<2>(config, 3_000_000);
 }
 
+/// Both blocks of a register of the observer are destroyed at any moment: no second lease, no
+/// second owner; and where nothing takes longer than a tick the owner keeps its lease.
+#[test]
+fn r26_a_register_of_an_observer_that_nobody_can_read() {
+    const WANTED: &[Sometimes] = &[Sometimes::Unreadable, Sometimes::Takeover];
+    holds::<2>(Config {
+        faults: [0, 1, 0],
+        damages: true,
+        ..named("a register of the observer is destroyed", WANTED, quick())
+    });
+    holds::<2>(Config {
+        faults: [0, 1, 0],
+        damages: true,
+        ..named(
+            "a register of the observer is destroyed, all is well",
+            &[Sometimes::Unreadable],
+            timely(3, 1),
+        )
+    });
+}
+
 /// All is well, and a hand-over comes to nothing at any moment: it is called off, or an operation
 /// does not end in time. The owner keeps its lease, whenever the ballot of its successor is seen.
 #[test]

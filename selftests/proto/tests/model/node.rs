@@ -44,6 +44,8 @@ pub enum Event {
     Twice(u8, Register),
     /// A write is reported as failed; if it has not landed it may do so later.
     Fail(u8, Register),
+    /// Both blocks of a register are destroyed.
+    Damage(u8, Register),
     /// A command that nobody waits for lands, or half of it does.
     Orphan(u8, u8),
     Scrap(u8, u8),
@@ -79,6 +81,7 @@ impl Event {
             Event::Age(_)
                 | Event::Half(..)
                 | Event::Land(..)
+                | Event::Damage(..)
                 | Event::Orphan(..)
                 | Event::Scrap(..)
                 | Event::Meet(..)
@@ -243,9 +246,9 @@ impl Entry {
                 let is_aloft = self.aloft[usize::from(member)][register as usize];
                 is_aloft.then_some((member, register))
             }
-            Event::Half(member, register) | Event::Land(member, register) => {
-                Some((member, register))
-            }
+            Event::Half(member, register)
+            | Event::Land(member, register)
+            | Event::Damage(member, register) => Some((member, register)),
             Event::Orphan(member, index) | Event::Scrap(member, index) => {
                 let orphan = self.node.place(member).orphans[usize::from(index)];
                 Some((member, orphan.register))
@@ -344,6 +347,12 @@ impl Node {
 
     pub fn ballots(&self) -> u64 {
         self.machine.ballots()
+    }
+
+    /// Whether both blocks of a register are destroyed.
+    pub fn is_damaged(&self, member: u8) -> bool {
+        let blocks = self.place(member).mailbox.blocks;
+        blocks.contains(&[Block::Torn; 2])
     }
 
     pub fn is_torn(&self, member: u8) -> bool {
@@ -455,6 +464,9 @@ impl Node {
     fn transfers(&self, member: u8, place: &Place, config: &Config, events: &mut Vec<Event>) {
         let faults = self.budget.faults > 0;
         for register in REGISTERS {
+            if faults && config.damages {
+                events.push(Event::Damage(member, register));
+            }
             let Some(flight) = place.flights[register as usize] else {
                 continue;
             };
@@ -465,7 +477,7 @@ impl Node {
             if !flight.landed && !flight.torn && faults && config.torn {
                 events.push(Event::Half(member, register));
             }
-            if faults {
+            if faults && !config.damages {
                 events.push(Event::Fail(member, register));
             }
         }
@@ -475,7 +487,7 @@ impl Node {
                 events.push(Event::Scrap(member, index));
             }
         }
-        if place.read.is_some() && faults {
+        if place.read.is_some() && faults && !config.damages {
             events.push(Event::Blind(member));
         }
     }
@@ -491,6 +503,10 @@ impl Node {
                 it.reach(member, register, false);
             }
             Event::Land(member, register) => it.reach(member, register, true),
+            Event::Damage(member, register) => {
+                it.budget.faults -= 1;
+                it.place_mut(member).mailbox.blocks[register as usize] = [Block::Torn; 2];
+            }
             Event::Orphan(member, index) => it.land_orphan(member, index, true),
             Event::Scrap(member, index) => {
                 it.budget.faults -= 1;

@@ -460,6 +460,8 @@ impl<const N: usize> Portion<N> {
         let first = usize::from(!self.config.returns);
         self.config.is_timely()
             || self.config.drift
+            // Nobody takes over while a register cannot be read.
+            || self.config.damages
             || state.print() % SAMPLE != 0
             || (first..N).all(|node| self.recovers(state, node))
     }
@@ -620,6 +622,9 @@ impl<const N: usize> Portion<N> {
         let Some(owner) = owner else { return };
         if after.nodes.iter().any(|node| node.node.is_waiting()) {
             note(Sometimes::Prepared);
+        }
+        if after.nodes.iter().any(|node| node.node.is_damaged(0)) {
+            note(Sometimes::Unreadable);
         }
         let me = (owner as u8, after.nodes[owner].node.life());
         if after.nodes[owner].node.is_charged() {

@@ -34,6 +34,8 @@ pub enum Sometimes {
     HandedOver,
     /// A successor is through with phase 1 while the owner has its lease.
     Prepared,
+    /// An owner has its lease while nobody can read a register of another.
+    Unreadable,
     /// A hand-over is called off when its successor has begun its ballot.
     CalledOff,
     /// After a member was replaced by a blank one there is a takeover.

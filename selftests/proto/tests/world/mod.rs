@@ -922,6 +922,10 @@ impl World {
                 note!(self, "C{} finds member {member} gone back", machine + 1);
                 self.machines[machine].alarms.push(member);
             }
+            Action::Unreadable(slots) => {
+                note!(self, "C{} cannot read {slots:#b}", machine + 1);
+                self.machines[machine].unreadable.push(slots);
+            }
             Action::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", machine + 1, beat.hb),
             Action::Answer(answer) => {
                 note!(self, "C{} answers {answer:?}", machine + 1);
