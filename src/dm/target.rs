@@ -679,7 +679,7 @@ impl<'ti> TargetBuilder<'ti> {
 /// Passes the devices of a target to whoever iterates over them.
 pub struct Visitor<'ti> {
     ti: NonNull<bindings::dm_target>,
-    callout: bindings::iterate_devices_callout_fn,
+    callout: Callout,
     data: *mut c_void,
     result: c_int,
     _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
@@ -691,13 +691,11 @@ impl<'ti> Visitor<'ti> {
         if self.result != 0 {
             return;
         }
-        if let Some(callout) = self.callout {
-            let ti = self.ti.as_ptr();
-            let dev = dev.as_raw();
-            // SAFETY: Callout and data belong together and come from the caller of
-            // `iterate_devices`; target and device exist.
-            self.result = unsafe { callout(ti, dev, start_sector, len_sectors, self.data) };
-        }
+        let ti = self.ti.as_ptr();
+        let dev = dev.as_raw();
+        // SAFETY: Callout and data belong together and come from the caller of `iterate_devices`;
+        // target and device exist.
+        self.result = unsafe { (self.callout)(ti, dev, start_sector, len_sectors, self.data) };
     }
 }
 
@@ -745,6 +743,19 @@ impl<T: Target> PinnedDrop for Registration<T> {
     }
 }
 
+/// `iterate_devices_callout_fn` that is not null.
+type Callout = unsafe extern "C" fn(
+    *mut bindings::dm_target,
+    *mut bindings::dm_dev,
+    bindings::sector_t,
+    bindings::sector_t,
+    *mut c_void,
+) -> c_int;
+
+/// `dm_iterate_devices_fn`, with a callout that is not null: kernels with CFI compare the type of a
+/// function with that in C, where an `Option` would be another type.
+type IterateDevices = unsafe extern "C" fn(*mut bindings::dm_target, Callout, *mut c_void) -> c_int;
+
 /// The callbacks that dm core makes, one for each entry of `struct target_type`.
 struct Callbacks<T: Target>(PhantomData<T>);
 
@@ -777,7 +788,18 @@ impl<T: Target> Callbacks<T> {
             resume: T::HAS_RESUME.then_some(Self::resume),
             status: Some(Self::status),
             message: T::HAS_MESSAGE.then_some(Self::message),
-            iterate_devices: Some(Self::iterate_devices),
+            // SAFETY: Both types are those of the C function. They differ in whether the callout
+            // may be null, which dm core never passes.
+            iterate_devices: Some(unsafe {
+                core::mem::transmute::<
+                    IterateDevices,
+                    unsafe extern "C" fn(
+                        *mut bindings::dm_target,
+                        bindings::iterate_devices_callout_fn,
+                        *mut c_void,
+                    ) -> c_int,
+                >(Self::iterate_devices)
+            }),
             io_hints: T::HAS_IO_HINTS.then_some(Self::io_hints),
             ..bindings::target_type::default()
         }
@@ -940,9 +962,9 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: By the safety requirements.
         let mut out = unsafe { TextWriter::from_raw(result, maxlen) };
         let kind = match kind {
-            bindings::status_type_t_STATUSTYPE_INFO => StatusKind::Info,
-            bindings::status_type_t_STATUSTYPE_TABLE => StatusKind::Table,
-            bindings::status_type_t_STATUSTYPE_IMA => StatusKind::Ima,
+            bindings::status_type_t::STATUSTYPE_INFO => StatusKind::Info,
+            bindings::status_type_t::STATUSTYPE_TABLE => StatusKind::Table,
+            bindings::status_type_t::STATUSTYPE_IMA => StatusKind::Ima,
             _ => return,
         };
         if kind != StatusKind::Ima {
@@ -988,7 +1010,7 @@ impl<T: Target> Callbacks<T> {
     /// Only for dm core: `ti` is a constructed target, and `callout` may be called with `data`.
     unsafe extern "C" fn iterate_devices(
         ti: *mut bindings::dm_target,
-        callout: bindings::iterate_devices_callout_fn,
+        callout: Callout,
         callout_data: *mut c_void,
     ) -> c_int {
         borrow!(ti => target, data);
