@@ -81,7 +81,17 @@
 //! carries it can be stored anywhere but in the instance's own data, exchanged with another
 //! target's, or outlive the instance.
 //!
+//! # Soundness
+//!
+//! Code without `unsafe` outside of this directory cannot cause undefined behaviour through it;
+//! `selftests/compile-fail` has the attempts that the compiler refuses. What the types cannot
+//! refuse, the run-time checks make harmless: a second load of the module's state fails, I/O
+//! submitted in an interrupt fails, and a module does not end before its threads, notifiers and
+//! transfers have. As in the rest of the kernel crate, the types do not say what may sleep where.
+//!
 //! # Rules that the types cannot express
+//!
+//! Code that breaks one of these rules hangs, or the kernel warns.
 //!
 //! - `map` and `end_io` must not sleep, allocate, or wait for one another's bios.
 //! - Do not end, finish, submit or drop a bio while holding a lock that `map` or `end_io` takes.
