@@ -73,7 +73,8 @@ impl PmEvent {
 
 /// Is told of system sleep.
 pub trait OnPm: Send + Sync + 'static {
-    /// An error vetoes what is [about to happen](PmEvent::is_before), and is ignored afterwards.
+    /// An error vetoes what is [about to happen](PmEvent::is_before): whoever asked for it gets
+    /// this error. It is ignored afterwards.
     fn pm(&self, event: PmEvent) -> Result;
 }
 
@@ -193,10 +194,17 @@ impl<H: OnPm> PmNotifier<H> {
             _ => return bindings::NOTIFY_DONE as c_int,
         };
         match this.handler.pm(event) {
-            Err(_) if event.is_before() => bindings::NOTIFY_BAD as c_int,
+            Err(error) if event.is_before() => veto(error),
             _ => bindings::NOTIFY_OK as c_int,
         }
     }
+}
+
+/// Encodes an error for a notifier chain, as `notifier_from_errno()`: the chain stops, and its
+/// caller returns this error to user space.
+fn veto(error: Error) -> c_int {
+    let code = (bindings::NOTIFY_OK as c_int).wrapping_sub(error.to_errno());
+    bindings::NOTIFY_STOP_MASK as c_int | code
 }
 
 #[pinned_drop]
