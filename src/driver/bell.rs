@@ -26,6 +26,8 @@ impl Reasons {
     pub const PERMIT: Reasons = Reasons(1 << 3);
     /// Something changed that the thread should look at.
     pub const CHANGE: Reasons = Reasons(1 << 4);
+    /// A task has posted a request.
+    pub const REQUEST: Reasons = Reasons(1 << 5);
 
     /// Whether `other` is among them.
     pub const fn contains(self, other: Reasons) -> bool {

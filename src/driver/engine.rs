@@ -2,21 +2,21 @@
 
 //! Running a session's machine: what is fed to it, and what it wants done.
 //!
-//! The machine is only ever touched through [`Session::with_machine`]: after each event all its
-//! actions are carried out, in order, before the mutex is released; then what waited at a gate
-//! that was latched is failed, without the mutex, because that runs the completions of everything
-//! above.
+//! The portion thread owns the machine, and no other thread touches it. It feeds it ticks,
+//! completions, deadlines, and what tasks ask for through the [`super::inbox`]. After each event it
+//! carries out all actions of the machine, in order. What waited at a gate that was latched is
+//! failed after that, because failing a bio runs the completions of everything above.
 //!
-//! The portion thread feeds it ticks, completions and deadlines; messages, tables, shutdown and
-//! sleep feed it commands from their own context. Nothing is printed here and no event is raised:
-//! the herald thread does both, so that a slow console cannot delay a heartbeat [R44]. Who only
-//! wants to look reads [`Shown`], under a spinlock: a real-time thread never waits for a mutex
-//! whose holder an ordinary task has pushed aside while it looked.
+//! The portion thread waits for nothing but its bell: it takes no lock whose holder an ordinary
+//! task could push aside [R61], allocates nothing, and prints nothing. The herald thread raises
+//! events and prints, so that a slow console cannot delay a heartbeat [R44]. A task that only wants
+//! to look reads [`Shown`], under a spinlock.
 
 use super::{
     bell::Reasons,
+    inbox::{Reply, Request, Wishes},
     mailbox::{Decoded, Which},
-    portion::{Session, Tables, PUBLISH_NS, RELEASE_NS},
+    portion::Session,
     report,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 use core::mem::MaybeUninit;
-use kernel::{prelude::*, sync::atomic::ordering};
+use kernel::prelude::*;
 
 /// Shortest sleep of the portion thread, so that no clock can make a real-time thread spin.
 const NAP_NS: u64 = 100_000;
@@ -45,9 +45,12 @@ pub struct Machine {
     /// Which of its terms follow each other.
     reign: Reign,
     decoded: Decoded,
+    /// The answer to the pending command, until it is passed on.
     answer: Option<Result<(), Reason>>,
     /// The gate was latched: what waits there is to be failed.
     latched: bool,
+    /// No table is live: ticks and deadlines are left unheeded.
+    rests: bool,
 }
 
 /// What others may see of the machine.
@@ -104,17 +107,22 @@ impl Machine {
             decoded,
             answer: None,
             latched: false,
+            rests: true,
         })
     }
 
-    /// Access for what is not an event.
-    pub fn controller(&mut self) -> &mut Controller {
-        &mut self.controller
+    /// Tells the controller what the live tables mean.
+    fn heed(&mut self, wishes: &Wishes) {
+        let controller = &mut self.controller;
+        controller.set_claim_auto(wishes.claim_auto);
+        controller.set_guarded(wishes.guarded);
+        controller.set_blocked(wishes.read_only.then_some(Reason::ReadOnly));
+        controller.set_batch(wishes.batch);
     }
 
     /// Reads the clocks and has the controller judge them; returns the clock value for the event
     /// that is told next.
-    pub fn now_ns(&mut self) -> u64 {
+    fn now_ns(&mut self) -> u64 {
         let now = clock::read();
         self.controller.handle_clocks(Now {
             raw_ns: now.raw_ns,
@@ -123,12 +131,6 @@ impl Machine {
             source: now.source,
         });
         now.raw_ns
-    }
-
-    /// The gate has seen the lease end.
-    fn lapse(&mut self) {
-        let now_ns = self.now_ns();
-        self.controller.handle_lapse(now_ns);
     }
 
     fn view(&self) -> View {
@@ -218,23 +220,10 @@ impl Session {
     }
 
     /// The body of the portion thread.
-    pub(super) fn portion_loop(&self, context: &Context) {
+    pub(super) fn portion_loop(&self, context: &Context, mut machine: Machine) {
         let mut deadline_ns = None;
         while let Some(reasons) = self.bell.wait(context, deadline_ns) {
-            let next_ns = self.with_machine(|machine| {
-                machine.controller.note_open(self.gate.count().open);
-                self.take_completions(machine);
-                if reasons.contains(Reasons::TICK) {
-                    let now_ns = machine.now_ns();
-                    machine.controller.handle_tick(now_ns);
-                    self.pump(machine);
-                }
-                self.watch_gate(machine);
-                let now_ns = machine.now_ns();
-                machine.controller.handle_timeout(now_ns);
-                self.pump(machine);
-                machine.controller.poll_timeout_ns()
-            });
+            let next_ns = self.run(&mut machine, reasons);
             if reasons.contains(Reasons::TICK) && self.view().stale_epoch.is_some() {
                 self.herald.ring(Reasons::CHANGE);
             }
@@ -244,6 +233,7 @@ impl Session {
             let next_ns = [next_ns, kept_ns].into_iter().flatten().min();
             deadline_ns = next_ns.map(|at| at.max(soonest_ns));
         }
+        self.inbox.close();
     }
 
     /// The body of the dispatcher thread.
@@ -253,71 +243,94 @@ impl Session {
         }
     }
 
-    /// Lets `change` change the machine, at a clock value, and what follows from the tables with
-    /// it.
-    pub(super) fn apply(&self, tables: &Tables, change: impl FnOnce(&mut Controller, u64)) {
-        let live = || tables.live.iter();
-        let batch = live().filter_map(|table| table.batch).min();
-        let read_only = live().count() > 0 && live().all(|table| table.read_only);
-        let unable = read_only || !self.superblock.may_own();
-        self.with_machine(|machine| {
+    /// Tells the machine everything that has happened; returns when to look again.
+    fn run(&self, machine: &mut Machine, reasons: Reasons) -> Option<u64> {
+        machine.controller.note_open(self.gate.count().open);
+        let period_ns = self.heart.period_ns();
+        if machine.controller.setup().period_ns != period_ns {
+            let _ = machine.controller.set_period(period_ns);
+        }
+        if let Some(request) = self.inbox.take() {
+            let reply = self.serve(machine, request);
+            self.settle(machine);
+            self.inbox.reply(reply);
+        }
+        self.take_completions(machine);
+        if reasons.contains(Reasons::TICK) && !machine.rests {
             let now_ns = machine.now_ns();
-            let controller = &mut machine.controller;
-            controller.set_claim_auto(live().any(|table| table.claim_auto));
-            controller.set_guarded(live().any(|table| !table.stateless));
-            controller.set_blocked(unable.then_some(Reason::ReadOnly));
-            controller.set_batch(batch);
-            change(controller, now_ns);
-        });
+            machine.controller.handle_tick(now_ns);
+            self.pump(machine);
+        }
+        self.watch_gate(machine);
+        if !machine.rests {
+            let now_ns = machine.now_ns();
+            machine.controller.handle_timeout(now_ns);
+        }
+        self.settle(machine);
+        match machine.rests {
+            true => None,
+            false => machine.controller.poll_timeout_ns(),
+        }
     }
 
-    /// Gives a command to the machine and carries out what follows at once.
-    pub(super) fn submit(&self, command: Command) -> Result<Outcome, Reason> {
-        self.with_machine(|machine| {
-            machine.controller.note_open(self.gate.count().open);
-            let now_ns = machine.now_ns();
-            machine.controller.handle_command(command, now_ns)
+    /// Does what a task has asked for.
+    fn serve(&self, machine: &mut Machine, request: Request) -> Result<Reply, Reason> {
+        let now_ns = machine.now_ns();
+        match request {
+            Request::Tables(wishes) => machine.heed(&wishes),
+            Request::Member {
+                wishes,
+                member,
+                as_member,
+                moved,
+            } => {
+                machine.heed(&wishes);
+                let controller = &mut machine.controller;
+                if moved {
+                    controller.forget_member(member, now_ns);
+                }
+                controller.handle_member(member, Some(as_member));
+                let _ = controller.handle_command(Command::Stay(Reason::Removed), now_ns);
+                machine.rests = false;
+            }
+            Request::Rest => machine.rests = true,
+            Request::Command(command) => return self.command_machine(machine, command),
+            Request::OpenersGone(epoch) => machine.controller.openers_gone(epoch),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn command_machine(&self, machine: &mut Machine, command: Command) -> Result<Reply, Reason> {
+        let prepare_ns = match command {
+            Command::Release {
+                successor: Some(_), ..
+            } => machine.controller.preparation_ns(),
+            _ => 0,
+        };
+        let now_ns = machine.now_ns();
+        let outcome = machine.controller.handle_command(command, now_ns);
+        if let Command::Fence(_) = command {
+            self.inbox.latch_is_known();
+        }
+        Ok(match outcome? {
+            Outcome::Done => Reply::Done,
+            Outcome::Pending => Reply::Pending {
+                ticket: self.inbox.begin(),
+                prepare_ns,
+            },
         })
     }
 
-    /// Gives a command to the machine and waits for its end, for less than a second, or six where a
-    /// successor is waited for. The caller holds `command`.
-    pub(super) fn run(&self, command: Command) -> Result<(), Reason> {
-        let _ = self.has_answer.xchg(false, ordering::Full);
-        let prepare_ns = self.with_machine(|machine| {
-            machine.answer = None;
-            match command {
-                Command::Release {
-                    successor: Some(_), ..
-                } => machine.controller.preparation_ns(),
-                _ => 0,
-            }
-        });
-        let outcome = self.submit(command)?;
-        self.bell.ring(Reasons::CHANGE);
-        if outcome == Outcome::Done {
-            return Ok(());
-        }
-        let wait_ns = prepare_ns.saturating_add(RELEASE_NS + PUBLISH_NS);
-        let deadline_ns = clock::raw_ns().saturating_add(wait_ns);
-        let has_answer = || self.has_answer.load(ordering::Acquire);
-        self.answered.wait_until(deadline_ns, has_answer);
-        let answer = self.with_machine(|machine| machine.answer.take());
-        answer.unwrap_or(Err(Reason::ReleaseTimeout))
-    }
-
-    /// Calls `f` with the machine and does everything that follows; see the top.
-    pub(super) fn with_machine<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
-        let mut machine = self.machine.lock();
-        let result = f(&mut machine);
-        self.pump(&mut machine);
+    /// Carries out what the machine wants done, and shows what it looks like then.
+    fn settle(&self, machine: &mut Machine) {
+        self.pump(machine);
         self.shown.lock().view = machine.view();
-        let latched = core::mem::take(&mut machine.latched);
-        drop(machine);
-        if latched {
+        if core::mem::take(&mut machine.latched) {
             self.gate.fail_pending();
         }
-        result
+        if let Some(answer) = machine.answer.take() {
+            self.inbox.answer(answer);
+        }
     }
 
     /// Tells the machine of every mailbox transfer that has ended.
@@ -352,14 +365,28 @@ impl Session {
 
     /// Tells the machine what the gate has seen.
     fn watch_gate(&self, machine: &mut Machine) {
-        let now_ns = machine.now_ns();
         if machine.controller.expiry_ns().is_some() && self.gate.expiry_ns() == 0 {
-            machine.controller.handle_lapse(now_ns);
+            self.note_latched(machine);
         }
         if self.gate.is_drained() {
+            let now_ns = machine.now_ns();
             machine.controller.handle_drained(now_ns);
         }
         self.pump(machine);
+    }
+
+    /// Tells the machine that the gate is latched: by a task, for a reason of its own, or because
+    /// the lease has ended.
+    fn note_latched(&self, machine: &mut Machine) {
+        let now_ns = machine.now_ns();
+        match self.inbox.latched() {
+            Some(reason) => {
+                let _ = machine
+                    .controller
+                    .handle_command(Command::Fence(reason), now_ns);
+            }
+            None => machine.controller.handle_lapse(now_ns),
+        }
     }
 
     /// Carries out everything that the machine wants done, in order.
@@ -374,12 +401,12 @@ impl Session {
                 Action::OpenEpoch { epoch, expiry_ns } => {
                     let since = machine.reign.since(epoch);
                     if !self.gate.open_epoch(epoch, since, expiry_ns) {
-                        machine.lapse();
+                        self.note_latched(machine);
                     }
                 }
                 Action::Extend { from_ns, to_ns } => {
                     if !self.gate.extend(from_ns, to_ns) {
-                        machine.lapse();
+                        self.note_latched(machine);
                     }
                 }
                 Action::Latch => {
@@ -402,11 +429,7 @@ impl Session {
                     self.note(&beat);
                     report::heartbeat(self, &beat);
                 }
-                Action::Answer(answer) => {
-                    machine.answer = Some(answer);
-                    let _ = self.has_answer.xchg(true, ordering::Full);
-                    self.answered.wake_all();
-                }
+                Action::Answer(answer) => machine.answer = Some(answer),
                 io => self.begin_io(machine, io),
             }
         }

@@ -10,21 +10,23 @@
 //! longer than it should be, and more. No safety rule counts ticks. What a heartbeat is worth is
 //! decided by the lease clock ([`crate::dm::clock`]), which is read when the portion's thread runs.
 //!
-//! Locking: the list of bells is under an interrupt-disabling spinlock, and changed only with a
-//! mutex held as well.
+//! Locking: the list of bells is under an interrupt-disabling spinlock. Its elements are allocated
+//! and freed outside of it.
 
-use super::bell::{Bell, Reasons};
+use super::{
+    bell::{Bell, Reasons},
+    chain::{Chain, Link}, //
+};
 use crate::proto::record::Slot;
+use core::ops::Deref;
 use kernel::{
     impl_has_hr_timer,
-    new_mutex,
     new_spinlock_irq,
     prelude::*,
     sync::{
         atomic::{ordering, Atomic},
         Arc,
         ArcBorrow,
-        Mutex,
         SpinLockIrq, //
     },
     time::{
@@ -50,34 +52,48 @@ pub struct Heart {
     period_ns: Atomic<u64>,
     #[pin]
     timer: HrTimer<Self>,
-    /// Serialises changes of the list, so that it can be grown outside of the spinlock.
     #[pin]
-    changes: Mutex<()>,
-    #[pin]
-    bells: SpinLockIrq<KVec<Arc<Bell>>>,
+    bells: SpinLockIrq<Chain<Arc<Bell>>>,
 }
 
-/// A running timer; dropping it stops the timer and waits for it.
-pub type Beating = ArcHrTimerHandle<Heart>;
+/// A heart whose timer runs. Dropping it stops the timer and waits for it.
+pub struct Beating {
+    heart: Arc<Heart>,
+    _timer: ArcHrTimerHandle<Heart>,
+}
+
+impl Beating {
+    /// Starts the timer of a controller.
+    pub fn new(controller: Slot, period_ns: u64) -> Result<Self> {
+        let heart = Heart::new(controller, period_ns)?;
+        let delta = Delta::from_nanos(heart.delta());
+        Ok(Self {
+            _timer: HrTimerPointer::start(heart.clone(), delta),
+            heart,
+        })
+    }
+}
+
+impl Deref for Beating {
+    type Target = Heart;
+
+    fn deref(&self) -> &Heart {
+        &self.heart
+    }
+}
 
 impl Heart {
     /// A timer that is not started.
-    pub fn new(controller: Slot, period_ns: u64) -> Result<Arc<Self>> {
+    fn new(controller: Slot, period_ns: u64) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 controller,
                 period_ns: Atomic::new(period_ns),
                 timer <- HrTimer::new(),
-                changes <- new_mutex!((), "dm_lease heart changes"),
-                bells <- new_spinlock_irq!(KVec::new(), "dm_lease heart"),
+                bells <- new_spinlock_irq!(Chain::EMPTY, "dm_lease heart"),
             }),
             GFP_KERNEL,
         )
-    }
-
-    /// Starts the timer.
-    pub fn beat(self: &Arc<Self>) -> Beating {
-        HrTimerPointer::start(self.clone(), Delta::from_nanos(self.delta()))
     }
 
     /// The period in nanoseconds.
@@ -90,31 +106,15 @@ impl Heart {
         let _ = self.period_ns.xchg(period_ns, ordering::Full);
     }
 
-    /// Rings `bell` at each heartbeat from now on.
-    pub fn add(&self, bell: Arc<Bell>) -> Result {
-        let _changes = self.changes.lock();
-        let old = self.bells.lock().len();
-        let mut grown = KVec::with_capacity(old.saturating_add(1), GFP_KERNEL)?;
-        let mut bells = self.bells.lock();
-        for known in bells.iter() {
-            let _ = grown.push_within_capacity(known.clone());
-        }
-        let _ = grown.push_within_capacity(bell);
-        core::mem::swap(&mut *bells, &mut grown);
-        drop(bells);
-        drop(grown);
-        Ok(())
+    /// Rings a bell at each heartbeat from now on.
+    pub fn add(&self, bell: KBox<Link<Arc<Bell>>>) {
+        self.bells.lock().push(bell);
     }
 
     /// Stops ringing `bell`.
     pub fn remove(&self, bell: &Arc<Bell>) {
-        let _changes = self.changes.lock();
-        self.bells.lock().retain(|known| !Arc::ptr_eq(known, bell));
-    }
-
-    /// Whether nobody listens.
-    pub fn is_idle(&self) -> bool {
-        self.bells.lock().is_empty()
+        let removed = self.bells.lock().take(|known| Arc::ptr_eq(known, bell));
+        drop(removed);
     }
 
     fn delta(&self) -> i64 {

@@ -156,10 +156,14 @@ impl Mailbox {
         drop(old);
     }
 
-    /// Submits nothing any more, and waits for what was submitted. Returns whether all of that has
-    /// come back by `deadline_ns`.
-    pub fn park(&self, deadline_ns: u64) -> bool {
+    /// Submits nothing any more; what was submitted goes on.
+    pub fn park(&self) {
         self.places.lock().parked = true;
+    }
+
+    /// Waits for what was submitted before the mailbox was parked. Returns whether all of that has
+    /// come back by `deadline_ns`.
+    pub fn is_settled_by(&self, deadline_ns: u64) -> bool {
         self.settled.wait_until(deadline_ns, || {
             let places = self.places.lock();
             let is_away = |place: &Place| matches!(place, Place::Away);

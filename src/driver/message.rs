@@ -42,7 +42,7 @@ fn carry_out(
         Command::Release => session.release(None),
         Command::Handoff(successor) => session.release(Some(successor)),
         Command::Fence => {
-            session.fence();
+            session.fence(Reason::Fence);
             Ok(())
         }
         Command::Drop => {

@@ -7,11 +7,21 @@
 //! that carry out what the machine wants:
 //!
 //! ```text
-//!   created by the first constructor -> started by the first resume -> complete: all members here
-//!        |                                    |                             |
-//!        +-- last destructor ends it <--------+<-- first member removed: ---+
-//!                                                  the portion is released [R34]
+//!   created, with its threads, by the first constructor: it rests
+//!        |
+//!        v   a table becomes live         all members are here
+//!      resting ----------------> running --------------------> complete
+//!        |  ^                       |                             |
+//!        |  +-- no table is live ---+<---- the first member goes: +
+//!        |      any more                   the portion is released [R34]
+//!        v
+//!   ended, with its threads, by the last destructor
 //! ```
+//!
+//! A session has one set of threads, from its beginning to its end: a table that becomes live or
+//! goes away starts and stops none. A resting session submits nothing, because its portion thread
+//! leaves the heartbeat timer unheeded. Becoming live allocates nothing, so that it cannot wait
+//! for memory that is written back through the very device that is being resumed [R60].
 //!
 //! Each member that was ever attached stays open until the session ends, so that what is released
 //! is written to a majority while one device after the other is removed.
@@ -20,16 +30,18 @@
 
 use super::{
     bell::{Bell, Reasons},
+    chain::{Chain, Link},
     deferred::Deferred,
     engine::{Machine, Shown},
     gate::PortionGate,
-    heart::Heart,
+    heart::Beating,
+    inbox::{Inbox, Reply, Request, Wishes},
     mailbox::Mailbox,
     registry::JoinError,
     report,
 };
 use crate::{
-    dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread, WaitQueue},
+    dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread},
     proto::{
         controller::{Command, MemberDevice, Setup},
         layout::MAX_MEMBERS,
@@ -52,22 +64,29 @@ use kernel::{
 };
 
 /// How long a release may wait for permits, at most; a message may delay a suspend by this much.
-pub(super) const RELEASE_NS: u64 = 700 * NS_PER_MS;
+const RELEASE_NS: u64 = 700 * NS_PER_MS;
 
 /// How much longer it may take to publish it.
-pub(super) const PUBLISH_NS: u64 = 250 * NS_PER_MS;
+const PUBLISH_NS: u64 = 250 * NS_PER_MS;
 
-/// How long a suspend waits for mailbox commands that are under way.
-const PARK_NS: u64 = 2_000 * NS_PER_MS;
+/// How long giving the portion up may take, at most.
+pub(super) const LEAVE_NS: u64 = RELEASE_NS + PUBLISH_NS;
 
-/// One mapped device that is live.
+/// Until when permits may come back, if a portion is to be given up by `until_ns`.
+fn drained_by_ns(until_ns: u64) -> u64 {
+    until_ns.saturating_sub(PUBLISH_NS)
+}
+
+/// A table of a member.
 pub struct Table {
-    /// Tells tables apart: each instance has its own number.
+    /// Tells tables apart: each has its own number, and a later one a higher number.
     pub id: u64,
     /// The member it maps.
     pub member: u8,
+    /// The member's device, opened for the session's own use.
+    pub device: Arc<BlockDevice>,
     /// What its superblock says of it as a member.
-    pub device: MemberDevice,
+    pub as_member: MemberDevice,
     /// Whether its openers cache nothing.
     pub stateless: bool,
     /// Whether it was loaded read-only.
@@ -82,21 +101,48 @@ pub struct Table {
     pub deferred: Arc<Deferred>,
 }
 
-/// The device of a member: while a table of it is live, and the last one there was.
-#[derive(Clone, Copy, Default)]
-struct Device {
-    now: Option<DevT>,
-    last: Option<DevT>,
+/// A table, and whether it is live: it was resumed, and its destructor has not run.
+struct Loaded {
+    table: Table,
+    live: bool,
 }
 
-/// The live tables and what runs for them.
-pub(super) struct Tables {
-    pub(super) live: KVec<Table>,
-    threads: KVec<Thread>,
-    /// Which device each member was found on.
-    devices: [Device; MAX_MEMBERS as usize],
+/// The tables of a session.
+struct Tables {
+    loaded: Chain<Loaded>,
+    /// Which device each member was found on last.
+    devices: [Option<DevT>; MAX_MEMBERS as usize],
     /// Counts the tables that became live.
     attached: u64,
+}
+
+impl Tables {
+    fn live(&self) -> impl Iterator<Item = &Table> {
+        let live = self.loaded.iter().filter(|loaded| loaded.live);
+        live.map(|loaded| &loaded.table)
+    }
+
+    /// Whether a member is another device already. A table may move its own mapped device to
+    /// another device of the member: it replaces the table that is live there.
+    fn is_taken(&self, member: u8, device: DevT, mapped: DevT) -> bool {
+        self.live().any(|table| {
+            table.member == member
+                && table.deferred.device != mapped
+                && table.device.devt() != device
+        })
+    }
+
+    /// What they mean for the machine of a portion of which this controller may become the owner,
+    /// or may not.
+    fn wishes(&self, may_own: bool) -> Wishes {
+        let is_read_only = self.live().count() > 0 && self.live().all(|table| table.read_only);
+        Wishes {
+            claim_auto: self.live().any(|table| table.claim_auto),
+            guarded: self.live().any(|table| !table.stateless),
+            read_only: is_read_only || !may_own,
+            batch: self.live().filter_map(|table| table.batch).min(),
+        }
+    }
 }
 
 /// A session; see the top.
@@ -107,7 +153,7 @@ pub struct Session {
     /// The controller.
     pub controller: Slot,
     /// Its timer.
-    pub heart: Arc<Heart>,
+    pub heart: Arc<Beating>,
     /// The gate.
     #[pin]
     pub gate: PortionGate,
@@ -119,28 +165,85 @@ pub struct Session {
     pub(super) shown: SpinLockIrq<Shown>,
     /// The user was told that openers are in the way.
     told_stale: Atomic<bool>,
-    /// The machine has answered the command that was pending.
-    pub(super) has_answer: Atomic<bool>,
     /// Who raises events.
     pub(super) herald: Arc<Bell>,
+    /// What tasks ask of the portion thread.
+    #[pin]
+    pub(super) inbox: Inbox,
+    /// Held for one message from its beginning to its end.
     #[pin]
     command: Mutex<()>,
     #[pin]
     tables: Mutex<Tables>,
-    #[pin]
-    pub(super) machine: Mutex<Machine>,
-    #[pin]
-    pub(super) answered: WaitQueue,
+}
+
+/// A session with its threads; dropping it ends them. Transfers that hang stay with their device.
+pub struct Running {
+    threads: KVec<Thread>,
+    /// The session. It outlives its threads while somebody else refers to it, and is then closed.
+    pub session: Arc<Session>,
+}
+
+impl Running {
+    /// A session that rests. May wait for I/O: call it without any lock.
+    pub fn new(
+        superblock: &Superblock,
+        heart: Arc<Beating>,
+        boot_id: [u8; 16],
+        herald: Arc<Bell>,
+    ) -> Result<Self> {
+        let (session, machine) = Session::new(superblock, heart, boot_id, herald)?;
+        let bell = Link::new(session.bell.clone())?;
+        let threads = KVec::new();
+        let mut running = Self { threads, session };
+        running.start(machine)?;
+        running.session.heart.add(bell);
+        Ok(running)
+    }
+
+    /// Starts the threads.
+    fn start(&mut self, machine: Machine) -> Result {
+        for mailbox in &self.session.mailboxes {
+            let mailbox = mailbox.clone();
+            let body = move |context: &Context| mailbox.submit_loop(context);
+            let thread = Thread::spawn(c"dm_lease_io", Priority::Realtime, body)?;
+            self.threads.push(thread, GFP_KERNEL)?;
+        }
+        for outbox in self.session.gate.outboxes() {
+            let (session, outbox) = (self.session.clone(), outbox.clone());
+            let body = move |context: &Context| outbox.run(context, |bio| session.gate.submit(bio));
+            let thread = Thread::spawn(c"dm_lease_bios", Priority::RealtimeLow, body)?;
+            self.threads.push(thread, GFP_KERNEL)?;
+        }
+        let session = self.session.clone();
+        let body = move |context: &Context| session.dispatch_loop(context);
+        let thread = Thread::spawn(c"dm_lease_turn", Priority::RealtimeLow, body)?;
+        self.threads.push(thread, GFP_KERNEL)?;
+        let session = self.session.clone();
+        let body = move |context: &Context| session.portion_loop(context, machine);
+        let thread = Thread::spawn(c"dm_lease", Priority::Realtime, body)?;
+        Ok(self.threads.push(thread, GFP_KERNEL)?)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.session.heart.remove(&self.session.bell);
+        // What no thread has submitted yet is not submitted any more.
+        self.session.begin_park();
+        self.threads.clear();
+        self.session.inbox.close();
+    }
 }
 
 impl Session {
-    /// A session that is not started.
-    pub fn new(
-        superblock: Superblock,
-        heart: Arc<Heart>,
+    /// A session without threads, and the machine that its portion thread will run.
+    fn new(
+        superblock: &Superblock,
+        heart: Arc<Beating>,
         boot_id: [u8; 16],
         herald: Arc<Bell>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<(Arc<Self>, Machine)> {
         let controller = heart.controller;
         let bell = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
         let dispatcher = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
@@ -157,145 +260,131 @@ impl Session {
             mailboxes.push(mailbox, GFP_KERNEL)?;
         }
         let limit = superblock.redundancy.limit(0, 0, None).to_wire();
-        let setup = setup(&superblock, &heart, boot_id);
-        let machine = Machine::new(setup)?;
+        let machine = Machine::new(setup(superblock, &heart, boot_id))?;
         let shown = Shown::new(&machine)?;
         let tables = Tables {
-            live: KVec::new(),
-            threads: KVec::new(),
-            devices: [Device::default(); MAX_MEMBERS as usize],
+            loaded: Chain::EMPTY,
+            devices: [None; MAX_MEMBERS as usize],
             attached: 0,
         };
         let gate = PortionGate::new(
-            &superblock,
+            superblock,
             controller,
             limit,
             bell.clone(),
             dispatcher.clone(),
         )?;
-        Arc::pin_init(
+        let session = Arc::pin_init(
             pin_init!(Self {
-                superblock,
+                superblock: *superblock,
                 controller,
                 heart,
                 gate <- gate,
+                inbox <- Inbox::new(bell.clone()),
                 bell,
                 dispatcher,
                 mailboxes,
                 shown <- new_spinlock_irq!(shown, "dm_lease shown"),
                 told_stale: Atomic::new(false),
-                has_answer: Atomic::new(false),
                 herald,
                 command <- new_mutex!((), "dm_lease command"),
                 tables <- new_mutex!(tables, "dm_lease tables"),
-                machine <- new_mutex!(machine, "dm_lease machine"),
-                answered <- crate::dm::thread::new_wait_queue!("dm_lease answer"),
             }),
             GFP_KERNEL,
-        )
+        )?;
+        Ok((session, machine))
     }
 
-    /// Whether a member with this superblock, found on `device`, belongs to the session [R39].
+    /// Whether a member with this superblock, found on `device` by a table of `mapped`, belongs to
+    /// the session [R39].
     ///
     /// # Errors
     ///
     /// What is different, or that another device is this member.
-    pub fn check_member(&self, superblock: &Superblock, device: DevT) -> Result<(), JoinError> {
+    pub fn check_member(
+        &self,
+        superblock: &Superblock,
+        device: DevT,
+        mapped: DevT,
+    ) -> Result<(), JoinError> {
         match self.superblock.fits(superblock) {
             Ok(()) | Err(Mismatch::SameIndex) => {}
             Err(mismatch) => return Err(JoinError::Mismatch(mismatch)),
         }
-        let index = usize::from(superblock.member);
-        let known = self.tables.lock().devices.get(index).copied();
-        match known
-            .and_then(|known| known.now)
-            .is_some_and(|now| now != device)
-        {
+        let tables = self.tables.lock();
+        match tables.is_taken(superblock.member, device, mapped) {
             true => Err(JoinError::Taken),
             false => Ok(()),
         }
     }
 
-    /// Makes room for so many tables, so that a table can become live without allocating: dm core
-    /// resumes a device while it is suspended, and memory may be written back through it.
-    pub fn reserve(&self, tables: u32) -> Result {
-        let mut inner = self.tables.lock();
-        let more = (tables as usize).saturating_sub(inner.live.len());
-        Ok(inner.live.reserve(more, GFP_KERNEL)?)
-    }
-
     /// What dm core defers of the mapped device `device`, if a table of it is live here.
     pub fn deferred(&self, device: DevT) -> Option<Arc<Deferred>> {
         let tables = self.tables.lock();
-        let of_it = |table: &&Table| table.deferred.device == device;
-        tables
-            .live
-            .iter()
-            .find(of_it)
-            .map(|table| table.deferred.clone())
+        let table = tables
+            .live()
+            .find(|table| table.deferred.device == device)?;
+        Some(table.deferred.clone())
     }
 
-    /// A table becomes live. The first one starts the session.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if another device became this member since the table was loaded [R39]; `ENOMEM`.
-    pub fn attach(self: &Arc<Self>, table: Table, device: Arc<BlockDevice>) -> Result {
-        let (member, as_member) = (table.member, table.device);
-        let mailbox = self.mailboxes.get(usize::from(member)).ok_or(EINVAL)?;
-        let mut tables = self.tables.lock();
-        if tables.live.iter().any(|known| known.id == table.id) {
-            return Ok(());
-        }
-        let place = usize::from(member);
-        let known = *tables.devices.get(place).ok_or(EINVAL)?;
-        let devt = device.devt();
-        if known.now.is_some_and(|now| now != devt) {
-            return Err(EBUSY);
-        }
-        if tables.threads.is_empty() {
-            self.start(&mut tables)?;
-        }
-        if tables.live.push_within_capacity(table).is_err() {
-            return Err(ENOMEM);
-        }
-        // Only now: a table that did not become live must not keep another device out.
-        let moved = known.last.is_some_and(|last| last != devt);
-        if let Some(known) = tables.devices.get_mut(place) {
-            *known = Device {
-                now: Some(devt),
-                last: Some(devt),
-            };
-        }
-        tables.attached = tables.attached.wrapping_add(1);
-        mailbox.set_device(device, as_member.generation);
-        self.apply(&tables, |controller, now_ns| {
-            if moved {
-                controller.forget_member(member, now_ns);
-            }
-            controller.handle_member(member, Some(as_member));
-            let _ = controller.handle_command(Command::Stay(Reason::Removed), now_ns);
-        });
-        drop(tables);
-        self.bell.ring(Reasons::CHANGE);
+    /// A table was loaded; it becomes live later, without allocating anything.
+    pub fn enroll(&self, table: Table) -> Result {
+        let link = Link::new(Loaded { table, live: false })?;
+        self.tables.lock().loaded.push(link);
         Ok(())
     }
 
-    /// A table goes away. When it was the last of its member the portion is released; when it was
-    /// the last of all, the session stops.
+    /// A table becomes live. Runs while its device is suspended: it allocates nothing, and nobody
+    /// allocates while holding a lock that is taken here [R60].
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if another device became this member since the table was loaded [R39].
+    pub fn attach(&self, id: u64) -> Result {
+        let mut tables = self.tables.lock();
+        let is_it = |loaded: &Loaded| loaded.table.id == id;
+        let loaded = tables.loaded.iter().find(|loaded| is_it(loaded));
+        let Loaded { table, live } = loaded.ok_or(ENOENT)?;
+        if *live {
+            return Ok(());
+        }
+        let (member, as_member, device) = (table.member, table.as_member, table.device.clone());
+        let devt = device.devt();
+        if tables.is_taken(member, devt, table.deferred.device) {
+            return Err(EBUSY);
+        }
+        let mailbox = self.mailboxes.get(usize::from(member)).ok_or(EINVAL)?;
+        let last = tables.devices.get_mut(usize::from(member)).ok_or(EINVAL)?;
+        let moved = last.replace(devt).is_some_and(|last| last != devt);
+        if let Some(loaded) = tables.loaded.find_mut(is_it) {
+            loaded.live = true;
+        }
+        tables.attached = tables.attached.wrapping_add(1);
+        mailbox.set_device(device, as_member.generation);
+        let wishes = tables.wishes(self.superblock.may_own());
+        // With the tables locked: the machine hears of them in the order in which they changed.
+        let _ = self.inbox.ask(Request::Member {
+            wishes,
+            member,
+            as_member,
+            moved,
+        });
+        Ok(())
+    }
+
+    /// A live table goes away. When it was the last of its member the portion is released; when it
+    /// was the last of all, the session rests.
     pub fn detach(&self, id: u64) {
         let mut tables = self.tables.lock();
-        let gone = tables.live.iter().find(|table| table.id == id);
-        let Some(member) = gone.map(|table| table.member) else {
+        let gone = |loaded: &Loaded| loaded.live && loaded.table.id == id;
+        let Some(loaded) = tables.loaded.find_mut(gone) else {
             return;
         };
-        tables.live.retain(|table| table.id != id);
-        let replaced = tables.live.iter().any(|table| table.member == member);
-        if let Some(known) = tables.devices.get_mut(usize::from(member)) {
-            known.now = known.now.filter(|_| replaced);
-        }
+        loaded.live = false;
+        let member = loaded.table.member;
+        let replaced = tables.live().any(|table| table.member == member);
         let attached = tables.attached;
-        self.apply(&tables, |_, _| {});
+        self.tell_tables(&tables);
         drop(tables);
         if !replaced {
             self.leave(Reason::Removed);
@@ -304,38 +393,96 @@ impl Session {
                 self.stay(Reason::Removed);
             }
         }
-        self.stop_if_idle();
+        let tables = self.tables.lock();
+        if tables.live().next().is_none() {
+            // With the tables locked: a table that becomes live now ends the rest again.
+            let _ = self.inbox.ask(Request::Rest);
+        }
+    }
+
+    /// A table that is not live, or not any more, ends.
+    pub fn discharge(&self, id: u64) {
+        let link = self.tables.lock().loaded.take(|it| it.table.id == id);
+        // Freed without the lock.
+        drop(link);
+    }
+
+    /// Tells the machine what the tables mean. The caller holds their lock.
+    fn tell_tables(&self, tables: &Tables) {
+        let wishes = tables.wishes(self.superblock.may_own());
+        let _ = self.inbox.ask(Request::Tables(wishes));
     }
 
     /// Gives the portion up and does not claim it again before [`Session::stay`]: cleanly if that
-    /// is possible within a bounded time, by latching otherwise.
+    /// is possible within [`LEAVE_NS`], by latching otherwise.
     pub fn leave(&self, reason: Reason) {
-        // Whoever waits for a successor gives way.
-        self.submit(Command::CallOff).ok();
-        self.bell.ring(Reasons::CHANGE);
-        let _serial = self.command.lock();
-        let deadline_ns = clock::raw_ns().saturating_add(RELEASE_NS);
-        let released = self.run(Command::Leave {
-            reason,
-            deadline_ns,
-        });
-        if let Err(refusal) = released {
-            report::not_released(self, reason, refusal);
-        }
-        self.submit(Command::Fence(reason)).ok();
+        let until_ns = clock::raw_ns().saturating_add(LEAVE_NS);
+        self.begin_leave(reason, until_ns);
+        self.finish_leave(reason, until_ns);
     }
 
-    /// No mailbox is written or read until [`Session::unpark`]. Returns whether none is under way
-    /// any more; that is waited for, but not for ever.
-    pub fn park(&self) -> bool {
-        let deadline_ns = clock::raw_ns().saturating_add(PARK_NS);
-        // All of them, whatever becomes of one.
-        let parked = |mailbox: &Arc<Mailbox>| mailbox.park(deadline_ns);
-        self.mailboxes
-            .iter()
-            .filter(|mailbox| !parked(mailbox))
-            .count()
-            == 0
+    /// Begins to give the portion up, for [`Session::finish_leave`] to wait for.
+    pub fn begin_leave(&self, reason: Reason, until_ns: u64) {
+        let _ = self.ask_to_leave(reason, until_ns);
+    }
+
+    /// Waits until the portion is given up, and latches if it is not by `until_ns`.
+    pub fn finish_leave(&self, reason: Reason, until_ns: u64) {
+        if let Err(refusal) = self.wait_to_leave(reason, until_ns) {
+            report::not_released(self, reason, refusal);
+        }
+        self.fence(reason);
+    }
+
+    fn wait_to_leave(&self, reason: Reason, until_ns: u64) -> Result<(), Reason> {
+        loop {
+            let has_ended = self.inbox.wait_idle(until_ns);
+            let is_late = clock::raw_ns() >= drained_by_ns(until_ns);
+            if !has_ended || is_late && self.view().role.owns() {
+                return Err(Reason::ReleaseTimeout);
+            }
+            // Once more, because what has ended may be what a message had begun.
+            if self.ask_to_leave(reason, until_ns)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks the machine to give the portion up. Returns whether it has none any more.
+    fn ask_to_leave(&self, reason: Reason, until_ns: u64) -> Result<bool, Reason> {
+        // A message that waits for a successor gives way.
+        let _ = self.inbox.ask(Request::Command(Command::CallOff));
+        let deadline_ns = drained_by_ns(until_ns);
+        let leave = Command::Leave {
+            reason,
+            deadline_ns,
+        };
+        match self.inbox.ask(Request::Command(leave)) {
+            Ok(Reply::Done) => Ok(true),
+            Ok(Reply::Pending { .. }) => Ok(false),
+            Err(refusal) if self.inbox.is_idle() => Err(refusal),
+            // A message has begun a release.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// A session that has no member yet is made while the system goes to sleep.
+    pub fn begin_sleep(&self) {
+        let until_ns = clock::raw_ns().saturating_add(LEAVE_NS);
+        self.begin_leave(Reason::Suspend, until_ns);
+        self.begin_park();
+    }
+
+    /// No mailbox is written or read until [`Session::unpark`]; what is under way goes on.
+    pub fn begin_park(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.park());
+    }
+
+    /// Waits until nothing is under way in parked mailboxes, but not longer than until
+    /// `deadline_ns`. Returns whether nothing is.
+    pub fn is_parked_by(&self, deadline_ns: u64) -> bool {
+        let mut mailboxes = self.mailboxes.iter();
+        mailboxes.all(|mailbox| mailbox.is_settled_by(deadline_ns))
     }
 
     /// Mailboxes are written and read again.
@@ -345,13 +492,20 @@ impl Session {
 
     /// What [`Session::leave`] with this reason forbade is over.
     pub fn stay(&self, reason: Reason) {
-        self.submit(Command::Stay(reason)).ok();
-        self.bell.ring(Reasons::CHANGE);
+        let _ = self.inbox.ask(Request::Command(Command::Stay(reason)));
     }
 
-    /// Latches now, whatever else is going on.
-    pub fn fence(&self) {
-        self.submit(Command::Fence(Reason::Fence)).ok();
+    /// Latches the gate at once, in the caller's context, and then tells the machine.
+    pub fn fence(&self, reason: Reason) {
+        self.latch_now(reason);
+        let _ = self.inbox.ask(Request::Command(Command::Fence(reason)));
+    }
+
+    /// Latches the gate at once and leaves it to the portion thread to find out.
+    fn latch_now(&self, reason: Reason) {
+        self.inbox.announce_latch(reason);
+        self.gate.latch();
+        self.bell.ring(Reasons::LAPSE);
     }
 
     /// Carries out a command and waits for its end, for less than a second; for six where a
@@ -362,7 +516,14 @@ impl Session {
     /// Why it was refused, or [`Reason::ReleaseTimeout`].
     pub fn command(&self, command: Command) -> Result<(), Reason> {
         let _serial = self.command.lock();
-        self.run(command)
+        match self.inbox.ask(Request::Command(command))? {
+            Reply::Done => Ok(()),
+            Reply::Pending { ticket, prepare_ns } => {
+                let wait_ns = prepare_ns.saturating_add(LEAVE_NS);
+                let deadline_ns = clock::raw_ns().saturating_add(wait_ns);
+                self.inbox.wait(ticket, deadline_ns)
+            }
+        }
     }
 
     /// Claims as soon as the owner's term is over. Who has a device open is looked at now: the
@@ -381,12 +542,6 @@ impl Session {
             successor,
             deadline_ns,
         })
-    }
-
-    /// Tells the machine that the timer has another period.
-    pub fn period_changed(&self) {
-        let period_ns = self.heart.period_ns();
-        self.with_machine(|machine| machine.controller().set_period(period_ns));
     }
 
     /// Prints what there is to say, raises an event of each live table, and looks who has one
@@ -436,33 +591,44 @@ impl Session {
         }
     }
 
-    /// Handles to the live tables for which `wanted` holds: all of them, or `ENOMEM`.
-    fn handles(&self, wanted: impl Fn(&Table) -> bool) -> Result<KVec<TargetHandle>> {
+    /// The live table with the lowest number above `after` for which `wanted` holds: its number and
+    /// a handle. So all of them are reached one after the other, without memory for a list.
+    fn next_handle(
+        &self,
+        after: u64,
+        wanted: impl Fn(&Table) -> bool,
+    ) -> Option<(u64, TargetHandle)> {
         let tables = self.tables.lock();
-        let mut handles = KVec::new();
-        for table in tables.live.iter().filter(|table| wanted(table)) {
-            handles.push(table.handle.clone(), GFP_KERNEL)?;
-        }
-        Ok(handles)
+        let later = tables.live().filter(|table| table.id > after);
+        let next = later.filter(|table| wanted(table)).min_by_key(|it| it.id)?;
+        Some((next.id, next.handle.clone()))
     }
 
-    /// Raises an event of each live table. Without memory there is none; the next one tells the
-    /// same.
+    /// Raises an event of each live table.
     fn raise_events(&self) {
-        for handle in self.handles(|_| true).into_iter().flatten() {
+        let mut after = 0;
+        while let Some((id, handle)) = self.next_handle(after, |_| true) {
             handle.event();
+            after = id;
         }
+    }
+
+    /// Whether a mapped device is open whose openers may cache what they read.
+    fn has_openers(&self) -> bool {
+        let mut after = 0;
+        while let Some((id, handle)) = self.next_handle(after, |table| !table.stateless) {
+            if handle.with(|ti| ti.open_count() > 0) == Some(true) {
+                return true;
+            }
+            after = id;
+        }
+        false
     }
 
     /// Somebody who had a device open before another controller's epoch may write back what is no
     /// longer true: nothing is claimed until nobody has one open [R31].
     fn look_for_openers(&self, epoch: u64) {
-        // Without memory nobody knows who has one open: the herald looks again at its next tick.
-        let Ok(handles) = self.handles(|table| !table.stateless) else {
-            return;
-        };
-        let open = |handle: &TargetHandle| handle.with(|ti| ti.open_count() > 0) == Some(true);
-        if handles.iter().any(open) {
+        if self.has_openers() {
             if !self.told_stale.xchg(true, ordering::Full) {
                 report::blocked(self, Reason::StaleOpeners);
                 self.raise_events();
@@ -470,64 +636,12 @@ impl Session {
             return;
         }
         let _ = self.told_stale.xchg(false, ordering::Full);
-        self.apply(&self.tables.lock(), |controller, _| {
-            controller.openers_gone(epoch)
-        });
-        self.bell.ring(Reasons::CHANGE);
-    }
-
-    /// Starts the threads and listens to the heart.
-    fn start(self: &Arc<Self>, tables: &mut Tables) -> Result {
-        let mut threads: KVec<Thread> = KVec::new();
-        for mailbox in &self.mailboxes {
-            let mailbox = mailbox.clone();
-            let body = move |context: &Context| mailbox.submit_loop(context);
-            threads.push(
-                Thread::spawn(c"dm_lease_io", Priority::Realtime, body)?,
-                GFP_KERNEL,
-            )?;
-        }
-        for outbox in self.gate.outboxes() {
-            let (session, outbox) = (self.clone(), outbox.clone());
-            let body = move |context: &Context| outbox.run(context, |bio| session.gate.submit(bio));
-            threads.push(
-                Thread::spawn(c"dm_lease_bios", Priority::RealtimeLow, body)?,
-                GFP_KERNEL,
-            )?;
-        }
-        let session = self.clone();
-        let body = move |context: &Context| session.dispatch_loop(context);
-        threads.push(
-            Thread::spawn(c"dm_lease_turn", Priority::RealtimeLow, body)?,
-            GFP_KERNEL,
-        )?;
-        let session = self.clone();
-        let body = move |context: &Context| session.portion_loop(context);
-        threads.push(
-            Thread::spawn(c"dm_lease", Priority::Realtime, body)?,
-            GFP_KERNEL,
-        )?;
-        self.heart.add(self.bell.clone())?;
-        tables.threads = threads;
-        Ok(())
-    }
-
-    /// Stops the timer and the threads when no table is live. Transfers that hang stay with their
-    /// device.
-    fn stop_if_idle(&self) {
-        let mut tables = self.tables.lock();
-        if !tables.live.is_empty() {
-            return;
-        }
-        self.heart.remove(&self.bell);
-        let threads = core::mem::take(&mut tables.threads);
-        drop(tables);
-        drop(threads);
+        let _ = self.inbox.ask(Request::OpenersGone(epoch));
     }
 }
 
 /// What the machine is given at the start.
-fn setup(superblock: &Superblock, heart: &Heart, boot_id: [u8; 16]) -> Setup {
+fn setup(superblock: &Superblock, heart: &Beating, boot_id: [u8; 16]) -> Setup {
     Setup {
         slot: heart.controller,
         inc: Incarnation(clock::random_u128()),

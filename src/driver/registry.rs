@@ -5,6 +5,17 @@
 //! A session exists while a table of it does, live or not; a timer while a session of its
 //! controller does. Several controllers may live in one kernel.
 //!
+//! A session is made, with its threads, before the registry is locked, because that may wait for
+//! memory that is written back through a suspended device [R60]. If another table was faster, the
+//! new session is thrown away:
+//!
+//! ```text
+//!   lock: session known? --yes--> take part
+//!            ^      | no
+//!            |      +--> unlock, make a spare session --+
+//!            +------------------------------------------+ the spare one goes in, or is of no use
+//! ```
+//!
 //! Also here is what concerns all of them at once: the herald thread, which raises dm events and
 //! looks for openers (nobody waits for it), an orderly shutdown, and system sleep [R43].
 //!
@@ -14,14 +25,15 @@
 //! guest, or a `kexec` that comes back. And each event of a machine compares its clocks with those
 //! of the event before; this also shows a suspend-to-idle, for which no syscore hook is called.
 //!
-//! Locking: the registry's mutex is the outermost one. It is held while sessions are found, made
-//! and removed, never while one of them waits for a disk.
+//! Locking: the registry's mutex is the outermost one. It is held while sessions are found, added
+//! and removed, never over an allocation, and never while one of them waits for a disk.
 
 use super::{
     bell::Bell,
+    chain::{Chain, Link},
     deferred::Deferred,
-    heart::{Beating, Heart},
-    portion::Session,
+    heart::Beating,
+    portion::{Running, Session, Table, LEAVE_NS},
     report,
     target::LeaseTarget,
 };
@@ -41,6 +53,7 @@ use crate::{
         record::Slot,
         status::Reason,
         superblock::{Mismatch, Superblock},
+        table::{Features, TableError},
         time::NS_PER_MS, //
     },
 };
@@ -55,10 +68,12 @@ crate::module_global! {
 /// the highest; leases end after them, and before the drivers of the disks.
 const REBOOT_PRIORITY: i32 = i32::MAX - 2;
 
+/// How long a suspend waits for mailbox commands that are under way.
+const PARK_NS: u64 = 2_000 * NS_PER_MS;
+
 /// See the top of the file.
 pub struct Registry {
-    sessions: KVec<Entry>,
-    hearts: KVec<(Arc<Heart>, Beating)>,
+    sessions: Chain<Entry>,
     herald: Arc<Bell>,
     boot_id: [u8; 16],
     /// Between the start of a system suspend and its end.
@@ -72,14 +87,59 @@ pub struct Registry {
 struct Entry {
     /// Counts up; a later session has a higher one.
     number: u64,
-    session: Arc<Session>,
+    running: Running,
     tables: u32,
 }
 
-/// What nobody needs any more; it ends when it is dropped, outside of the registry's lock.
-struct Ended {
-    _session: Entry,
-    _heart: Option<(Arc<Heart>, Beating)>,
+impl Entry {
+    fn session(&self) -> &Arc<Session> {
+        &self.running.session
+    }
+}
+
+/// What a table brings along that wants to join a session.
+pub struct Joiner<'a> {
+    /// The superblock of its member.
+    pub superblock: &'a Superblock,
+    /// Its controller.
+    pub slot: Slot,
+    /// The member's device.
+    pub device: DevT,
+    /// The mapped device that it is a table of.
+    pub mapped: DevT,
+    /// What it asks for.
+    pub features: &'a Features,
+}
+
+impl Joiner<'_> {
+    fn is_session(&self, session: &Session) -> bool {
+        session.controller == self.slot && session.superblock.uuid == self.superblock.uuid
+    }
+
+    /// The period that a controller starts with.
+    fn first_period_ns(&self) -> u64 {
+        let asked_ns = self.features.heartbeat_ms.map(ns);
+        asked_ns.unwrap_or(self.superblock.timing.period_max_ns)
+    }
+
+    /// Whether the period of a controller is what the table says, and fits the portion.
+    fn check_period(&self, period_ns: u64) -> Result<(), JoinError> {
+        self.features
+            .check_heartbeat(u32::try_from(ms(period_ns)).unwrap_or(u32::MAX))
+            .map_err(JoinError::Table)?;
+        match self.superblock.timing.period_fits(period_ns) {
+            true => Ok(()),
+            false => Err(JoinError::Period),
+        }
+    }
+}
+
+/// How far a table has come.
+enum Step {
+    /// It takes part in a session.
+    Joined(Membership),
+    /// It needs a session, and its controller has this timer, if any.
+    Spare(Option<Arc<Beating>>),
 }
 
 /// Why a table cannot join a session.
@@ -92,6 +152,8 @@ pub enum JoinError {
     Taken,
     /// The controller's period does not fit the timings of the portion [R10].
     Period,
+    /// The table line does not fit the controller.
+    Table(TableError),
 }
 
 impl From<Error> for JoinError {
@@ -114,41 +176,53 @@ pub struct Membership {
     pub id: u64,
 }
 
+impl Membership {
+    /// A table of the session was loaded; see [`Session::enroll`].
+    pub fn enroll(&self, table: Table) -> Result {
+        self.session.enroll(table)
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
+        self.session.discharge(self.id);
         let removed = REGISTRY::with(|registry| registry.part(&self.session));
         // A session and a timer may be the last of their kind here: they end without the lock.
         drop(removed);
     }
 }
 
-/// The period of a controller's timer, in milliseconds, if it has one.
-pub fn heartbeat_ms(slot: Slot) -> Option<u32> {
-    let period_ns = REGISTRY::with(|registry| {
-        let heart = registry
-            .hearts
-            .iter()
-            .find(|(heart, _)| heart.controller == slot);
-        heart.map(|(heart, _)| heart.period_ns())
-    });
-    let period_ms = period_ns.flatten()?.checked_div(NS_PER_MS)?;
-    u32::try_from(period_ms).ok()
-}
-
-/// Finds or makes the session of controller `slot` on the portion of `superblock`, found on
-/// `device`. The first table of a controller sets its period.
+/// Finds or makes the session of a table. The first table of a controller sets its period.
 ///
 /// # Errors
 ///
 /// See [`JoinError`]; nothing is changed then.
-pub fn join(
-    superblock: &Superblock,
-    slot: Slot,
-    device: DevT,
-    heartbeat_ms: Option<u32>,
-) -> Result<Membership, JoinError> {
-    let joined = REGISTRY::with(|registry| registry.join(superblock, slot, device, heartbeat_ms));
-    joined.unwrap_or(Err(JoinError::System(ENODEV)))
+pub fn join(joiner: &Joiner<'_>) -> Result<Membership, JoinError> {
+    let identity = REGISTRY::with(|registry| (registry.boot_id, registry.herald.clone()));
+    let (boot_id, herald) = identity.ok_or(ENODEV)?;
+    let mut spare = None;
+    loop {
+        let step = REGISTRY::with(|registry| registry.join(joiner, &mut spare)).ok_or(ENODEV)??;
+        let heart = match step {
+            Step::Joined(membership) => return Ok(membership),
+            Step::Spare(heart) => heart,
+        };
+        // A spare session that did not fit ends here, without the lock.
+        drop(spare.take());
+        let heart = match heart {
+            Some(heart) => heart,
+            None => Arc::new(
+                Beating::new(joiner.slot, joiner.first_period_ns())?,
+                GFP_KERNEL,
+            )?,
+        };
+        let running = Running::new(joiner.superblock, heart, boot_id, herald.clone())?;
+        spare = Some(Link::new(Entry {
+            number: 0,
+            running,
+            tables: 0,
+        })?);
+    }
 }
 
 /// What dm core defers of the mapped device `device`, if a table of it is live; true if that table
@@ -156,8 +230,8 @@ pub fn join(
 pub fn deferred(device: DevT, session: &Arc<Session>) -> Option<(Arc<Deferred>, bool)> {
     let find = |registry: &mut Registry| {
         registry.sessions.iter().find_map(|entry| {
-            let deferred = entry.session.deferred(device)?;
-            Some((deferred, !Arc::ptr_eq(&entry.session, session)))
+            let deferred = entry.session().deferred(device)?;
+            Some((deferred, !Arc::ptr_eq(entry.session(), session)))
         })
     };
     REGISTRY::with(find).flatten()
@@ -169,36 +243,33 @@ pub fn deferred(device: DevT, session: &Arc<Session>) -> Option<(Arc<Deferred>, 
 ///
 /// [`Reason::PeriodUnfit`] if it does not fit one of them.
 pub fn set_heartbeat_ms(slot: Slot, period_ms: u32) -> Result<(), Reason> {
-    let period_ns = u64::from(period_ms).saturating_mul(NS_PER_MS);
-    let sessions = REGISTRY::with(|registry| {
-        let own = || {
-            registry
-                .sessions
-                .iter()
-                .filter(|entry| entry.session.controller == slot)
-        };
-        let fits = |entry: &Entry| entry.session.superblock.timing.period_fits(period_ns);
-        if !own().all(fits) {
+    let period_ns = ns(period_ms);
+    let changed = REGISTRY::with(|registry| {
+        let fits = |session: &Arc<Session>| session.superblock.timing.period_fits(period_ns);
+        if !registry.sessions_of(slot).all(fits) {
             return Err(Reason::PeriodUnfit);
         }
-        if let Some((heart, _)) = registry
-            .hearts
-            .iter()
-            .find(|(heart, _)| heart.controller == slot)
-        {
+        if let Some(heart) = registry.heart(slot) {
+            // The portion threads of its sessions notice at their next tick.
             heart.set_period_ns(period_ns);
         }
-        own().for_each(|entry| entry.session.period_changed());
         Ok(())
     });
-    sessions.unwrap_or(Ok(()))
+    changed.unwrap_or(Ok(()))
+}
+
+fn ns(ms: u32) -> u64 {
+    u64::from(ms).saturating_mul(NS_PER_MS)
+}
+
+fn ms(ns: u64) -> u64 {
+    ns.checked_div(NS_PER_MS).unwrap_or(0)
 }
 
 impl Registry {
     fn new(herald: Arc<Bell>) -> Self {
         Self {
-            sessions: KVec::new(),
-            hearts: KVec::new(),
+            sessions: Chain::EMPTY,
             herald,
             boot_id: clock::random_u128().to_le_bytes(),
             asleep: false,
@@ -207,121 +278,76 @@ impl Registry {
         }
     }
 
+    fn sessions_of(&self, slot: Slot) -> impl Iterator<Item = &Arc<Session>> {
+        let sessions = self.sessions.iter().map(Entry::session);
+        sessions.filter(move |session| session.controller == slot)
+    }
+
+    /// The timer of a controller, if it has one.
+    fn heart(&self, slot: Slot) -> Option<&Arc<Beating>> {
+        self.sessions_of(slot).next().map(|session| &session.heart)
+    }
+
+    /// Lets a table take part in its session, or in the spare one. All that the table must agree
+    /// with is looked at in the same step.
     fn join(
         &mut self,
-        superblock: &Superblock,
-        slot: Slot,
-        device: DevT,
-        heartbeat_ms: Option<u32>,
-    ) -> Result<Membership, JoinError> {
-        let index = match self.find(superblock, slot) {
-            Some(index) => index,
-            None => self.make(superblock, slot, heartbeat_ms)?,
-        };
-        let entry = self.sessions.get_mut(index).ok_or(ENOENT)?;
-        entry.session.check_member(superblock, device)?;
-        entry.session.reserve(entry.tables.saturating_add(1))?;
-        self.tables = self.tables.wrapping_add(1);
-        entry.tables = entry.tables.saturating_add(1);
-        Ok(Membership {
-            session: entry.session.clone(),
-            id: self.tables,
-        })
-    }
-
-    fn find(&self, superblock: &Superblock, slot: Slot) -> Option<usize> {
-        let same = |entry: &Entry| {
-            entry.session.controller == slot && entry.session.superblock.uuid == superblock.uuid
-        };
-        self.sessions.iter().position(same)
-    }
-
-    fn make(
-        &mut self,
-        superblock: &Superblock,
-        slot: Slot,
-        heartbeat_ms: Option<u32>,
-    ) -> Result<usize, JoinError> {
-        let asked_ns = heartbeat_ms.map(|ms| u64::from(ms).saturating_mul(NS_PER_MS));
-        let known = self
-            .hearts
-            .iter()
-            .find(|(heart, _)| heart.controller == slot);
-        let known = known.map(|(heart, _)| heart.clone());
-        let period_ns = match &known {
-            Some(heart) => heart.period_ns(),
-            None => asked_ns.unwrap_or(superblock.timing.period_max_ns),
-        };
-        if !superblock.timing.period_fits(period_ns) {
-            return Err(JoinError::Period);
-        }
-        self.sessions.reserve(1, GFP_KERNEL)?;
-        let is_new = known.is_none();
-        let heart = match known {
-            Some(heart) => heart,
-            None => {
-                self.hearts.reserve(1, GFP_KERNEL)?;
-                Heart::new(slot, period_ns)?
+        joiner: &Joiner<'_>,
+        spare: &mut Option<KBox<Link<Entry>>>,
+    ) -> Result<Step, JoinError> {
+        let heart = self.heart(joiner.slot);
+        let period_ns = heart.map_or(joiner.first_period_ns(), |heart| heart.period_ns());
+        joiner.check_period(period_ns)?;
+        let is_it = |entry: &Entry| joiner.is_session(entry.session());
+        if !self.sessions.iter().any(is_it) {
+            // A controller has one timer: a spare session may have been made with another one.
+            let fits = |session: &Session| heart.is_none_or(|it| Arc::ptr_eq(it, &session.heart));
+            match spare.take_if(|link| fits(link.value().session())) {
+                Some(link) => self.add(link),
+                None => return Ok(Step::Spare(heart.cloned())),
             }
-        };
-        let herald = self.herald.clone();
-        let session = Session::new(*superblock, heart.clone(), self.boot_id, herald)?;
-        report::short_lease(&session);
-        if is_new {
-            let beating = heart.beat();
-            let _ = self.hearts.push_within_capacity((heart, beating));
         }
-        if self.asleep {
-            session.leave(Reason::Suspend);
-            session.park();
-        }
-        self.made = self.made.wrapping_add(1);
-        let index = self.sessions.len();
-        let _ = self.sessions.push_within_capacity(Entry {
-            number: self.made,
-            session,
-            tables: 0,
-        });
-        Ok(index)
+        let entry = self.sessions.find_mut(is_it).ok_or(ENOENT)?;
+        let (superblock, device) = (joiner.superblock, joiner.device);
+        entry
+            .session()
+            .check_member(superblock, device, joiner.mapped)?;
+        entry.tables = entry.tables.saturating_add(1);
+        self.tables = self.tables.wrapping_add(1);
+        Ok(Step::Joined(Membership {
+            session: entry.session().clone(),
+            id: self.tables,
+        }))
     }
 
-    /// Takes back one table's share; returns what nobody needs any more.
-    fn part(&mut self, session: &Arc<Session>) -> Option<Ended> {
-        let is_it = |entry: &Entry| Arc::ptr_eq(&entry.session, session);
-        let index = self.sessions.iter().position(is_it)?;
-        let entry = self.sessions.get_mut(index)?;
+    fn add(&mut self, mut link: KBox<Link<Entry>>) {
+        self.made = self.made.wrapping_add(1);
+        let entry = link.value_mut();
+        entry.number = self.made;
+        report::short_lease(entry.session());
+        if self.asleep {
+            // It has no member yet, so that there is nothing to wait for.
+            entry.session().begin_sleep();
+        }
+        self.sessions.push(link);
+    }
+
+    /// Takes back one table's share; returns a session that nobody needs any more.
+    fn part(&mut self, session: &Arc<Session>) -> Option<KBox<Link<Entry>>> {
+        let is_it = |entry: &Entry| Arc::ptr_eq(entry.session(), session);
+        let entry = self.sessions.find_mut(is_it)?;
         entry.tables = entry.tables.saturating_sub(1);
-        if entry.tables > 0 {
-            return None;
+        match entry.tables {
+            0 => self.sessions.take(is_it),
+            _ => None,
         }
-        let entry = self.sessions.remove(index).ok()?;
-        let slot = entry.session.controller;
-        if self
-            .sessions
-            .iter()
-            .any(|entry| entry.session.controller == slot)
-        {
-            return Some(Ended {
-                _session: entry,
-                _heart: None,
-            });
-        }
-        let heart = self
-            .hearts
-            .iter()
-            .position(|(heart, _)| heart.controller == slot);
-        let heart = heart.and_then(|index| self.hearts.remove(index).ok());
-        Some(Ended {
-            _session: entry,
-            _heart: heart,
-        })
     }
 
     /// The session that was made next after number `after`.
     fn next(&self, after: u64) -> Option<(u64, Arc<Session>)> {
         let later = self.sessions.iter().filter(|entry| entry.number > after);
         let entry = later.min_by_key(|entry| entry.number)?;
-        Some((entry.number, entry.session.clone()))
+        Some((entry.number, entry.session().clone()))
     }
 }
 
@@ -377,7 +403,7 @@ struct Shutting;
 
 impl OnReboot for Shutting {
     fn reboot(&self, _how: Shutdown) {
-        for_each_session(|session| session.leave(Reason::Reboot));
+        all_leave(Reason::Reboot);
     }
 }
 
@@ -390,6 +416,28 @@ impl OnSyscore for Waking {
     fn resume(&self) {
         clock::leap(LEAP_NS);
     }
+}
+
+/// All sessions give their portions up. They begin together, so that all of it takes no longer
+/// than one of them may.
+fn all_leave(reason: Reason) {
+    let until_ns = clock::raw_ns().saturating_add(LEAVE_NS);
+    for_each_session(|session| session.begin_leave(reason, until_ns));
+    for_each_session(|session| session.finish_leave(reason, until_ns));
+}
+
+/// No session touches its mailboxes any more. Returns whether none has a transfer under way.
+fn all_park() -> bool {
+    for_each_session(Session::begin_park);
+    let until_ns = clock::raw_ns().saturating_add(PARK_NS);
+    let mut settled = true;
+    for_each_session(|session| {
+        if !session.is_parked_by(until_ns) {
+            report::not_parked(session);
+            settled = false;
+        }
+    });
+    settled
 }
 
 struct Sleeping;
@@ -413,18 +461,11 @@ impl OnPm for Sleeping {
         }
         // A session that is made while the system goes to sleep must not claim either.
         REGISTRY::with(|registry| registry.asleep = true);
-        for_each_session(|session| session.leave(Reason::Suspend));
-        let mut settled = true;
-        for_each_session(|session| {
-            if !session.park() {
-                report::not_parked(session);
-                settled = false;
-            }
-        });
-        if settled {
+        all_leave(Reason::Suspend);
+        if all_park() {
             return Ok(());
         }
-        // Who vetoes is not told that it was given up.
+        // A notifier that vetoes is not told that the suspend was given up.
         self.awake();
         Err(EBUSY)
     }

@@ -17,7 +17,7 @@ use super::{
     gate::{self, PerBio, PortionGate},
     message,
     portion::Table,
-    registry::{self, JoinError, Membership},
+    registry::{self, JoinError, Joiner, Membership},
     superblock::{self, Unreadable},
 };
 use crate::{
@@ -91,11 +91,7 @@ pub struct Instance<'ti> {
     disowns: bool,
     features: Features,
     controller: Slot,
-    as_member: MemberDevice,
     membership: Membership,
-    /// The member, opened for the session's own use.
-    own: Arc<BlockDevice>,
-    handle: TargetHandle,
 }
 
 impl Instance<'_> {
@@ -133,7 +129,6 @@ impl Target for LeaseTarget {
         ti: &mut TargetBuilder<'ti>,
         args: Args<'_>,
     ) -> Result<impl PinInit<Instance<'ti>, CtrError>, CtrError> {
-        let made = construct(ti, args)?;
         let Made {
             device,
             superblock,
@@ -142,12 +137,8 @@ impl Target for LeaseTarget {
             own,
             handle,
             deferred: (deferred, disowns),
-        } = made;
+        } = construct(ti, args)?;
         let member = superblock.member;
-        let as_member = MemberDevice {
-            generation: superblock.generation,
-            original: !superblock.replacement,
-        };
         let unit = membership.session.gate.unit(member);
         let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
@@ -156,6 +147,24 @@ impl Target for LeaseTarget {
         } else {
             0
         });
+        let table = Table {
+            id: membership.id,
+            member,
+            device: own,
+            as_member: MemberDevice {
+                generation: superblock.generation,
+                original: !superblock.replacement,
+            },
+            stateless: features.stateless,
+            read_only: rules.read_only,
+            claim_auto: features.claim == Claim::Auto,
+            batch: features.batch,
+            handle,
+            deferred: deferred.clone(),
+        };
+        membership
+            .enroll(table)
+            .or_ctr(c"Cannot add the table to its session")?;
         Ok(try_init!(Instance {
             device,
             offset_sectors,
@@ -165,10 +174,7 @@ impl Target for LeaseTarget {
             disowns,
             features,
             controller: slot,
-            as_member,
             membership,
-            own,
-            handle,
         }? CtrError))
     }
 
@@ -210,19 +216,8 @@ impl Target for LeaseTarget {
     }
 
     fn preresume(data: &Instance<'_>, _ti: &DmTarget) -> Result {
-        let table = Table {
-            id: data.membership.id,
-            member: data.rules.member,
-            device: data.as_member,
-            stateless: data.features.stateless,
-            read_only: data.rules.read_only,
-            claim_auto: data.features.claim == Claim::Auto,
-            batch: data.features.batch,
-            handle: data.handle.clone(),
-            deferred: data.deferred.clone(),
-        };
         // Idempotent: a device that is resumed again is attached already.
-        data.membership.session.attach(table, data.own.clone())
+        data.membership.session.attach(data.membership.id)
     }
 
     fn resume(data: &Instance<'_>, ti: &DmTarget) {
@@ -396,7 +391,6 @@ fn check(
         data_sectors: superblock.data_length_sectors,
         limit,
         controllers: superblock.controllers,
-        heartbeat_ms: registry::heartbeat_ms(line.controller),
     };
     line.check(ti.begin_sectors(), ti.len_sectors(), &at)
         .map_err(|error| CtrError::new(EINVAL, error.text()))
@@ -408,12 +402,13 @@ fn join(
     superblock: &Superblock,
     own: &BlockDevice,
 ) -> Result<Membership, CtrError> {
-    let joined = registry::join(
+    let joined = registry::join(&Joiner {
         superblock,
-        line.controller,
-        own.devt(),
-        line.features.heartbeat_ms,
-    );
+        slot: line.controller,
+        device: own.devt(),
+        mapped: ti.device_number(),
+        features: &line.features,
+    });
     joined.map_err(|error| match error {
         JoinError::System(error) => CtrError::new(error, c"Cannot make a session"),
         JoinError::Mismatch(what) => CtrError::with_detail(
@@ -427,5 +422,6 @@ fn join(
             EINVAL,
             c"Heartbeat period does not fit the portion's timings",
         ),
+        JoinError::Table(error) => CtrError::new(EINVAL, error.text()),
     })
 }

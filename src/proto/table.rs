@@ -421,9 +421,20 @@ pub struct Surroundings {
     pub limit: Option<u32>,
     /// The controllers that the portion was formatted for, one bit for each slot.
     pub controllers: u64,
-    /// The period that the controller heartbeats at, in milliseconds; `None` before its first
-    /// table.
-    pub heartbeat_ms: Option<u32>,
+}
+
+impl Features {
+    /// Compares `heartbeat_ms` with the period of the controller, which its first table set.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::HeartbeatDiffers`].
+    pub fn check_heartbeat(&self, period_ms: u32) -> Result<(), TableError> {
+        match self.heartbeat_ms {
+            Some(asked) if asked != period_ms => Err(TableError::HeartbeatDiffers),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<'a> TableLine<'a> {
@@ -447,8 +458,9 @@ impl<'a> TableLine<'a> {
         })
     }
 
-    /// Compares a line that was read with what it stands in. The portion's timing inequality for
-    /// `heartbeat_ms` is not checked here but where the timings are [R10].
+    /// Compares a line that was read with what it stands in. Not `heartbeat_ms`: for the period of
+    /// the controller see [`Features::check_heartbeat`], for the portion's timing inequality the
+    /// timings [R10].
     ///
     /// # Errors
     ///
@@ -471,10 +483,6 @@ impl<'a> TableLine<'a> {
         let raises = |batch: u32| at.limit.is_some_and(|limit| batch > limit);
         if self.features.batch.is_some_and(raises) {
             return Err(TableError::BatchAboveLimit);
-        }
-        let differs = |period: u32| at.heartbeat_ms.is_some_and(|first| first != period);
-        if self.features.heartbeat_ms.is_some_and(differs) {
-            return Err(TableError::HeartbeatDiffers);
         }
         Ok(())
     }
@@ -993,14 +1001,9 @@ mod tests {
             data_sectors: 2048,
             limit: Some(2),
             controllers: 0b100,
-            heartbeat_ms: Some(50),
         };
         assert_eq!(line.check(0, 2048, &at), Ok(()));
-        let open = Surroundings {
-            limit: None,
-            heartbeat_ms: None,
-            ..at
-        };
+        let open = Surroundings { limit: None, ..at };
         assert_eq!(line.check(0, 2048, &open), Ok(()));
         assert_eq!(line.check(8, 2048, &at), Err(TableError::StartNotZero));
         assert_eq!(line.check(0, 2047, &at), Err(TableError::LengthNotData));
@@ -1020,14 +1023,15 @@ mod tests {
             line.check(0, 2048, &narrow),
             Err(TableError::BatchAboveLimit)
         );
-        let other = Surroundings {
-            heartbeat_ms: Some(51),
-            ..at
-        };
-        assert_eq!(
-            line.check(0, 2048, &other),
-            Err(TableError::HeartbeatDiffers)
-        );
+    }
+
+    #[test]
+    fn a_later_table_must_have_the_period_of_its_controller() {
+        let asks = features_of("8:16 3 2 heartbeat_ms 50").unwrap();
+        assert_eq!(asks.check_heartbeat(50), Ok(()));
+        assert_eq!(asks.check_heartbeat(51), Err(TableError::HeartbeatDiffers));
+        let follows = features_of("8:16 3").unwrap();
+        assert_eq!(follows.check_heartbeat(51), Ok(()));
     }
 
     #[test]

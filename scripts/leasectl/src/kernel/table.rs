@@ -47,7 +47,6 @@ pub fn line(
         data_sectors: length,
         limit,
         controllers: superblock.controllers,
-        heartbeat_ms: None,
     };
     line.check(0, length, &surroundings)
         .map_err(anyhow::Error::msg)?;

@@ -73,12 +73,14 @@ fn fits_or_says_why(line: &TableLine<'_>) {
         data_sectors: 8,
         limit: Some(4),
         controllers: 0xffff_ffff,
-        heartbeat_ms: Some(100),
     };
     for (start, length) in [(0, 8), (8, 8), (0, 16)] {
         if let Err(error) = line.check(start, length, &at) {
             has_own_words(error, error);
         }
+    }
+    if let Err(error) = line.features.check_heartbeat(100) {
+        has_own_words(error, error);
     }
 }
 
