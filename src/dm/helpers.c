@@ -13,6 +13,7 @@
 #include <linux/module.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
 
 /* Nobody declares these in C: their only caller is Rust. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -52,6 +53,18 @@ struct block_device *rust_helper_dm_target_md_bdev(struct dm_target *ti)
 void rust_helper_dm_target_md_submit_bio(struct dm_target *ti, struct bio *bio)
 {
 	dm_disk(dm_table_get_md(ti->table))->fops->submit_bio(bio);
+}
+
+/* Lockdep takes what lies between these two for something that memory reclaim waits for. */
+
+void rust_helper_dm_reclaim_waits_begin(void)
+{
+	fs_reclaim_acquire(GFP_KERNEL);
+}
+
+void rust_helper_dm_reclaim_waits_end(void)
+{
+	fs_reclaim_release(GFP_KERNEL);
 }
 
 /* Block devices. */

@@ -248,6 +248,9 @@ pub trait Target: Sized + 'static {
     }
 
     /// The device is about to be resumed with this table; an error keeps it suspended.
+    ///
+    /// Must neither allocate memory nor take a lock that is held over an allocation, as long as
+    /// the allocation may wait for I/O: the I/O may be one to this very device, which is suspended.
     fn preresume(_data: &Self::Data<'_>, _ti: &DmTarget) -> Result {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
@@ -935,7 +938,15 @@ impl<T: Target> Callbacks<T> {
     /// Only for dm core: `ti` is a constructed target.
     unsafe extern "C" fn preresume(ti: *mut bindings::dm_target) -> c_int {
         borrow!(ti => target, data);
-        kernel::error::from_result(|| T::preresume(data, target).map(|()| 0))
+        // The device is suspended, and memory may have to be written back through it before any
+        // allocation succeeds: lockdep shall complain of an allocation that may wait for that, and
+        // of a lock that somebody holds over one.
+        // SAFETY: Only tells lockdep something, which the call below takes back.
+        unsafe { bindings::dm_reclaim_waits_begin() };
+        let ret = kernel::error::from_result(|| T::preresume(data, target).map(|()| 0));
+        // SAFETY: As above.
+        unsafe { bindings::dm_reclaim_waits_end() };
+        ret
     }
 
     /// # Safety
