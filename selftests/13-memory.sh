@@ -3,10 +3,11 @@
 #
 # A machine without memory writes through its lease devices to get some: swap and a file system lie on
 # them, with a limit of one operation. Neither the limit nor a heartbeat may need memory that only a
-# write behind the gate would bring [R17, R44].
+# write behind the gate would bring [R17, R44]; nor may the resume of a device with a new table, or
+# a constructor that runs meanwhile hold up that resume [R60].
 
 . ./lib.sh
-plan 16
+plan 18
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -46,6 +47,18 @@ write_files() {
 	done
 }
 
+# Tables are exchanged and other tables loaded all the time, until somebody says that it is enough.
+# The device of swap is suspended and resumed within one call: there is no program between the two
+# that might be swapped out.
+exchange_tables() {
+	while [ ! -e "$work/enough" ]; do
+		dmsetup load spare --table "$(cat "$work/table")" &&
+			dmsetup load p0m2c1 --table "$(cat "$work/table")" &&
+			timeout 100 dmsetup resume --noflush --nolockfs p0m2c1 || return 1
+		echo one >>"$work/tables"
+	done
+}
+
 # More swap than is ever filled: what is on its way to a slow disk still has its place in memory and
 # one in the swap, and when the swap has none left the kernel gives up instead of waiting.
 make_swap() {
@@ -66,14 +79,22 @@ beaten=$(beats 1 0)
 before=$(swapped_out)
 write_files &
 writer=$!
+dmsetup table p0m2c1 >"$work/table"
+dmsetup create spare --notable
+exchange_tables &
+exchanger=$!
 # Perl and the writers need some, too, so this is more than there is.
 size=$(mib MemAvailable)
 note "$size MiB are filled, $(mib SwapFree) of swap are free"
 check "the memory is filled, and comes back as it was" fill "$size"
 touch "$work/enough"
 check "files were written meanwhile" wait $writer
+check "tables were exchanged meanwhile [R60]" wait $exchanger
+dmsetup remove spare
 note "$(wc -l <"$work/files") files of 2 MiB, $(($(swapped_out) - before)) pages swapped out"
 check "at least one" [ -s "$work/files" ]
+note "$(wc -l <"$work/tables") tables"
+check "at least ten tables" [ "$(wc -l <"$work/tables")" -ge 10 ]
 check "at least a thousand pages were swapped out" [ $(($(swapped_out) - before)) -ge 1000 ]
 check "heartbeats went on" eventually 60 after $((beaten + 10)) 1 0
 check_equal "the lease was kept [R44]" "owner 1" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
