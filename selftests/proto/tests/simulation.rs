@@ -23,6 +23,8 @@
 //! | a machine sleeps between any two steps, and nothing announces it | the gate's clock leaps |
 //! | a machine's counter is exchanged | its lease is latched, its timers of silence start anew |
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
+//! | confirm_dead of a controller that runs | refused, or taken back when it is heard |
+//! | failed members, before and after a takeover; accept_risk | ballot record; charges |
 //! | operations hang below the gate, or in a machine that stands still, beyond D | limit, charges |
 
 mod world;
@@ -80,6 +82,8 @@ fn config(seed: u64) -> Config {
         command: rng.below(60),
         repair: rng.below(400),
         degrade: rng.below(100),
+        wrong: rng.below(60),
+        risk: rng.below(100),
         between: rng.below(20),
         stuck: rng.below(30),
         power: rng.below(30),
@@ -294,6 +298,8 @@ fn sometimes(stats: &Stats) {
     assert!(stats.releases > 20);
     assert!(stats.strays > 20 && stats.charged > 100);
     assert!(stats.repaired > 20 && stats.not_drained > 20);
+    assert!(stats.wrong_words > 5 && stats.refused_words > 50);
+    assert!(stats.risks > 5 && stats.degraded > 50);
     assert!(stats.errors > 1_000 && stats.torn > 100 && stats.late > 100);
     assert!(stats.error_landed > 100 && stats.slow > 1_000);
     for reason in [

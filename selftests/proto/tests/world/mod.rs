@@ -32,7 +32,7 @@ use dm_lease_proto::proto::controller::{Action, Command, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::permits::{Admission, Charge, Lapsed};
-use dm_lease_proto::proto::record::{Register, Slot};
+use dm_lease_proto::proto::record::{Charge as DeadTerm, Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::Timing;
 use std::cmp::Ordering;
@@ -94,6 +94,10 @@ pub struct Faults {
     pub repair: u64,
     /// Per second and machine: another number of members is failed or rebuilding.
     pub degrade: u64,
+    /// Per second and machine: an operator takes a controller that runs for a dead one.
+    pub wrong: u64,
+    /// Per second and owner: an operator lets operations go on beyond what redundancy repairs.
+    pub risk: u64,
     /// Another processor's operation comes to the gate between two steps of the machine.
     pub between: u64,
     /// An operation of a user hangs below the gate, for up to three windows: longer than D.
@@ -1352,6 +1356,13 @@ impl World {
             if self.rng.chance(faults.degrade) {
                 self.degrade(machine);
             }
+            if self.rng.chance(faults.wrong) {
+                self.wrong_word(machine);
+            }
+            if self.rng.chance(faults.risk) {
+                let epoch = self.epoch(machine);
+                let _ = self.command(machine, Command::AcceptRisk { epoch });
+            }
             if self.rng.chance(faults.steer) {
                 let range_ppm = faults.steer_ppm;
                 let rate_ppm = self.rng.below(2 * range_ppm + 1) as i64 - range_ppm as i64;
@@ -1389,9 +1400,10 @@ impl World {
         self.monitor.stats.exchanged += 1;
     }
 
-    /// Somebody repairs what earlier terms left behind, if the machine takes it.
+    /// Somebody repairs what earlier terms left behind, if the machine takes it. An operator who
+    /// is wrong about a death does not also say that what is still under way is repaired.
     fn repair(&mut self, machine: usize) {
-        let owns = self.machines[machine].role() == Role::Owner;
+        let owns = self.machines[machine].role() == Role::Owner && !self.is_deceived(machine);
         if let Some(epoch) = self.epoch(machine).checked_sub(1).filter(|_| owns) {
             let _ = self.command(machine, Command::Repaired { epoch });
         }
@@ -1412,6 +1424,39 @@ impl World {
             note!(self, "C{} has {failed} members failed", machine + 1);
             controller.set_batch(Some(LIMIT));
             let _ = self.command(machine, Command::Degraded { failed });
+        }
+    }
+
+    /// Whether a machine counts a term as drained on an operator's word alone, and wrongly.
+    fn is_deceived(&self, machine: usize) -> bool {
+        let controller = self.machines[machine].controller.as_ref();
+        let wrong = |charge: DeadTerm| charge.vouched && self.monitor.is_open(charge.epoch);
+        controller.is_some_and(|controller| controller.charges().iter().any(wrong))
+    }
+
+    /// An operator says that a controller is dead which is not: of the present owner only where
+    /// that is believed, since with `force` two may own; of one that is charged also with `force`.
+    fn wrong_word(&mut self, machine: usize) {
+        let Some(controller) = self.machines[machine].controller.as_ref() else {
+            return;
+        };
+        let decided = controller.decided();
+        let charged = controller.charges().iter().find(|charge| !charge.drained);
+        let (owner, epoch, force) = match (charged, decided.value) {
+            (Some(charge), _) if charge.epoch < decided.epoch => {
+                (charge.slot, charge.epoch, self.rng.chance(500))
+            }
+            (_, Some(value)) => (value.slot, decided.epoch, false),
+            _ => return,
+        };
+        let command = Command::ConfirmDead {
+            owner,
+            epoch,
+            force,
+        };
+        match self.command(machine, command) {
+            Ok(_) => self.monitor.stats.wrong_words += 1,
+            Err(_) => self.monitor.stats.refused_words += 1,
         }
     }
 

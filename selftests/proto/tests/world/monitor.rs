@@ -18,6 +18,9 @@
 //! and no write that was reported as lost can take it back | both |
 //! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
+//! | R21: what is under way or landed of earlier terms is charged | first lease |
+//! | R21: a new owner counts with as many failed members as the last one was told | first lease |
+//! | R15: nothing is admitted beside what somebody risked in an earlier term | admission |
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -87,6 +90,13 @@ counters! {
     charged,
     repaired,
     not_drained,
+    /// Wrong words of operators that a controller is dead: those that were taken, and those that
+    /// were refused.
+    wrong_words,
+    refused_words,
+    /// Risks that were taken, and leases of owners that count with failed members.
+    risks,
+    degraded,
     /// Faults; see [`super::Faults`].
     stalls,
     crashes,
@@ -135,6 +145,8 @@ struct Counted {
     /// The decided epoch and the limit that each of the last two writes said, if both succeeded,
     /// one after the other: so much is in both blocks.
     limits: [Option<(u64, u32)>; 2],
+    /// Likewise the decided epoch and the number of failed members.
+    failed: [Option<(u64, u32)>; 2],
     /// Until when a write that was reported as lost may land, and what the lowest of them says.
     doubt: Option<(u64, (u64, u32))>,
     twice: Option<Promised>,
@@ -189,6 +201,10 @@ struct Track {
     /// What its user was told last: role and epoch, and since then what an owner may have open.
     told: Option<(Role, u64)>,
     told_budget: Option<Budget>,
+    /// The number of failed members that a majority carried when it judged its last heartbeat.
+    failed: Option<u32>,
+    /// The epoch in which it was told itself last.
+    word_in: Option<u64>,
 }
 
 impl Track {
@@ -264,6 +280,11 @@ pub struct Monitor {
     spoilt: Vec<u64>,
     /// How many strays redundancy repairs; `None` if nobody relies on it.
     repairable: Option<usize>,
+    /// Epochs in which an operator let operations go on beyond that.
+    risked: Vec<u64>,
+    /// For each epoch the number of failed members that a majority carried when the owner began a
+    /// heartbeat that succeeded: every later owner must find it.
+    told_failed: BTreeMap<u64, u32>,
     /// Whether every clock runs within the bound: S1 by time alone needs it.
     pub clocks_are_sound: bool,
     pub stats: Stats,
@@ -300,6 +321,8 @@ impl Monitor {
             medium: [None; BLOCKS],
             highest: 0,
             spoilt: Vec::new(),
+            risked: Vec::new(),
+            told_failed: BTreeMap::new(),
             repairable: config.redundancy.healthy_limit().map(|m| m as usize),
             clocks_are_sound: true,
             stats: Stats::default(),
@@ -316,7 +339,7 @@ impl Monitor {
         charges: usize,
     ) {
         match (command, result) {
-            (Command::ConfirmDead { epoch, .. }, _) => self.told.push(*epoch),
+            (Command::ConfirmDead { epoch, .. }, Ok(_)) => self.told.push(*epoch),
             (Command::Repaired { epoch }, Ok(_)) if self.repairable.is_some() => {
                 let old = |&(&(who, _), of): &(&(usize, u64), &Open)| {
                     of.epoch <= *epoch && self.is_foreign(who, of.epoch)
@@ -332,8 +355,18 @@ impl Monitor {
                 self.stats.repaired += u64::from(charges > 0);
             }
             (Command::Repaired { .. }, Err(Reason::NotDrained)) => self.stats.not_drained += 1,
-            // Nobody relies on redundancy any more.
-            (Command::AcceptRisk { .. }, Ok(_)) => self.repairable = None,
+            (Command::AcceptRisk { epoch }, Ok(_)) => {
+                self.stats.risks += 1;
+                self.risked.push(*epoch);
+            }
+            // What is lowered may be found lower at once.
+            (Command::Degraded { failed }, Ok(_)) => {
+                let decided = self.tracks[machine].decided;
+                self.tracks[machine].word_in = decided.map(|decided| decided.epoch);
+                if let Some(told) = self.told_failed.get_mut(&self.tracks[machine].epoch) {
+                    *told = (*told).min(*failed);
+                }
+            }
             _ => {}
         }
     }
@@ -341,6 +374,24 @@ impl Monitor {
     /// An operation of this epoch got a permit.
     pub fn admitted(&mut self, machine: usize, op: u64, epoch: u64, from_ns: u64) {
         self.stats.granted += 1;
+        if self.repairable.is_some() && !self.risked.contains(&epoch) {
+            let foreign = |who: usize, of: u64| {
+                of < epoch && self.risked.contains(&of) && self.is_foreign(who, of)
+            };
+            let open = self
+                .open
+                .iter()
+                .any(|((who, _), it)| foreign(*who, it.epoch));
+            let spoilt = self.spoilt.iter().any(|of| self.risked.contains(of));
+            ensure!(
+                self,
+                !open && !spoilt,
+                "R15",
+                "machine {machine} admits an operation beside what was risked before: {:?} {:?}",
+                self.open,
+                self.spoilt
+            );
+        }
         self.open.insert((machine, op), Open { epoch, from_ns });
     }
 
@@ -543,6 +594,8 @@ impl Monitor {
                 counted.last = now;
                 let says = (record.dec.epoch, record.limit);
                 counted.wrote(says, ok, now_ns, self.delay_ns);
+                let failed = ok.then_some((record.dec.epoch, record.failed));
+                counted.failed = [counted.failed[1].filter(|_| ok), failed];
                 return;
             }
         };
@@ -583,6 +636,7 @@ impl Monitor {
                     self.opened(machine, *epoch, now_ns);
                     let charges = it.controller.as_ref().map(|c| c.charges().len());
                     self.stats.charged += u64::from(charges > Some(0));
+                    self.carries(machine, *epoch, it);
                 }
             }
             Action::Extend { to_ns, .. } => self.tracks[machine].extended_to_ns = Some(*to_ns),
@@ -609,6 +663,64 @@ impl Monitor {
                 self.stats.budgets += 1;
             }
             _ => {}
+        }
+    }
+
+    /// A new owner is charged for all that may land or has landed of earlier terms, and counts with
+    /// the failed members that the last owner was told of.
+    fn carries(&mut self, machine: usize, epoch: u64, it: &Machine) {
+        let Some(controller) = it.controller.as_ref() else {
+            return;
+        };
+        let failed = controller.degraded();
+        self.stats.degraded += u64::from(failed > 0);
+        let told = self.told_failed.get(&(epoch - 1)).copied().unwrap_or(0);
+        ensure!(
+            self,
+            failed >= told || self.tracks[machine].word_in == Some(epoch),
+            "R21",
+            "machine {machine} counts with {failed} failed members in epoch {epoch}, {told} are"
+        );
+        let charges = controller.charges();
+        if self.repairable.is_none() || charges.iter().any(|charge| charge.several) {
+            return;
+        }
+        let mut left: BTreeMap<u128, u32> = BTreeMap::new();
+        let open = self.open.values().map(|it| it.epoch);
+        for of in open.chain(self.spoilt.iter().copied()) {
+            let owner = self.decided.get(&of).map_or(it.inc, |value| value.inc.0);
+            if owner != it.inc {
+                *left.entry(owner).or_default() += 1;
+            }
+        }
+        for (inc, count) in left {
+            let of_it = charges.iter().filter(|charge| charge.inc.0 == inc);
+            let charged = of_it.fold(0_u32, |sum, charge| sum.saturating_add(charge.amount));
+            ensure!(
+                self,
+                count <= charged,
+                "R21",
+                "machine {machine} is charged {charged} for {inc:x}, of which {count} are left"
+            );
+        }
+    }
+
+    /// What a majority carries of failed members when an owner has judged a heartbeat, every reader
+    /// finds that reads after the owner's next one was begun. A lower number, which the owner was
+    /// told since, may be found as well.
+    fn note_failed(&mut self, machine: usize, epoch: u64, told: u32) {
+        let slot = usize::from(self.slot_of[machine]);
+        let known = self.promised[slot].iter().filter_map(|it| match it.failed {
+            [Some((of, one)), Some((_, two))] if of == epoch && one == two => Some(one),
+            _ => None,
+        });
+        let known: Vec<u32> = known.collect();
+        let on = |failed: &&u32| known.iter().filter(|it| it == failed).count();
+        let enough = usize::from(majority(self.members));
+        let now = known.iter().find(|failed| on(failed) >= enough).copied();
+        let before = std::mem::replace(&mut self.tracks[machine].failed, now);
+        if let Some((before, now)) = before.zip(now) {
+            self.told_failed.insert(epoch, before.min(now).min(told));
         }
     }
 
@@ -676,6 +788,7 @@ impl Monitor {
             return;
         };
         let epoch = controller.decided().epoch;
+        self.note_failed(machine, epoch, controller.degraded());
         let (lease_ns, members) = (self.lease_ns, self.members);
         let track = &mut self.tracks[machine];
         let previous = track
@@ -757,7 +870,10 @@ impl Monitor {
         if self.clocks_are_sound {
             self.check_time(now_ns);
         }
-        if let Some(m) = self.repairable {
+        let risks = |of: u64| self.risked.contains(&of);
+        let is_risked =
+            self.open.values().any(|it| risks(it.epoch)) || self.spoilt.iter().any(|&of| risks(of));
+        if let Some(m) = self.repairable.filter(|_| !is_risked) {
             let (open, spoilt) = (self.open.len(), self.spoilt.len());
             ensure!(
                 self,
