@@ -82,6 +82,9 @@ class Arena(Stage):
         )
         self.progress: list[Progress] = []
         self.down: set[int] = set()
+        # For each controller whose power was cut, the epoch that it knew of each portion last: no
+        # term of its own up to that one can have anything on the way any more.
+        self.ended: dict[int, dict[str, int]] = {}
         """Controllers without power."""
         self.stopped: set[int] = set()
         """Controllers that answer nobody."""
@@ -236,17 +239,29 @@ class Arena(Stage):
         self.until(owned, "every portion has an owner")
         return found
 
+    def note_end(self, controller: Controller) -> None:
+        """The power of a controller is about to be cut: remembers which terms end with it."""
+        for (name, number), status in self.statuses().items():
+            if number == controller.number and status.epoch != "-":
+                self.ended.setdefault(number, {})[name] = int(status.epoch)
+
     def repaired(self) -> None:
-        """An operator who looks after what old owners left: says of every earlier epoch that what
-        strayed is repaired. The module refuses where somebody has not drained."""
+        """An operator who looks after what old owners left: confirms the death of the machines whose
+        power was cut, and says of every earlier epoch that what strayed is repaired. The module
+        refuses the latter where an old owner has not drained."""
         for (name, number), status in self.statuses().items():
             portion = next(p for p in self.cast if p.name == name)
             if status.role == "owner" and status.charged not in ("0", "-"):
                 epoch = int(status.epoch)
-                lines = [
-                    f"dmsetup message {portion.devices[0]} 0 repaired {old} 2>/dev/null"
-                    for old in range(max(1, epoch - 6), epoch)
-                ]
+                words = []
+                for old in range(max(1, epoch - 6), epoch):
+                    words += [
+                        f"confirm_dead {dead} {old}"
+                        for dead, last in self.ended.items()
+                        if old <= last.get(name, 0)
+                    ]
+                    words.append(f"repaired {old}")
+                lines = [f"dmsetup message {portion.devices[0]} 0 {it} 2>/dev/null" for it in words]
                 self.controller(number).vm.run("; ".join(lines), check=False)
 
     def finish(self) -> None:

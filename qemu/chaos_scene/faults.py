@@ -119,6 +119,7 @@ def stall(scene: Scene) -> Heal:
 
 def power(scene: Scene) -> Heal:
     """The power is cut; it boots again."""
+    scene.arena.note_end(scene.victim)
     scene.arena.down.add(scene.victim.number)
     scene.victim.vm.power_cut()
     return lambda: scene.arena.boot(scene.victim)
