@@ -139,6 +139,7 @@ fn put_claim(world: &mut World, index: usize) {
     for disk in &mut world.disks {
         let mut record = disk[index].ballot().valid().unwrap();
         record.seq += 1;
+        record.offer = 0;
         record.mbal = Ballot {
             round,
             slot: slot(index as u8),
