@@ -287,6 +287,11 @@ reasons! {
     /// A majority of the members does not show what a controller wrote: nobody joins or claims
     /// without it [R26].
     Unreadable = 44, "unreadable", "the mailbox of a controller cannot be read";
+
+    // What went wrong in this code.
+
+    /// An event led to more actions than the machine has room for: a fault of this code.
+    Overflow = 45, "overflow", "a fault of the module: an action found no room";
 }
 
 impl Reason {

@@ -2520,6 +2520,19 @@ fn r21_who_cannot_read_a_majority_does_not_take_an_owner_for_dead() {
     assert!(world.is_valid(0));
 }
 
+/// What was read before a sleep says nothing of the time after it.
+#[test]
+fn r21_who_slept_does_not_take_an_owner_for_dead_before_it_has_read() {
+    let mut world = owned(repairable(2, 3, 2));
+    world.crash(0);
+    run(&mut world, 2 * PERIOD + timing().lease_elsewhere_ns());
+    world.sleep(1, 70 * MS);
+    until(&mut world, SECOND, |w| !w.machines[1].is_stalled());
+    assert_eq!(world.command(1, DEAD), Err(Reason::Blind));
+    run(&mut world, 2 * PERIOD);
+    assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
+}
+
 /// An operator is wrong, is disproved, and the owner fails much later with an operation under way.
 #[test]
 fn r21_a_disproved_word_says_nothing_about_a_later_end() {

@@ -527,6 +527,8 @@ enum Pending {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Queue {
     items: [Option<Queued>; 16],
+    /// An action found no room.
+    overflow: bool,
 }
 
 /// What [`Queue`] holds: an [`Action`] that carries no record.
@@ -555,11 +557,15 @@ enum Queued {
 }
 
 impl Queue {
-    const EMPTY: Self = Self { items: [None; 16] };
+    const EMPTY: Self = Self {
+        items: [None; 16],
+        overflow: false,
+    };
 
     fn push(&mut self, item: Queued) {
-        if let Some(free) = self.items.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(item);
+        match self.items.iter_mut().find(|slot| slot.is_none()) {
+            Some(free) => *free = Some(item),
+            None => self.overflow = true,
         }
     }
 
@@ -707,7 +713,8 @@ impl Controller {
         }
         self.owner.reset();
         self.own_slot.reset();
-        self.own_seen_ns = None;
+        // What was read before says nothing of now.
+        (self.sight_ns, self.own_seen_ns) = (None, None);
         match self.phase {
             phase if phase.is_owner() => {
                 self.latch(Reason::Clock, now.raw_ns);
@@ -781,6 +788,9 @@ impl Controller {
 
     /// The next thing to do; see the order of calls at the top.
     pub fn poll_action(&mut self) -> Option<Action> {
+        if self.queue.overflow {
+            self.withdraw();
+        }
         if let Some(queued) = self.queue.pop() {
             return Some(queued.into());
         }
@@ -915,6 +925,16 @@ impl Controller {
             _ => self.gate_limit,
         };
         self.queue.push(Queued::SetLimit(limit));
+    }
+
+    /// An action found no room, which is a fault of this code: what the gate and the user know is no
+    /// longer what the machine knows. It latches, says so, and withdraws for good.
+    fn withdraw(&mut self) {
+        self.queue = Queue::EMPTY;
+        // The moment is that of a back-off, which does not follow from this reason.
+        self.fail(Reason::Overflow, 0);
+        // It may have withdrawn before, with a latch among what found no room.
+        self.queue.push(Queued::Latch);
     }
 
     fn poll_transition(&mut self) -> Option<Action> {
@@ -1156,6 +1176,45 @@ impl From<Queued> for Action {
             }),
             Queued::Answer(answer) => Action::Answer(answer),
             Queued::WentBack { member } => Action::WentBack { member },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r47_an_action_that_finds_no_room_latches_and_says_so() {
+        for failed_before in [false, true] {
+            let mut machine = Controller::NOBODY;
+            if failed_before {
+                machine.phase = Phase::Failed;
+            }
+            let lease = Queued::Extend {
+                from_ns: 1,
+                to_ns: 2,
+            };
+            for _ in 0..machine.queue.items.len() {
+                machine.queue.push(lease);
+            }
+            assert!(!machine.queue.overflow);
+            machine.queue.push(Queued::SetLimit(1));
+            let actions: std::vec::Vec<Action> =
+                core::iter::from_fn(|| machine.poll_action()).collect();
+            assert_eq!(actions.first(), Some(&Action::Latch));
+            let lets_in =
+                |it: &Action| matches!(it, Action::Extend { .. } | Action::OpenEpoch { .. });
+            assert!(!actions.iter().any(lets_in));
+            let tells = |it: &Action| match it {
+                Action::Transition(change) => change.to == Role::Failed,
+                _ => false,
+            };
+            assert!(actions.iter().any(tells));
+            assert_eq!(machine.role(), Role::Failed);
+            if !failed_before {
+                assert_eq!(machine.reason(), Reason::Overflow);
+            }
         }
     }
 }

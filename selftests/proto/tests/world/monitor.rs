@@ -736,6 +736,12 @@ impl Monitor {
             "R47",
             "machine {machine} tells {change:?} after {before:?}"
         );
+        ensure!(
+            self,
+            change.reason != Reason::Overflow,
+            "R47",
+            "machine {machine} has no room for an action"
+        );
         if change.to == Role::Releasing {
             self.stats.releases += 1;
         }
