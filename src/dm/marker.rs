@@ -78,8 +78,12 @@ impl Marker {
 
     /// Puts the marker behind everything that was deferred for the device of `ti`, unless it is
     /// there already. Only from `preresume` or `resume`: at other times it would be mapped at once.
+    /// In an interrupt nothing happens.
     pub fn send(self: &Arc<Self>, ti: &DmTarget) {
-        if self.is_out.xchg(true, ordering::Full) {
+        // In an interrupt dm core would use the list of bios of the interrupted task.
+        // SAFETY: Has no preconditions.
+        let in_task = unsafe { bindings::dm_in_task() };
+        if !in_task || self.is_out.xchg(true, ordering::Full) {
             return;
         }
         let bio = self.bio.get();

@@ -89,6 +89,10 @@
 //! submitted in an interrupt fails, and a module does not end before its threads, notifiers and
 //! transfers have. As in the rest of the kernel crate, the types do not say what may sleep where.
 //!
+//! One exception is open: a [`Marker`] has to be ended by `map`. A target that holds it or passes
+//! it on could use its data after the device was removed, because no opener of the device waits
+//! for the marker.
+//!
 //! # Rules that the types cannot express
 //!
 //! Code that breaks one of these rules hangs, or the kernel warns.
