@@ -1519,6 +1519,25 @@ mod tests {
         assert!(charges.iter().any(|charge| charge == both));
     }
 
+    /// The next owner reads whether evidence or an operator says that a term is drained.
+    #[test]
+    fn r21_what_is_known_of_a_charge_comes_back_from_a_record() {
+        for (drained, vouched) in [(false, false), (true, false), (true, true)] {
+            for several in [false, true] {
+                let mut record = ballot_record(8);
+                record.charges = Charges::NONE;
+                record.charges.add(Charge {
+                    drained,
+                    vouched,
+                    several,
+                    ..charge(5, 1, 2)
+                });
+                let reading = decode::<BallotRecord>(&encoded(&record), &ID);
+                assert_eq!(reading, Reading::Valid(record));
+            }
+        }
+    }
+
     #[test]
     fn r21_charges_are_kept_until_they_are_taken_off() {
         let mut charges = Charges::NONE;
