@@ -93,10 +93,13 @@ impl Unusual {
     pub const NOFLUSH: u64 = 1 << 1;
     /// Bios may come that were deferred.
     pub const DEFERRED: u64 = 1 << 2;
+    /// It was not resumed yet, and the table before it belongs to another session.
+    pub const FOREIGN: u64 = 1 << 3;
 
-    /// With these from the beginning.
-    pub const fn new(bits: u64) -> Self {
-        Self(Word64::new(bits))
+    /// With those of these from the beginning that are true.
+    pub fn new(bits: &[(bool, u64)]) -> Self {
+        let set = bits.iter().filter(|(is_true, _)| *is_true);
+        Self(Word64::new(set.fold(0, |word, (_, bits)| word | bits)))
     }
 
     /// Whether there is anything.

@@ -87,8 +87,6 @@ pub struct Instance<'ti> {
     pub unusual: Unusual,
     /// What dm core defers of the mapped device.
     pub deferred: Arc<Deferred>,
-    /// The table before this one belonged to another session.
-    disowns: bool,
     features: Features,
     controller: Slot,
     membership: Membership,
@@ -136,17 +134,16 @@ impl Target for LeaseTarget {
             membership,
             own,
             handle,
-            deferred: (deferred, disowns),
+            deferred: (deferred, is_foreign),
         } = construct(ti, args)?;
         let member = superblock.member;
         let unit = membership.session.gate.unit(member);
         let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
-        let unusual = Unusual::new(if rules.read_only {
-            Unusual::READ_ONLY
-        } else {
-            0
-        });
+        let unusual = Unusual::new(&[
+            (rules.read_only, Unusual::READ_ONLY),
+            (is_foreign, Unusual::FOREIGN),
+        ]);
         let table = Table {
             id: membership.id,
             member,
@@ -171,7 +168,6 @@ impl Target for LeaseTarget {
             rules,
             unusual,
             deferred,
-            disowns,
             features,
             controller: slot,
             membership,
@@ -222,8 +218,9 @@ impl Target for LeaseTarget {
 
     fn resume(data: &Instance<'_>, ti: &DmTarget) {
         data.unusual.clear(Unusual::NOFLUSH);
-        if data.disowns {
+        if data.unusual.has(Unusual::FOREIGN) {
             data.deferred.disown();
+            data.unusual.clear(Unusual::FOREIGN);
         }
         // A read-only table refuses all of them; whether there are any concerns the next one.
         if !data.rules.read_only {
