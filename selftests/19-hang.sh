@@ -5,11 +5,11 @@
 # member, and nothing that waited at the gate for another one [R17].
 
 . ./lib.sh
-plan 18
+plan 19
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
-on_exit 'rmmod null_blk'
+on_exit 'rmmod scsi_debug'
 on_exit clean_up
 load_module
 
@@ -31,19 +31,28 @@ permits_are() {
 	[ "$(field p0m0c1 permits)" = "$1" ]
 }
 
-# The data of member 1 goes to a device that takes twenty seconds for an operation, and has room for
-# one at a time.
+# The data of member 1 goes to a disk that has room for one command at a time.
 clog() {
-	modprobe null_blk nr_devices=1 gb=1 queue_mode=2 submit_queues=1 hw_queue_depth=1 no_sched=1 \
-		irqmode=2 completion_nsec=20000000000 &&
-		eventually 20 [ -b /dev/nullb0 ] &&
+	modprobe scsi_debug fake_rw=1 dev_size_mb=128 max_queue=1 delay=0 &&
+		eventually 20 found && echo none >"/sys/block/$disk/queue/scheduler" &&
 		dmsetup create p0m1d1 \
-			--table "0 $(blockdev --getsz "$(member 0 1)") linear /dev/nullb0 0"
+			--table "0 $(blockdev --getsz "$(member 0 1)") linear /dev/$disk 0"
+}
+
+found() {
+	disk=$(basename /sys/bus/pseudo/drivers/scsi_debug/adapter*/host*/target*/*/block/*)
+	[ -b "/dev/$disk" ]
+}
+
+# From now on the disk takes twenty seconds for a command, where a jiffy is four milliseconds.
+slow() {
+	echo 5000 >/sys/bus/pseudo/drivers/scsi_debug/delay
 }
 
 need "a portion with a limit of four" format 0 --redundancy parity:4 --detect yes --batch 4
-need "the data of one member goes to a device that is slow and has no queue" clog
+need "the data of one member goes to a disk without a queue" clog
 need "controller 1 owns the portion" owner 1 0
+need "the disk is slow" slow
 check "four members are degraded" tell 1 0 degraded 4
 check "so that there is no permit" permits_are 0/0
 check "a write to the slow member waits" begin 1 1 1
