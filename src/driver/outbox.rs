@@ -2,9 +2,9 @@
 
 //! The way out of the gate for bios that waited there: one for each member.
 //!
-//! The dispatcher gives permits to what waits. Sending a bio to its member may block, for as long as
-//! the member likes, so each member has a thread of its own for that: one that hangs holds up its own
-//! bios only. Between the two is an [`Outbox`]:
+//! The dispatcher gives permits to what waits. Sending a bio to its member may block for as long as
+//! the member likes. So each member has a thread of its own for that, and a member that hangs holds
+//! up its own bios only. Between the dispatcher and such a thread is an [`Outbox`]:
 //!
 //! ```text
 //!   dispatcher: permit --push--> outbox --next--> member's thread: lease? --> submit

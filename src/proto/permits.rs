@@ -665,9 +665,9 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
             && self.used(self.counting, charge, next, limit) <= limit
     }
 
-    /// Marks all lanes that are in use, and says whether an operation fits beside them. What is
-    /// seen in a lane that is not marked does not count: nobody would tell when it is gone. Looks at
-    /// every lane, and changes few.
+    /// Marks all lanes that are in use, and says whether an operation fits beside them. What came
+    /// to a lane after it was found empty does not count, because its end would wake nobody. Looks
+    /// at every lane, and changes few.
     fn wait_for_all(&self, charge: Charge, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match charge.is_wide() {
