@@ -12,6 +12,7 @@
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/preempt.h>
+#include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 
@@ -135,6 +136,18 @@ void rust_helper_dm_set_current_state_running(void)
 bool rust_helper_dm_in_task(void)
 {
 	return in_task();
+}
+
+/* Notifiers. Without CONFIG_VMGENID these do nothing and succeed. */
+
+int rust_helper_dm_register_vmfork_notifier(struct notifier_block *block)
+{
+	return register_random_vmfork_notifier(block);
+}
+
+int rust_helper_dm_unregister_vmfork_notifier(struct notifier_block *block)
+{
+	return unregister_random_vmfork_notifier(block);
 }
 
 /* The module this is linked into. */

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being told that the machine goes down, or to sleep.
+//! Being told that the machine goes down, or to sleep, or was copied.
 //!
-//! Three registrations, each pinned and undone when dropped (which waits for a call in progress).
+//! Four registrations, each pinned and undone when dropped (which waits for a call in progress).
 //! The module does not end before all of them are undone:
 //!
 //! - [`RebootNotifier`]: orderly reboot, halt, power off, kexec; devices still work. Not called on
 //!   panic, `sysrq-b` or a forced reboot.
 //! - [`PmNotifier`]: before suspend, hibernation and restore, and after; everything still works.
 //! - [`SyscoreHook`]: the last moment before suspend, on one CPU with interrupts off.
+//! - [`VmForkNotifier`]: this virtual machine was copied, or put back to a snapshot of its memory.
 //!
 //! # Locking
 //!
-//! The first two run in process context with the lock of their chain held, one after the other:
+//! All but the hook run in process context with the lock of their chain held, one after the other:
 //! they delay everybody behind them. Do not register or unregister from within.
 //!
 //! C headers: `include/linux/notifier.h`, `reboot.h`, `suspend.h`, `syscore_ops.h`.
@@ -85,6 +86,14 @@ pub trait OnSyscore: Send + Sync + 'static {
 
     /// As above, on the way back.
     fn resume(&self);
+}
+
+/// Is told that this virtual machine is a copy.
+pub trait OnVmFork: Send + Sync + 'static {
+    /// The hypervisor has given the machine a new generation number: it was resumed from a snapshot
+    /// of its memory, or cloned. Tasks have been running since, for a short time. The kernel's
+    /// random numbers differ from those of every other copy by now. May sleep.
+    fn vm_fork(&self);
 }
 
 /// A registered [`OnReboot`].
@@ -212,6 +221,64 @@ impl<H: OnPm> PinnedDrop for PmNotifier<H> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant it is registered.
         unsafe { bindings::unregister_pm_notifier(self.block.get()) };
+    }
+}
+
+/// A registered [`OnVmFork`].
+///
+/// # Invariants
+///
+/// `block` is registered with the notifier chain of the random number generator for new generations
+/// of the virtual machine; or the kernel has no driver for the device that tells them
+/// (`CONFIG_VMGENID`), and `block` is registered nowhere.
+#[pin_data(PinnedDrop)]
+pub struct VmForkNotifier<H: OnVmFork> {
+    handler: H,
+    #[pin]
+    block: Opaque<bindings::notifier_block>,
+    _use: Use,
+}
+
+// SAFETY: The chain has its own lock, and the handler may be shared.
+unsafe impl<H: OnVmFork> Send for VmForkNotifier<H> {}
+// SAFETY: As above.
+unsafe impl<H: OnVmFork> Sync for VmForkNotifier<H> {}
+
+impl<H: OnVmFork> VmForkNotifier<H> {
+    /// Registers `handler`. Higher priorities are called earlier.
+    pub fn new(handler: H, priority: i32) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _use: Use::new()?,
+            handler,
+            block <- register(
+                priority,
+                Self::call,
+                bindings::dm_register_vmfork_notifier,
+            ),
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for the notifier chain: `block` is the field of a registered `Self`.
+    unsafe extern "C" fn call(
+        block: *mut bindings::notifier_block,
+        _action: c_ulong,
+        _data: *mut c_void,
+    ) -> c_int {
+        let block = Opaque::cast_from(block);
+        // SAFETY: By the safety requirements.
+        let this = unsafe { &*kernel::container_of!(block.cast_mut(), Self, block) };
+        this.handler.vm_fork();
+        bindings::NOTIFY_OK as c_int
+    }
+}
+
+#[pinned_drop]
+impl<H: OnVmFork> PinnedDrop for VmForkNotifier<H> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant it is registered, or the call does nothing.
+        unsafe { bindings::dm_unregister_vmfork_notifier(self.block.get()) };
     }
 }
 

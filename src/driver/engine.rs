@@ -296,6 +296,10 @@ impl Session {
             Request::Rest => machine.rests = true,
             Request::Command(command) => return self.command_machine(machine, command),
             Request::OpenersGone(epoch) => machine.controller.openers_gone(epoch),
+            Request::Fork(inc) => {
+                machine.controller.handle_fork(inc, now_ns);
+                self.inbox.latch_is_known();
+            }
         }
         Ok(Reply::Done)
     }

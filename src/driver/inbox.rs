@@ -24,6 +24,7 @@ use crate::{
     dm::WaitQueue,
     proto::{
         controller::{Command, MemberDevice},
+        record::Incarnation,
         status::Reason, //
     },
 };
@@ -71,6 +72,8 @@ pub enum Request {
     Command(Command),
     /// Nobody has had a device open since this epoch was learnt [R31].
     OpenersGone(u64),
+    /// This virtual machine is a copy: join anew, as this incarnation [R58].
+    Fork(Incarnation),
 }
 
 /// What became of a request.

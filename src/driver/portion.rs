@@ -501,8 +501,16 @@ impl Session {
         let _ = self.inbox.ask(Request::Command(Command::Fence(reason)));
     }
 
+    /// This virtual machine is a copy of another one, or was put back to what it was before. The
+    /// gate is latched already. The controller joins anew as a new incarnation, because another
+    /// copy may go on as the old one.
+    pub fn fork(&self) {
+        let inc = Incarnation(clock::random_u128());
+        let _ = self.inbox.ask(Request::Fork(inc));
+    }
+
     /// Latches the gate at once and leaves it to the portion thread to find out.
-    fn latch_now(&self, reason: Reason) {
+    pub fn latch_now(&self, reason: Reason) {
         self.inbox.announce_latch(reason);
         self.gate.latch();
         self.bell.ring(Reasons::LAPSE);

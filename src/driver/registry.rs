@@ -25,6 +25,10 @@
 //! guest, or a `kexec` that comes back. And each event of a machine compares its clocks with those
 //! of the event before; this also shows a suspend-to-idle, for which no syscore hook is called.
 //!
+//! A virtual machine that was copied with its memory, or put back to a snapshot of it, is told so
+//! by its hypervisor, if that has a generation counter (vmgenid). All gates are latched at once
+//! then, and all sessions join anew as new incarnations [R58].
+//!
 //! Locking: the registry's mutex is the outermost one. It is held while sessions are found, added
 //! and removed, never over an allocation, and never while one of them waits for a disk.
 
@@ -41,7 +45,8 @@ use crate::{
     dm::{
         clock,
         notifier::{
-            OnPm, OnReboot, OnSyscore, PmEvent, PmNotifier, RebootNotifier, Shutdown, SyscoreHook,
+            OnPm, OnReboot, OnSyscore, OnVmFork, PmEvent, PmNotifier, RebootNotifier, Shutdown,
+            SyscoreHook, VmForkNotifier,
         },
         DevT,
         Priority,
@@ -371,6 +376,8 @@ pub struct Services {
     pm: PmNotifier<Sleeping>,
     #[pin]
     syscore: SyscoreHook<Waking>,
+    #[pin]
+    vm_fork: VmForkNotifier<Copied>,
     herald: Thread,
     registry: REGISTRY,
 }
@@ -392,6 +399,7 @@ impl TargetModule for Services {
                 reboot <- RebootNotifier::new(Shutting, REBOOT_PRIORITY),
                 pm <- PmNotifier::new(Sleeping, 0),
                 syscore <- SyscoreHook::new(Waking),
+                vm_fork <- VmForkNotifier::new(Copied, 0),
                 herald,
                 registry,
             }? Error))
@@ -438,6 +446,17 @@ fn all_park() -> bool {
         }
     });
     settled
+}
+
+struct Copied;
+
+impl OnVmFork for Copied {
+    /// Another copy of this machine may own the same portions. First all gates are latched, which
+    /// waits for nothing; then all sessions join anew.
+    fn vm_fork(&self) {
+        for_each_session(|session| session.latch_now(Reason::Fork));
+        for_each_session(Session::fork);
+    }
 }
 
 struct Sleeping;
