@@ -29,7 +29,8 @@ threads_are() {
 slow_disk() {
 	modprobe scsi_debug dev_size_mb=32 max_queue=1 sector_size=512 || return 1
 	mkdir "$work/disks" && ln -s "$devices/p0m0" "$devices/p0m1" "$work/disks"
-	eventually 20 find_slow_disk && ln -s "/dev/$slow" "$work/disks/p0m2"
+	eventually 20 find_slow_disk && ln -s "/dev/$slow" "$work/disks/p0m2" &&
+		echo none >"/sys/block/$slow/queue/scheduler"
 }
 
 find_slow_disk() {
