@@ -68,6 +68,8 @@ pub struct OwnRegister {
     last: Option<Stamp>,
     /// The last write that was reported as failed: it may have landed, or land late.
     lost: Option<Stamp>,
+    /// The first of those that may still land late together with it.
+    lost_from: u64,
     /// The highest sequence number before the first write of this incarnation.
     floor: u64,
     /// How many successful writes are missing until a register that went back counts again.
@@ -134,6 +136,7 @@ impl OwnRegister {
             acked: [None; 2],
             last: None,
             lost: None,
+            lost_from: 0,
             floor: 0,
             void: 0,
             written: false,
@@ -247,6 +250,9 @@ impl OwnRegister {
         self.outdated = false;
         self.copies = 0;
         self.lost = self.last;
+        if settled {
+            self.lost_from = self.seq;
+        }
         self.set_acked(target, None);
         self.counts_from_ns = self.counts_from_ns.max(settled_ns);
     }
@@ -256,14 +262,6 @@ impl OwnRegister {
     pub fn is_quiet(&self, side: Side, issued_ns: u64) -> bool {
         let writes = matches!(self.state, State::Writing { target, .. } if target == side);
         self.acked(side).is_some() && !writes && issued_ns >= self.counts_from_ns
-    }
-
-    /// The block that the write in flight goes to.
-    pub fn written_side(&self) -> Option<Side> {
-        match self.state {
-            State::Writing { target, .. } => Some(target),
-            State::Unknown | State::Ready { .. } => None,
-        }
     }
 
     /// What a read says that showed `shown` on `side`, for the controller of incarnation `own`;
@@ -277,10 +275,10 @@ impl OwnRegister {
         quiet: bool,
         written: bool,
     ) -> Verdict {
-        let back = match (quiet && self.acked(side).is_some(), self.lost) {
-            (false, _) => Verdict::Fine,
-            (true, Some(lost)) if shown == Shown::of(own, lost) => Verdict::Late,
-            (true, _) => Verdict::Back,
+        let back = match quiet && self.acked(side).is_some() {
+            false => Verdict::Fine,
+            true if self.was_lost(shown, own) => Verdict::Late,
+            true => Verdict::Back,
         };
         match shown {
             Shown::Write { inc, stamp } if inc == own => match self.acked(side) {
@@ -293,12 +291,24 @@ impl OwnRegister {
         }
     }
 
+    /// Whether it is one of the commands that were reported as failed last.
+    fn was_lost(&self, shown: Shown, own: Incarnation) -> bool {
+        match (shown, self.lost) {
+            (Shown::Write { inc, stamp }, Some(lost)) => {
+                inc == own && (self.lost_from..=lost.seq).contains(&stamp.seq)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether this session knows that it never gave out this write of its own incarnation. Of the
     /// device that was here before nothing is known any more.
     fn is_of_a_copy(&self, stamp: Stamp) -> bool {
         let known = self.acked.iter().chain([&self.last, &self.lost]).flatten();
         let mut same = known.filter(|known| known.seq == stamp.seq);
-        self.given && (stamp.seq > self.seq || same.any(|known| known.mark != stamp.mark))
+        // Not `seq`: a look may have read the copy's numbers, to count on from them.
+        let is_later = self.last.is_some_and(|last| stamp.seq > last.seq);
+        is_later || same.any(|known| known.mark != stamp.mark)
     }
 
     /// The register went back on the member: what was believed of it does not hold, and both
@@ -387,7 +397,7 @@ impl OwnRegister {
     /// highest number before the own writes is replaced by `floor` of it.
     #[must_use]
     pub fn without_marks(mut self, floor: impl Fn(u64) -> u64) -> Self {
-        (self.last, self.lost) = (None, None);
+        (self.last, self.lost, self.lost_from) = (None, None, 0);
         for acked in self.acked.iter_mut().flatten() {
             acked.mark = 0;
         }
@@ -542,6 +552,97 @@ mod tests {
                 seq: 4
             })
         );
+    }
+
+    const OWN: Incarnation = Incarnation(1);
+
+    fn shown(seq: u64, mark: u64) -> Shown {
+        Shown::of(OWN, Stamp { seq, mark })
+    }
+
+    #[test]
+    fn r58_each_block_must_show_what_was_acknowledged_there() {
+        let mut register = ready(Some((Side::B, 41)));
+        for mark in [MARK, MARK + 1] {
+            register.begin(7, mark);
+            register.succeeded();
+        }
+        let judge = |side, shown, quiet| register.judge(side, shown, OWN, quiet, true);
+        assert!(register.is_quiet(Side::A, 0) && register.is_quiet(Side::B, 0));
+        assert_eq!(judge(Side::A, shown(42, MARK), true), Verdict::Fine);
+        assert_eq!(judge(Side::B, shown(43, MARK + 1), true), Verdict::Fine);
+        for old in [Shown::Nothing, shown(40, 5), shown(41, 5)] {
+            assert_eq!(judge(Side::A, old, true), Verdict::Back);
+            assert_eq!(judge(Side::A, old, false), Verdict::Fine, "it says nothing");
+        }
+        // Of the own incarnation, and never given out: a later one, or the same one at another time.
+        for quiet in [true, false] {
+            assert_eq!(judge(Side::A, shown(44, MARK), quiet), Verdict::Copy);
+            assert_eq!(judge(Side::B, shown(43, MARK + 2), quiet), Verdict::Copy);
+            assert_eq!(judge(Side::A, shown(42, MARK + 2), quiet), Verdict::Copy);
+        }
+        // Another incarnation is older than the own writes, or writes now.
+        let other = |seq| Shown::of(Incarnation(2), Stamp { seq, mark: 0 });
+        assert_eq!(judge(Side::A, other(41), true), Verdict::Back);
+        assert_eq!(judge(Side::A, other(42), false), Verdict::Foreign);
+    }
+
+    #[test]
+    fn r58_a_failed_command_may_land_late_and_says_nothing_before_it_has_had_its_time() {
+        let mut register = ready(None);
+        for image in [1, 2] {
+            register.begin(image, MARK);
+            register.succeeded();
+        }
+        // Two commands to the first block fail, and a third one does not.
+        for now_ns in [400, 500] {
+            register.begin(3, MARK);
+            register.failed(now_ns, now_ns + 1_000);
+            assert!(
+                !register.is_quiet(Side::A, u64::MAX),
+                "it may be there or not"
+            );
+            register.learned(Some((Side::B, 2)));
+        }
+        register.begin(3, MARK);
+        register.succeeded();
+        assert!(!register.is_quiet(Side::A, 1_499) && register.is_quiet(Side::A, 1_500));
+        for late in [3, 4] {
+            let verdict = register.judge(Side::A, shown(late, MARK), OWN, true, true);
+            assert_eq!(verdict, Verdict::Late);
+        }
+        let older = register.judge(Side::A, shown(1, MARK), OWN, true, true);
+        assert_eq!(older, Verdict::Back);
+    }
+
+    #[test]
+    fn r58_what_a_look_counts_on_from_may_be_of_a_copy() {
+        let mut register = ready(None);
+        register.begin(1, MARK);
+        register.failed(400, 500);
+        register.learned(Some((Side::A, 30)));
+        let verdict = register.judge(Side::A, shown(30, MARK + 9), OWN, false, false);
+        assert_eq!(verdict, Verdict::Copy);
+    }
+
+    #[test]
+    fn r58_a_ballot_register_that_went_back_counts_when_both_blocks_were_written() {
+        for (kind, writes) in [(Register::Ballot, 2), (Register::Heartbeat, 1)] {
+            let mut register = ready(None);
+            for _ in 0..2 {
+                register.begin(7, MARK);
+                register.succeeded();
+            }
+            register.went_back(kind);
+            assert!(register.is_unknown() && register.copies(7) == 0);
+            register.learned(Some((Side::A, 9)));
+            for _ in 0..writes {
+                assert!(register.is_void());
+                register.begin(7, MARK);
+                register.succeeded();
+            }
+            assert!(!register.is_void());
+        }
     }
 
     #[test]

@@ -403,20 +403,8 @@ fn r58_a_command_that_was_reported_as_lost_and_lands_late_is_no_alarm() {
 
 /// Another machine begins with the memory and the clock of machine 0.
 fn copy_machine(world: &mut World, copy: usize) {
-    let original = world.machines[0].controller.clone().unwrap();
-    let gate = &world.machines[0].gate;
-    let (expiry_ns, epoch) = (gate.expiry_ns(), gate.epoch());
     world.start(copy);
-    let clock = world.machines[0].clock;
-    let it = &mut world.machines[copy];
-    it.clock = clock;
-    it.inc = original.setup().inc.0;
-    it.controller = Some(original);
-    if expiry_ns != 0 {
-        it.gate.open_epoch(epoch, epoch, expiry_ns);
-    }
-    let life = it.life;
-    world.monitor.copied(0, copy, life);
+    world.become_copy(0, copy);
 }
 
 #[test]

@@ -16,6 +16,8 @@
 //! | read that was issued before a write shows what was there before | timer after the read |
 //! | member loses power, for W or longer, and some of what had no FUA | FUA; no lease is left |
 //! | command takes up to D, path hangs up to D / 2 | W contains D |
+//! | one member of three is what it was a second ago | no promise is lost; own records show it |
+//! | a machine that claims nothing runs twice, with one memory | each finds what it did not write |
 //! | crash and restart, last commands lost or not | promises are on disk, the role is dropped |
 //! | path to a member fails for seconds | majority |
 //! | clocks differ in rate by up to 2 rho | W contains it |
@@ -88,12 +90,19 @@ fn config(seed: u64) -> Config {
         stuck: rng.below(30),
         power: rng.below(30),
         flush: rng.below(600),
+        rewind: rng.below(60),
+        copy: 0,
         sleep: rng.below(400),
         steer: rng.below(200),
         steer_ppm: 100_000,
         exchange: rng.below(20),
     };
     config.redundancy = redundancy(&mut rng);
+    if rng.below(4) == 0 {
+        // The last controller claims nothing, and its machine may be copied.
+        config = config.with_duplicate_of(controllers - 1);
+        (config.faults.copy, config.faults.command) = (100, 0);
+    }
     config
 }
 
@@ -123,9 +132,17 @@ struct Failure {
 
 /// One run: faults for a while, then none.
 fn run(seed: u64, watch: bool) -> Result<Stats, Failure> {
-    let mut world = World::new(config(seed));
+    let mut world = World::asleep(config(seed));
     if watch {
         world.watch();
+    }
+    world.forgetful = 0;
+    let originals = usize::from(world.config.controllers);
+    for machine in 0..originals {
+        // A machine that has a copy to come claims nothing.
+        let slot = usize::from(world.config.slot_of[world.machines.len() - 1]);
+        world.machines[machine].claims = world.machines.len() == originals || machine != slot;
+        world.start(machine);
     }
     let failed = |world: &World, text| Failure {
         text,
@@ -291,6 +308,8 @@ fn sometimes(stats: &Stats) {
     );
     assert!(stats.half > 1_000 && stats.old_reads > 1_000 && stats.broken > 100);
     assert!(stats.power_cuts > 50 && stats.reverted > 50);
+    assert!(stats.rewound > 50 && stats.alarms > 50);
+    assert!(stats.copies > 20 && stats.withdrew > 20);
     assert!(stats.takeovers > 100);
     assert!(stats.crashes > 100);
     assert!(stats.stalls > 1_000);

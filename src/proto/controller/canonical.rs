@@ -250,7 +250,9 @@ impl Controller {
         self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
         let lease_ns = self.setup.timing.lease_ns;
         let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
-        self.own_seen_ns = self.own_seen_ns.filter(is_recent);
+        // An owner's is taken when its lease ends.
+        let matters = !self.phase.is_owner() && !self.listens();
+        self.own_seen_ns = self.own_seen_ns.filter(is_recent).filter(|_| matters);
         if !self.listens() {
             self.heard = Decided::NEVER;
         }

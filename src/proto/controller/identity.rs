@@ -26,7 +26,7 @@ use crate::proto::record::{
     Ballot, Charges, Decided, Incarnation, RecordRole, Register, MAX_CHARGES,
 };
 use crate::proto::register::Verdict;
-use crate::proto::round::{Found, Mailboxes, Stage};
+use crate::proto::round::{Found, Kind, Mailboxes, Stage};
 use crate::proto::status::Reason;
 
 /// What [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) says of both registers
@@ -176,15 +176,29 @@ impl Controller {
         writes && !self.own_seen_ns.is_some_and(is_recent)
     }
 
-    /// Begins the look that must come before the next write; it is due as long as it is missing.
-    pub(super) fn look_first(&mut self) {
-        self.due = true;
+    /// Begins the look that must come before the next write.
+    pub(super) fn look_first(&mut self, now_ns: u64) {
         self.looks_first = true;
+        if self.round.is_some() {
+            return;
+        }
         if self.phase == Phase::Announcing {
             // There is no write of its own yet by which it would notice: it listens anew.
             self.phase = Phase::Joining;
             self.own_slot.reset();
         }
+        self.begin_round(Kind::Look, now_ns);
+    }
+
+    /// The lease ended, for this reason. Those that come from reads, and those that an owner with a
+    /// lease gives, say that the own slot was seen lately; after any other it is seen anew first.
+    pub(super) fn note_end(&mut self, reason: Reason, now_ns: u64) {
+        let is_sure = match reason {
+            Reason::ClaimSeen | Reason::HigherEpoch | Reason::Continuity => true,
+            Reason::Fence => false,
+            other => other.is_wanted(),
+        };
+        self.own_seen_ns = is_sure.then_some(now_ns);
     }
 
     /// What is left of a round that a machine began to write before it stood still is not written.
@@ -192,7 +206,6 @@ impl Controller {
         let writes = |round: &crate::proto::round::Round| round.stage == Stage::Writing;
         if self.round.as_ref().is_some_and(writes) && self.must_look(now_ns) {
             self.end_round_in_failure(now_ns);
-            self.due = true;
         }
     }
 

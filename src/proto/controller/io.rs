@@ -123,8 +123,7 @@ impl Controller {
             return;
         }
         if self.must_look(now_ns) {
-            self.look_first();
-            return self.begin_round(Kind::Look, now_ns);
+            return self.look_first(now_ns);
         }
         self.due = false;
         match self.phase {

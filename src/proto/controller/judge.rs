@@ -255,7 +255,7 @@ impl Controller {
             return;
         }
         if self.must_look(now_ns) {
-            return self.look_first();
+            return self.look_first(now_ns);
         }
         let above = self.highest.max(self.promise.mbal);
         let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else {

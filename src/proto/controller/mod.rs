@@ -1033,6 +1033,9 @@ impl Controller {
     /// Ends the lease of the own epoch for ever. What was lost without being asked for is
     /// evidence that the epoch is over [R9].
     fn latch(&mut self, reason: Reason, now_ns: u64) {
+        if self.phase.is_owner() {
+            self.note_end(reason, now_ns);
+        }
         self.lease.latch();
         // What was counted before the latch is no evidence: not of a drained gate, and not of one
         // that holds no more than a limit that falls before the next count.

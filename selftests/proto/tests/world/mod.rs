@@ -116,6 +116,11 @@ pub struct Faults {
     pub exchange: u64,
     /// Per second and member: somebody's flush has everything written down.
     pub flush: u64,
+    /// Per second and member: it is what it was a second before. One member of three at a time, and
+    /// only where no promise is lost by that.
+    pub rewind: u64,
+    /// Per second and machine that may be copied: its memory begins to run on another machine, too.
+    pub copy: u64,
 }
 
 /// What a run starts with.
@@ -360,6 +365,12 @@ pub struct World {
     pub disks: Vec<Vec<Mailbox>>,
     /// What the members still have after they lost power.
     durable: Vec<Vec<Mailbox>>,
+    /// What the members were a second ago, and since when all go forward.
+    past: Vec<Vec<Mailbox>>,
+    rewound_ns: u64,
+    /// Members that ever forgot something, a bit each; all of them, where a test changes what is on
+    /// them by hand.
+    pub forgetful: u16,
     /// For each member the end of its outage.
     dark_until_ns: Vec<u64>,
     pub monitor: Monitor,
@@ -424,6 +435,9 @@ impl World {
             machines: machines.collect(),
             paths: vec![vec![Path::Up; usize::from(config.members)]; count],
             durable: disks.clone(),
+            past: disks.clone(),
+            rewound_ns: 0,
+            forgetful: u16::MAX,
             disks,
             dark_until_ns: vec![0; usize::from(config.members)],
             monitor: Monitor::new(&config),
@@ -923,6 +937,8 @@ impl World {
             }
             Action::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
             Action::WentBack { member } => {
+                self.monitor
+                    .alarmed(machine, self.forgetful & (1 << member) != 0);
                 note!(self, "C{} finds member {member} gone back", machine + 1);
                 self.machines[machine].alarms.push(member);
             }
@@ -1193,6 +1209,7 @@ impl World {
                 let mailbox = &mut self.disks[at][slot];
                 if forgets && mailbox.forget(side, &self.durable[at][slot]) {
                     self.monitor.stats.reverted += 1;
+                    self.forgetful |= 1 << member;
                 }
             }
         }
@@ -1380,6 +1397,15 @@ impl World {
                 let away_ns = self.rng.below(faults.broken_ns);
                 self.cut_power(member, self.config.timing.window_ns + away_ns);
             }
+            if self.rng.chance(faults.rewind) {
+                self.rewind(member);
+            }
+        }
+        self.past = self.disks.clone();
+        for copy in usize::from(self.config.controllers)..self.machines.len() {
+            if self.rng.chance(faults.copy) {
+                self.copy(usize::from(self.config.slot_of[copy]), copy);
+            }
         }
         self.after(1000 * MS, Event::Chaos);
     }
@@ -1398,6 +1424,53 @@ impl World {
         let source = &mut self.machines[machine].steering.source;
         *source = source.wrapping_add(1);
         self.monitor.stats.exchanged += 1;
+    }
+
+    /// A member is what it was a second ago, if the rules can hold then: a majority is what it was,
+    /// and nobody promised anything meanwhile that would be lost.
+    fn rewind(&mut self, member: u8) {
+        let at = usize::from(member);
+        let mut slots = self.disks[at].iter().zip(&self.past[at]);
+        let promises = slots.all(|(now, then)| now.promises_no_more_than(then));
+        let rested = self.now_ns >= self.rewound_ns + 4 * self.config.timing.window_ns;
+        if self.config.members < 3 || !promises || !rested {
+            return;
+        }
+        note!(self, "member {member} goes back by a second");
+        self.rewound_ns = self.now_ns;
+        self.forgetful |= 1 << member;
+        self.monitor.stats.rewound += 1;
+        self.disks[at] = self.past[at].clone();
+        self.durable[at] = self.past[at].clone();
+    }
+
+    /// The memory of a secondary that claims nothing begins to run on another machine, too. A copy
+    /// of one that claims, or owns, breaks the rules before it can notice.
+    fn copy(&mut self, original: usize, copy: usize) {
+        let flies = |io: &Io| io.machine == original && io.events > 0;
+        let it = &self.machines[original];
+        let quiet = !it.is_stalled() && !it.has_waiting(|_| true) && !self.ios.iter().any(flies);
+        let idle = it.role() == Role::Secondary && !it.claims && it.ops.is_empty();
+        if quiet && idle && self.machines[copy].controller.is_none() {
+            self.start(copy);
+            note!(self, "C{} is a copy of C{}", copy + 1, original + 1);
+            self.monitor.stats.copies += 1;
+            // What the copy writes over later records of the original looks the same.
+            self.forgetful = u16::MAX;
+            self.become_copy(original, copy);
+        }
+    }
+
+    /// A machine that has just started has the memory and the clock of another one.
+    pub fn become_copy(&mut self, original: usize, copy: usize) {
+        let (first, second) = match original < copy {
+            true => self.machines.split_at_mut(copy),
+            false => panic!("a copy is behind its original"),
+        };
+        let (from, to) = (&first[original], &mut second[0]);
+        to.remember(from);
+        self.monitor.copied(original, copy, to.life);
+        self.arm(copy);
     }
 
     /// Somebody repairs what earlier terms left behind, if the machine takes it. An operator who
@@ -1504,7 +1577,13 @@ impl World {
                 self.set_path(machine, member, Path::Up);
             }
             self.machines[machine].steering.rate_ppm = 0;
-            if self.machines[machine].controller.is_none() {
+            // Somebody switches the copies off, and maps the devices of those that withdrew again.
+            let is_copy = machine >= usize::from(self.config.controllers);
+            let runs = self.machines[machine].controller.is_some();
+            if runs && (is_copy || self.role(machine) == Role::Failed) {
+                self.crash(machine);
+            }
+            if self.machines[machine].controller.is_none() && !is_copy {
                 self.start(machine);
             }
         }

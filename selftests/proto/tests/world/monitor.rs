@@ -21,6 +21,7 @@
 //! | R21: what is under way or landed of earlier terms is charged | first lease |
 //! | R21: a new owner counts with as many failed members as the last one was told | first lease |
 //! | R15: nothing is admitted beside what somebody risked in an earlier term | admission |
+//! | R58: only a member that forgot something is said to have gone back | alarm |
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -113,6 +114,12 @@ counters! {
     exchanged,
     /// Heartbeats that a member acknowledged and forgot.
     reverted,
+    /// Members that were put back, controllers that noticed one, copies of machines, and machines
+    /// that withdrew.
+    rewound,
+    alarms,
+    copies,
+    withdrew,
     /// Reads that brought what was no longer there when they completed.
     old_reads,
 }
@@ -487,6 +494,17 @@ impl Monitor {
         self.open.remove(&(machine, op));
     }
 
+    /// A machine takes a member for one that went back.
+    pub fn alarmed(&mut self, machine: usize, forgot: bool) {
+        self.stats.alarms += 1;
+        ensure!(
+            self,
+            forgot,
+            "R58",
+            "machine {machine} says that a member went back which forgot nothing"
+        );
+    }
+
     /// A machine has the memory of another one from now on.
     pub fn copied(&mut self, original: usize, copy: usize, life: u32) {
         self.tracks[copy] = Track {
@@ -742,6 +760,7 @@ impl Monitor {
             "R47",
             "machine {machine} has no room for an action"
         );
+        self.stats.withdrew += u64::from(change.to == Role::Failed);
         if change.to == Role::Releasing {
             self.stats.releases += 1;
         }
