@@ -30,12 +30,12 @@
 //! judge a block that was *quiet*: acknowledged before the read was issued, not written since, and
 //! with no failed command that may still land.
 //!
-//! | the block shows | it means |
-//! |---|---|
-//! | the acknowledged write | the register is what it was |
-//! | a write of this incarnation that this session never gave out | another machine runs with a copy of this machine's memory: [`Verdict::Copy`] |
-//! | a write of another incarnation, later than the first write here | another machine has this number: [`Verdict::Foreign`] |
-//! | anything else, and the block was quiet | the member went back: [`Verdict::Back`] |
+//! * The acknowledged write: the register is what it was.
+//! * A write of this incarnation that this session never gave out: another machine runs with a copy
+//!   of this machine's memory ([`Verdict::Copy`]).
+//! * A write of another incarnation, later than the first write here: another machine has this
+//!   number ([`Verdict::Foreign`]).
+//! * Anything else, where the block was quiet: the member went back ([`Verdict::Back`]).
 //!
 //! A register that went back is *void*: nothing that was believed of it holds, and the member does
 //! not count until the register was written anew, the ballot register in both blocks.
@@ -94,8 +94,8 @@ enum State {
 pub struct Stamp {
     /// The sequence number.
     pub seq: u64,
-    /// The mark: the writer's clock when the round of the write began. A copy of this machine, which
-    /// counts on from the same number, writes another one.
+    /// The mark: the writer's clock when the round of the write began. A copy of this machine
+    /// counts on from the same number, and writes another mark.
     pub mark: u64,
 }
 
@@ -575,7 +575,7 @@ mod tests {
             assert_eq!(judge(Side::A, old, true), Verdict::Back);
             assert_eq!(judge(Side::A, old, false), Verdict::Fine, "it says nothing");
         }
-        // Of the own incarnation, and never given out: a later one, or the same one at another time.
+        // Of the own incarnation, and never given out: later, or the same one at another time.
         for quiet in [true, false] {
             assert_eq!(judge(Side::A, shown(44, MARK), quiet), Verdict::Copy);
             assert_eq!(judge(Side::B, shown(43, MARK + 2), quiet), Verdict::Copy);

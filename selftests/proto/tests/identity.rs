@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a controller does when the records on the members are not what they must be: two owners of
-//! one epoch, a second machine with its number, a copy of itself, a member that went back [R36, R57,
-//! R58].
+//! one epoch, a second machine with its number, a copy of itself, a member that went back [R36,
+//! R57, R58].
 //!
 //! Each of these breaks an assumption that the safety rules rest on, so the monitor of [`world`] is
 //! asked only where the rules can hold all the same.

@@ -229,6 +229,17 @@ impl Controller {
         }
     }
 
+    fn forget_looks(&mut self, now_ns: u64) {
+        let lease_ns = self.setup.timing.lease_ns;
+        let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
+        // An owner's is taken when its lease ends.
+        let matters = !self.phase.is_owner() && !self.listens();
+        self.own_seen_ns = self.own_seen_ns.filter(is_recent).filter(|_| matters);
+        if !self.listens() {
+            self.heard = Decided::NEVER;
+        }
+    }
+
     fn forget(&mut self, now_ns: u64) {
         self.ballots_from_ns = passed(self.ballots_from_ns, now_ns);
         self.backoff_until_ns = match passed(self.backoff_until_ns, now_ns) {
@@ -249,13 +260,7 @@ impl Controller {
         // An earlier look is forgotten: looking once more changes nothing.
         self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
         let lease_ns = self.setup.timing.lease_ns;
-        let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
-        // An owner's is taken when its lease ends.
-        let matters = !self.phase.is_owner() && !self.listens();
-        self.own_seen_ns = self.own_seen_ns.filter(is_recent).filter(|_| matters);
-        if !self.listens() {
-            self.heard = Decided::NEVER;
-        }
+        self.forget_looks(now_ns);
         self.lease = self.lease.settled(now_ns);
         self.reason = Reason::None;
         let silence_ns = self.silence_ns();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Whether this machine is the only one with its number, and the records are what they were.
 //!
-//! | what a read shows | what breaks the assumption behind it | what follows |
-//! |---|---|---|
-//! | a foreign incarnation in the own slot | two machines have one number | `failed` [R36] |
-//! | the own incarnation, but a write that this session never gave out | a copy of this machine's memory runs | `failed` [R58] |
-//! | less than what was acknowledged | the member was restored, exchanged or damaged, or it forgot a write | the member does not count until it is written anew [R58] |
-//! | another value than the known one for one epoch | agreement itself: whatever the cause | `failed` [R57] |
+//! * A foreign incarnation in the own slot: two machines have one number; `failed` [R36].
+//! * The own incarnation, but a write that this session never gave out: a copy of this machine's
+//!   memory runs; `failed` [R58].
+//! * Less than what was acknowledged: the member was restored, exchanged or damaged, or it forgot a
+//!   write. It does not count until it is written anew [R58].
+//! * Another value than the known one for one epoch: agreement itself is broken; `failed` [R57].
 //!
 //! The state `failed` is final for a session: it latches, writes nothing any more and claims
 //! nothing. [`Controller::handle_fork`] alone leads out of it, with a new incarnation.
