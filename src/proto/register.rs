@@ -249,10 +249,12 @@ impl OwnRegister {
         self.state = State::Unknown;
         self.outdated = false;
         self.copies = 0;
-        self.lost = self.last;
-        if settled {
+        // An earlier one may have landed late where nothing was written since.
+        let far = |lost: Stamp| self.seq > lost.seq.saturating_add(4);
+        if settled && self.lost.is_none_or(far) {
             self.lost_from = self.seq;
         }
+        self.lost = self.last;
         self.set_acked(target, None);
         self.counts_from_ns = self.counts_from_ns.max(settled_ns);
     }

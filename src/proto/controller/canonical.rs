@@ -116,9 +116,12 @@ impl Controller {
         self
     }
 
-    /// The same machine where no member goes back, so that it need not notice it.
+    /// The same machine where no member goes back, so that it need not notice it, and where no other
+    /// machine has its number, so that it need not look before it writes: that only delays it.
     #[must_use]
-    pub fn without_acked(mut self) -> Self {
+    pub fn without_acked(mut self, now_ns: u64) -> Self {
+        self.own_seen_ns = Some(now_ns);
+        self.looks_first = false;
         for state in &mut self.members {
             state.ballot = state.ballot.without_acked();
             state.heartbeat = state.heartbeat.without_acked();
@@ -233,7 +236,7 @@ impl Controller {
         let lease_ns = self.setup.timing.lease_ns;
         let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
         // An owner's is taken when its lease ends.
-        let matters = !self.phase.is_owner() && !self.listens();
+        let matters = !self.phase.is_owner() && !self.listens() || self.own_seen_ns == Some(now_ns);
         self.own_seen_ns = self.own_seen_ns.filter(is_recent).filter(|_| matters);
         if !self.listens() {
             self.heard = Decided::NEVER;

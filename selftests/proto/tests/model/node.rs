@@ -805,7 +805,7 @@ impl Node {
                 .sort_by_key(|it| (it.register as u8, it.seq, it.ticks_left));
         }
         if !config.compares {
-            self.machine = self.machine.clone().without_acked();
+            self.machine = self.machine.clone().without_acked(NOW);
         }
         if self.machine.listens() {
             self.machine = self.machine.canonical(NOW, |_, _, seq| seq);
