@@ -118,7 +118,7 @@ proptest! {
     fn r47_statuses_round_trip(portion in "[A-Za-z0-9_.-]{1,32}", status in statuses()) {
         let status = Status { portion: &portion, ..status };
         let printed = status.to_string();
-        prop_assert_eq!(printed.split(' ').count(), 15);
+        prop_assert_eq!(printed.split(' ').count(), 16);
         prop_assert_eq!(Status::parse(&printed), Ok(status));
         // dmsetup ends the line; later versions append fields.
         let later = format!("{printed} more 1/2 -\n");
