@@ -427,8 +427,8 @@ impl Default for Charges {
 }
 
 /// The generation of each member of a portion, as far as one controller knows: the highest that it
-/// has seen. A member that is formatted anew in place of a lost one has a higher generation than
-/// the lost one had [R56].
+/// has seen, and whether that is known to be *settled* (`controller/generations.rs`). A member that
+/// is formatted anew in place of a lost one has a higher generation than the lost one had [R56].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Generations([u32; MAX_MEMBERS as usize]);
 
@@ -438,15 +438,27 @@ impl Generations {
 
     /// The highest known generation of a member; 0 if none is known.
     pub fn of(&self, member: u8) -> u32 {
-        self.0.get(usize::from(member)).copied().unwrap_or(0)
+        self.entry(member) & !SETTLED
+    }
+
+    /// Whether that generation of a member is known to be settled.
+    pub fn is_settled(&self, member: u8) -> bool {
+        self.entry(member) & SETTLED != 0
+    }
+
+    /// Notes that the highest known generation of a member is settled.
+    pub fn settle(&mut self, member: u8) {
+        if let Some(known) = self.0.get_mut(usize::from(member)) {
+            *known |= SETTLED;
+        }
     }
 
     /// Takes a generation of a member that exists or existed. Returns whether it is the highest so
     /// far, which was not known before.
     pub fn note(&mut self, member: u8, generation: u32) -> bool {
         match self.0.get_mut(usize::from(member)) {
-            Some(known) if *known < generation => {
-                *known = generation;
+            Some(known) if *known & !SETTLED < generation & !SETTLED => {
+                *known = generation & !SETTLED;
                 true
             }
             _ => false,
@@ -457,16 +469,37 @@ impl Generations {
     pub fn merge(&mut self, other: &Generations) -> bool {
         let before = *self;
         for (known, &theirs) in self.0.iter_mut().zip(&other.0) {
-            *known = theirs.max(*known);
+            // By generation, then by whether it is settled.
+            if theirs.rotate_left(1) > known.rotate_left(1) {
+                *known = theirs;
+            }
         }
         *self != before
     }
 
-    /// All of them, by member.
-    pub fn iter(&self) -> impl Iterator<Item = u32> + Clone + '_ {
+    /// All of them, by member, as they stand in a record.
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
     }
+
+    /// The same where member `n` is what `from[n]` was.
+    #[cfg(feature = "model")]
+    #[must_use]
+    pub fn with_members(&self, from: &[u8]) -> Self {
+        let mut same = *self;
+        for (known, &from) in same.0.iter_mut().zip(from) {
+            *known = self.entry(from);
+        }
+        same
+    }
+
+    fn entry(&self, member: u8) -> u32 {
+        self.0.get(usize::from(member)).copied().unwrap_or(0)
+    }
 }
+
+/// In a record: the generation of a member is settled.
+const SETTLED: u32 = 1 << 31;
 
 impl Default for Generations {
     fn default() -> Self {
@@ -1352,7 +1385,24 @@ mod tests {
         let mut other = Generations::NONE;
         assert!(other.note(1, 2) && other.note(2, 3));
         assert!(known.merge(&other) && !known.merge(&other));
-        assert!(known.iter().take(4).eq([1, 2, 4, 0]));
+        assert_eq!([0, 1, 2, 3].map(|member| known.of(member)), [1, 2, 4, 0]);
+    }
+
+    #[test]
+    fn r56_a_generation_is_settled_until_there_is_a_higher_one() {
+        let mut known = generations();
+        known.settle(2);
+        assert!(known.is_settled(2) && !known.is_settled(1));
+        assert_eq!(known.of(2), 4);
+        assert!(!known.merge(&generations()), "others do not know it yet");
+        let mut other = generations();
+        assert!(other.merge(&known) && other.is_settled(2));
+        assert!(!other.note(2, 4) && other.is_settled(2));
+        assert!(other.note(2, 5) && !other.is_settled(2));
+        assert!(known.merge(&other) && !known.is_settled(2));
+        assert_eq!(known.of(2), 5);
+        known.settle(16);
+        assert!(!known.is_settled(16));
     }
 
     #[test]

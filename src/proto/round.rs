@@ -169,6 +169,8 @@ pub struct Round {
     pub failed: u16,
     /// Slots about which a majority must give information; about others it may give none.
     pub certain: u64,
+    /// Members that did their part of the present stage and do not count [R56].
+    pub aside: u16,
     /// What the reads showed of ballots and decisions.
     pub seen: Seen,
     /// Members whose answer showed nothing wrong in the own slot, readable or not.
@@ -202,6 +204,7 @@ impl Round {
             done: 0,
             failed: 0,
             certain: u64::MAX,
+            aside: 0,
             seen: Seen::new(decided),
             looked: 0,
             confirmed: 0,
@@ -221,6 +224,11 @@ impl Round {
     /// A read of this round from `member` came to its end.
     pub fn read(&mut self, member: u8, ok: bool) {
         self.ended(member, ok);
+    }
+
+    /// A member that does not count came to the end of its part: it is not waited for [R56].
+    pub fn set_aside(&mut self, member: u8) {
+        self.aside |= member_bit(member);
     }
 
     /// Notes that `member` gave information about `slot`.
@@ -253,6 +261,7 @@ impl Round {
         self.given = 0;
         self.done = 0;
         self.failed = 0;
+        self.aside = 0;
     }
 
     /// How the round goes on, at `now_ns`, when `reachable` members could still take part.
@@ -265,7 +274,7 @@ impl Round {
         if self.stage == Stage::Reading && is_enough {
             return Progress::Complete;
         }
-        let possible = (reachable & !self.failed) | self.done;
+        let possible = (reachable & !self.failed & !self.aside) | self.done;
         let all_read = self.stage == Stage::Reading && possible & !self.done == 0;
         match is_majority(possible, majority) && !all_read {
             true => Progress::Waiting,
@@ -318,6 +327,7 @@ impl Round {
             &mut self.done,
             &mut self.failed,
             &mut self.looked,
+            &mut self.aside,
             &mut self.confirmed,
             &mut self.blank,
         ] {

@@ -293,7 +293,12 @@ impl Superblock {
         self.timing.check()?;
         self.redundancy.validate()?;
         ensure(self.data_area_fits(), SuperblockError::DataArea)?;
-        ensure(self.generation != 0, SuperblockError::Field("generation"))
+        // Records have a bit less for it.
+        let generation = 1..=u32::MAX >> 1;
+        ensure(
+            generation.contains(&self.generation),
+            SuperblockError::Field("generation"),
+        )
     }
 
     fn data_area_fits(&self) -> bool {
@@ -672,6 +677,7 @@ mod tests {
         check(193, 1, SuperblockError::DataArea);
         check(200, 1, SuperblockError::DataArea);
         check(216, 0, SuperblockError::Field("generation"));
+        check(219, 0x80, SuperblockError::Field("generation"));
         check(220, 1, SuperblockError::Reserved);
         check(232, 1, SuperblockError::Reserved);
         check(4095, 1, SuperblockError::Reserved);

@@ -1641,6 +1641,188 @@ fn r39_another_device_is_read_before_it_is_written() {
     }
 }
 
+/// Two controllers, and a portion of which member 1 was replaced: the owner has the new disk, the
+/// other one not yet.
+fn replaced(seed: u64) -> (World, usize) {
+    let mut config = Config::healthy(2, 3);
+    config.seed = seed;
+    config.io_ns = (MS, 5 * MS);
+    let mut world = owned(config);
+    let former = world.replace(1);
+    world.attach(0, 1);
+    (world, former)
+}
+
+/// Both controllers have used the replacement for a while. Then one restarts and finds the former
+/// disk, and the path of the owner to another member breaks.
+#[test]
+fn r56_a_former_member_that_is_found_again_is_dropped() {
+    for seed in 1..=40 {
+        let (mut world, former) = replaced(seed);
+        world.attach(1, 1);
+        run(&mut world, 10 * SECOND);
+        world.crash(1);
+        world.start(1);
+        world.give_device(1, 1, Some(former));
+        until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Secondary);
+        assert_eq!(world.monitor.stats.outdated, 1, "seed {seed}");
+        world.set_path(0, 2, Path::Failing);
+        run(&mut world, 30 * SECOND);
+        assert_eq!(owners(&world), [(1, 0)], "seed {seed}");
+        assert!(world.is_valid(0), "seed {seed}");
+    }
+}
+
+/// The same with a broken path of each: neither has a majority with the former disk.
+#[test]
+fn r56_a_former_member_and_two_broken_paths_make_no_second_owner() {
+    let (mut world, former) = replaced(1);
+    world.attach(1, 1);
+    run(&mut world, 60 * SECOND);
+    world.crash(1);
+    world.start(1);
+    world.give_device(1, 1, Some(former));
+    until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Secondary);
+    world.set_path(0, 2, Path::Failing);
+    world.set_path(1, 0, Path::Failing);
+    run(&mut world, 60 * SECOND);
+    assert!(world.is_valid(0) && !world.is_valid(1));
+    assert_eq!(controller(&mut world, 1).generations().of(1), 2);
+}
+
+/// Three controllers: one finds the former disk, each of the others has a broken path, and the
+/// owner dies. The two that are left must not own one epoch, and with the right disk one owns.
+#[test]
+fn r56_a_former_member_does_not_let_two_controllers_own_one_epoch() {
+    let mut world = owned(Config::healthy(3, 3));
+    let former = world.replace(1);
+    for machine in 0..3 {
+        world.attach(machine, 1);
+    }
+    run(&mut world, 60 * SECOND);
+    world.crash(2);
+    world.start(2);
+    world.give_device(2, 1, Some(former));
+    until(&mut world, 10 * SECOND, |w| w.role(2) == Role::Secondary);
+    world.set_path(1, 2, Path::Failing);
+    world.set_path(2, 0, Path::Failing);
+    world.crash(0);
+    run(&mut world, 10 * SECOND);
+    assert!(world.is_valid(1) && !world.is_valid(2));
+    for machine in 1..3 {
+        world.attach(machine, 1);
+        for member in 0..3 {
+            world.set_path(machine, member, Path::Up);
+        }
+    }
+    run(&mut world, 60 * SECOND);
+    assert!(world.is_valid(1) && !world.is_valid(2));
+    assert_eq!((world.epoch(1), world.epoch(2)), (2, 2));
+}
+
+/// The path of the owner to member 2 is broken when member 1 is replaced: nothing on member 2 says
+/// so. The other controller has the former disk and does not reach member 0. The owner must not
+/// count the replacement, or there are two majorities that share no disk.
+#[test]
+fn r56_a_replacement_counts_when_enough_other_members_know_of_it() {
+    let mut world = owned(Config::healthy(2, 3));
+    world.set_path(0, 2, Path::Failing);
+    world.set_path(1, 0, Path::Failing);
+    let former = world.replace(1);
+    world.attach(0, 1);
+    world.give_device(1, 1, Some(former));
+    run(&mut world, 30 * SECOND);
+    assert!(
+        !world.is_valid(0),
+        "the owner counts a disk that others do not know"
+    );
+    // With the paths both see the same members again, and the former disk is dropped.
+    world.set_path(0, 2, Path::Up);
+    world.set_path(1, 0, Path::Up);
+    until(&mut world, 10 * SECOND, |w| w.monitor.stats.outdated == 1);
+    world.attach(1, 1);
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+    run(&mut world, 10 * SECOND);
+    // Now it counts: another member may fail.
+    world.set_member(2, Path::Failing);
+    run(&mut world, 10 * SECOND);
+    assert!(world.owner().is_some());
+}
+
+/// Once it is settled, a controller that starts believes those that know it, although it cannot
+/// read it from all other members: one of them is lost.
+#[test]
+fn r56_a_settled_replacement_counts_for_everybody_who_starts() {
+    let (mut world, _) = replaced(1);
+    world.attach(1, 1);
+    run(&mut world, 5 * SECOND);
+    world.set_member(2, Path::Failing);
+    for machine in 0..2 {
+        world.crash(machine);
+    }
+    for machine in 0..2 {
+        world.start(machine);
+    }
+    until(&mut world, 20 * SECOND, |w| w.owner().is_some());
+}
+
+/// A controller with the former disk has put a value forward when the replacement is named: it may
+/// be decided already, on the former disk and a member that the owner does not read again.
+#[test]
+fn r56_a_replacement_does_not_settle_over_a_value_that_may_be_decided() {
+    let mut world = owned(Config::healthy(2, 3));
+    let former = world.replace(1);
+    world.give_device(1, 1, Some(former));
+    // The value of controller 2 for the next epoch is on member 2.
+    let value = Value {
+        slot: slot(1),
+        inc: Incarnation(world.machines[1].inc),
+    };
+    let accepted = Ballot {
+        round: 7,
+        slot: value.slot,
+        inc: value.inc,
+    };
+    world.crash(1);
+    let record = BallotRecord {
+        seq: 1_000,
+        mbal: accepted,
+        bal: accepted,
+        val: Some(value),
+        ..world.disks[2][1].ballot().valid().unwrap()
+    };
+    for side in Side::BOTH {
+        world.disks[2][1].put(side, &Payload::Ballot(record));
+    }
+    controller(&mut world, 0).set_claim_auto(false);
+    world.attach(0, 1);
+    run(&mut world, 5 * SECOND);
+    assert!(world.disks.iter().all(|disk| {
+        let record = disk[0].ballot().valid();
+        record.is_none_or(|record| !record.generations.is_settled(1))
+    }));
+    // When the epoch is decided there is nothing in the way any more.
+    controller(&mut world, 0).set_claim_auto(true);
+    until(&mut world, 20 * SECOND, |w| w.epoch(0) >= 2);
+    let settled = |w: &World| {
+        let record = w.disks[0][0].ballot().valid();
+        record.is_some_and(|record| record.generations.is_settled(1))
+    };
+    until(&mut world, 20 * SECOND, settled);
+}
+
+/// Of two members both are a majority, whatever became of one of them.
+#[test]
+fn r56_with_an_even_number_of_members_a_replacement_counts_at_once() {
+    let mut world = owned(Config::healthy(2, 2));
+    let former = world.replace(1);
+    world.attach(0, 1);
+    world.give_device(1, 1, Some(former));
+    until(&mut world, 10 * SECOND, |w| w.monitor.stats.outdated == 1);
+    world.attach(1, 1);
+    until(&mut world, 10 * SECOND, |w| w.owner().is_some());
+}
+
 #[test]
 fn r26_an_unreadable_record_is_neither_life_nor_silence() {
     let mut world = owned(Config::healthy(2, 1));

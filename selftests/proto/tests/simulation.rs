@@ -27,6 +27,7 @@
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
 //! | confirm_dead of a controller that runs | refused, or taken back when it is heard |
 //! | failed members, before and after a takeover; accept_risk | ballot record; charges |
+//! | a member is replaced, and its former disk is found again | generations, settling |
 //! | operations hang below the gate, or in a machine that stands still, beyond D | limit, charges |
 
 mod world;
@@ -96,6 +97,8 @@ fn config(seed: u64) -> Config {
         steer: rng.below(200),
         steer_ppm: 100_000,
         exchange: rng.below(20),
+        replace: rng.below(60),
+        returns: rng.below(500),
     };
     config.redundancy = redundancy(&mut rng);
     if rng.below(4) == 0 {
@@ -310,6 +313,7 @@ fn sometimes(stats: &Stats) {
     assert!(stats.power_cuts > 50 && stats.reverted > 50);
     assert!(stats.rewound > 50 && stats.alarms > 50);
     assert!(stats.copies > 20 && stats.withdrew > 20);
+    assert!(stats.replaced > 50 && stats.returned > 50 && stats.outdated > 50);
     assert!(stats.takeovers > 100);
     assert!(stats.crashes > 100);
     assert!(stats.stalls > 1_000);

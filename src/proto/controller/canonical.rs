@@ -16,7 +16,7 @@ use core::hash::{Hash, Hasher};
 use super::{Controller, Evidence, Phase, Queued, Sides};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
-use crate::proto::record::{Decided, Generations, RecordRole, Register};
+use crate::proto::record::{Decided, RecordRole, Register};
 use crate::proto::round::Stage;
 use crate::proto::status::Reason;
 
@@ -205,9 +205,14 @@ impl Controller {
         }
         same.setup.originals = set(self.setup.originals);
         same.present = set(self.present);
-        same.generations = Generations::NONE;
-        for (member, &from) in (0_u8..).zip(from) {
-            same.generations.note(member, self.generations.of(from));
+        same.outdated = set(self.outdated);
+        same.told_outdated = set(self.told_outdated);
+        same.generations = self.generations.with_members(from);
+        for state in &mut same.members {
+            state.standing = state.standing.with_sets(set);
+            if let Some(tag) = state.read.as_mut() {
+                tag.named = set(tag.named);
+            }
         }
         same.healthy = set(self.healthy);
         same.owner = self.owner.with_members(from);
@@ -223,7 +228,11 @@ impl Controller {
         for members in [self.setup.originals, self.present, self.healthy] {
             (members & bit).count_ones().hash(state);
         }
-        self.generations.of(member).hash(state);
+        (
+            self.generations.of(member),
+            self.generations.is_settled(member),
+        )
+            .hash(state);
         self.owner.remembers(member).hash(state);
         self.own_slot.remembers(member).hash(state);
         if let Some(round) = self.round.clone() {

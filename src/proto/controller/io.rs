@@ -20,7 +20,7 @@ impl Controller {
         self.check_time(now_ns);
         self.note_health(member, ok);
         let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
-        let image = self.image;
+        let (image, is_counted) = (self.image, self.counts(member));
         let Some(state) = self.member_mut(member) else {
             return;
         };
@@ -43,6 +43,10 @@ impl Controller {
         };
         let belongs = round.number == number && round.stage == Stage::Writing;
         match (round.kind, register) {
+            // A replacement that is not settled yet is written and does not count [R56].
+            (Kind::Heartbeat, Register::Heartbeat) if belongs && !is_counted => {
+                round.set_aside(member);
+            }
             (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, beats),
             // The ballot register had to come first, and cannot be written.
             (Kind::Heartbeat, Register::Ballot) if belongs && is_first => {
@@ -52,6 +56,7 @@ impl Controller {
             (Kind::Ballot, Register::Ballot) if belongs && more => {
                 round.given &= !member_bit(member);
             }
+            (Kind::Ballot, Register::Ballot) if belongs && !is_counted => round.set_aside(member),
             (Kind::Ballot, Register::Ballot) if belongs => round.wrote(member, counts),
             _ => return,
         }
@@ -71,16 +76,23 @@ impl Controller {
         }
         let ok = boxes.is_some();
         let boxes = boxes.filter(|boxes| self.take_in(member, tag, *boxes, now_ns));
-        let majority = self.majority();
+        let (majority, is_counted) = (self.majority(), self.counts(member));
         let reading = |round: &&mut Round| round.stage == Stage::Reading;
         match self.round.as_mut() {
             Some(round) if tag.round == Some(round.number) && reading(&round) => {
-                round.looked |= if ok { member_bit(member) } else { 0 };
+                round.looked |= if ok && is_counted {
+                    member_bit(member)
+                } else {
+                    0
+                };
                 if is_majority(round.looked, majority) {
                     self.own_seen_ns = Some(round.issued_ns);
                     self.looks_first = false;
                 }
-                round.read(member, boxes.is_some());
+                match is_counted {
+                    true => round.read(member, boxes.is_some()),
+                    false => round.set_aside(member),
+                }
                 if let Some(boxes) = boxes {
                     self.fold(member, boxes);
                 }
@@ -99,6 +111,14 @@ impl Controller {
     /// Takes from a read what can be believed at once. Returns whether it is information about the
     /// member.
     fn take_in<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) -> bool {
+        if tag.outdated {
+            return false;
+        }
+        let shown = self.take_generations(boxes);
+        self.break_off(now_ns);
+        if !self.is_present(member) {
+            return false;
+        }
         self.learn_own_registers(member, tag, boxes);
         let counts = self.check_own_slot(member, tag, boxes, now_ns);
         if self.phase == Phase::Failed {
@@ -113,8 +133,12 @@ impl Controller {
         if self.phase != Phase::Joining {
             self.listen(member, boxes, now_ns);
             self.watch_charges(boxes, now_ns);
+            self.settle(member, tag.named, &shown, boxes);
         }
-        self.watch(member, boxes, now_ns);
+        // Silence on a replacement is aged from the moment at which it counts [R56].
+        if self.counts(member) {
+            self.watch(member, boxes, now_ns);
+        }
         true
     }
 
@@ -143,14 +167,24 @@ impl Controller {
     }
 
     pub(super) fn begin_round(&mut self, kind: Kind, now_ns: u64) {
+        // Where replacements that are not settled leave no majority, only reads can tell more.
+        let is_short = !is_majority(self.counted(), self.majority());
+        let kind = if is_short { Kind::Look } else { kind };
         self.rounds = self.rounds.wrapping_add(1);
         self.last_look_ns = now_ns;
-        let mut round = Round::new(self.rounds, kind, self.decided, now_ns);
+        let mut round = Round::new(self.rounds, kind, self.known(), now_ns);
         round.certain = self.certain_slots();
         self.round = Some(round);
         self.note_hanging();
         // Without enough members the round fails at once, and the next tick tries again.
         self.advance(now_ns);
+    }
+
+    /// Ends what was begun with a device that turned out to be no member [R56].
+    pub(super) fn break_off(&mut self, now_ns: u64) {
+        if core::mem::take(&mut self.broken_off) {
+            self.end_round_in_failure(now_ns);
+        }
     }
 
     /// A round came to nothing. If the timer fired meanwhile the next heartbeat is late already,
@@ -295,6 +329,7 @@ impl Controller {
     fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<Action> {
         // A read is issued now, or a little later than this.
         let issued_ns = self.round.as_ref().map_or(0, |round| round.issued_ns);
+        let named = self.named();
         let state = self.member_mut(member)?;
         if state.read.is_some() {
             return None;
@@ -308,6 +343,8 @@ impl Controller {
             ballot_quiet: Sides::those(|side| state.ballot.is_quiet(side, issued_ns)),
             heartbeat_quiet: Sides::those(|side| state.heartbeat.is_quiet(side, issued_ns)),
             is_void: state.ballot.is_void() || state.heartbeat.is_void(),
+            named,
+            outdated: false,
         });
         if round.is_some() {
             if let Some(round) = self.round.as_mut() {
@@ -488,8 +525,8 @@ impl Controller {
         let Some(mut round) = self.round.take() else {
             return;
         };
-        let own = self.setup.slot;
-        let mut blank = true;
+        let (own, is_counted) = (self.setup.slot, self.counts(member));
+        let mut blank = is_counted;
         for slot in Slot::all_in(self.setup.slots) {
             let ballot = self.info(member, boxes.ballot(slot).reading);
             let beat = self.info(member, boxes.heartbeat(slot).reading);
@@ -507,7 +544,9 @@ impl Controller {
             let (Some(ballot), Some(_)) = (ballot, beat) else {
                 continue;
             };
-            round.informed(slot, member);
+            if is_counted {
+                round.informed(slot, member);
+            }
             if let Some(record) = ballot.as_ref().filter(|_| slot == own) {
                 round.own_ballot(record);
             }
@@ -519,7 +558,7 @@ impl Controller {
             Phase::Joining => self.own_slot_value(member, boxes).is_some(),
             _ => self.owner_value(member, boxes).is_some(),
         };
-        if watched {
+        if watched && is_counted {
             round.confirmed |= member_bit(member);
         }
         if round.seen.decided.epoch == self.decided.epoch {

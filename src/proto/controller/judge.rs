@@ -18,6 +18,12 @@ const BACK_TO_BACK: u64 = 4;
 impl Controller {
     /// A round is complete: every slot is known from a majority.
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
+        let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
+        if writes && round.kind == Kind::Look {
+            // It could not write when it began, and learnt meanwhile that it can.
+            self.due = true;
+            return;
+        }
         match self.phase {
             Phase::Joining => self.judge_listening(round),
             Phase::Announcing => self.judge_announcement(now_ns),
@@ -238,7 +244,7 @@ impl Controller {
         };
         let members = (0..self.setup.members).filter(holds);
         let members = members.fold(0, |set, member| set | member_bit(member));
-        is_majority(members, self.majority())
+        is_majority(members & self.counted(), self.majority())
     }
 
     /// A raised limit holds once a majority carries it [R14].
@@ -280,7 +286,7 @@ impl Controller {
 
     /// When the next claim may begin, with what is known now.
     pub(super) fn claim_at_ns(&self) -> Option<u64> {
-        let reachable = is_majority(self.healthy & self.present, self.majority());
+        let reachable = is_majority(self.healthy & self.counted(), self.majority());
         let ready = self.phase == Phase::Secondary
             && reachable
             && self.evidence.is_some()

@@ -47,6 +47,7 @@
 mod canonical;
 mod charges;
 mod command;
+mod generations;
 mod handover;
 mod identity;
 mod io;
@@ -54,6 +55,7 @@ mod judge;
 mod voices;
 
 pub use command::{Command, Outcome};
+use generations::Standing;
 
 use io::Carried;
 
@@ -61,7 +63,7 @@ use super::clocks::{Clocks, Now};
 use super::layout::{Side, MAX_MEMBERS};
 use super::lease::Lease;
 use super::limit::Redundancy;
-use super::observer::{member_bit, Observer};
+use super::observer::Observer;
 use super::paxos::{Invitation, Promise};
 use super::random::XorShift;
 use super::record::{
@@ -202,6 +204,16 @@ pub enum Action {
     Unreadable(u64),
     /// A heartbeat was judged a success: for tracing.
     Heartbeat(Heartbeat),
+    /// The device of a member is one that was replaced: it is not read and not written any more,
+    /// and its data is not that of the portion [R56].
+    Outdated {
+        /// The member.
+        member: u8,
+        /// The generation of the device.
+        generation: u32,
+        /// The generation that the member has.
+        highest: u32,
+    },
     /// The command that was pending has come to its end.
     Answer(Result<(), Reason>),
     /// A member does not show what it acknowledged: tell the user, in one line [R58].
@@ -332,6 +344,7 @@ struct Member {
     ballot_round: u32,
     heartbeat_round: u32,
     read: Option<ReadTag>,
+    standing: Standing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -349,6 +362,10 @@ struct ReadTag {
     heartbeat_quiet: Sides,
     /// Whether a register had gone back when it was issued.
     is_void: bool,
+    /// The members of which enough others had named the generation when it was issued.
+    named: u16,
+    /// It goes to a device that is not the member any more.
+    outdated: bool,
 }
 
 /// Some of the two blocks of a register.
@@ -384,8 +401,8 @@ impl Sides {
 }
 
 impl ReadTag {
-    /// The read goes to a device that is not the member any more: it belongs to no round, and
-    /// teaches nothing about the own registers.
+    /// The read goes to a device that is not the member any more: it belongs to no round, and what
+    /// it brings is no information.
     fn outdate(&mut self) {
         *self = Self {
             round: Some(0),
@@ -396,6 +413,8 @@ impl ReadTag {
             ballot_quiet: Sides::NONE,
             heartbeat_quiet: Sides::NONE,
             is_void: false,
+            named: 0,
+            outdated: true,
         };
     }
 
@@ -446,6 +465,11 @@ pub struct Controller {
     said: u32,
     /// The highest generation of each member that is known [R56].
     generations: Generations,
+    /// Members whose device is of a lower generation, and those of which the caller was told.
+    outdated: u16,
+    told_outdated: u16,
+    /// What is under way was begun with a device that is no member.
+    broken_off: bool,
     /// Counts the changes of what the ballot register says; starts at 1.
     image: u32,
 
@@ -597,6 +621,9 @@ impl Controller {
         failed: 0,
         said: 0,
         generations: Generations::NONE,
+        outdated: 0,
+        told_outdated: 0,
+        broken_off: false,
         image: 1,
         clocks: Clocks::new(),
         lease: Lease::none(0),
@@ -655,27 +682,6 @@ impl Controller {
         self.gate_limit = self.limit;
         self.claim_auto = setup.claim_auto;
         self.setup = setup;
-    }
-
-    /// A device for `member` came, or went (`None`). What hangs on a device that went is still
-    /// reported.
-    pub fn handle_member(&mut self, member: u8, device: Option<MemberDevice>) {
-        if member >= self.setup.members {
-            return;
-        }
-        let bit = member_bit(member);
-        match device {
-            Some(device) => {
-                match device.original {
-                    true => self.setup.originals |= bit,
-                    false => self.setup.originals &= !bit,
-                }
-                self.generations.note(member, device.generation);
-                self.present |= bit;
-            }
-            None => self.present &= !bit,
-        }
-        self.healthy &= self.present;
     }
 
     /// Another device is `member` from now on: nothing is known of its mailboxes any more, and what
@@ -794,7 +800,8 @@ impl Controller {
         if let Some(queued) = self.queue.pop() {
             return Some(queued.into());
         }
-        self.poll_transition()
+        self.poll_outdated()
+            .or_else(|| self.poll_transition())
             .or_else(|| self.poll_budget())
             .or_else(|| self.poll_unreadable())
             .or_else(|| self.poll_io())
@@ -1065,6 +1072,7 @@ impl Controller {
 
     /// What has ended by itself, before anything else is looked at.
     fn check_time(&mut self, now_ns: u64) {
+        self.break_off(now_ns);
         self.check_lapse(now_ns);
         self.check_deadlines(now_ns);
         self.check_stale_round(now_ns);
@@ -1148,6 +1156,7 @@ impl Member {
             ballot_round: 0,
             heartbeat_round: 0,
             read: None,
+            standing: Standing::NONE,
         }
     }
 

@@ -14,10 +14,13 @@ use proptest::option;
 use proptest::prelude::*;
 
 fn generations() -> impl Strategy<Value = Generations> {
-    vec(any::<u32>(), 16).prop_map(|list| {
+    vec((0..1_u32 << 31, any::<bool>()), 16).prop_map(|list| {
         let mut generations = Generations::NONE;
-        for (member, generation) in (0_u8..).zip(list) {
+        for (member, (generation, is_settled)) in (0_u8..).zip(list) {
             generations.note(member, generation);
+            if is_settled {
+                generations.settle(member);
+            }
         }
         generations
     })
@@ -190,7 +193,7 @@ prop_compose! {
         timing in timings(),
         redundancy in redundancies(),
         (blocks, slack) in (1..=(1_u64 << 50), 0..=100_u64),
-        generation in 1_u32..,
+        generation in 1..1_u32 << 31,
     ) -> Superblock {
         let data_length_sectors = blocks * 8;
         Superblock {

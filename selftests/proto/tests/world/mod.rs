@@ -28,11 +28,11 @@ pub use machine::{Call, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
-use dm_lease_proto::proto::controller::{Action, Command, Outcome};
+use dm_lease_proto::proto::controller::{Action, Command, MemberDevice, Outcome};
 use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::permits::{Admission, Charge, Lapsed};
-use dm_lease_proto::proto::record::{Charge as DeadTerm, Register, Slot};
+use dm_lease_proto::proto::record::{BallotRecord, Charge as DeadTerm, Register, Slot};
 use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::Timing;
 use std::cmp::Ordering;
@@ -121,6 +121,10 @@ pub struct Faults {
     pub rewind: u64,
     /// Per second and machine that may be copied: its memory begins to run on another machine, too.
     pub copy: u64,
+    /// Per second and member: its disk is replaced, if an operator may do that.
+    pub replace: u64,
+    /// A machine that looks for a replaced member finds the former disk first.
+    pub returns: u64,
 }
 
 /// What a run starts with.
@@ -272,6 +276,8 @@ pub struct Io {
     /// Which life of the machine issued it.
     pub life: u32,
     pub member: u8,
+    /// The disk that is the member for the machine.
+    disk: Option<usize>,
     pub issued_ns: u64,
     pub what: What,
     ok: bool,
@@ -318,6 +324,8 @@ enum Event {
     Chaos,
     Repair(u8, u8),
     Restart(u8, u32),
+    /// A machine finds the disk that is a member now.
+    Attach(u8, u8),
 }
 
 /// An event and its time; what is told first comes first.
@@ -362,7 +370,15 @@ pub struct World {
     pub now_ns: u64,
     pub machines: Vec<Machine>,
     pub paths: Vec<Vec<Path>>,
+    /// The mailboxes on each disk. The first ones are the members at the beginning.
     pub disks: Vec<Vec<Mailbox>>,
+    /// What each disk says that it is.
+    labels: Vec<MemberDevice>,
+    /// For each member the disk that it is now, and those that it was.
+    current: Vec<usize>,
+    former: Vec<Vec<usize>>,
+    /// For each machine the disk that it has as each member.
+    devices: Vec<Vec<Option<usize>>>,
     /// What the members still have after they lost power.
     durable: Vec<Vec<Mailbox>>,
     /// What the members were a second ago, and since when all go forward.
@@ -438,6 +454,10 @@ impl World {
             past: disks.clone(),
             rewound_ns: 0,
             forgetful: u16::MAX,
+            labels: labels(&config),
+            current: (0..disks.len()).collect(),
+            former: vec![Vec::new(); disks.len()],
+            devices: vec![(0..disks.len()).map(Some).collect(); count],
             disks,
             dark_until_ns: vec![0; usize::from(config.members)],
             monitor: Monitor::new(&config),
@@ -504,7 +524,12 @@ impl World {
     pub fn start(&mut self, machine: usize) {
         let inc = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
         self.touch(machine);
-        self.machines[machine].boot(&self.config, inc);
+        self.find_members(machine);
+        let devices: Vec<_> = self.devices[machine]
+            .iter()
+            .map(|disk| disk.map(|disk| self.labels[disk]))
+            .collect();
+        self.machines[machine].boot(&self.config, inc, &devices);
         let life = self.machines[machine].life;
         note!(self, "C{} starts, life {life}", machine + 1);
         let phase = self.rng.below(self.config.period_ns[machine].max(1));
@@ -708,6 +733,7 @@ impl World {
             Event::Complete(io) => self.complete(io as usize),
             Event::Chaos => self.chaos(),
             Event::Repair(machine, member) => self.set_path(machine.into(), member, Path::Up),
+            Event::Attach(machine, member) => self.attach(machine.into(), member),
             Event::Restart(machine, life) => {
                 if self.machines[usize::from(machine)].life == life {
                     self.start(machine.into());
@@ -935,6 +961,18 @@ impl World {
                     change.reason.token()
                 );
             }
+            Action::Outdated {
+                member,
+                generation,
+                highest,
+            } => {
+                self.monitor.stats.outdated += 1;
+                note!(
+                    self,
+                    "C{} drops member {member}: generation {generation}, not {highest}",
+                    machine + 1
+                );
+            }
             Action::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
             Action::WentBack { member } => {
                 self.monitor
@@ -1012,6 +1050,7 @@ impl World {
             machine,
             life,
             member,
+            disk: self.devices[machine][usize::from(member)],
             issued_ns: self.now_ns,
             what,
             ok: true,
@@ -1066,7 +1105,8 @@ impl World {
         if self.losses.takes(hb, &self.ios[io].what) {
             return self.fail(io, error_ns);
         }
-        if self.now_ns < self.dark_until_ns[usize::from(member)] {
+        let is_dark = |disk: usize| self.now_ns < self.dark_until_ns[disk];
+        if self.ios[io].disk.is_none_or(is_dark) {
             return self.fail(io, error_ns);
         }
         let delay_ns = self.config.timing.device_delay_ns;
@@ -1164,30 +1204,140 @@ impl World {
         if io.lost {
             return;
         }
-        let (member, slot) = (usize::from(io.member), self.config.slot_of[io.machine]);
+        let Some(disk) = io.disk else {
+            return;
+        };
+        let slot = self.config.slot_of[io.machine];
         let change = |mailbox: &mut Mailbox| match half {
             true => mailbox.tear(*side, payload.register()),
             false => mailbox.put(*side, payload),
         };
-        change(&mut self.disks[member][usize::from(slot)]);
+        change(&mut self.disks[disk][usize::from(slot)]);
         // What is not forced is written down some time, or only after what comes later.
         if *fua || !half && self.config.faults.power > 0 && self.rng.chance(300) {
-            change(&mut self.durable[member][usize::from(slot)]);
+            change(&mut self.durable[disk][usize::from(slot)]);
         }
     }
 
     fn sample(&mut self, io: usize, slot: u8) {
         let io = &mut self.ios[io];
-        let mailbox = &self.disks[usize::from(io.member)][usize::from(slot)];
+        let Some(disk) = io.disk else {
+            return;
+        };
+        let mailbox = &self.disks[disk][usize::from(slot)];
         if let What::Read { samples } = &mut io.what {
             samples[usize::from(slot)] = mailbox.clone();
         }
     }
 
+    /// A new disk is formatted in the place of a member. No machine has the former one any more, or
+    /// the new one so far. Returns the disk that the member was.
+    pub fn replace(&mut self, member: u8) -> usize {
+        let (at, disk) = (usize::from(member), self.disks.len());
+        let was = self.current[at];
+        let highest = self.labels.iter().map(|label| label.generation).max();
+        let generation = highest.unwrap_or(0) + 1;
+        note!(self, "member {member} is replaced, generation {generation}");
+        let blank = vec![Mailbox::blank(); usize::from(self.config.controllers)];
+        self.disks.push(blank.clone());
+        self.durable.push(blank);
+        self.dark_until_ns.push(0);
+        self.labels.push(MemberDevice::replacement(generation));
+        self.former[at].push(was);
+        self.current[at] = disk;
+        self.monitor.replaced(member);
+        for machine in 0..self.machines.len() {
+            self.give_device(machine, member, None);
+        }
+        was
+    }
+
+    /// What `leasectl format --replace` asks for: the registers of each controller are known from a
+    /// majority without the member, and each replacement so far is settled.
+    fn may_replace(&self, member: u8) -> bool {
+        let others: Vec<u8> = (0..self.config.members)
+            .filter(|&it| it != member)
+            .collect();
+        let on = |it: u8| self.current[usize::from(it)];
+        let is_known = |slot: usize| {
+            let knows = |it: &&u8| {
+                let mailbox = &self.disks[on(**it)][slot];
+                let is_original = self.labels[on(**it)].original;
+                mailbox.are_known(is_original)
+            };
+            let known = others.iter().filter(knows).count();
+            known > usize::from(self.config.members / 2)
+        };
+        let is_settled = |it: u8| {
+            let mailboxes = others.iter().flat_map(|&it| &self.disks[on(it)]);
+            let label = self.labels[on(it)];
+            let says = |BallotRecord { generations, .. }: BallotRecord| {
+                generations.of(it) == label.generation && generations.is_settled(it)
+            };
+            label.original || mailboxes.filter_map(|it| it.ballot().valid()).any(says)
+        };
+        (0..usize::from(self.config.controllers)).all(is_known)
+            && others.iter().all(|&it| is_settled(it))
+    }
+
+    /// A machine gets a disk as a member, or loses the one that it has.
+    pub fn give_device(&mut self, machine: usize, member: u8, disk: Option<usize>) {
+        self.devices[machine][usize::from(member)] = disk;
+        let device = disk.map(|disk| self.labels[disk]);
+        note!(self, "C{} has {device:?} as member {member}", machine + 1);
+        let now_ns = self.local_ns(machine);
+        if let Some(controller) = self.machines[machine].controller.as_mut() {
+            if device.is_some() {
+                controller.forget_member(member, now_ns);
+            }
+            controller.handle_member(member, device);
+        }
+        self.drain(machine);
+    }
+
+    /// A machine gets the disk that a member is now, if it has another one or none.
+    pub fn attach(&mut self, machine: usize, member: u8) {
+        let disk = self.current[usize::from(member)];
+        if self.devices[machine][usize::from(member)] != Some(disk) {
+            self.give_device(machine, member, Some(disk));
+        }
+    }
+
+    /// A machine that runs finds the disk of a member after a while, and perhaps a former one
+    /// before that.
+    fn find(&mut self, machine: usize, member: u8) {
+        let after_ns = self.rng.below(3000 * MS);
+        self.after(after_ns, Event::Attach(machine as u8, member));
+        if let Some(disk) = self.returning(member) {
+            self.give_device(machine, member, Some(disk));
+        }
+    }
+
+    /// A machine that starts has the disks that the members are now, or a former one for a while.
+    fn find_members(&mut self, machine: usize) {
+        for member in 0..self.config.members {
+            let at = usize::from(member);
+            let returning = self.returning(member);
+            self.devices[machine][at] = Some(returning.unwrap_or(self.current[at]));
+            if returning.is_some() {
+                let after_ns = self.rng.below(3000 * MS);
+                self.after(after_ns, Event::Attach(machine as u8, member));
+            }
+        }
+    }
+
+    /// A former disk of a member, if one comes back now.
+    fn returning(&mut self, member: u8) -> Option<usize> {
+        let former = self.former[usize::from(member)].last().copied()?;
+        let returns = self.rng.chance(self.config.faults.returns);
+        self.monitor.stats.returned += u64::from(returns);
+        returns.then_some(former)
+    }
+
     /// Everything that a member has acknowledged is written down.
     pub fn flush(&mut self, member: u8) {
-        let member = usize::from(member);
-        for (durable, cache) in self.durable[member].iter_mut().zip(&self.disks[member]) {
+        let disk = self.current[usize::from(member)];
+        for (durable, cache) in self.durable[disk].iter_mut().zip(&self.disks[disk]) {
             durable.settle(cache);
         }
     }
@@ -1197,8 +1347,8 @@ impl World {
     pub fn cut_power(&mut self, member: u8, for_ns: u64) {
         note!(self, "member {member} loses power for {} ms", for_ns / MS);
         self.monitor.stats.power_cuts += 1;
-        let at = usize::from(member);
-        for io in self.ios.iter_mut().filter(|io| io.member == member) {
+        let at = self.current[usize::from(member)];
+        for io in self.ios.iter_mut().filter(|io| io.disk == Some(at)) {
             if io.events > 0 {
                 (io.ok, io.lost) = (false, true);
             }
@@ -1222,6 +1372,7 @@ impl World {
         // What died with its machine never arrived, and nobody was told that it did.
         let ok = io.ok && !io.lost;
         let (machine, life, member) = (io.machine, io.life, io.member);
+        let is_current = io.disk == Some(self.current[usize::from(member)]);
         self.completions[machine] += 1;
         let call = match &mut io.what {
             What::Write { payload, .. } => {
@@ -1229,7 +1380,7 @@ impl World {
                     self.last_write_ns[machine] = self.now_ns;
                 }
                 self.monitor
-                    .completed(machine, life, member, payload, ok, self.now_ns);
+                    .completed(machine, life, member, is_current, payload, ok, self.now_ns);
                 Call::Written {
                     member,
                     register: payload.register(),
@@ -1238,8 +1389,8 @@ impl World {
             }
             What::Read { samples } => {
                 let samples = std::mem::take(samples);
-                if ok {
-                    let disk = self.disks[usize::from(member)].iter();
+                if let Some(disk) = io.disk.filter(|_| ok) {
+                    let disk = self.disks[disk].iter();
                     let is_old = disk
                         .zip(&samples)
                         .any(|(now, it)| now.version != it.version);
@@ -1342,6 +1493,8 @@ impl World {
     fn chaos(&mut self) {
         let faults = self.config.faults;
         for machine in 0..self.machines.len() {
+            // Nobody can tell a machine anything between what it wants done and its being done.
+            let is_at_rest = self.machines[machine].held.is_none();
             if self.machines[machine].controller.is_some() && self.rng.chance(faults.crash) {
                 self.crash(machine);
                 self.monitor.stats.crashes += 1;
@@ -1364,10 +1517,10 @@ impl World {
                     self.after(for_ns, Event::Repair(machine as u8, member));
                 }
             }
-            if self.rng.chance(faults.command) {
+            if is_at_rest && self.rng.chance(faults.command) {
                 self.random_command(machine);
             }
-            if self.rng.chance(faults.repair) {
+            if is_at_rest && self.rng.chance(faults.repair) {
                 self.repair(machine);
             }
             if self.rng.chance(faults.degrade) {
@@ -1400,6 +1553,13 @@ impl World {
             if self.rng.chance(faults.rewind) {
                 self.rewind(member);
             }
+            let may = faults.replace > 0 && self.rewound_ns == 0;
+            if may && self.rng.chance(faults.replace) && self.may_replace(member) {
+                self.replace(member);
+                for machine in 0..self.machines.len() {
+                    self.find(machine, member);
+                }
+            }
         }
         self.past = self.disks.clone();
         for copy in usize::from(self.config.controllers)..self.machines.len() {
@@ -1429,6 +1589,10 @@ impl World {
     /// A member is what it was a second ago, if the rules can hold then: a majority is what it was,
     /// and nobody promised anything meanwhile that would be lost.
     fn rewind(&mut self, member: u8) {
+        // A replacement makes a member forget as well: one such fault in a run is enough.
+        if self.former.iter().any(|disks| !disks.is_empty()) {
+            return;
+        }
         let at = usize::from(member);
         let mut slots = self.disks[at].iter().zip(&self.past[at]);
         let promises = slots.all(|(now, then)| now.promises_no_more_than(then));
@@ -1575,6 +1739,7 @@ impl World {
         for machine in 0..self.machines.len() {
             for member in 0..self.config.members {
                 self.set_path(machine, member, Path::Up);
+                self.attach(machine, member);
             }
             self.machines[machine].steering.rate_ppm = 0;
             // Somebody switches the copies off, and maps the devices of those that withdrew again.
@@ -1599,6 +1764,15 @@ impl World {
         let trace = self.trace.as_deref().unwrap_or_default();
         trace[trace.len().saturating_sub(lines)..].join("\n")
     }
+}
+
+/// What the disks say that they are at the beginning.
+fn labels(config: &Config) -> Vec<MemberDevice> {
+    let label = |member: u8| match config.originals & (1 << member) != 0 {
+        true => MemberDevice::ORIGINAL,
+        false => MemberDevice::replacement(2),
+    };
+    (0..config.members).map(label).collect()
 }
 
 fn brief(what: &What) -> String {

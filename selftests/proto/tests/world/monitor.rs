@@ -120,6 +120,10 @@ counters! {
     alarms,
     copies,
     withdrew,
+    /// Members that were replaced, former disks that machines found, and those that were dropped.
+    replaced,
+    returned,
+    outdated,
     /// Reads that brought what was no longer there when they completed.
     old_reads,
 }
@@ -589,12 +593,23 @@ impl Monitor {
         all.get(usize::from(majority(self.members)) - 1).copied()
     }
 
+    /// The member is another disk now: what it was made to promise is gone.
+    pub fn replaced(&mut self, member: u8) {
+        self.stats.replaced += 1;
+        for slot in &mut self.promised {
+            let counted = &mut slot[usize::from(member)];
+            (counted.last, counted.twice) = (None, None);
+        }
+    }
+
     /// A write has come to its end.
+    #[allow(clippy::too_many_arguments, reason = "what a completion is")]
     pub fn completed(
         &mut self,
         machine: usize,
         life: u32,
         member: u8,
+        is_current: bool,
         payload: &Payload,
         ok: bool,
         now_ns: u64,
@@ -605,7 +620,8 @@ impl Monitor {
             Payload::Ballot(record) => {
                 let slot = usize::from(self.slot_of[machine]);
                 let counted = &mut self.promised[slot][usize::from(member)];
-                let now = ok.then(|| promised(record));
+                // What a former disk of the member holds was never asked for again.
+                let now = ok.then(|| promised(record)).filter(|_| is_current);
                 if now.is_some() && now == counted.last {
                     counted.twice = now;
                 }
