@@ -95,6 +95,8 @@ impl Unusual {
     pub const DEFERRED: u64 = 1 << 2;
     /// It was not resumed yet, and the table before it belongs to another session.
     pub const FOREIGN: u64 = 1 << 3;
+    /// The device is a disk that was replaced: reads are refused, too [R56].
+    pub const OUTDATED: u64 = 1 << 4;
 
     /// With those of these from the beginning that are true.
     pub fn new(bits: &[(bool, u64)]) -> Self {
@@ -109,6 +111,7 @@ impl Unusual {
     }
 
     /// Whether one of these is there.
+    #[inline(always)]
     pub fn has(&self, bits: u64) -> bool {
         self.0.load() & bits != 0
     }

@@ -26,7 +26,7 @@ use crate::{
         controller::{Action, Budget, Command, Controller, Heartbeat, Outcome, Setup, Transition},
         histogram::{Beats, Report},
         permits::Reign,
-        record::{Decided, Register},
+        record::{Decided, Generations, Register},
         status::{Reason, Role}, //
     },
 };
@@ -72,6 +72,8 @@ pub struct View {
     pub charged: u32,
     /// Members failed or rebuilding.
     pub degraded: u32,
+    /// The highest generation of each member that is known.
+    pub generations: Generations,
     /// The epoch for which a claim waits until nobody has a device open.
     pub stale_epoch: Option<u64>,
 }
@@ -87,6 +89,15 @@ pub enum News {
     WentBack(u8),
     /// The mailboxes of these controllers cannot be read, a bit each; of none of them any more.
     Unreadable(u64),
+    /// The device of a member is a disk that was replaced.
+    Outdated {
+        /// The member.
+        member: u8,
+        /// The generation of the device.
+        generation: u32,
+        /// The generation that the member has.
+        highest: u32,
+    },
 }
 
 /// The last view, what heartbeats were like, and the news that were not told yet, oldest first.
@@ -143,6 +154,7 @@ impl Machine {
             reason: self.controller.reason(),
             charged: self.controller.charges().total(),
             degraded: self.controller.degraded(),
+            generations: *self.controller.generations(),
             stale_epoch: self.controller.waits_for_openers(),
         }
     }
@@ -429,6 +441,15 @@ impl Session {
                 Action::Budget(budget) => self.tell(News::Budget(budget)),
                 Action::WentBack { member } => self.tell(News::WentBack(member)),
                 Action::Unreadable(slots) => self.tell(News::Unreadable(slots)),
+                Action::Outdated {
+                    member,
+                    generation,
+                    highest,
+                } => self.tell(News::Outdated {
+                    member,
+                    generation,
+                    highest,
+                }),
                 Action::Heartbeat(beat) => {
                     self.note(&beat);
                     report::heartbeat(self, &beat);

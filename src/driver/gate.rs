@@ -842,6 +842,10 @@ pub fn map_nothing<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) ->
 #[inline(never)]
 fn map_unusual<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
     let (gate, rules, sector) = (table.gate(), &table.rules, table.sector(&bio));
+    if table.unusual.has(Unusual::OUTDATED) {
+        // The device is not the member any more: there is nothing to wait for [R56].
+        return bio.end(BlkStatus::IOERR);
+    }
     if !gate.gate.is_latched() && !rules.read_only {
         return map_deferred(bio, table);
     }

@@ -31,8 +31,8 @@
 use super::{
     bell::{Bell, Reasons},
     chain::{Chain, Link},
-    deferred::Deferred,
-    engine::{Machine, Shown},
+    deferred::{Deferred, Unusual},
+    engine::{Machine, News, Shown},
     gate::PortionGate,
     heart::Beating,
     inbox::{Inbox, Reply, Request, Wishes},
@@ -95,6 +95,8 @@ pub struct Table {
     pub claim_auto: bool,
     /// A lower limit of open permits.
     pub batch: Option<u32>,
+    /// What is unusual about it.
+    pub unusual: Arc<Unusual>,
     /// How to reach it.
     pub handle: TargetHandle,
     /// What dm core defers of its mapped device.
@@ -300,7 +302,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// What is different, or that another device is this member.
+    /// What is different, that another device is this member, or that the disk was replaced.
     pub fn check_member(
         &self,
         superblock: &Superblock,
@@ -310,6 +312,10 @@ impl Session {
         match self.superblock.fits(superblock) {
             Ok(()) | Err(Mismatch::SameIndex) => {}
             Err(mismatch) => return Err(JoinError::Mismatch(mismatch)),
+        }
+        let highest = self.view().generations.of(superblock.member);
+        if superblock.generation < highest {
+            return Err(JoinError::Outdated(highest));
         }
         let tables = self.tables.lock();
         match tables.is_taken(superblock.member, device, mapped) {
@@ -352,6 +358,10 @@ impl Session {
         let devt = device.devt();
         if tables.is_taken(member, devt, table.deferred.device) {
             return Err(EBUSY);
+        }
+        if as_member.generation < self.view().generations.of(member) {
+            // The disk turned out to be one that was replaced [R56].
+            return Err(ESTALE);
         }
         let mailbox = self.mailboxes.get(usize::from(member)).ok_or(EINVAL)?;
         let last = tables.devices.get_mut(usize::from(member)).ok_or(EINVAL)?;
@@ -552,12 +562,28 @@ impl Session {
         })
     }
 
+    /// Nothing is read or written any more through tables on a former disk of a member: its data
+    /// is that of an earlier time [R56].
+    fn shut_tables(&self, member: u8, highest: u32) {
+        let tables = self.tables.lock();
+        let is_former =
+            |table: &&Table| table.member == member && table.as_member.generation < highest;
+        let former = tables.live().filter(is_former);
+        former.for_each(|table| table.unusual.set(Unusual::OUTDATED));
+    }
+
     /// Prints what there is to say, raises an event of each live table, and looks who has one
     /// open. Called by the herald thread only: a console may be slow, and an event may wait for
     /// memory that is written back through this very portion.
     pub fn herald(&self) {
         let mut news = false;
         while let Some(item) = self.take_news() {
+            if let News::Outdated {
+                member, highest, ..
+            } = item
+            {
+                self.shut_tables(member, highest);
+            }
             report::news(self, &item);
             news = true;
         }

@@ -153,6 +153,8 @@ pub enum JoinError {
     System(Error),
     /// The member differs from those that are here already.
     Mismatch(Mismatch),
+    /// The disk was replaced: the member has this generation now [R56].
+    Outdated(u32),
     /// Another device is this member already.
     Taken,
     /// The controller's period does not fit the timings of the portion [R10].

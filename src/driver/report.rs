@@ -80,6 +80,15 @@ pub fn news(session: &Session, news: &News) {
         News::Budget(change) => budget(session, change),
         News::WentBack(member) => went_back(session, *member),
         News::Unreadable(slots) => unreadable(session, *slots),
+        News::Outdated {
+            member,
+            generation,
+            highest,
+        } => warn(format_args!(
+            "{}: the device of member {member} is a former disk: generation {generation}, the \
+             member has {highest}; nothing is read or written there any more",
+            Who(session),
+        )),
     }
 }
 

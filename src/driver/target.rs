@@ -25,6 +25,7 @@ use crate::{
         Access,
         Args,
         Bio,
+        BlkStatus,
         BlockDevice,
         CtrError,
         DmDevice,
@@ -50,6 +51,7 @@ use crate::{
         limit::{Counting, Limit},
         permits::Unit,
         record::Slot,
+        status::Reason,
         superblock::Superblock,
         table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
     },
@@ -84,7 +86,7 @@ pub struct Instance<'ti> {
     /// What the gate needs to know.
     pub rules: Rules,
     /// What it needs to know first of all.
-    pub unusual: Unusual,
+    pub unusual: Arc<Unusual>,
     /// What dm core defers of the mapped device.
     pub deferred: Arc<Deferred>,
     features: Features,
@@ -144,6 +146,7 @@ impl Target for LeaseTarget {
             (rules.read_only, Unusual::READ_ONLY),
             (is_foreign, Unusual::FOREIGN),
         ]);
+        let unusual = Arc::new(unusual, GFP_KERNEL)?;
         let table = Table {
             id: membership.id,
             member,
@@ -158,6 +161,7 @@ impl Target for LeaseTarget {
             batch: features.batch,
             handle,
             deferred: deferred.clone(),
+            unusual: unusual.clone(),
         };
         membership
             .enroll(table)
@@ -182,6 +186,9 @@ impl Target for LeaseTarget {
     fn map<'ti>(data: &Instance<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
         // Reads pass everywhere, always [R22].
         if bio.op() == Op::READ {
+            if data.unusual.has(Unusual::OUTDATED) {
+                return bio.end(BlkStatus::IOERR);
+            }
             let sector = data.sector(&bio);
             return bio.remap(data.device, sector);
         }
@@ -239,7 +246,11 @@ impl Target for LeaseTarget {
         };
         let _ = match kind {
             StatusKind::Info => {
-                write!(out, "{}", data.membership.session.status(data.rules.member))
+                let mut status = data.membership.session.status(data.rules.member);
+                if data.unusual.has(Unusual::OUTDATED) {
+                    status.reason = Reason::Outdated;
+                }
+                write!(out, "{status}")
             }
             StatusKind::Table => write!(out, "{line}"),
             StatusKind::Ima => write!(out, "{}", line.ima()),
@@ -413,6 +424,15 @@ fn join(
             c"Member does not fit the others of its portion",
             ti,
             format_args!("{what}"),
+        ),
+        JoinError::Outdated(highest) => CtrError::with_detail(
+            ESTALE,
+            c"Device is a former disk of its member",
+            ti,
+            format_args!(
+                "generation {}, the member has {highest}",
+                superblock.generation
+            ),
         ),
         JoinError::Taken => CtrError::new(EBUSY, c"Another device is this member already"),
         JoinError::Period => CtrError::new(

@@ -292,6 +292,10 @@ reasons! {
 
     /// An event led to more actions than the machine has room for: a fault of this code.
     Overflow = 45, "overflow", "a fault of the module: an action found no room";
+    // What a table on a former disk of its member says.
+
+    /// The device is a disk that was replaced: nothing is read or written there [R56].
+    Outdated = 60, "outdated", "the device is a former disk of its member";
 }
 
 impl Reason {
