@@ -127,6 +127,7 @@ damage_all() {
 		unknown on-disk version 2|8=0200
 		unknown incompatible features 0x4|24=05000000
 		on-disk format 1|24=00000000
+		an upgrade was cut short|24=02000000
 		the portion uuid is zero|32=00000000000000000000000000000000
 		the portion name is not 1 to 32 letters|48=2f
 		impossible value of replacement|82=02

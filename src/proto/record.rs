@@ -800,12 +800,29 @@ pub fn decode<T: Record>(block: &Block, id: &BlockId) -> Reading<T> {
     }
 }
 
+/// The same where the block may also be of version 1, as `leasectl upgrade` finds it. Such a record
+/// has no member generation and no mark, and knows no generations.
+pub fn decode_any<T: Record>(block: &Block, id: &BlockId) -> Reading<T> {
+    let of_version_1 = BlockId {
+        generation: 0,
+        ..*id
+    };
+    match decode_version(block, &of_version_1, 1) {
+        Ok(record) => Reading::Valid(record),
+        Err(_) => decode(block, id),
+    }
+}
+
 fn decode_written<T: Record>(block: &Block, id: &BlockId) -> Result<T, Reject> {
+    decode_version(block, id, RECORD_VERSION)
+}
+
+fn decode_version<T: Record>(block: &Block, id: &BlockId, version: u16) -> Result<T, Reject> {
     let mut from = FieldReader::new(block);
     ensure(from.bytes() == *T::REGISTER.magic(), Reject::Magic)?;
     // The checksum comes before all other fields: in a damaged block they mean nothing.
     ensure(is_sealed(block, CHECKSUM_AT), Reject::Checksum)?;
-    ensure(from.u16() == RECORD_VERSION, Reject::Version)?;
+    ensure(from.u16() == version, Reject::Version)?;
     ensure(from.u8() == T::REGISTER.code(), Reject::Register)?;
     let member = from.u8();
     let slot = from.u8();

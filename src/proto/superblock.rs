@@ -55,6 +55,10 @@ const KNOWN_RO_COMPAT: u32 = 0;
 /// area. A member without this feature is of format 1.
 pub const INCOMPAT_RECORDS_2: u32 = 1 << 0;
 
+/// An upgrade from format 1 has begun: the records are of either version, and nobody opens the
+/// member before `leasectl upgrade` has come to its end.
+pub const INCOMPAT_UPGRADING: u32 = 1 << 1;
+
 /// `incompat` features this code knows. It needs all of them.
 pub const KNOWN_INCOMPAT: u32 = INCOMPAT_RECORDS_2;
 
@@ -189,6 +193,8 @@ pub enum SuperblockError {
     Incompat(u32),
     /// Format 1: the records in its mailboxes are of version 1.
     Outdated,
+    /// An upgrade from format 1 was begun and not ended.
+    Upgrading,
     /// The uuid is zero.
     Uuid,
     /// The name is none.
@@ -238,7 +244,10 @@ impl fmt::Display for SuperblockError {
                     "unknown incompatible features {bits:#x}: a newer dm-lease is needed"
                 );
             }
-            Self::Outdated => "on-disk format 1: stop all controllers and convert all members",
+            Self::Outdated => {
+                "on-disk format 1: stop all controllers and run `leasectl upgrade` on all members"
+            }
+            Self::Upgrading => "an upgrade was cut short: run `leasectl upgrade` again",
             Self::Uuid => "the portion uuid is zero",
             Self::Name => "the portion name is not 1 to 32 letters, digits, '_', '.' or '-'",
             Self::MemberCount => "the number of members is not 1 to 16",
@@ -394,6 +403,20 @@ pub fn encode(superblock: &Superblock, block: &mut Block) {
 /// The first thing that is wrong; `Magic`, `Checksum`, `Version` and `Incompat` come first, since
 /// behind them nothing else has a meaning.
 pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
+    let superblock = decode_any(block)?;
+    match superblock.incompat {
+        INCOMPAT_RECORDS_2 => Ok(superblock),
+        0 => Err(SuperblockError::Outdated),
+        _ => Err(SuperblockError::Upgrading),
+    }
+}
+
+/// The same for members of format 1, and for those whose upgrade from it has begun, too.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub fn decode_any(block: &Block) -> Result<Superblock, SuperblockError> {
     ensure(!is_blank(block), SuperblockError::Blank)?;
     let mut from = FieldReader::new(block);
     ensure(from.bytes() == *SUPERBLOCK_MAGIC, SuperblockError::Magic)?;
@@ -405,10 +428,8 @@ pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
     let _checksum = from.u32();
     let ro_compat = from.u32();
     let incompat = from.u32();
-    let unknown = incompat & !KNOWN_INCOMPAT;
+    let unknown = incompat & !(KNOWN_INCOMPAT | INCOMPAT_UPGRADING);
     ensure(unknown == 0, SuperblockError::Incompat(unknown))?;
-    let outdated = incompat & INCOMPAT_RECORDS_2 == 0;
-    ensure(!outdated, SuperblockError::Outdated)?;
     ensure(from.is_zero::<4>(), SuperblockError::Reserved)?;
     let uuid = from.bytes();
     let name = Name::from_padded(from.bytes()).ok_or(SuperblockError::Name)?;
@@ -651,6 +672,8 @@ mod tests {
         check(8, 2, SuperblockError::Version(2));
         check(24, 0x11, SuperblockError::Incompat(0x10));
         check(24, 0, SuperblockError::Outdated);
+        check(24, 2, SuperblockError::Upgrading);
+        check(24, 3, SuperblockError::Upgrading);
         check(28, 1, SuperblockError::Reserved);
         check(48, b'-', SuperblockError::Name);
         check(48, b' ', SuperblockError::Name);

@@ -27,6 +27,7 @@ pub enum Command {
     Show(Devices),
     Check(Devices),
     Repair(Repair),
+    Upgrade(Upgrade),
     Suspects(Devices),
     Rows(Rows),
     Table(Table),
@@ -334,6 +335,17 @@ pub struct Repair {
     pub dry_run: bool,
 
     /// Members of one portion
+    #[arg(required = true)]
+    pub devices: Vec<PathBuf>,
+}
+
+/// Convert the members of a portion of on-disk format 1 to the present format
+///
+/// All controllers must be stopped, and all members must be named. A run that is cut short is done
+/// again: until then no controller opens the members.
+#[derive(Args)]
+pub struct Upgrade {
+    /// All members of one portion
     #[arg(required = true)]
     pub devices: Vec<PathBuf>,
 }

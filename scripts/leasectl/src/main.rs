@@ -62,6 +62,7 @@ fn run(command: cli::Command, out: &mut impl Write) -> anyhow::Result<ExitCode> 
         cli::Command::Show(options) => disk::show::run(&options, out)?,
         cli::Command::Check(options) => return disk::check::run(&options, out),
         cli::Command::Repair(options) => disk::repair::run(&options, out)?,
+        cli::Command::Upgrade(options) => disk::upgrade::run(&options, out)?,
         cli::Command::Suspects(options) => md::suspects::run(&options, out)?,
         cli::Command::Rows(options) => return md::rows::run(&options, out),
         cli::Command::Table(options) => kernel::table::run(&options, out)?,

@@ -4,11 +4,12 @@
 mod scratch;
 
 use dm_lease_proto::proto::layout::{
-    register_offset, Block, Side, BLOCK_SIZE, SUPERBLOCK_OFFSET, ZERO_BLOCK,
+    copy_offset, register_offset, seal, Block, Side, BLOCK_SIZE, MAILBOX_OFFSET, SPARE_OFFSET,
+    SUPERBLOCK_OFFSET, ZERO_BLOCK,
 };
 use dm_lease_proto::proto::record::{
-    encode, Ballot, BallotRecord, BlockId, Charges, Decided, Generations, HeartbeatRecord,
-    Incarnation, Record, RecordRole, Slot, Value,
+    decode, encode, Ballot, BallotRecord, BlockId, Charges, Decided, Generations, HeartbeatRecord,
+    Incarnation, Record, RecordRole, Register, Slot, Value,
 };
 use dm_lease_proto::proto::superblock::{self, Superblock};
 use scratch::Scratch;
@@ -555,6 +556,112 @@ fn r39_force_does_not_overwrite_what_a_controller_heartbeats_on() {
     lab.ok(&format!("{FORMAT} --force=member,signature m0"));
 }
 
+/// Makes a member what an earlier version would have formatted and written: its superblock has no
+/// features, its records are of version 1.
+fn downgrade(lab: &Lab, name: &str) {
+    let file = lab.open(name);
+    let put = |offset: u64, block: &mut Block| {
+        seal(block, 16);
+        file.write_all_at(block, offset).unwrap();
+    };
+    let copy = copy_offset(file.metadata().unwrap().len()).unwrap();
+    for offset in [SUPERBLOCK_OFFSET, copy] {
+        let mut block = read(&file, offset);
+        block[24..28].fill(0);
+        put(offset, &mut block);
+    }
+    for at in (MAILBOX_OFFSET..SPARE_OFFSET).step_by(BLOCK_SIZE) {
+        let mut block = read(&file, at);
+        if block != ZERO_BLOCK {
+            block[8..10].copy_from_slice(&1_u16.to_le_bytes());
+            block[20..24].fill(0);
+            let fields = if &block[..8] == b"dmLsBALT" { 528 } else { 120 };
+            block[fields..].fill(0);
+            put(at, &mut block);
+        }
+    }
+}
+
+fn valid<T: Record>(lab: &Lab, name: &str, controller: u8, side: Side) -> T {
+    let it = lab.superblock(name);
+    let id = BlockId {
+        uuid: it.uuid,
+        member: it.member,
+        generation: it.generation,
+        slot: slot(controller),
+    };
+    let block = read(&lab.open(name), register_offset(id.slot, T::REGISTER, side));
+    decode(&block, &id).valid().unwrap()
+}
+
+/// A portion of format 1, on which controller 1 has written both registers of each member.
+fn of_format_1() -> Lab {
+    let lab = Lab::with(3);
+    lab.ok(&format!("{FORMAT} --heartbeat-ms 50 {THREE}"));
+    for name in THREE.split(' ') {
+        for (seq, side) in [(8, Side::A), (9, Side::B)] {
+            lab.write(name, slot(1), side, &ballot(seq, 4, 1));
+            lab.write(name, slot(1), side, &heartbeat(seq));
+        }
+        downgrade(&lab, name);
+    }
+    lab
+}
+
+fn is_upgraded(lab: &Lab) {
+    lab.ok(&format!("check {THREE}"));
+    for name in THREE.split(' ') {
+        for side in Side::BOTH {
+            let record: BallotRecord = valid(lab, name, 1, side);
+            assert!(record.seq > 9 && record.dec == ballot(9, 4, 1).dec);
+            assert!((0..3).all(|member| record.generations.of(member) == 1));
+            let record: HeartbeatRecord = valid(lab, name, 1, side);
+            assert!(record.seq > 9 && record.hb == 9);
+        }
+    }
+}
+
+#[test]
+fn r39_an_upgrade_keeps_what_was_decided_and_promised() {
+    let lab = of_format_1();
+    for command in ["show", "table --controller 1"] {
+        let error = lab.refused(&format!("{command} m0"));
+        assert!(error.contains("on-disk format 1: stop all"), "{error}");
+    }
+    let faults = lab.faults("check m0");
+    assert!(faults.contains("on-disk format 1: stop all"), "{faults}");
+    let error = lab.refused("upgrade m0 m1");
+    assert!(error.contains("has 3 members, and 2 are named"), "{error}");
+    lab.ok(&format!("upgrade {THREE}"));
+    is_upgraded(&lab);
+    let said = lab.ok(&format!("upgrade {THREE}"));
+    assert!(said.contains("nothing was written"), "{said}");
+}
+
+#[test]
+fn r39_an_upgrade_that_was_cut_short_is_refused_and_goes_on() {
+    let lab = of_format_1();
+    lab.ok(&format!("upgrade {THREE}"));
+    // The first member is done; of the second one the superblock is not, and a register is torn.
+    let begun = |name: &str| {
+        downgrade(&lab, name);
+        let file = lab.open(name);
+        let mut block = read(&file, SUPERBLOCK_OFFSET);
+        block[24] = 2;
+        seal(&mut block, 16);
+        file.write_all_at(&block, SUPERBLOCK_OFFSET).unwrap();
+        file
+    };
+    let file = begun("m1");
+    let at = register_offset(slot(1), Register::Ballot, Side::A);
+    file.write_all_at(&[0xff; 100], at + 512).unwrap();
+    begun("m2");
+    let error = lab.refused("show m1");
+    assert!(error.contains("an upgrade was cut short"), "{error}");
+    lab.ok(&format!("upgrade {THREE}"));
+    is_upgraded(&lab);
+}
+
 #[test]
 fn r39_every_flipped_bit_of_a_superblock_is_found() {
     let lab = Lab::with(1);
@@ -746,6 +853,25 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
     for controller in 1..=3 {
         lab.write("new", slot(controller), Side::A, &ballot(1, 4, 1));
     }
+    // One register of two is not enough: no controller completes a round with it.
+    let refused = lab.refused("format --replace 2 newer m0 new");
+    assert!(
+        refused.contains("is not known from a majority"),
+        "{refused}"
+    );
+    for controller in 1..=3 {
+        lab.write("new", slot(controller), Side::A, &heartbeat(1));
+    }
+    // Nor does it count before a controller has found it to be settled [R56].
+    let refused = lab.refused("format --replace 2 newer m0 new");
+    assert!(
+        refused.contains("member 1 is a replacement that no controller counts yet"),
+        "{refused}"
+    );
+    let mut settled = ballot(2, 4, 1);
+    settled.generations.note(1, 2);
+    settled.generations.settle(1);
+    lab.write("m0", slot(2), Side::A, &settled);
     lab.ok("format --replace 2 newer m0 new");
     assert_eq!(lab.superblock("newer").generation, 3);
     let text = lab.ok("check m0 new newer");

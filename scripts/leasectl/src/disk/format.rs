@@ -22,7 +22,7 @@ use dm_lease_proto::proto::layout::{
     MAX_MEMBERS, PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET, TAIL_SIZE, ZERO_BLOCK,
 };
 use dm_lease_proto::proto::limit::{Counting, Redundancy};
-use dm_lease_proto::proto::record::Slot;
+use dm_lease_proto::proto::record::{Generations, Slot};
 use dm_lease_proto::proto::superblock::{
     self, DisplayUuid, Superblock, SuperblockError, INCOMPAT_RECORDS_2, VERSION_MINOR,
 };
@@ -216,6 +216,7 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
         }
         writeln!(out, "note: {text}")?;
     }
+    refuse_unsettled(&left, &portion, &options.force)?;
     let (device, lost) = claim(path, &options.force)?;
     let data_length_sectors = data_length(&device, &portion.redundancy)?;
     let lengths = left.iter().map(|left| left.superblock.data_length_sectors);
@@ -262,6 +263,30 @@ fn members_left(paths: &[PathBuf]) -> Result<Vec<Member>> {
         left.push(member);
     }
     Ok(left)
+}
+
+/// A replacement that is not settled does not count yet [R56]. With another one beside it, the
+/// former disks of both could be a majority in which nothing tells of either.
+fn refuse_unsettled(left: &[Member], portion: &Superblock, force: &[Force]) -> Result<()> {
+    if portion.members % 2 == 0 || force.contains(&Force::Promises) {
+        return Ok(());
+    }
+    let mut known = Generations::NONE;
+    left.iter().for_each(|member| {
+        known.merge(&member.generations());
+    });
+    let is_unsettled = |member: &&Member| {
+        let index = member.superblock.member;
+        known.of(index) > 1 && !known.is_settled(index)
+    };
+    match left.iter().find(is_unsettled) {
+        None => Ok(()),
+        Some(member) => bail!(
+            "member {} is a replacement that no controller counts yet: let a controller that \
+             reaches all members run for some heartbeats first; --force=promises goes on without",
+            member.superblock.member
+        ),
+    }
 }
 
 /// The controllers whose promises fewer than a majority of the members tell. With another amnesic

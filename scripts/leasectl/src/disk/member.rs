@@ -111,14 +111,20 @@ impl Member {
         known
     }
 
-    /// Whether this member tells what a controller has promised: its ballot register is valid, or
-    /// blank on a member of the original format.
+    /// Whether this member tells what a controller has promised: both its registers are valid, or
+    /// blank on a member of the original format. With one of them no controller completes a round.
     pub fn knows_promises_of(&self, mailbox: &Mailbox) -> bool {
-        match mailbox.ballot.reading {
-            Reading::Valid(_) => true,
-            Reading::Blank => !self.superblock.replacement,
-            Reading::Invalid(_) => false,
-        }
+        let is_original = !self.superblock.replacement;
+        is_known(&mailbox.ballot.reading, is_original)
+            && is_known(&mailbox.heartbeat.reading, is_original)
+    }
+}
+
+fn is_known<T>(reading: &Reading<T>, is_original: bool) -> bool {
+    match reading {
+        Reading::Valid(_) => true,
+        Reading::Blank => is_original,
+        Reading::Invalid(_) => false,
     }
 }
 

@@ -10,3 +10,4 @@ pub mod member;
 pub mod plan;
 pub mod repair;
 pub mod show;
+pub mod upgrade;
