@@ -5,7 +5,7 @@
 # is steered changes nothing [R10, R43].
 
 . ./lib.sh
-plan 27
+plan 28
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -82,6 +82,7 @@ is_later() {
 }
 
 need "the module says how it sees the sleep of a system" [ -d "$events" ]
+need "alpha is formatted" format 0
 one_processor
 need "controller 1 owns a portion" owner 1 0
 echo mono_raw >$tracefs/trace_clock
