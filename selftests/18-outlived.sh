@@ -53,17 +53,22 @@ write_new() {
 		dd of=/dev/mapper/p0m1c2 bs=4096 count=1 oflag=direct iflag=fullblock 2>/dev/null
 }
 
+# owns C: controller C is told to claim, and owns once the term of the other is over
+owns() {
+	tell "$1" 0 claim
+	eventually 60 is "$1" 0 owner
+}
+
 # A term of controller 2, in which it writes. Controller 1 owns before and afterwards.
 other_term() {
-	tell 1 0 fence && eventually 60 is 2 0 owner && write_new && [ "$(letter)" = n ] &&
-		tell 2 0 handoff 1 && tell 1 0 claim && eventually 60 is 1 0 owner
+	tell 1 0 fence && owns 2 && write_new && [ "$(letter)" = n ] && tell 2 0 fence && owns 1
 }
 
 # both OPTION...: controller 1 owns and controller 2 watches
 both() {
 	up 1 0 --stateless --claim-manual "$@" && eventually 60 is 1 0 secondary &&
 		tell 1 0 claim && eventually 60 is 1 0 owner &&
-		up 2 0 --stateless && eventually 60 is 2 0 secondary
+		up 2 0 --stateless --claim-manual && eventually 60 is 2 0 secondary
 }
 
 neither() {
@@ -84,11 +89,10 @@ check "this one is suspended" quiesce p0m1c1
 check_equal "the refused write has ended [R55]" EBADE "$(result kept)"
 check "it was refused once, not over and over" field_is p0m0c1 refused 1
 begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
-check "controller 2 owns, and writes" eventually 60 is 2 0 owner
+check "controller 2 owns, and writes" owns 2
 check "new data" write_new
-check "it hands the portion back" tell 2 0 handoff 1
-tell 1 0 claim
-need "controller 1 owns again" eventually 60 is 1 0 owner
+check "it is fenced" tell 2 0 fence
+need "controller 1 owns again" owns 1
 check_fails "a write that was sent during the suspend waits" ended deferred
 check "the device is resumed" dmsetup resume p0m1c1
 ends_with deferred "that write fails [R55]" EBADE
@@ -111,7 +115,6 @@ check_fails "which does not end it" ended late
 check "its own device is suspended" quiesce p0m1c1
 ends_with late "which ends it" EBADE
 dmsetup resume p0m1c1
-eventually 60 is 2 0 owner
 neither
 
 # A read-only table refuses, and keeps nothing: no lapse ends that.
@@ -172,18 +175,15 @@ check "its device is suspended" quiesce p0m1c1
 begin deferred /dev/mapper/p0m1c1 write 0 4096 direct
 check "controller 2 goes" down 2 0
 check "controller 1 is fenced" tell 1 0 fence
-claimed() {
-	tell 1 0 claim && eventually 60 is 1 0 owner
-}
 epoch=$(field p0m0c1 epoch)
-check "and owns the next term as well" claimed
+check "and owns the next term as well" owns 1
 check_equal "which is the next" $((epoch + 1)) "$(field p0m0c1 epoch)"
 check "the device is resumed" dmsetup resume p0m1c1
 ends_with deferred "a write that was deferred before is written" ok
 check_equal "on the member" w "$(letter)"
 
 # A suspend that fails: dm core waits for a write at the member, and is interrupted.
-need "controller 2 watches" up 2 0 --stateless
+need "controller 2 watches" up 2 0 --stateless --claim-manual
 need "as secondary" eventually 60 is 2 0 secondary
 hold 1 0 1
 begin first /dev/mapper/p0m1c1 write 0 4096 direct
