@@ -100,7 +100,7 @@ devices=$lab
 # Whoever sends messages hardly ever runs, and is interrupted wherever it is.
 busy() {
 	hogs='' storms=''
-	for hog in $(seq $(($(nproc) * 4))); do
+	for _ in $(seq $(($(nproc) * 4))); do
 		nice -n -20 sh -c 'while :; do :; done' &
 		hogs="$hogs $!"
 	done
@@ -144,6 +144,7 @@ go_on() {
 
 # line TEXT: the number of the first line with it since the mark
 line() {
+	# shellcheck disable=SC2154 # lib.sh assigns it
 	dmesg | sed "1,/selftest $$: mark $marks\$/d" | grep -nF -- "$1" | head -n 1 | cut -d : -f 1
 }
 
@@ -208,7 +209,7 @@ first() {
 }
 
 disagreements=0
-for round in $(seq 40); do
+for _ in $(seq 40); do
 	first 0 50 &
 	one=$!
 	first 1 60

@@ -934,8 +934,8 @@ impl Controller {
         self.queue.push(Queued::SetLimit(limit));
     }
 
-    /// An action found no room, which is a fault of this code: what the gate and the user know is no
-    /// longer what the machine knows. It latches, says so, and withdraws for good.
+    /// An action found no room, which is a fault of this code: what the gate and the user know is
+    /// no longer what the machine knows. It latches, says so, and withdraws for good.
     fn withdraw(&mut self) {
         self.queue = Queue::EMPTY;
         // The moment is that of a back-off, which does not follow from this reason.
