@@ -117,7 +117,8 @@ impl Controller {
     }
 
     /// The same machine where no member goes back, so that it need not notice it, and where no
-    /// other machine has its number, so that it need not look before it writes: that only delays it.
+    /// other machine has its number, so that it need not look before it writes. A look only delays
+    /// the write.
     #[must_use]
     pub fn without_acked(mut self, now_ns: u64) -> Self {
         self.own_seen_ns = Some(now_ns);
