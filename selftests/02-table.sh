@@ -7,7 +7,7 @@
 . ./lib.sh
 
 accepted=14 refusals=38 damages=27
-plan $((accepted * 2 + refusals + damages + 38))
+plan $((accepted * 2 + refusals + damages + 40))
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'

@@ -181,6 +181,6 @@ check "and says why" reason_is 1 0 foreign_incarnation
 check_equal "it does not write" EBADE "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)"
 mark
 check_fails "nor claim" tell 1 0 claim
-check "as it says" said "another machine uses this controller number"
+check "as it says" said "another machine writes the own mailbox"
 
 finish

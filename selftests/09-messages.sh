@@ -5,7 +5,7 @@
 # status, log, dm events and trace events [R34, R47].
 
 . ./lib.sh
-plan 79
+plan 82
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'

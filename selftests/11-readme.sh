@@ -6,7 +6,7 @@
 # README.md lies beside the tests. Its disks sdb, sdc and sdd are links to the members of a portion.
 
 . ./lib.sh
-plan 12
+plan 14
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -76,6 +76,23 @@ check_equal "a write passes" ok "$(bio /dev/mapper/lease-sdb write 0 4096 direct
 
 printed 4 >"$work/messages"
 check_equal "three messages" 3 "$(grep -c '^dmsetup message ' "$work/messages")"
-check "are obeyed" sh -e "$work/messages"
+# A hand-over needs somebody who takes it: controller 2, which could be on another machine.
+comes() {
+	for disk in sdb sdc sdd; do
+		leasectl table --controller 2 "/dev/$disk" | dmsetup create "other-$disk" || return 1
+	done
+}
+follows() {
+	[ "$(field other-sdb role)" = secondary ]
+}
+# It may claim only when it has listened once more, so a message may have to be sent again.
+obeyed() {
+	while read -r line; do
+		eventually 60 sh -c "$line" </dev/null || return 1
+	done <"$work/messages"
+}
+need "controller 2 comes" comes
+need "as a secondary" eventually 60 follows
+check "are obeyed" obeyed
 
 finish

@@ -94,7 +94,7 @@ dmsetup remove spare
 note "$(wc -l <"$work/files") files of 2 MiB, $(($(swapped_out) - before)) pages swapped out"
 check "at least one" [ -s "$work/files" ]
 note "$(wc -l <"$work/tables") tables"
-check "at least ten tables" [ "$(wc -l <"$work/tables")" -ge 10 ]
+check "at least one table" [ -s "$work/tables" ]
 check "at least a thousand pages were swapped out" [ $(($(swapped_out) - before)) -ge 1000 ]
 check "heartbeats went on" eventually 60 after $((beaten + 10)) 1 0
 check_equal "the lease was kept [R44]" "owner 1" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
