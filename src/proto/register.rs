@@ -206,6 +206,8 @@ impl OwnRegister {
         *self = Self {
             state: self.state,
             outdated,
+            // A number is used once: what was given to the device before may land on this one.
+            seq: self.seq,
             counts_from_ns: self.counts_from_ns.max(settled_ns),
             ..Self::new()
         };
@@ -250,7 +252,9 @@ impl OwnRegister {
         self.outdated = false;
         self.copies = 0;
         // An earlier one may have landed late where nothing was written since.
-        let far = |lost: Stamp| self.seq > lost.seq.saturating_add(4);
+        let again_ns = settled_ns.saturating_sub(now_ns);
+        let seen_ns = self.counts_from_ns.saturating_add(again_ns);
+        let far = |lost: Stamp| self.seq > lost.seq.saturating_add(4) && now_ns >= seen_ns;
         if settled && self.lost.is_none_or(far) {
             self.lost_from = self.seq;
         }
@@ -551,7 +555,7 @@ mod tests {
             register.begin(7, MARK),
             Some(Write {
                 side: Side::A,
-                seq: 4
+                seq: 9
             })
         );
     }

@@ -285,7 +285,7 @@ impl Round {
     /// Whether a majority has answered, it was not enough, and the rest has had `patience_ns`:
     /// waiting for a member that hangs would only delay the next round.
     pub fn is_stuck(&self, majority: u8, patience_ns: u64, now_ns: u64) -> bool {
-        is_majority(self.done | self.failed, majority)
+        is_majority(self.done | self.failed | self.aside, majority)
             && now_ns.saturating_sub(self.stamp_ns) >= patience_ns
     }
 
@@ -306,7 +306,7 @@ impl Round {
 
     /// Whether that is all that this round will read.
     fn has_read_all(&self, majority: u8) -> bool {
-        self.has_read(majority) && self.given & !(self.done | self.failed) == 0
+        self.has_read(majority) && self.given & !(self.done | self.failed | self.aside) == 0
     }
 
     fn ended(&mut self, member: u8, ok: bool) {

@@ -295,7 +295,7 @@ reasons! {
     // What a table on a former disk of its member says.
 
     /// The device is a disk that was replaced: nothing is read or written there [R56].
-    Outdated = 60, "outdated", "the device is a former disk of its member";
+    Outdated = 46, "outdated", "the device is a former disk of its member";
 }
 
 impl Reason {

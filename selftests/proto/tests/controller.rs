@@ -1636,7 +1636,8 @@ fn r39_another_device_is_read_before_it_is_written() {
         }
         let is_written = |w: &World| newest_heartbeat(w, 1, 0).is_some();
         until(&mut world, PERIOD, is_written);
-        assert_eq!(heartbeat(&world, 1, 0).seq, 1);
+        // A number is used once, on whichever device: a late command may land on this one.
+        assert!(heartbeat(&world, 1, 0).seq > 1);
         assert!(!world.run_until(SECOND, |w| !w.is_valid(0)).unwrap());
     }
 }

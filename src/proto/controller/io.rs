@@ -169,7 +169,11 @@ impl Controller {
     pub(super) fn begin_round(&mut self, kind: Kind, now_ns: u64) {
         // Where replacements that are not settled leave no majority, only reads can tell more.
         let is_short = !is_majority(self.counted(), self.majority());
-        let kind = if is_short { Kind::Look } else { kind };
+        // A ballot that is not written decides nothing: it fails.
+        let kind = match kind {
+            Kind::Heartbeat if is_short => Kind::Look,
+            kind => kind,
+        };
         self.rounds = self.rounds.wrapping_add(1);
         self.last_look_ns = now_ns;
         let mut round = Round::new(self.rounds, kind, self.known(), now_ns);
@@ -192,6 +196,8 @@ impl Controller {
     pub(super) fn end_round_in_failure(&mut self, now_ns: u64) {
         if let Some(round) = self.round.take() {
             self.note_unreadable(&round);
+            // A look that must come first, and fails, is repeated by the next tick.
+            self.due &= round.kind != Kind::Look || !self.must_look(now_ns);
         }
         self.round_failed(now_ns);
         self.begin_due_round(now_ns);

@@ -727,7 +727,8 @@ impl Controller {
                 self.begin_due_round(now.raw_ns);
             }
             Phase::Claiming { .. } => self.abandon_claim(now.raw_ns),
-            _ => {}
+            // Its reads may be from before.
+            _ => self.end_round_in_failure(now.raw_ns),
         }
     }
 

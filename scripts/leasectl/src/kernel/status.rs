@@ -249,7 +249,7 @@ mod tests {
     fn r47_lines_of_dmsetup_are_read() {
         let text = "a:b: 0 81920 lease v 0/3 owner 7 1 412 9 1/2 3 4 5 3 -\n\
                     other: 0 8 linear \n\
-                    c: 0 81920 lease v 1/3 secondary 7 2 - - 0/unlimited 0 0 0 2 lapse 0 0 0 later\n";
+                    c: 0 8 lease v 1/3 secondary 7 2 - - 0/unlimited 0 0 0 2 lapse 0 0 0 later\n";
         let lines = parse(text).unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(
