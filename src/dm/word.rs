@@ -40,6 +40,13 @@ mod arch {
             Self(UnsafeCell::new(value))
         }
 
+        /// Reads the word, in no order with anything else.
+        #[inline(always)]
+        pub fn peek(&self) -> u64 {
+            // SAFETY: The pointer is that of a live, aligned word; a volatile load is one load.
+            unsafe { self.0.get().read_volatile() }
+        }
+
         /// Reads the word.
         #[inline(always)]
         pub fn load(&self) -> u64 {

@@ -45,11 +45,21 @@ impl Deferred {
         )?)
     }
 
-    /// A suspend begins, in `epoch`: from now on dm core may defer bios. Waits until it has mapped
-    /// those of the last suspend, which it does by itself.
+    /// From now on dm core may defer bios, none of which arrived before `epoch`.
     pub fn begin(&self, epoch: u64) {
-        self.marker.wait();
         self.backlog.begin(epoch);
+    }
+
+    /// Waits until dm core has mapped what it deferred during the last suspend, which it does by
+    /// itself, unless bios that wait at the gate keep it from that: they are to be called back
+    /// before.
+    pub fn wait(&self) {
+        self.marker.wait();
+    }
+
+    /// Whether anything may be deferred.
+    pub fn is_any(&self) -> bool {
+        self.backlog.is_any()
     }
 
     /// What is deferred was sent to a table of another session.
@@ -62,6 +72,7 @@ impl Deferred {
     pub fn resume(&self, ti: &DmTarget) -> bool {
         let is_any = self.backlog.is_any();
         if is_any {
+            self.backlog.mark();
             self.marker.send(ti);
         }
         is_any
@@ -113,7 +124,7 @@ impl Unusual {
     /// Whether one of these is there.
     #[inline(always)]
     pub fn has(&self, bits: u64) -> bool {
-        self.0.load() & bits != 0
+        self.0.peek() & bits != 0
     }
 
     /// Adds these.

@@ -340,7 +340,12 @@ impl Session {
     /// Carries out what the machine wants done, and shows what it looks like then.
     fn settle(&self, machine: &mut Machine) {
         self.pump(machine);
-        self.shown.lock().view = machine.view();
+        let view = machine.view();
+        let before = core::mem::replace(&mut self.shown.lock().view, view);
+        if before.generations != view.generations {
+            // A table on a former disk is to be shut, which the herald sees in the view.
+            self.herald.ring(Reasons::CHANGE);
+        }
         if core::mem::take(&mut machine.latched) {
             self.gate.fail_pending();
         }
@@ -417,6 +422,10 @@ impl Session {
                 Action::OpenEpoch { epoch, expiry_ns } => {
                     let since = machine.reign.since(epoch);
                     if !self.gate.open_epoch(epoch, since, expiry_ns) {
+                        self.note_latched(machine);
+                    } else if self.inbox.latched().is_some() {
+                        // Somebody latched while there was no lease, which nothing remembers.
+                        self.gate.latch();
                         self.note_latched(machine);
                     }
                 }

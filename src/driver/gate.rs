@@ -537,6 +537,11 @@ impl PortionGate {
     /// again: the bio may have been in its outbox for long. May block for as long as the member
     /// likes.
     pub fn submit(&self, mut bio: HeldBio<LeaseTarget>) {
+        if bio.with_data(|table| table.unusual.has(Unusual::OUTDATED)) {
+            // The device is not the member any more [R56].
+            self.leave(bio.per_bio());
+            return bio.end(BlkStatus::IOERR);
+        }
         let verdict = self.gate.acknowledge(bio.per_bio().epoch, leaping_ns);
         match verdict {
             Ok(()) => bio.submit(),
@@ -831,6 +836,10 @@ pub fn map_nothing<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) ->
     if bio.is_marker(table.deferred.marker()) {
         table.deferred.end();
         table.unusual.clear(Unusual::DEFERRED);
+        if table.deferred.is_any() {
+            // Something went back to dm core meanwhile.
+            table.unusual.set(Unusual::DEFERRED);
+        }
         return bio.end(BlkStatus::OK);
     }
     let sector = table.sector(&bio);
@@ -1036,11 +1045,19 @@ fn counting(superblock: &Superblock) -> (Counting, Chunk) {
 /// Gives the bios of suspending devices back to dm core; returns the others, in their order.
 fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<LeaseTarget>> {
     let mut others = BioList::new();
-    for bio in bios {
-        match bio.target().noflush_suspending() {
-            true => bio.requeue(),
-            false => others.push(bio),
+    for mut bio in bios {
+        if !bio.target().noflush_suspending() {
+            others.push(bio);
+            continue;
         }
+        // Before it can come again: it is held back from now on, whatever marks the end of what
+        // was held back before.
+        let arrived = bio.per_bio().epoch & !WAITS;
+        bio.with_data(|table| {
+            table.deferred.begin(arrived);
+            table.unusual.set(Unusual::DEFERRED);
+        });
+        bio.requeue();
     }
     others
 }

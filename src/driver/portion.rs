@@ -32,7 +32,7 @@ use super::{
     bell::{Bell, Reasons},
     chain::{Chain, Link},
     deferred::{Deferred, Unusual},
-    engine::{Machine, News, Shown},
+    engine::{Machine, Shown},
     gate::PortionGate,
     heart::Beating,
     inbox::{Inbox, Reply, Request, Wishes},
@@ -324,13 +324,17 @@ impl Session {
         }
     }
 
-    /// What dm core defers of the mapped device `device`, if a table of it is live here.
-    pub fn deferred(&self, device: DevT) -> Option<Arc<Deferred>> {
+    /// What dm core defers of the mapped device `device`, if a table of it is here; then whether
+    /// that table is live, and whether what is deferred was sent to another session. All tables of
+    /// a device share it, also one that could not become live: dm core keeps that in the place of
+    /// the one before.
+    pub fn deferred(&self, device: DevT) -> Option<(Arc<Deferred>, bool, bool)> {
         let tables = self.tables.lock();
-        let table = tables
-            .live()
-            .find(|table| table.deferred.device == device)?;
-        Some(table.deferred.clone())
+        let is_it = |loaded: &&Loaded| loaded.table.deferred.device == device;
+        let known = tables.loaded.iter().filter(is_it);
+        let Loaded { table, live } = known.max_by_key(|loaded| loaded.live)?;
+        let is_foreign = !live && table.unusual.has(Unusual::FOREIGN);
+        Some((table.deferred.clone(), *live, is_foreign))
     }
 
     /// A table was loaded; it becomes live later, without allocating anything.
@@ -467,10 +471,11 @@ impl Session {
             reason,
             deadline_ns,
         };
+        let was_idle = self.inbox.is_idle();
         match self.inbox.ask(Request::Command(leave)) {
             Ok(Reply::Done) => Ok(true),
             Ok(Reply::Pending { .. }) => Ok(false),
-            Err(refusal) if self.inbox.is_idle() => Err(refusal),
+            Err(refusal) if was_idle && self.inbox.is_idle() => Err(refusal),
             // A message has begun a release.
             Err(_) => Ok(false),
         }
@@ -564,10 +569,10 @@ impl Session {
 
     /// Nothing is read or written any more through tables on a former disk of a member: its data
     /// is that of an earlier time [R56].
-    fn shut_tables(&self, member: u8, highest: u32) {
+    fn shut_tables(&self) {
+        let generations = self.view().generations;
         let tables = self.tables.lock();
-        let is_former =
-            |table: &&Table| table.member == member && table.as_member.generation < highest;
+        let is_former = |table: &&Table| table.as_member.generation < generations.of(table.member);
         let former = tables.live().filter(is_former);
         former.for_each(|table| table.unusual.set(Unusual::OUTDATED));
     }
@@ -576,14 +581,10 @@ impl Session {
     /// open. Called by the herald thread only: a console may be slow, and an event may wait for
     /// memory that is written back through this very portion.
     pub fn herald(&self) {
+        // Whatever became of the news: a table that is not shut is written.
+        self.shut_tables();
         let mut news = false;
         while let Some(item) = self.take_news() {
-            if let News::Outdated {
-                member, highest, ..
-            } = item
-            {
-                self.shut_tables(member, highest);
-            }
             report::news(self, &item);
             news = true;
         }

@@ -232,14 +232,20 @@ pub fn join(joiner: &Joiner<'_>) -> Result<Membership, JoinError> {
     }
 }
 
-/// What dm core defers of the mapped device `device`, if a table of it is live; true if that table
-/// does not belong to `session`.
+/// What dm core defers of the mapped device `device`, if there is a table of it; true if what is
+/// deferred was not sent to `session`.
 pub fn deferred(device: DevT, session: &Arc<Session>) -> Option<(Arc<Deferred>, bool)> {
     let find = |registry: &mut Registry| {
-        registry.sessions.iter().find_map(|entry| {
-            let deferred = entry.session().deferred(device)?;
-            Some((deferred, !Arc::ptr_eq(entry.session(), session)))
-        })
+        let sessions = registry.sessions.iter().map(Entry::session);
+        let known = sessions.filter_map(|known| {
+            let (deferred, is_live, is_foreign) = known.deferred(device)?;
+            Some((
+                is_live,
+                (deferred, is_foreign || !Arc::ptr_eq(known, session)),
+            ))
+        });
+        // What a live table says goes before what the others were told.
+        known.max_by_key(|known| known.0).map(|known| known.1)
     };
     REGISTRY::with(find).flatten()
 }

@@ -204,13 +204,15 @@ impl Target for LeaseTarget {
     }
 
     fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
-        data.deferred.begin(data.gate().epoch());
-        data.unusual.set(Unusual::DEFERRED);
-        // A flushing suspend lets held bios pass; a noflush one wants them back.
+        // A flushing suspend lets held bios pass; a noflush one wants them back, and before that dm
+        // core may not come to the end of what it has deferred.
         if ti.noflush_suspending() {
             data.unusual.set(Unusual::NOFLUSH);
             data.gate().begin_noflush(data);
         }
+        data.deferred.wait();
+        data.deferred.begin(data.gate().epoch());
+        data.unusual.set(Unusual::DEFERRED);
     }
 
     fn presuspend_undo(data: &Instance<'_>, _ti: &DmTarget) {

@@ -26,6 +26,9 @@ use super::permits::Word;
 /// No operation is held back.
 const NOTHING: u64 = u64::MAX;
 
+/// Beside an epoch: more came back since the end of what was held back was marked.
+const AGAIN: u64 = 1 << 63;
+
 /// What a mapped device has held back and not handed over yet.
 pub struct Backlog<W> {
     /// The epoch in which it began to, or [`NOTHING`].
@@ -42,13 +45,27 @@ impl<W: Word> Backlog<W> {
 
     /// From now on operations are held back; `epoch` is that of the last lease.
     pub fn begin(&self, epoch: u64) {
-        // What was held back before, and may still be, is older.
-        let _ = self.since.compare_exchange(NOTHING, epoch);
+        self.change(|since| match since {
+            NOTHING => epoch & !AGAIN,
+            // What was held back before, and may still be, is older.
+            older => older | AGAIN,
+        });
     }
 
-    /// Nothing is held back any more.
+    /// A mark comes behind everything that is held back now.
+    pub fn mark(&self) {
+        self.change(|since| match since {
+            NOTHING => NOTHING,
+            since => since & !AGAIN,
+        });
+    }
+
+    /// The mark has come: nothing is held back any more, unless more came back behind it.
     pub fn end(&self) {
-        self.since.store(NOTHING);
+        self.change(|since| match since & AGAIN {
+            0 => NOTHING,
+            _ => since,
+        });
     }
 
     /// What is held back was sent to another portion or controller, whose epochs say nothing here.
@@ -67,8 +84,15 @@ impl<W: Word> Backlog<W> {
     /// may be one that was held back.
     pub fn arrived(&self, epoch: u64, was_held: bool) -> u64 {
         match was_held {
-            true => self.since.load().min(epoch),
+            true => (self.since.load() & !AGAIN).min(epoch),
             false => epoch,
+        }
+    }
+
+    fn change(&self, change: impl Fn(u64) -> u64) {
+        let mut word = self.since.load();
+        while let Err(found) = self.since.compare_exchange(word, change(word)) {
+            word = found;
         }
     }
 }
@@ -103,6 +127,20 @@ mod tests {
         backlog.begin(7);
         backlog.begin(9);
         assert_eq!(backlog.arrived(9, true), 7);
+    }
+
+    #[test]
+    fn r55_the_mark_of_the_last_suspend_does_not_end_what_came_back_since() {
+        let backlog = Backlog::<AtomicU64>::new();
+        backlog.begin(7);
+        backlog.mark();
+        // A noflush suspend begins while the mark is on its way, and an operation goes back.
+        backlog.begin(7);
+        backlog.end();
+        assert_eq!(backlog.arrived(9, true), 7);
+        backlog.mark();
+        backlog.end();
+        assert!(!backlog.is_any());
     }
 
     #[test]
