@@ -81,7 +81,7 @@ check "what there is is told" eventually 20 event '"portion":"alpha"' '"controll
 	'"what":"role","old":null,"new":"owner"'
 check_equal "a secondary is refused" EBADE "$(bio /dev/mapper/p0m1c2 write 4096 4096 direct)"
 check "the events say so" eventually 20 event '"controller":2' '"what":"refused"' '"new":1'
-check "a hand-over is" tell 1 0 handoff 2
+check "a hand-over is" eventually 60 tell 1 0 handoff 2
 check "a change of role" eventually 20 event '"controller":1' '"what":"role"' '"new":"secondary"'
 check_fails "and no loss" event '"what":"lost"'
 need "controller 2 owns" eventually 60 is 2 0 owner
