@@ -93,7 +93,7 @@ impl Rig {
                 side,
                 record,
             } => {
-                let ok = self.fail >> member & 1 == 0;
+                let ok = (self.fail >> member) & 1 == 0;
                 if ok {
                     self.disks[member as usize][self.slot].put(side, &Payload::Ballot(record));
                 }
@@ -105,14 +105,14 @@ impl Rig {
                 record,
                 ..
             } => {
-                let ok = self.fail >> member & 1 == 0;
+                let ok = (self.fail >> member) & 1 == 0;
                 if ok {
                     self.disks[member as usize][self.slot].put(side, &Payload::Heartbeat(record));
                 }
                 self.c.handle_write(member, Register::Heartbeat, ok, now);
             }
             Action::Read { member } => {
-                let ok = self.fail >> member & 1 == 0;
+                let ok = (self.fail >> member) & 1 == 0;
                 let boxes = Snapshot(self.disks[member as usize].clone());
                 self.c.handle_read(member, ok.then_some(&boxes), now);
             }
