@@ -6,7 +6,7 @@
 # [R31, R36, R37].
 
 . ./lib.sh
-plan 64
+plan 67
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
