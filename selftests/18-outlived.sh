@@ -7,7 +7,7 @@
 # not keep a controller from claiming.
 
 . ./lib.sh
-plan 78
+plan 77
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
