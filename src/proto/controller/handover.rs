@@ -33,16 +33,14 @@ const LOOKS: u64 = 16;
 /// The longest pause between two of its looks.
 const LOOK_NS: u64 = 10_000_000;
 
-/// The longest time that a successor is waited for: whoever asked for the hand-over waits, too.
-const PREPARE_NS: u64 = 5_000_000_000;
-
 impl Controller {
     /// How long a successor has to prepare itself: it notices within a period, its ballot takes a
-    /// round that writes twice, and the owner must see it.
+    /// round that writes twice, and the owner sees the ballot within a period. The operator waits
+    /// for as long. A shorter bound would make every hand-over fail where periods are long.
     pub fn preparation_ns(&self) -> u64 {
         let rounds_ns = self.patience_ns().saturating_mul(3);
         let periods_ns = self.setup.timing.period_max_ns.saturating_mul(2);
-        periods_ns.saturating_add(rounds_ns).min(PREPARE_NS)
+        periods_ns.saturating_add(rounds_ns)
     }
 
     /// Begins to give the epoch back. What another controller shall have is offered to it first.
