@@ -106,7 +106,7 @@ devices=$lab
 
 # --- Messages arrive while nobody has time for those that send them.
 
-# Whoever sends messages hardly ever runs, and is interrupted wherever it is.
+# The senders of messages hardly ever run, and are interrupted at any point.
 busy() {
 	hogs='' storms=''
 	for _ in $(seq $(($(nproc) * 4))); do

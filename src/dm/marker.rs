@@ -55,7 +55,7 @@ pub struct Marker {
     _in_use: Use,
 }
 
-// SAFETY: Whoever sets `is_out` has the bio to itself; nothing is bound to a thread.
+// SAFETY: The task that sets `is_out` has the bio to itself; nothing is bound to a thread.
 unsafe impl Send for Marker {}
 // SAFETY: As above.
 unsafe impl Sync for Marker {}

@@ -346,7 +346,7 @@ fn r58_an_owner_whose_ballots_went_back_is_charged_all_the_same() {
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     let (epoch, now) = (world.epoch(0), ballot(&world, 0, 0).dec.epoch);
     assert_eq!(now, epoch, "what was lost is there again");
-    // Whoever follows finds what this term may have had open.
+    // The successor finds what this term may have had open.
     hold_permit(&mut world, 0);
     hold_permit(&mut world, 0);
     world.stall(0, 30 * SECOND);
