@@ -49,12 +49,14 @@ need "controller 2 maps member 0" map 2 0 "$(member 0 0)"
 need "and member 2" map 2 2 "$(member 0 2)"
 need "it is secondary" eventually 60 is 2 0 secondary
 mark
+provokes "generation 1, the member has 2"
 check "it may not map the former disk" is_refused
 check "because it was replaced" said "former disk of its member"
 need "it maps the replacement" map 2 1 "$new"
 
 # Controller 3 finds the former disk first, and reads of the replacement later.
 mark
+provokes "the device of member 1 is a former disk"
 need "controller 3 maps the former disk" map 3 1 "$former"
 need "and member 0" map 3 0 "$(member 0 0)"
 outdated() {

@@ -6,7 +6,7 @@
 # a member that returns under another device number [R1, R39, R43, R44, R60, R61].
 
 . ./lib.sh
-plan 47
+plan 50
 
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
@@ -89,12 +89,24 @@ check_equal "there still is one dispatcher [R60]" 1 "$(threads dm_lease_turn)"
 check_equal "and one portion thread" 1 "$(threads dm_lease)"
 need "the disk is fast again" make_fast
 check "the removal comes to its end" wait $removal
+
+# A controller owns a portion with a majority of its members, and has one device of three now.
+reason_of_the_last() {
+	[ "$(field p0m0x1 reason)" = "$1" ]
+}
+check "with one member of three the controller owns nothing" eventually 60 reason_of_the_last removed
+for index in 1 2; do
+	line=$(leasectl table --controller 1 "/dev/mapper/p0m${index}w1") &&
+		dmsetup create "p0m${index}c1" --table "$line"
+done
 is_owner_again() {
 	[ "$(field p0m0x1 role)" = owner ]
 }
-check "the controller owns again" eventually 60 is_owner_again
+check "with all three it owns again" eventually 60 is_owner_again
 check_equal "a write passes" ok "$(bio /dev/mapper/p0m0x1 write 0 4096 direct)"
-check "the last table goes" dmsetup remove --retry p0m0x1
+for name in p0m1c1 p0m2c1 p0m0x1; do
+	check "$name is removed" dmsetup remove --retry "$name"
+done
 check "and all threads with it" eventually 20 threads_are dm_lease_turn 0
 for part in w h d; do
 	for index in 0 1 2; do
@@ -134,7 +146,7 @@ check "all messages of a busy machine are answered" busy
 quiet
 sent=$(cat "$work"/storm? | awk '{ sum += $1 } END { print sum }')
 note "$sent messages"
-check "there were some" [ "$sent" -gt 100 ]
+check "there were some" [ "$sent" -gt 20 ]
 check_equal "the lease was kept [R44, R61]" "owner 1" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
 
 # --- Disks of two portions hang when the system goes to sleep.
@@ -172,7 +184,11 @@ echo freezer >/sys/power/pm_test
 mark
 check "the disks of one hang" hang 0
 check "those of the other, too" hang 1
-check_fails "the system does not go to sleep" sh -c 'echo freeze >/sys/power/state' 2>"$work/error"
+# The shell's own echo does not say which error a write had.
+go_to_sleep() {
+	echo freeze | dd of=/sys/power/state 2>"$work/error"
+}
+check_fails "the system does not go to sleep" go_to_sleep
 check "because something is busy" grep -q "Device or resource busy" "$work/error"
 check "both portions began to be given up before either was [R43]" began_together
 echo none >/sys/power/pm_test
