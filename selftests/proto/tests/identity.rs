@@ -369,6 +369,30 @@ fn r58_what_a_member_shows_that_went_back_is_no_silence() {
     assert!(world.is_valid(0));
 }
 
+/// The owner reaches members 0 and 2. An observer, which hears of members 0 and 1 first, finds that
+/// member 0 went back and cannot be written. Member 0 shows the same old record again after a stall
+/// of the observer, and the owner has written there in between.
+#[test]
+fn r58_a_member_that_went_back_proves_no_silence_before_it_is_written_anew() {
+    let mut world = owned(Config::healthy(2, 3));
+    let mut before = world.disks[0].clone();
+    before[1].restore_ballots(&Mailbox::blank());
+    world.set_path(0, 1, Path::Failing);
+    run(&mut world, SECOND);
+    quiet_moment(&mut world, 1);
+    world.set_path(1, 0, Path::Unwritable);
+    world.disks[0] = before.clone();
+    until(&mut world, 2 * PERIOD, |w| w.machines[1].alarms == [0]);
+    world.stall(1, 2 * timing().window_ns);
+    run(&mut world, 2 * timing().window_ns - MS);
+    assert!(world.is_valid(0), "the owner has written in between");
+    world.disks[0] = before;
+    for _ in 0..100 {
+        run(&mut world, MS);
+        assert_eq!(world.role(1), Role::Secondary);
+    }
+}
+
 #[test]
 fn r58_a_command_that_was_reported_as_lost_and_lands_late_is_no_alarm() {
     let mut world = owned(Config::healthy(2, 1));

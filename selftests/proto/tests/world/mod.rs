@@ -263,6 +263,8 @@ pub enum Path {
     Up,
     /// Every command fails after the error report time and never reaches the medium.
     Failing,
+    /// As `Failing` for every write, while reads succeed.
+    Unwritable,
     /// Commands are kept until the path is something else again.
     Hung,
     /// Commands are carried out, but their completions are kept until [`World::hear`].
@@ -1095,7 +1097,8 @@ impl World {
                 return;
             }
             Path::Failing => return self.fail(io, error_ns),
-            Path::Up | Path::Deaf => {}
+            Path::Unwritable if is_write => return self.fail(io, error_ns),
+            Path::Up | Path::Unwritable | Path::Deaf => {}
         }
         let beats = self.machines[0]
             .controller
