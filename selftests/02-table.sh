@@ -117,7 +117,7 @@ damage() {
 	return $result
 }
 
-# The offsets are those of src/proto/superblock.rs.
+# The offsets are those of src/proto/codec/superblock.rs.
 damage_all() {
 	while IFS='|' read -r words changes; do
 		# shellcheck disable=SC2086 # changes are words

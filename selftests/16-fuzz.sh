@@ -85,7 +85,7 @@ alone=$(member 1 0)
 up_alone() {
 	leasectl table --controller "$1" "$alone" | dmsetup create "alone$1"
 }
-# The mailbox of controller 2: src/proto/layout.rs.
+# The mailbox of controller 2: src/proto/codec/layout.rs.
 mailbox=$(((1 << 20) + 16384))
 has_written() {
 	[ "$(dd if="$alone" bs=4096 skip=$((mailbox / 4096)) count=4 iflag=direct 2>/dev/null |

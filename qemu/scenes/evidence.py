@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is left of a run, read back: the store's log, acknowledgements, traces, raw images.
 
-    mail      a mailbox write in the store's log, decoded (its layout: src/proto/record.rs)
+    mail      a mailbox write in the store's log, decoded (its layout: src/proto/codec/record.rs)
     permit    the gate's leave for one state-changing operation, from the kernel's trace
     beat      a heartbeat that its controller judged a success, from the trace
     change    a role that changed, from the trace

@@ -3,8 +3,8 @@
 //! The bios that dm core defers while a mapped device is suspended.
 //!
 //! After the resume they come to `map` as if they had just been sent. Which of them may still pass
-//! is [`crate::proto::backlog`] [R55]. What is here is how they are told from others, and how their
-//! end is noticed:
+//! is [`crate::proto::gate::backlog`] [R55]. What is here is how they are told from others, and how
+//! their end is noticed:
 //!
 //! * Between the beginning of a suspend and the end of the deferred bios each state-changing bio
 //!   takes the cold path of the gate ([`Unusual`]).
@@ -19,7 +19,7 @@
 
 use crate::{
     dm::{DevT, DmTarget, Marker, Word64},
-    proto::backlog::Backlog,
+    proto::gate::backlog::Backlog,
 };
 use kernel::{prelude::*, sync::Arc};
 

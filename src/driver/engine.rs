@@ -23,11 +23,11 @@ use crate::{
     dm::{clock, Context},
     proto::{
         clocks::Now,
+        codec::record::{Decided, Generations, Register},
         controller::{Action, Budget, Command, Controller, Heartbeat, Outcome, Setup, Transition},
+        gate::permits::Reign,
         histogram::{Beats, Report},
-        permits::Reign,
-        record::{Decided, Generations, Register},
-        status::{Reason, Role}, //
+        words::status::{Reason, Role}, //
     },
 };
 use core::mem::MaybeUninit;

@@ -10,10 +10,10 @@
 //!                                           member's thread: lease? --> submit, or fail
 //! ```
 //!
-//! The decision itself is [`crate::proto::permits::Gate`]: one compare-and-swap and one comparison
-//! [R13]. What is here is where the bio goes then. Per-bio data says whether a permit is held, and
-//! where it was charged, before any exit of `map`, because `end_io` also sees bios that were ended
-//! inside `map`.
+//! The decision itself is [`crate::proto::gate::permits::Gate`]: one compare-and-swap and one
+//! comparison [R13]. What is here is where the bio goes then. Per-bio data says whether a permit is
+//! held, and where it was charged, before any exit of `map`, because `end_io` also sees bios that
+//! were ended inside `map`.
 //!
 //! Nearly every bio gets its permit and keeps it, so that is what [`PortionGate::map`] and
 //! [`PortionGate::end_io`] are written for: the bio is aimed and its data written before the
@@ -23,7 +23,7 @@
 //! they find through the table.
 //!
 //! While the lease is valid nothing fails for having waited; when it is gone all that waited fail
-//! together [R17]. Who waits where, and who goes next, is [`crate::proto::waiting`].
+//! together [R17]. Who waits where, and who goes next, is [`crate::proto::gate::waiting`].
 //!
 //! Locking: the queues of held bios and completions have one interrupt-disabling spinlock. It is
 //! taken on the path of a bio only when the bio has to wait, or is refused within the hold time of
@@ -57,16 +57,20 @@ use crate::{
         Word64, //
     },
     proto::{
+        codec::{
+            record::Slot,
+            superblock::Superblock, //
+        },
+        gate::{
+            permits::{
+                self, Admission, Charge, Check, Chunk, Count, Counting, Fields, Gate, Lapsed, Left,
+                Taken, Unit,
+            },
+            waiting::{self, Line, Lobby, Waiting}, //
+        },
         histogram::{is_sampled, Checks, Histogram},
         limit,
-        permits::{
-            self, Admission, Charge, Check, Chunk, Count, Counting, Fields, Gate, Lapsed, Left,
-            Taken, Unit,
-        },
-        record::Slot,
-        superblock::Superblock,
-        table::{FailWith, OnFull},
-        waiting::{self, Line, Lobby, Waiting}, //
+        words::table::{FailWith, OnFull}, //
     },
 };
 use core::convert::Infallible;

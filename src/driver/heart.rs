@@ -17,7 +17,7 @@ use super::{
     bell::{Bell, Reasons},
     chain::{Chain, Link}, //
 };
-use crate::proto::record::Slot;
+use crate::proto::codec::record::Slot;
 use core::ops::Deref;
 use kernel::{
     impl_has_hr_timer,

@@ -23,9 +23,9 @@ use super::bell::{Bell, Reasons};
 use crate::{
     dm::WaitQueue,
     proto::{
+        codec::record::Incarnation,
         controller::{Command, MemberDevice},
-        record::Incarnation,
-        status::Reason, //
+        words::status::Reason, //
     },
 };
 use kernel::{

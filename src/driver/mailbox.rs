@@ -23,19 +23,14 @@ use super::bell::{Bell, Reasons};
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, Context, IoBuf, IoOp, Request, WaitQueue},
     proto::{
-        layout::{mailbox_sector, register_sector, Side, BLOCK_SIZE, MAILBOX_SIZE},
-        record::{
-            decode,
-            encode,
-            BallotRecord,
-            BlockId,
-            HeartbeatRecord,
-            Reading,
-            Record,
-            Register,
-            Slot, //
+        codec::{
+            layout::{mailbox_sector, register_sector, Side, BLOCK_SIZE, MAILBOX_SIZE},
+            record::{
+                decode, encode, BallotRecord, BlockId, HeartbeatRecord, Reading, Record, Register,
+                Slot,
+            }, //
         },
-        round::{Found, Mailboxes},
+        round::{Found, Mailboxes}, //
     },
 };
 use kernel::{

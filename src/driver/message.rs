@@ -12,8 +12,10 @@ use crate::{
     dm::{Args, Reply, TextWriter},
     proto::{
         controller,
-        message::Command,
-        status::Reason, //
+        words::{
+            message::Command,
+            status::Reason, //
+        }, //
     },
 };
 use core::fmt::Write as _;

@@ -43,13 +43,15 @@ use super::{
 use crate::{
     dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread},
     proto::{
+        codec::{
+            layout::MAX_MEMBERS,
+            record::{Incarnation, Slot},
+            superblock::{Mismatch, Superblock}, //
+        },
         controller::{Command, MemberDevice, Setup},
-        layout::MAX_MEMBERS,
         limit::Limit,
-        record::{Incarnation, Slot},
-        status::{Reason, Role, Status},
-        superblock::{Mismatch, Superblock},
-        time::NS_PER_MS, //
+        time::NS_PER_MS,
+        words::status::{Reason, Role, Status}, //
     },
 };
 use kernel::{

@@ -55,11 +55,15 @@ use crate::{
     },
     proto::{
         clocks::LEAP_NS,
-        record::Slot,
-        status::Reason,
-        superblock::{Mismatch, Superblock},
-        table::{Features, TableError},
-        time::NS_PER_MS, //
+        codec::{
+            record::Slot,
+            superblock::{Mismatch, Superblock}, //
+        },
+        time::NS_PER_MS,
+        words::{
+            status::Reason,
+            table::{Features, TableError}, //
+        }, //
     },
 };
 use kernel::{alloc::AllocError, prelude::*, sync::Arc};

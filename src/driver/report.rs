@@ -8,11 +8,13 @@ use super::{engine::News, events, portion::Session};
 use crate::{
     dm::trace::Word,
     proto::{
+        codec::record::Slot,
         controller::{Budget, Heartbeat, Transition},
         limit::Limit,
-        message::Command,
-        record::Slot,
-        status::{Charged, Reason, Role}, //
+        words::{
+            message::Command,
+            status::{Charged, Reason, Role}, //
+        }, //
     },
 };
 use core::fmt;

@@ -7,8 +7,10 @@
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, IoBuf, IoOp, Request, WaitQueue},
     proto::{
-        layout::{BLOCK_SECTORS, SECTOR_SIZE, SUPERBLOCK_OFFSET},
-        superblock::{decode, Superblock, SuperblockError}, //
+        codec::{
+            layout::{BLOCK_SECTORS, SECTOR_SIZE, SUPERBLOCK_OFFSET},
+            superblock::{decode, Superblock, SuperblockError}, //
+        }, //
     },
 };
 use kernel::{

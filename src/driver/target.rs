@@ -3,8 +3,8 @@
 //! The target `lease`: what device-mapper calls.
 //!
 //! `<start> <length> lease <device> <controller> [<#feature args> ...]`, see
-//! [`crate::proto::table`] for the words and the README for their meaning. Everything else is read
-//! from the superblock on the device.
+//! [`crate::proto::words::table`] for the words and the README for their meaning. Everything else
+//! is read from the superblock on the device.
 //!
 //! The constructor only reads: a table that is never resumed neither heartbeats nor claims.
 //! Activity begins with `preresume`, which can still fail, and ends with the destructor of the
@@ -47,13 +47,17 @@ use crate::{
         Visitor, //
     },
     proto::{
+        codec::{
+            record::Slot,
+            superblock::Superblock, //
+        },
         controller::MemberDevice,
+        gate::permits::Unit,
         limit::{Counting, Limit},
-        permits::Unit,
-        record::Slot,
-        status::Reason,
-        superblock::Superblock,
-        table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
+        words::{
+            status::Reason,
+            table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
+        }, //
     },
 };
 use core::fmt::Write as _;

@@ -35,8 +35,8 @@
 //! Who calls: the engine and the gate note, the message prints, `leasectl metrics` reads. No
 //! locking.
 
-use super::permits::Word;
-use super::table::number;
+use super::gate::permits::Word;
+use super::words::table::number;
 use core::fmt;
 use core::ops::Deref;
 

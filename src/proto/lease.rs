@@ -19,7 +19,7 @@
 //! that has already expired when it is granted [R4]. `Latched` is final for the epoch [R9].
 //!
 //! Callers: [`super::controller`]. The hot path does not come here; it compares the clock with
-//! the expiry word of [`super::permits`], which is set from what [`Lease::judge`] returns.
+//! the expiry word of [`super::gate::permits`], which is set from what [`Lease::judge`] returns.
 
 /// The lease of the epoch that a controller owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

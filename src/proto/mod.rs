@@ -12,41 +12,30 @@
 //! |---|---|
 //! | [`clocks`] | which clock counts, and when the time between two readings is not known |
 //! | [`time`] | the timings of a portion and the two inequalities that make them safe |
-//! | [`layout`] | where superblock, mailboxes and data stand on a member |
-//! | [`superblock`] | what is formatted once and is the same for every controller |
-//! | [`record`] | what a mailbox says: ballot and heartbeat blocks, bit by bit |
+//! | [`codec`] | the blocks on a member: layout, superblock, records, checksum |
 //! | [`register`] | how a mailbox is written so that it never goes backwards |
 //! | [`lease`] | when the lease begins, is extended, and ends for good |
-//! | [`permits`] | how many operations may be open, and the one decision of the gate |
-//! | [`waiting`] | who goes next when there is room again |
-//! | [`backlog`] | when the operations arrived that a suspended device held back |
+//! | [`gate`] | how many operations may be open, which one is next, and which may not pass |
 //! | [`observer`] | how long a silence is, and what proves it |
-//! | [`paxos`] | who gets the next epoch |
+//! | [`paxos`] | which controller gets the next epoch |
 //! | [`random`] | how long to let another candidate go first |
 //! | [`round`] | what one write-then-read of all mailboxes has shown |
-//! | [`controller`] | the machine that joins all of these for one controller and one portion |
+//! | [`controller`] | the state machine of one controller for one portion, made of the above |
 //! | [`limit`] | how many strays the redundancy can repair |
 //! | [`histogram`] | how long heartbeats took, and how close it was |
-//! | [`table`], [`message`], [`status`] | the words users say and read |
+//! | [`words`] | table line, messages and status: the lines that users write and read |
 
-pub mod backlog;
 pub mod clocks;
+pub mod codec;
 pub mod controller;
-pub mod crc32c;
+pub mod gate;
 pub mod histogram;
-pub mod layout;
 pub mod lease;
 pub mod limit;
-pub mod message;
 pub mod observer;
 pub mod paxos;
-pub mod permits;
 pub mod random;
-pub mod record;
 pub mod register;
 pub mod round;
-pub mod status;
-pub mod superblock;
-pub mod table;
 pub mod time;
-pub mod waiting;
+pub mod words;

@@ -17,8 +17,10 @@
 //! [`Promise`] is the image of the own ballot fields; the controller's machine writes it and lets
 //! it count as `register` says. What others wrote is gathered in [`Seen`].
 
+use super::codec::record::{
+    Ballot, BallotRecord, Charge, Charges, Decided, Incarnation, Slot, Value,
+};
 use super::limit::Limit;
-use super::record::{Ballot, BallotRecord, Charge, Charges, Decided, Incarnation, Slot, Value};
 
 /// The own ballot fields of instance D + 1. They only grow while D stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -296,7 +298,7 @@ pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::Generations;
+    use crate::proto::codec::record::Generations;
 
     fn slot(index: u8) -> Slot {
         Slot::new(index).unwrap()

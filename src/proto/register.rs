@@ -42,8 +42,8 @@
 //!
 //! Caller: [`super::controller`], two for each member.
 
-use super::layout::Side;
-use super::record::{Incarnation, Register};
+use super::codec::layout::Side;
+use super::codec::record::{Incarnation, Register};
 use super::round::Shown;
 
 /// The state of one own register on one member.

@@ -23,12 +23,12 @@
 //!
 //! Caller: [`super::controller`], one round at a time.
 
-use super::layout::{Side, MAX_CONTROLLERS};
-use super::observer::member_bit;
-use super::paxos::{Promise, Seen};
-use super::record::{
+use super::codec::layout::{Side, MAX_CONTROLLERS};
+use super::codec::record::{
     newest, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, Reading, Record, Slot,
 };
+use super::observer::member_bit;
+use super::paxos::{Promise, Seen};
 use super::register::Stamp;
 
 /// What a read of one member's mailboxes brought, decoded.
@@ -348,7 +348,7 @@ pub const fn is_majority(members: u16, majority: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::{Ballot, Generations, Incarnation, Value};
+    use crate::proto::codec::record::{Ballot, Generations, Incarnation, Value};
 
     /// Two controllers.
     const SLOTS: u64 = 0b11;

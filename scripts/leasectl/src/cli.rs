@@ -5,10 +5,10 @@
 //! judged by the core (`time`, `limit`, `superblock`), whose errors name what is wrong.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::superblock::Name;
 use dm_lease_proto::proto::limit::Kind;
-use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::superblock::Name;
-use dm_lease_proto::proto::table;
+use dm_lease_proto::proto::words::table;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -758,7 +758,7 @@ mod tests {
 
     #[test]
     fn r39_uuids_are_read_as_they_are_printed() {
-        use dm_lease_proto::proto::superblock::DisplayUuid;
+        use dm_lease_proto::proto::codec::superblock::DisplayUuid;
         let word = "01234567-89ab-cdef-0123-456789abcdef";
         assert_eq!(DisplayUuid(&uuid(word).unwrap().0).to_string(), word);
         let zero = "00000000000000000000000000000000";

@@ -3,15 +3,15 @@
 
 mod scratch;
 
-use dm_lease_proto::proto::layout::{
+use dm_lease_proto::proto::codec::layout::{
     copy_offset, register_offset, seal, Block, Side, BLOCK_SIZE, MAILBOX_OFFSET, SPARE_OFFSET,
     SUPERBLOCK_OFFSET, ZERO_BLOCK,
 };
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::record::{
     decode, encode, Ballot, BallotRecord, BlockId, Charges, Decided, Generations, HeartbeatRecord,
     Incarnation, Record, RecordRole, Register, Slot, Value,
 };
-use dm_lease_proto::proto::superblock::{self, Superblock};
+use dm_lease_proto::proto::codec::superblock::{self, Superblock};
 use scratch::Scratch;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{symlink, FileExt};

@@ -2,7 +2,7 @@
 //! Documents that say what the source says: every error text and trace event is explained, and what
 //! pages tell to run is there.
 
-use dm_lease_proto::proto::status::Reason;
+use dm_lease_proto::proto::words::status::Reason;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -37,7 +37,13 @@ fn sentences(path: &str) -> BTreeSet<String> {
 fn every_error_text_is_explained() {
     let page = source("scripts/doc/troubleshooting.md");
     let mut texts = BTreeSet::new();
-    for path in ["table", "message", "superblock", "time", "limit"] {
+    for path in [
+        "words/table",
+        "words/message",
+        "codec/superblock",
+        "time",
+        "limit",
+    ] {
         let found = sentences(&format!("src/proto/{path}.rs"));
         assert!(found.len() > 9, "{path}: {found:?}");
         texts.extend(found);

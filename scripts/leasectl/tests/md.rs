@@ -4,12 +4,12 @@
 
 mod scratch;
 
-use dm_lease_proto::proto::layout::{register_offset, Side, SUPERBLOCK_OFFSET, ZERO_BLOCK};
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::layout::{register_offset, Side, SUPERBLOCK_OFFSET, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::record::{
     encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations, HeartbeatRecord,
     Incarnation, Record, RecordRole, Slot, Value,
 };
-use dm_lease_proto::proto::superblock;
+use dm_lease_proto::proto::codec::superblock;
 use scratch::Scratch;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;

@@ -25,7 +25,7 @@
 //! waiting for a processor: two that take turns on one do not compete for anything.
 
 use criterion::{BenchmarkId, Criterion};
-use dm_lease_proto::proto::permits::{
+use dm_lease_proto::proto::gate::permits::{
     Admission, Charge, Counting, Fields, Gate, Word, SPREAD_STRIDE, UNLIMITED,
 };
 use std::collections::BTreeMap;

@@ -11,11 +11,11 @@ mod blocks;
 #[path = "../tests/inputs/lines.rs"]
 mod lines;
 
-use dm_lease_proto::proto::layout::{Block, ZERO_BLOCK};
-use dm_lease_proto::proto::record::{self, Record};
-use dm_lease_proto::proto::status::Status;
-use dm_lease_proto::proto::superblock::{self, Superblock};
-use dm_lease_proto::proto::table::TableLine;
+use dm_lease_proto::proto::codec::layout::{Block, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::record::{self, Record};
+use dm_lease_proto::proto::codec::superblock::{self, Superblock};
+use dm_lease_proto::proto::words::status::Status;
+use dm_lease_proto::proto::words::table::TableLine;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

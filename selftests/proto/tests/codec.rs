@@ -12,13 +12,13 @@ mod properties;
 #[path = "properties/refusals.rs"]
 mod refusals;
 
-use dm_lease_proto::proto::layout::{seal, Block, Side, BLOCK_SIZE};
-use dm_lease_proto::proto::limit::{Exhausted, Limit};
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::layout::{seal, Block, Side, BLOCK_SIZE};
+use dm_lease_proto::proto::codec::record::{
     self, newest, BallotRecord, BlockId, Decided, HeartbeatRecord, Incarnation, Reading, Record,
     RecordRole, Value,
 };
-use dm_lease_proto::proto::superblock::{self, SuperblockError};
+use dm_lease_proto::proto::codec::superblock::{self, SuperblockError};
+use dm_lease_proto::proto::limit::{Exhausted, Limit};
 use dm_lease_proto::proto::time::Timing;
 use inputs::{ballot_records, heartbeat_records, ids, redundancies, superblocks, timings};
 use properties::{place_of, registers_are_sound, superblocks_are_sound};

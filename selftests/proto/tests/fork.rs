@@ -8,10 +8,10 @@
 mod world;
 
 use dm_lease_proto::proto::clocks::Now;
+use dm_lease_proto::proto::codec::record::{Incarnation, Register, Slot};
 use dm_lease_proto::proto::controller::{Action, Controller, MemberDevice, Setup};
 use dm_lease_proto::proto::limit::Redundancy;
-use dm_lease_proto::proto::record::{Incarnation, Register, Slot};
-use dm_lease_proto::proto::status::Role;
+use dm_lease_proto::proto::words::status::Role;
 use std::cell::RefCell;
 use std::rc::Rc;
 use world::{timing, Mailbox, Payload, Snapshot, MS};

@@ -7,7 +7,7 @@
 
 mod words;
 
-use dm_lease_proto::proto::permits::{
+use dm_lease_proto::proto::gate::permits::{
     Admission, Charge, Check, Counting, Fields, Gate, Taken, UNLIMITED,
 };
 use loom::sync::atomic::{AtomicUsize, Ordering};

@@ -12,9 +12,9 @@ mod properties;
 #[path = "properties/refusals.rs"]
 mod refusals;
 
-use dm_lease_proto::proto::message::Command;
-use dm_lease_proto::proto::status::Status;
-use dm_lease_proto::proto::table::TableLine;
+use dm_lease_proto::proto::words::message::Command;
+use dm_lease_proto::proto::words::status::Status;
+use dm_lease_proto::proto::words::table::TableLine;
 use inputs::{commands, features, slots, statuses};
 use properties::{message_is_sound, split, status_is_sound, table, table_is_sound};
 use proptest::collection::vec;

@@ -8,12 +8,12 @@
 
 mod world;
 
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{HeartbeatRecord, RecordRole, Slot, Value};
 use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
-use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::permits::Charge;
-use dm_lease_proto::proto::record::{HeartbeatRecord, RecordRole, Slot, Value};
+use dm_lease_proto::proto::gate::permits::Charge;
 use dm_lease_proto::proto::round::Mailboxes;
-use dm_lease_proto::proto::status::{Reason, Role};
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{Config, Path, Payload, Snapshot, World, MS};
 
 const SECOND: u64 = 1_000 * MS;

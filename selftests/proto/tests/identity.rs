@@ -8,15 +8,15 @@
 
 mod world;
 
-use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
-use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::limit::{Kind, Redundancy};
-use dm_lease_proto::proto::permits::Charge;
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{
     BallotRecord, Decided, HeartbeatRecord, Incarnation, RecordRole, Slot, Value,
 };
+use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
+use dm_lease_proto::proto::gate::permits::Charge;
+use dm_lease_proto::proto::limit::{Kind, Redundancy};
 use dm_lease_proto::proto::round::Mailboxes;
-use dm_lease_proto::proto::status::{Reason, Role};
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{timing, Config, Mailbox, Path, Payload, Snapshot, What, World, MS};
 
 const SECOND: u64 = 1_000 * MS;

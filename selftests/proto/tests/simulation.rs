@@ -33,7 +33,7 @@
 mod world;
 
 use dm_lease_proto::proto::limit::{Kind, Redundancy};
-use dm_lease_proto::proto::status::Reason;
+use dm_lease_proto::proto::words::status::Reason;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;

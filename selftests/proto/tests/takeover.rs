@@ -15,10 +15,10 @@
 
 mod world;
 
+use dm_lease_proto::proto::codec::record::Slot;
 use dm_lease_proto::proto::controller::Command;
-use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::Timing;
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use std::collections::BTreeSet;
 use world::{Clock, Config, Rng, World, MS};
 

@@ -7,10 +7,10 @@
 
 mod world;
 
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{Ballot, Register, Slot};
 use dm_lease_proto::proto::controller::Controller;
-use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::record::{Ballot, Register, Slot};
-use dm_lease_proto::proto::status::{Reason, Role};
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{timing, Config, Path, Payload, World, MS};
 
 const SECOND: u64 = 1_000 * MS;

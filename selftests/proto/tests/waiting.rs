@@ -8,8 +8,8 @@
 
 mod words;
 
-use dm_lease_proto::proto::permits::{Admission, Charge, Check, Counting, Fields, Gate};
-use dm_lease_proto::proto::waiting::{dispatch, refuse_if_over, wait, Line, Lobby, Waiting};
+use dm_lease_proto::proto::gate::permits::{Admission, Charge, Check, Counting, Fields, Gate};
+use dm_lease_proto::proto::gate::waiting::{dispatch, refuse_if_over, wait, Line, Lobby, Waiting};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;

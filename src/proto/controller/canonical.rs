@@ -14,11 +14,11 @@
 use core::hash::{Hash, Hasher};
 
 use super::{Controller, Evidence, Phase, Queued, Sides};
+use crate::proto::codec::record::{Decided, RecordRole, Register};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
-use crate::proto::record::{Decided, RecordRole, Register};
 use crate::proto::round::Stage;
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 impl Controller {
     /// A machine that behaves like this one from `now_ns` on, with small counters and the shortest

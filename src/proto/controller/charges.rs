@@ -24,11 +24,11 @@
 
 use super::voices::owner_of;
 use super::{Controller, Outcome, Phase};
+use crate::proto::codec::record::{Charge, Charges, HeartbeatRecord, Incarnation, Slot, Value};
 use crate::proto::limit::{formula, Exhausted, Kind};
 use crate::proto::paxos::Lists;
-use crate::proto::record::{Charge, Charges, HeartbeatRecord, Incarnation, Slot, Value};
 use crate::proto::round::Mailboxes;
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 /// What the local clock knows of a charged term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -402,7 +402,7 @@ fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::{Decided, Generations, Incarnation, RecordRole};
+    use crate::proto::codec::record::{Decided, Generations, Incarnation, RecordRole};
 
     #[test]
     fn r21_only_what_is_said_behind_the_latch_of_a_term_shows_that_it_has_drained() {

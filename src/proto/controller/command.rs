@@ -4,10 +4,10 @@
 //! Every command is idempotent: asking for what already is, is a success. A refusal says why.
 
 use super::{Controller, Evidence, Pending, Phase};
-use crate::proto::record::{RecordRole, Slot};
-use crate::proto::status::Reason;
+use crate::proto::codec::record::{RecordRole, Slot};
+use crate::proto::words::status::Reason;
 
-/// A command to the machine; the words of users are in [`crate::proto::message`].
+/// A command to the machine; the words of users are in [`crate::proto::words::message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Claim as soon as there is evidence.

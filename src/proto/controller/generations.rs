@@ -31,8 +31,8 @@
 //! or without a present member, unless each replacement was settled before the next one was made.
 
 use super::{Action, Controller, MemberDevice};
+use crate::proto::codec::record::{BallotRecord, Generations, Reading, Slot};
 use crate::proto::observer::member_bit;
-use crate::proto::record::{BallotRecord, Generations, Reading, Slot};
 use crate::proto::round::Mailboxes;
 
 /// What is known of the generation of one member.

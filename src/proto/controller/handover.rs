@@ -23,9 +23,9 @@
 //! and no claim, whenever it is seen; a value that is put forward is always a claim.
 
 use super::{Controller, Evidence, Pending, Phase};
+use crate::proto::codec::record::{HeartbeatRecord, RecordRole, Slot};
 use crate::proto::paxos::{Seen, Successor};
-use crate::proto::record::{HeartbeatRecord, RecordRole, Slot};
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 /// A prepared successor looks so often in one of its periods, or more often.
 const LOOKS: u64 = 16;

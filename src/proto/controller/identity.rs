@@ -17,17 +17,17 @@
 //! anything [R36].
 
 use super::{Controller, Phase, Queued, ReadTag};
-use crate::proto::layout::Side;
+use crate::proto::codec::layout::Side;
+use crate::proto::codec::record::{
+    Ballot, Charges, Decided, Incarnation, RecordRole, Register, MAX_CHARGES,
+};
 use crate::proto::lease::Lease;
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::{Invitation, Promise};
 use crate::proto::random::XorShift;
-use crate::proto::record::{
-    Ballot, Charges, Decided, Incarnation, RecordRole, Register, MAX_CHARGES,
-};
 use crate::proto::register::Verdict;
 use crate::proto::round::{Found, Kind, Mailboxes, Stage};
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 /// What [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) says of both registers
 /// of the own slot on one member: the worst of each.

@@ -6,13 +6,13 @@
 
 use super::identity::contradict;
 use super::{Action, Controller, Evidence, Kind, Member, Phase, ReadTag, Sides};
-use crate::proto::observer::member_bit;
-use crate::proto::record::{
+use crate::proto::codec::record::{
     BallotRecord, Charges, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
 };
+use crate::proto::observer::member_bit;
 use crate::proto::register::Write;
 use crate::proto::round::{is_majority, Found, Mailboxes, Progress, Round, Stage};
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 impl Controller {
     /// A write to an own register has come to its end.
@@ -649,7 +649,7 @@ fn has_drained(decided: Decided, slot: Slot, record: &HeartbeatRecord) -> bool {
 fn newest_seq<T: Copy>(
     found: &Found<T>,
     seq: impl Fn(&T) -> u64,
-) -> Option<(crate::proto::layout::Side, u64)> {
+) -> Option<(crate::proto::codec::layout::Side, u64)> {
     match (found.reading, found.newest) {
         (Reading::Valid(record), Some(side)) => Some((side, seq(&record))),
         _ => None,

@@ -2,12 +2,12 @@
 //! What a complete, or a failed, round leads to.
 
 use super::{Controller, Evidence, Pending, Phase, Proposal, Queued};
+use crate::proto::codec::record::{Ballot, Decided, RecordRole};
 use crate::proto::lease::{Lease, Verdict};
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::{next_ballot, Promise};
-use crate::proto::record::{Ballot, Decided, RecordRole};
 use crate::proto::round::{is_majority, Kind, Round};
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 /// A claim that was preempted waits for a random part of up to 2^this rounds.
 const BACKOFF_MAX_SHIFT: u8 = 6;

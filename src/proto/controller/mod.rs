@@ -60,20 +60,20 @@ use generations::Standing;
 use io::Carried;
 
 use super::clocks::{Clocks, Now};
-use super::layout::{Side, MAX_MEMBERS};
+use super::codec::layout::{Side, MAX_MEMBERS};
+use super::codec::record::{
+    Ballot, BallotRecord, Charges, Decided, Generations, HeartbeatRecord, Incarnation, RecordRole,
+    Register, Slot, Value, MAX_CHARGES,
+};
 use super::lease::Lease;
 use super::limit::Redundancy;
 use super::observer::Observer;
 use super::paxos::{Invitation, Promise};
 use super::random::XorShift;
-use super::record::{
-    Ballot, BallotRecord, Charges, Decided, Generations, HeartbeatRecord, Incarnation, RecordRole,
-    Register, Slot, Value, MAX_CHARGES,
-};
 use super::register::OwnRegister;
 use super::round::{Kind, Round};
-use super::status::{Reason, Role};
 use super::time::{majority, Timing};
+use super::words::status::{Reason, Role};
 
 /// What is given when a controller joins a portion.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -15,10 +15,10 @@
 //! no silence is proved before it has stood for as long as one lasts.
 
 use super::{Controller, Evidence, Phase};
-use crate::proto::layout::MAX_MEMBERS;
-use crate::proto::record::{Charge, HeartbeatRecord, Incarnation, Slot, Value, MAX_CHARGES};
+use crate::proto::codec::layout::MAX_MEMBERS;
+use crate::proto::codec::record::{Charge, HeartbeatRecord, Incarnation, Slot, Value, MAX_CHARGES};
 use crate::proto::round::Mailboxes;
-use crate::proto::status::Reason;
+use crate::proto::words::status::Reason;
 
 /// Each charged term may be of another incarnation; the present owner is one more.
 pub(super) const MAX_VOICES: usize = MAX_CHARGES + 1;
@@ -206,7 +206,7 @@ pub(super) fn owner_of(charge: &Charge) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::record::{Decided, Generations, RecordRole};
+    use crate::proto::codec::record::{Decided, Generations, RecordRole};
 
     fn record(seq: u64, open: u32) -> HeartbeatRecord {
         HeartbeatRecord {

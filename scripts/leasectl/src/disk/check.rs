@@ -12,13 +12,13 @@ use crate::disk::show::MemberJson;
 use crate::md::raid::MdLayout;
 use crate::text::list;
 use anyhow::Result;
-use dm_lease_proto::proto::layout::{
+use dm_lease_proto::proto::codec::layout::{
     copy_offset, BLOCK_SIZE, HEAD_SIZE, MAILBOX_OFFSET, MAILBOX_SIZE, MAX_CONTROLLERS, SECTOR_SIZE,
     TAIL_SIZE,
 };
+use dm_lease_proto::proto::codec::record::{Decided, Generations, Reading, Record, Slot, Value};
+use dm_lease_proto::proto::codec::superblock::Superblock;
 use dm_lease_proto::proto::limit::Counting;
-use dm_lease_proto::proto::record::{Decided, Generations, Reading, Record, Slot, Value};
-use dm_lease_proto::proto::superblock::Superblock;
 use dm_lease_proto::proto::time::majority;
 use serde::Serialize;
 use std::collections::BTreeMap;

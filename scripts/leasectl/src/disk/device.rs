@@ -7,7 +7,7 @@
 //! mapped device of the target itself. To *observe* it is to open it for reading beside others.
 
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::layout::{Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::layout::{Block, BLOCK_SIZE, ZERO_BLOCK};
 use rustix::fs::{flock, major, minor, FlockOperation, OFlags};
 use rustix::ioctl::{ioctl, opcode, NoArg};
 use std::fs::{self, File, Metadata, OpenOptions};

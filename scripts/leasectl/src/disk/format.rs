@@ -17,15 +17,15 @@ use crate::disk::member::{heartbeating, superblocks, Member};
 use crate::disk::plan;
 use crate::text::{list, mib, named_controllers};
 use anyhow::{anyhow, bail, Context, Result};
-use dm_lease_proto::proto::layout::{
+use dm_lease_proto::proto::codec::layout::{
     copy_offset, data_length_sectors, write_protective, BLOCK_SIZE, DATA_OFFSET_SECTORS, HEAD_SIZE,
     MAX_MEMBERS, PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET, TAIL_SIZE, ZERO_BLOCK,
 };
-use dm_lease_proto::proto::limit::{Counting, Redundancy};
-use dm_lease_proto::proto::record::{Generations, Slot};
-use dm_lease_proto::proto::superblock::{
+use dm_lease_proto::proto::codec::record::{Generations, Slot};
+use dm_lease_proto::proto::codec::superblock::{
     self, DisplayUuid, Superblock, SuperblockError, INCOMPAT_RECORDS_2, VERSION_MINOR,
 };
+use dm_lease_proto::proto::limit::{Counting, Redundancy};
 use dm_lease_proto::proto::time::majority;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -6,15 +6,15 @@
 
 use crate::disk::device::Device;
 use anyhow::{bail, Result};
-use dm_lease_proto::proto::layout::{
+use dm_lease_proto::proto::codec::layout::{
     copy_offset, is_protective, register_offset, Side, BLOCK_SECTORS, MAX_CONTROLLERS,
     PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET,
 };
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::record::{
     decode, newest, BallotRecord, BlockId, Generations, HeartbeatRecord, Reading, Record, Reject,
     Slot,
 };
-use dm_lease_proto::proto::superblock::{self, Superblock, SuperblockError};
+use dm_lease_proto::proto::codec::superblock::{self, Superblock, SuperblockError};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;

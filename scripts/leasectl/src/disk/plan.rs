@@ -8,8 +8,8 @@
 use crate::cli::{Count, RedundancyOptions, Timings, WhenExhausted, YesNo};
 use crate::text::{controllers, ms, ns, round_up_ms};
 use anyhow::{bail, Context, Result};
+use dm_lease_proto::proto::codec::superblock::Superblock;
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
-use dm_lease_proto::proto::superblock::Superblock;
 use dm_lease_proto::proto::time::{majority, Timing};
 use std::io::{self, Write};
 

@@ -9,14 +9,14 @@ use crate::cli::Devices;
 use crate::disk::member::{Mailbox, Member, RegisterView, COPY_IS_WHOLE};
 use crate::text::{controllers, mib, ms, utc};
 use anyhow::Result;
-use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{
     Ballot, BallotRecord, Charge, Decided, HeartbeatRecord, Reading, Record, RecordRole, Slot,
 };
-use dm_lease_proto::proto::status::Reason;
-use dm_lease_proto::proto::superblock::{DisplayUuid, Superblock};
+use dm_lease_proto::proto::codec::superblock::{DisplayUuid, Superblock};
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
 use dm_lease_proto::proto::time::{Timing, NS_PER_MS};
+use dm_lease_proto::proto::words::status::Reason;
 use serde::Serialize;
 use std::io::Write;
 

@@ -14,15 +14,17 @@
 use crate::cli::Upgrade;
 use crate::disk::device::{refuse_twice, Device};
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::layout::{
+use dm_lease_proto::proto::codec::layout::{
     copy_offset, register_offset, Side, MAILBOX_OFFSET, SECTOR_SIZE, SPARE_OFFSET,
     SUPERBLOCK_OFFSET, ZERO_BLOCK,
 };
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::record::{
     decode_any, encode, newest, BallotRecord, BlockId, Generations, HeartbeatRecord, Reading,
     Record, Slot,
 };
-use dm_lease_proto::proto::superblock::{self, Superblock, INCOMPAT_RECORDS_2, INCOMPAT_UPGRADING};
+use dm_lease_proto::proto::codec::superblock::{
+    self, Superblock, INCOMPAT_RECORDS_2, INCOMPAT_UPGRADING,
+};
 use std::io::Write;
 use std::path::Path;
 use std::thread;

@@ -31,7 +31,7 @@ use crate::kernel::events::Events;
 use crate::kernel::mapped;
 use crate::kernel::status::{dmsetup, parse, Line};
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::status::Role;
+use dm_lease_proto::proto::words::status::Role;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_group_has_one_portion() {
         let group = |portion, number| Group {
-            portion: dm_lease_proto::proto::superblock::Name::new(portion).unwrap(),
+            portion: dm_lease_proto::proto::codec::superblock::Name::new(portion).unwrap(),
             number,
         };
         assert!(exports(&[group("alpha", 2), group("beta", 3)]).is_ok());

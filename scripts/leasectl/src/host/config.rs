@@ -7,9 +7,9 @@
 
 use crate::cli::{name, uuid, Uuid};
 use anyhow::{anyhow, Context, Result};
-use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::superblock::Name;
-use dm_lease_proto::proto::table::{
+use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::superblock::Name;
+use dm_lease_proto::proto::words::table::{
     Claim, FailWith, Features, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
 };
 use serde::de::{Deserialize, Deserializer, Error};

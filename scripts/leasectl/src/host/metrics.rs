@@ -11,7 +11,7 @@ use crate::kernel::sessions::{Key, Look};
 use anyhow::{anyhow, bail, Context, Result};
 use dm_lease_proto::proto::histogram::{limit_us, Histogram, Report, BUCKETS};
 use dm_lease_proto::proto::limit::Limit;
-use dm_lease_proto::proto::status::{Reason, Role, Status};
+use dm_lease_proto::proto::words::status::{Reason, Role, Status};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -6,7 +6,7 @@
 use crate::kernel::mapped;
 use crate::kernel::status::{dmsetup, parse, Line};
 use anyhow::{Context, Result};
-use dm_lease_proto::proto::table::TableLine;
+use dm_lease_proto::proto::words::table::TableLine;
 use std::collections::BTreeMap;
 
 /// What tells a session from others.

@@ -4,8 +4,8 @@
 use crate::cli::{Owns, Status as Options};
 use crate::kernel::mapped;
 use anyhow::{Context, Result};
-use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::status::{Charged, Status};
+use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::words::status::{Charged, Status};
 use serde::Serialize;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -243,7 +243,7 @@ impl<'a> LineJson<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dm_lease_proto::proto::status::Role;
+    use dm_lease_proto::proto::words::status::Role;
 
     #[test]
     fn r47_lines_of_dmsetup_are_read() {

@@ -6,10 +6,12 @@ use crate::disk::device::Device;
 use crate::disk::member::first_superblock;
 use crate::text;
 use anyhow::{bail, Context, Result};
+use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::superblock::Superblock;
 use dm_lease_proto::proto::limit::Limit;
-use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::superblock::Superblock;
-use dm_lease_proto::proto::table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine};
+use dm_lease_proto::proto::words::table::{
+    Claim, FailWith, Features, OnFull, Surroundings, TableLine,
+};
 use std::io::Write;
 use std::path::Path;
 

@@ -16,9 +16,9 @@ use crate::md::array::{Component, Geometry};
 use crate::md::bitmap::Bitmap;
 use crate::md::raid::MdLayout;
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::layout::SECTOR_SIZE;
+use dm_lease_proto::proto::codec::layout::SECTOR_SIZE;
+use dm_lease_proto::proto::codec::record::{Charge, Decided, HeartbeatRecord, Slot};
 use dm_lease_proto::proto::limit::Limit;
-use dm_lease_proto::proto::record::{Charge, Decided, HeartbeatRecord, Slot};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 

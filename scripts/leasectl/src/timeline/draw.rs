@@ -3,7 +3,7 @@
 //! the lease, heartbeats as ticks, and below it what was refused.
 
 use crate::timeline::record::{Lane, Lanes};
-use dm_lease_proto::proto::status::Role;
+use dm_lease_proto::proto::words::status::Role;
 use std::fmt::Write;
 
 const WIDTH: u64 = 1400;

@@ -9,8 +9,8 @@
 
 use crate::cli::Named;
 use anyhow::{anyhow, Context, Result};
-use dm_lease_proto::proto::status::Role;
-use dm_lease_proto::proto::superblock::DisplayUuid;
+use dm_lease_proto::proto::codec::superblock::DisplayUuid;
+use dm_lease_proto::proto::words::status::Role;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

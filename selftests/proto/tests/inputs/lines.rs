@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What users may type and read, drawn at random: what is drawn is valid.
 
+use dm_lease_proto::proto::codec::record::Slot;
 use dm_lease_proto::proto::limit::Limit;
-use dm_lease_proto::proto::message::Command;
-use dm_lease_proto::proto::record::Slot;
-use dm_lease_proto::proto::status::{Reason, Role, Status};
-use dm_lease_proto::proto::table::{
+use dm_lease_proto::proto::words::message::Command;
+use dm_lease_proto::proto::words::status::{Reason, Role, Status};
+use dm_lease_proto::proto::words::table::{
     Claim, FailWith, Features, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
 };
 use proptest::option;

@@ -6,8 +6,8 @@
 //! it compares nothing but contents.
 
 use crate::print::{print, Shards};
-use dm_lease_proto::proto::layout::Side;
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{
     BallotRecord, Generations, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
 };
 use dm_lease_proto::proto::round::{Found, Mailboxes};

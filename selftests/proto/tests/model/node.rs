@@ -11,11 +11,11 @@
 use crate::config::{Config, BATCH};
 use crate::medium::{Answer, Block, Mailbox, Records, Sight, Sights, View};
 use crate::print::print;
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{Decided, Incarnation, Register, Slot};
 use dm_lease_proto::proto::controller::{Action, Command, Controller, MemberDevice, Setup};
-use dm_lease_proto::proto::layout::Side;
 use dm_lease_proto::proto::lease::is_within;
-use dm_lease_proto::proto::record::{Decided, Incarnation, Register, Slot};
-use dm_lease_proto::proto::status::{Reason, Role};
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use siphasher::sip::SipHasher13;
 use std::hash::{Hash, Hasher};
 

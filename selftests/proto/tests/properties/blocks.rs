@@ -5,12 +5,14 @@
 //! the module `refusals`. A property that does not hold panics.
 
 use crate::refusals::has_own_words;
-use dm_lease_proto::proto::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
-use dm_lease_proto::proto::record::{
+use dm_lease_proto::proto::codec::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::record::{
     self, newest, target, BallotRecord, BlockId, Charges, HeartbeatRecord, Reading, Record,
     RecordRole, Slot, EXTENSION_AT, MAX_CHARGES,
 };
-use dm_lease_proto::proto::superblock::{self, DisplayUuid, Name, Superblock, SuperblockError};
+use dm_lease_proto::proto::codec::superblock::{
+    self, DisplayUuid, Name, Superblock, SuperblockError,
+};
 use std::fmt::Debug;
 
 /// Bits in a block.

@@ -5,9 +5,9 @@
 //! the module `refusals`. A property that does not hold panics.
 
 use crate::refusals::has_own_words;
-use dm_lease_proto::proto::message::Command;
-use dm_lease_proto::proto::status::Status;
-use dm_lease_proto::proto::table::{Surroundings, TableError, TableLine};
+use dm_lease_proto::proto::words::message::Command;
+use dm_lease_proto::proto::words::status::Status;
+use dm_lease_proto::proto::words::table::{Surroundings, TableError, TableLine};
 use std::cell::Cell;
 
 /// The most words that a table line is read to: device, controller, count, what the count covers,

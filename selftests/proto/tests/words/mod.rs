@@ -4,7 +4,7 @@
 //! A word's changes are fully ordered, in the kernel by the memory model's value-returning atomics,
 //! here by fences around them: loom knows sequential consistency of fences only.
 
-use dm_lease_proto::proto::permits::Word;
+use dm_lease_proto::proto::gate::permits::Word;
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
 
 /// The kernel's word.

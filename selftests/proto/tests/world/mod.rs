@@ -28,13 +28,13 @@ pub use machine::{Call, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
+use dm_lease_proto::proto::codec::layout::Side;
+use dm_lease_proto::proto::codec::record::{BallotRecord, Charge as DeadTerm, Register, Slot};
 use dm_lease_proto::proto::controller::{Action, Command, MemberDevice, Outcome};
-use dm_lease_proto::proto::layout::Side;
+use dm_lease_proto::proto::gate::permits::{Admission, Charge, Lapsed};
 use dm_lease_proto::proto::limit::Redundancy;
-use dm_lease_proto::proto::permits::{Admission, Charge, Lapsed};
-use dm_lease_proto::proto::record::{BallotRecord, Charge as DeadTerm, Register, Slot};
-use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::Timing;
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 

@@ -25,10 +25,10 @@
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
+use dm_lease_proto::proto::codec::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
 use dm_lease_proto::proto::controller::{Action, Budget, Command, Heartbeat, Outcome, Transition};
-use dm_lease_proto::proto::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
-use dm_lease_proto::proto::status::{Reason, Role};
 use dm_lease_proto::proto::time::majority;
+use dm_lease_proto::proto::words::status::{Reason, Role};
 use std::collections::BTreeMap;
 
 /// An invariant that did not hold.

@@ -52,7 +52,7 @@
 //! world: the kernel's on a controller, a model checker's in the tests. All operations of a `W`
 //! that change it are fully ordered.
 
-use super::lease::is_within;
+use crate::proto::lease::is_within;
 use core::ops::Deref;
 
 /// An atomic 64-bit word whose changes are fully ordered.

@@ -18,9 +18,9 @@
 //! Who calls: the target's status function and the log (print), `leasectl status|watch` (read).
 //! No state, no locking.
 
-use super::limit::Limit;
-use super::record::Slot;
 use super::table::{number, slot};
+use crate::proto::codec::record::Slot;
+use crate::proto::limit::Limit;
 use core::fmt;
 
 /// The state of one mapped device and its portion, as one controller sees it.

@@ -25,7 +25,7 @@
 //! what the superblock says), its status function ([`TableLine`] and [`Ima`] print), `leasectl
 //! table`. No state, no locking.
 
-use super::record::Slot;
+use crate::proto::codec::record::Slot;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::RangeInclusive;
@@ -602,7 +602,7 @@ impl Row {
 
 /// Why a word is not the number that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NumberError {
+pub(in crate::proto) enum NumberError {
     /// Something else than decimal digits.
     Invalid,
     /// Decimal digits, but of a number that is too small or too large.
@@ -620,7 +620,7 @@ impl NumberError {
 }
 
 /// Reads a decimal number: digits only, no sign, no white space.
-pub(super) fn number(word: &[u8]) -> Result<u64, NumberError> {
+pub(in crate::proto) fn number(word: &[u8]) -> Result<u64, NumberError> {
     if word.is_empty() || !word.iter().all(u8::is_ascii_digit) {
         return Err(NumberError::Invalid);
     }

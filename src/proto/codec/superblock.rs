@@ -31,9 +31,9 @@ use super::layout::{
     is_blank, is_sealed, seal, Block, FieldReader, FieldWriter, BLOCK_SECTORS, DATA_OFFSET_SECTORS,
     MAX_MEMBERS, SECTOR_SIZE, TAIL_SIZE,
 };
-use super::limit::{Counting, Exhausted, Kind, Redundancy, RedundancyError};
 use super::record::Slot;
-use super::time::{Timing, TimingError};
+use crate::proto::limit::{Counting, Exhausted, Kind, Redundancy, RedundancyError};
+use crate::proto::time::{Timing, TimingError};
 use core::fmt;
 
 /// The first bytes of a superblock.
@@ -574,9 +574,9 @@ fn ensure(condition: bool, error: SuperblockError) -> Result<(), SuperblockError
 #[cfg(test)]
 mod tests {
     use super::super::layout::{BLOCK_SIZE, ZERO_BLOCK};
-    use super::super::limit;
-    use super::super::time::NS_PER_MS;
     use super::*;
+    use crate::proto::limit;
+    use crate::proto::time::NS_PER_MS;
 
     fn example() -> Superblock {
         let mut superblock = Superblock {

@@ -13,7 +13,7 @@
 //! | `repaired <epoch>` | stop charging the term of this epoch [R21] |
 //! | `degraded <n>` | count n members as failed or rebuilding [R14] |
 //! | `heartbeat_ms <n>` | heartbeat at this period [R1] |
-//! | `histogram` | tell what heartbeats were like: [`super::histogram`] [R47] |
+//! | `histogram` | tell what heartbeats were like: [`crate::proto::histogram`] [R47] |
 //!
 //! A message is sent to any mapped device of a portion and acts on the portion. Reading one says
 //! nothing about whether it is granted: refusals for what the portion is doing are
@@ -23,9 +23,9 @@
 //! Who calls: the target's message function, which logs the text of an error and answers EINVAL.
 //! A [`Command`] prints as it is written. No state, no locking.
 
-use super::layout::MAX_MEMBERS;
-use super::record::Slot;
 use super::table::{number, ranged, slot, NumberError, HEARTBEAT_MS};
+use crate::proto::codec::layout::MAX_MEMBERS;
+use crate::proto::codec::record::Slot;
 use core::fmt;
 
 /// What an operator asks of a portion.
