@@ -106,7 +106,7 @@
 //! # Parts
 //!
 //! [`target`] callbacks; [`module`] loading and unloading; [`args`] the words of a table line;
-//! [`bio`] bios and their dispositions; [`device`] block devices; [`limits`] queue limits;
+//! [`bio`] bios; [`clone_bio`] those of a target and their dispositions; [`device`] block devices; [`limits`] queue limits;
 //! [`writer`] status text; [`marker`] the end of what was deferred during a suspend;
 //! [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting;
 //! [`notifier`] reboot and system sleep; [`clock`] time and random numbers; [`word`] atomic words;
@@ -117,6 +117,7 @@ pub(crate) mod bindings;
 pub mod bio;
 pub mod block_io;
 pub mod clock;
+pub mod clone_bio;
 pub mod device;
 pub mod global;
 pub mod limits;
@@ -132,10 +133,19 @@ pub mod writer;
 pub use self::{
     args::Args,
     bio::{
-        AimedBio,
         Bio,
-        BioList,
         BlkStatus,
+        Op, //
+    },
+    block_io::{
+        Complete,
+        IoBuf,
+        IoOp,
+        Request, //
+    },
+    clone_bio::{
+        AimedBio,
+        BioList,
         EndBio,
         EndOutcome,
         Held,
@@ -144,14 +154,7 @@ pub use self::{
         LocatedBio,
         MapBio,
         MapOutcome,
-        Op,
         Tracked, //
-    },
-    block_io::{
-        Complete,
-        IoBuf,
-        IoOp,
-        Request, //
     },
     device::{
         Access,

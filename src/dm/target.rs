@@ -42,7 +42,7 @@
 use super::{
     args::Args,
     bindings,
-    bio::{
+    clone_bio::{
         EndBio,
         EndOutcome,
         MapBio,
