@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What any bio shows: its operation, flags, position and status.
+//! The fields of a bio: its operation, flags, position, size and status.
 //!
-//! Nothing here knows of targets. What becomes of the bios that dm core hands to a target is in
-//! [`clone_bio`](super::clone_bio).
+//! This module does not depend on targets. The bios that dm core hands to a target, and the ways to
+//! dispose of them, are in [`clone_bio`](super::clone_bio).
 //!
-//! C header: `include/linux/blk_types.h`.
+//! A [`Bio`] is only ever borrowed. The type that owns the bio decides when it may be read.
+//!
+//! C headers: `include/linux/blk_types.h`, `include/linux/bio.h`.
 
 use super::{
     bindings,
@@ -13,20 +15,20 @@ use super::{
 };
 use kernel::types::Opaque;
 
-/// What a bio does, without its flags (`enum req_op`).
+/// The operation of a bio (`enum req_op`), without the flags.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Op(u32);
 
 impl Op {
-    /// Reads sectors; the only operation that never changes anything.
+    /// Reads sectors. This is the only operation that changes nothing on the device.
     pub const READ: Op = Op(bindings::req_op_REQ_OP_READ);
     /// Writes sectors. An empty flush is a `WRITE` of zero bytes with the preflush flag.
     pub const WRITE: Op = Op(bindings::req_op_REQ_OP_WRITE);
-    /// Tells the device that sectors are no longer needed.
+    /// Tells the device that the contents of sectors are no longer needed.
     pub const DISCARD: Op = Op(bindings::req_op_REQ_OP_DISCARD);
-    /// Erases sectors beyond recovery.
+    /// Erases sectors so that their contents cannot be recovered.
     pub const SECURE_ERASE: Op = Op(bindings::req_op_REQ_OP_SECURE_ERASE);
-    /// Writes zeroes without carrying them.
+    /// Writes zeroes. The bio carries no data.
     pub const WRITE_ZEROES: Op = Op(bindings::req_op_REQ_OP_WRITE_ZEROES);
 
     const MASK: u32 = (1 << bindings::REQ_OP_BITS) - 1;
@@ -42,25 +44,26 @@ impl Op {
 pub struct BlkStatus(u8);
 
 impl BlkStatus {
-    /// It succeeded.
+    /// The operation succeeded.
     pub const OK: BlkStatus = BlkStatus(bindings::BLK_STS_OK as u8);
-    /// The device does not support it (`EOPNOTSUPP`).
+    /// The device does not support the operation (`EOPNOTSUPP`).
     pub const NOTSUPP: BlkStatus = BlkStatus(bindings::BLK_STS_NOTSUPP);
-    /// A reservation held by somebody else forbids it (`EBADE`).
+    /// A reservation of another host forbids the operation (`EBADE`).
     pub const RESV_CONFLICT: BlkStatus = BlkStatus(bindings::BLK_STS_RESV_CONFLICT);
-    /// The medium is bad (`ENODATA`).
+    /// The medium is damaged (`ENODATA`).
     pub const MEDIUM: BlkStatus = BlkStatus(bindings::BLK_STS_MEDIUM);
-    /// Some resource is missing right now (`ENOMEM`).
+    /// A resource is temporarily missing (`ENOMEM`).
     pub const RESOURCE: BlkStatus = BlkStatus(bindings::BLK_STS_RESOURCE);
-    /// Anything else went wrong (`EIO`).
+    /// The operation failed for any other reason (`EIO`).
     pub const IOERR: BlkStatus = BlkStatus(bindings::BLK_STS_IOERR);
-    /// It would have had to wait although it was marked not to (`EAGAIN`).
+    /// The operation would have had to wait, which its submitter forbade (`EAGAIN`).
     pub const AGAIN: BlkStatus = BlkStatus(bindings::BLK_STS_AGAIN);
-    /// The device is gone or going (`ENODEV`).
+    /// The device is gone or about to go (`ENODEV`).
     pub const OFFLINE: BlkStatus = BlkStatus(bindings::BLK_STS_OFFLINE);
 
-    /// dm core keeps the bio and maps it again after the next resume. Honoured only during a
-    /// noflush suspend; at other times dm core turns it into an I/O error (`dm_handle_requeue()`).
+    /// dm core keeps the bio and maps it again after the next resume. This status works only during
+    /// a noflush suspend. At other times dm core reports an I/O error (`dm_handle_requeue()` in
+    /// `drivers/md/dm.c`).
     pub(super) const DM_REQUEUE: BlkStatus = BlkStatus(bindings::BLK_STS_DM_REQUEUE);
 
     /// Returns whether the operation succeeded.
@@ -68,7 +71,7 @@ impl BlkStatus {
         self.0 == Self::OK.0
     }
 
-    /// Returns whether the bio is on its way back to dm core, which will map it again: it has
+    /// Returns whether dm core is about to take the bio back and to map it again. The operation has
     /// neither succeeded nor failed, and `end_io` must pass the status on.
     pub const fn is_requeue(self) -> bool {
         self.0 == Self::DM_REQUEUE.0
@@ -79,23 +82,26 @@ impl BlkStatus {
         self.0
     }
 
-    /// Wraps the status the block layer left in a bio.
+    /// Wraps the status that the block layer stored in a bio.
     pub(super) const fn from_raw(status: u8) -> Self {
         Self(status)
     }
 }
 
-/// What can be seen of any bio that a target currently owns.
+/// A borrowed bio, whose fields may be read.
 ///
 /// # Invariants
 ///
-/// The inner `struct bio` is initialised and nobody else changes it while a `&Bio` exists.
+/// While a `&Bio` exists,
+///
+/// - the inner `struct bio` is initialised, and its `bi_bdev` is an open block device;
+/// - no other thread and no C code changes its fields.
 #[repr(transparent)]
 pub struct Bio(Opaque<bindings::bio>);
 
 impl Bio {
     fn opf(&self) -> u32 {
-        // SAFETY: By the type invariant the bio is valid and not changed by others.
+        // SAFETY: By the type invariant the bio is initialised and not changed by others.
         unsafe { (*self.0.get()).bi_opf }
     }
 
@@ -108,7 +114,8 @@ impl Bio {
         Op(self.opf() & Op::MASK)
     }
 
-    /// Returns whether the device must empty its write cache before the data (`REQ_PREFLUSH`).
+    /// Returns whether the device must flush its write cache before it writes the data
+    /// (`REQ_PREFLUSH`).
     pub fn is_preflush(&self) -> bool {
         self.has(bindings::req_flag_bits___REQ_PREFLUSH)
     }
@@ -118,12 +125,12 @@ impl Bio {
         self.has(bindings::req_flag_bits___REQ_FUA)
     }
 
-    /// Returns whether the submitter must not be made to wait (`REQ_NOWAIT`).
+    /// Returns whether the bio must fail instead of waiting (`REQ_NOWAIT`).
     pub fn is_nowait(&self) -> bool {
         self.has(bindings::req_flag_bits___REQ_NOWAIT)
     }
 
-    /// Returns whether the write must happen completely or not at all (`REQ_ATOMIC`).
+    /// Returns whether the device must write either all of the data or nothing (`REQ_ATOMIC`).
     pub fn is_atomic(&self) -> bool {
         self.has(bindings::req_flag_bits___REQ_ATOMIC)
     }
@@ -133,34 +140,37 @@ impl Bio {
         self.has(bindings::req_flag_bits___REQ_POLLED)
     }
 
-    /// Returns whether the bio pages memory out or in (`REQ_SWAP`).
+    /// Returns whether the bio belongs to swapping (`REQ_SWAP`).
     pub fn is_swap(&self) -> bool {
         self.has(bindings::req_flag_bits___REQ_SWAP)
     }
 
-    /// Returns the bytes still to be transferred; zero for an empty flush.
+    /// Returns how many bytes remain to be transferred. An empty flush has zero.
     pub fn size_bytes(&self) -> u32 {
-        // SAFETY: By the type invariant. The field of the packed struct is copied, not borrowed.
+        // SAFETY: By the type invariant the bio is initialised and not changed by others. The field
+        // of the packed `struct bvec_iter` is copied, not borrowed.
         unsafe { (*self.0.get()).bi_iter.bi_size }
     }
 
-    /// Returns the sectors (512 bytes) still to be transferred.
+    /// Returns how many sectors (512 bytes) remain to be transferred.
     pub fn sectors(&self) -> u32 {
         self.size_bytes() >> kernel::block::SECTOR_SHIFT
     }
 
-    /// Returns the first sector, counted on the device the bio currently points to; it means
-    /// nothing for a bio without data.
+    /// Returns the first sector on the device that the bio currently points to. The value has no
+    /// meaning for a bio without data.
     pub fn device_sector(&self) -> u64 {
-        // SAFETY: By the type invariant. The field of the packed struct is copied, not borrowed.
+        // SAFETY: By the type invariant the bio is initialised and not changed by others. The field
+        // of the packed `struct bvec_iter` is copied, not borrowed.
         unsafe { (*self.0.get()).bi_iter.bi_sector }
     }
 
-    /// Returns the number of the device the bio currently points to.
+    /// Returns the number of the device that the bio currently points to.
     pub fn devt(&self) -> DevT {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the bio is initialised and not changed by others.
         let bdev = unsafe { (*self.0.get()).bi_bdev };
-        // SAFETY: A bio on its way points to an open device; the field never changes.
+        // SAFETY: By the type invariant `bdev` is open. `bd_dev` is set by `bdev_alloc()` and
+        // `bdev_add()`, before the device can be opened, and does not change afterwards.
         DevT::from_raw(unsafe { (*bdev).bd_dev })
     }
 }

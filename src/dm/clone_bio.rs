@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bios that device-mapper core hands to a target, and what becomes of them.
+//! The bios that dm core hands to a target, and the ways to dispose of them.
 //!
 //! # Vocabulary
 //!
-//! - *clone*: the bio dm core made for the target out of a bio sent to the mapped device.
-//! - *disposition*: what the target decides about a clone. Each is a method that takes the bio by
-//!   value and returns the only value `map` or `end_io` may return, so that a bio which is disposed
-//!   of twice, or never, does not compile.
-//! - *tracked*: the operation is among [`Target::TRACKED`]: the bio has per-bio data and its
-//!   completion passes [`Target::end_io`].
+//! - A *clone* is the bio that dm core makes for the target from a bio sent to the mapped device.
+//! - A *disposition* is a decision of the target about a clone. Each disposition is a method that
+//!   takes the bio by value and returns the only value that `map` or `end_io` can return. Code that
+//!   disposes of a bio twice, or not at all, does not compile.
+//! - A bio is *tracked* if its operation is among [`Target::TRACKED`]. A tracked bio has per-bio
+//!   data, and its completion passes [`Target::end_io`].
 //!
 //! # States
 //!
@@ -33,23 +33,32 @@
 //!           +------------- finish() <---- HeldEnd <-------- hold() ---------+
 //! ```
 //!
-//! A clone ended by the target itself ([`MapBio::end`], [`HeldBio::end`]) passes `end_io` as well
-//! (`clone_endio()` in `drivers/md/dm.c`), and does so *inside* the call that ends it. Whatever
-//! `end_io` needs to know must therefore be in the per-bio data before the disposition.
+//! A clone that the target ends itself ([`MapBio::end`], [`HeldBio::end`]) also passes `end_io`
+//! (`clone_endio()` in `drivers/md/dm.c`). `end_io` then runs *inside* the call that ends the
+//! clone. The target must therefore store the data that `end_io` needs before the disposition.
+//!
+//! # One bio, one target
+//!
+//! A bio cannot be disposed of through another target. [`MapBio`], [`LocatedBio`], [`AimedBio`],
+//! [`EndBio`] and their outcomes carry the lifetime `'ti` of their target, which is a different one
+//! in each callback. [`HeldBio`] and [`HeldEnd`] outlive the callback. They find their own target
+//! in the bio, and [`HeldBio::with_data`] lends the target's data, with a lifetime of its own, to a
+//! closure.
 //!
 //! # Cost
 //!
-//! These values pass through `map` and `end_io` of every bio. Each is at most two words, so that it
-//! travels in registers; a [`LocatedBio`], which has three, is to be aimed at once, or turned back
-//! into a [`MapBio`]. The slot is written once, whole.
+//! These values pass through `map` and `end_io` of every bio. Each has at most two words and fits
+//! into two registers. [`LocatedBio`] has three words, so the target should aim it at once or turn
+//! it back into a [`MapBio`].
 //!
 //! # Locking
 //!
-//! None here. A [`BioList`] belongs to its user, who protects it with an interrupt-disabling lock
-//! when `end_io` touches it. No disposition may be called with such a lock held, because ending a
-//! bio runs the completion of everything above it.
+//! This module takes no locks. The user of a [`BioList`] protects it, with an interrupt-disabling
+//! lock if `end_io` uses the list. Do not dispose of a bio with such a lock held: ending a bio runs
+//! the completions of all layers above it.
 //!
-//! C headers: `include/linux/device-mapper.h`, `include/linux/blk_types.h`.
+//! C header: `include/linux/device-mapper.h`; callers: `__map_bio()` and `clone_endio()` in
+//! `drivers/md/dm.c`.
 
 mod end;
 mod held;
@@ -88,14 +97,14 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Which bios have per-bio data and pass [`Target::end_io`].
+/// The bios that have per-bio data and pass [`Target::end_io`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tracked {
-    /// None: the target has neither per-bio data nor `end_io`.
+    /// No bio. The target has neither per-bio data nor `end_io`.
     Nothing,
-    /// All operations but [`Op::READ`].
+    /// The bios of all operations except [`Op::READ`].
     AllButReads,
-    /// All operations.
+    /// All bios.
     Everything,
 }
 
@@ -111,10 +120,12 @@ impl Tracked {
     }
 }
 
-/// What dm core keeps for us in front of each clone.
+/// The memory that dm core reserves for the target in front of each clone.
 ///
-/// `finishing` belongs to this module: it is set when a held completion is finished, because
-/// finishing runs `end_io` a second time. `target` is written only when a bio is held.
+/// - `finishing` is set when a held completion is finished. Finishing runs the `end_io` callback a
+///   second time, which then does nothing.
+/// - `target` is written when a bio is held, and not before.
+/// - `data` is the per-bio data of the target.
 #[repr(C)]
 pub(super) struct Slot<P> {
     finishing: bool,
@@ -125,32 +136,39 @@ pub(super) struct Slot<P> {
 impl<P: Copy + Default> Slot<P> {
     /// Bytes that dm core must reserve in front of each clone.
     pub(super) const SIZE_BYTES: u32 = {
-        // dm core places the data right in front of a `struct dm_io`, whose alignment is that of a
-        // pointer or more; `size_of` is a multiple of the alignment, so the start is aligned too.
+        // dm core places the slot directly in front of a `struct dm_io` or `struct dm_target_io`.
+        // Both have at least the alignment of a pointer, and `size_of` is a multiple of the slot's
+        // own alignment. Hence the start of the slot is aligned.
         assert!(align_of::<Self>() <= align_of::<*mut c_void>());
         assert!(size_of::<Self>() <= 4096);
         size_of::<Self>() as u32
     };
 
-    /// Returns where the slot of `bio` is.
+    /// Returns the address of the slot of `bio`.
     ///
     /// # Safety
     ///
-    /// `bio` must be a clone made for a target registered with [`Self::SIZE_BYTES`].
+    /// - `bio` must be a clone that dm core has passed to a callback of a target, and that dm core
+    ///   has not freed.
+    /// - The `per_io_data_size` of that target must be [`Self::SIZE_BYTES`].
     unsafe fn of(bio: NonNull<bindings::bio>) -> NonNull<Self> {
-        // SAFETY: By the safety requirements; the result points in front of the clone.
+        // SAFETY: By the safety requirements `bio` is part of a `struct dm_target_io`. The bio sets of
+        // the table reserve the slot in front of it (`dm_table_alloc_md_mempools()`).
         let slot = unsafe { bindings::dm_per_bio_data(bio.as_ptr(), size_of::<Self>()) };
-        // SAFETY: It is the address of a live clone minus a constant, hence not null.
+        // SAFETY: `dm_per_bio_data()` subtracts a constant from the address of a live clone. The
+        // result lies in the same allocation and is not null.
         unsafe { NonNull::new_unchecked(slot.cast()) }
     }
 
-    /// Makes a slot valid.
+    /// Initialises a slot. `target` stays uninitialised.
     ///
     /// # Safety
     ///
-    /// `slot` must come from [`Slot::of`], and nobody else may be using it.
+    /// - `slot` must be the result of [`Slot::of`] for a clone that the caller owns.
+    /// - No reference to the slot may exist.
     unsafe fn fill(slot: NonNull<Self>, data: P) {
-        // SAFETY: The slot has room for a `Self` and is aligned for it, see `SIZE_BYTES`.
+        // SAFETY: By the safety requirements no one else uses the slot. It is large enough and
+        // aligned, see `SIZE_BYTES`.
         unsafe {
             slot.write(Self {
                 finishing: false,
@@ -161,20 +179,37 @@ impl<P: Copy + Default> Slot<P> {
     }
 }
 
-/// Directs a clone to a device: `bio_set_dev()` in `include/linux/bio.h`, which is inline there. As
-/// a C function of its own it costs three times as much, for each bio.
+/// Directs a clone to a device, as `bio_set_dev()` does.
+///
+/// `bio_set_dev()` is an inline function in `include/linux/bio.h`. Calling it through a C function
+/// would make each bio some instructions longer, so this function repeats it:
+///
+/// ```c
+/// static inline void bio_set_dev(struct bio *bio, struct block_device *bdev)
+/// {
+/// 	bio_clear_flag(bio, BIO_REMAPPED);
+/// 	if (bio->bi_bdev != bdev)
+/// 		bio_clear_flag(bio, BIO_BPS_THROTTLED);
+/// 	bio->bi_bdev = bdev;
+/// 	bio_associate_blkg(bio);
+/// }
+/// ```
+///
+/// The condition always holds here, because the clone still points to the mapped device.
+/// `selftests/compile-fail` fails if the kernel's function has changed.
 ///
 /// # Safety
 ///
-/// The caller must own the clone, which still points to the mapped device as dm core made it (so
-/// that `bdev` is another one), and `bdev` must stay open while the clone points to it.
+/// - `bio` must be a clone that the caller owns and that has not been directed to a device yet.
+/// - `bdev` must be an open block device, and stay open until the clone has ended.
 #[inline(always)]
 unsafe fn set_dev(bio: NonNull<bindings::bio>, bdev: *mut bindings::block_device) {
-    // SAFETY: The bio is the caller's.
+    // SAFETY: By the safety requirements the caller owns the clone.
     let inner = unsafe { &mut *bio.as_ptr() };
     inner.bi_flags &= !(1 << bindings::BIO_REMAPPED | 1 << bindings::BIO_BPS_THROTTLED);
     inner.bi_bdev = bdev;
-    // SAFETY: The bio is the caller's and points to an open device.
+    // SAFETY: `bio_associate_blkg()` needs a bio of the caller's that points to an open device. It
+    // was directed to `bdev` just above.
     #[cfg(CONFIG_BLK_CGROUP)]
     unsafe {
         bindings::bio_associate_blkg(bio.as_ptr())
@@ -185,10 +220,11 @@ unsafe fn set_dev(bio: NonNull<bindings::bio>, bdev: *mut bindings::block_device
 ///
 /// # Safety
 ///
-/// The caller must own the clone and not use it afterwards.
+/// - `bio` must be a clone that the caller owns.
+/// - The caller must not use `bio` afterwards: `clone_endio()` may free it.
 unsafe fn complete(bio: NonNull<bindings::bio>, status: BlkStatus) {
-    // SAFETY: The caller owns the bio.
+    // SAFETY: By the safety requirements the caller owns the clone.
     unsafe { (*bio.as_ptr()).bi_status = status.as_raw() };
-    // SAFETY: The caller owns the bio and gives it up here.
+    // SAFETY: By the safety requirements the caller owns the clone and does not use it afterwards.
     unsafe { bindings::bio_endio(bio.as_ptr()) };
 }

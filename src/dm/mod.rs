@@ -106,11 +106,11 @@
 //! # Parts
 //!
 //! [`target`] callbacks; [`module`] loading and unloading; [`args`] the words of a table line;
-//! [`bio`] bios; [`clone_bio`] those of a target and their dispositions; [`device`] block devices; [`limits`] queue limits;
-//! [`writer`] status text; [`marker`] the end of what was deferred during a suspend;
-//! [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting;
-//! [`notifier`] reboot and system sleep; [`clock`] time and random numbers; [`word`] atomic words;
-//! [`trace`] trace events; [`global`] what all targets of a module share.
+//! [`bio`] bios; [`clone_bio`] those of a target and their dispositions; [`device`] block devices;
+//! [`limits`] queue limits; [`writer`] status text; [`marker`] the end of what was deferred during
+//! a suspend; [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting; [`notifier`]
+//! reboot and system sleep; [`clock`] time and random numbers; [`word`] atomic words; [`trace`]
+//! trace events; [`global`] what all targets of a module share.
 
 pub mod args;
 pub(crate) mod bindings;

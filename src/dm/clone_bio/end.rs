@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bios in `end_io`, and what it decides about them.
+//! The bios that `end_io` receives, and its decisions about them.
 
 use super::{
     HeldEnd,
@@ -25,33 +25,33 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// What `end_io` decided; can only be made by disposing of the [`EndBio`].
+/// The decision of `end_io`. Only a disposition of the [`EndBio`] makes one.
 ///
-/// It is neither `Send` nor can it outlive `'ti`, so the outcome of one call cannot be kept and
-/// returned by another.
+/// The outcome is not `Send` and cannot outlive `'ti`. Hence a target cannot store the outcome of
+/// one call of `end_io` and return it from another.
 ///
 /// # Invariants
 ///
-/// If the code is `DM_ENDIO_INCOMPLETE`, an RCU read-side section of this task or interrupt belongs
-/// to this value.
+/// If the code is `DM_ENDIO_INCOMPLETE`, this value owns an RCU read-side critical section of the
+/// current task or interrupt.
 #[must_use]
 pub struct EndOutcome<'ti>(c_int, PhantomData<fn(&'ti ()) -> &'ti ()>, NotThreadSafe);
 
 impl EndOutcome<'_> {
     fn new(code: u32) -> Self {
-        // INVARIANT: `code` is not `DM_ENDIO_INCOMPLETE`.
+        // INVARIANT: The callers pass codes other than `DM_ENDIO_INCOMPLETE`.
         Self(code as c_int, PhantomData, NotThreadSafe)
     }
 
-    /// Makes the outcome of a completion that is about to be kept back.
+    /// Makes the outcome for a completion that is about to be held.
     ///
     /// As soon as a held completion exists, another thread may finish it. dm core then no longer
-    /// counts the bio and may take the table away, while `end_io` still uses the data of the
-    /// target. dm core waits for RCU readers before it destroys a table (`dm_sync_table()` in
-    /// `drivers/md/dm.c`), so the rest of `end_io` becomes such a reader.
+    /// counts the bio and may destroy the table, while `end_io` still uses the data of the target.
+    /// dm core waits for RCU readers before it destroys a table (`dm_sync_table()` in
+    /// `drivers/md/dm.c`). Therefore the rest of `end_io` runs as an RCU reader.
     fn held() -> Self {
         core::mem::forget(rcu::read_lock());
-        // INVARIANT: The section was just entered.
+        // INVARIANT: The critical section was entered just above, and its guard was forgotten.
         Self(
             bindings::DM_ENDIO_INCOMPLETE as c_int,
             PhantomData,
@@ -59,29 +59,31 @@ impl EndOutcome<'_> {
         )
     }
 
-    /// Returns the code for dm core, after the last use of the target's data.
+    /// Returns the code for dm core (`DM_ENDIO_*`). The target's data must not be used afterwards.
     #[inline(always)]
     pub(in crate::dm) fn into_raw(self) -> c_int {
-        // One constant, or what the C function returns: no code is kept in a register over a call,
-        // which would cost the usual path instructions.
+        // The function returns either a constant or the result of the C function. So the common
+        // path does not have to keep the code in a register over a call.
         if self.0 == bindings::DM_ENDIO_DONE as c_int {
             return bindings::DM_ENDIO_DONE as c_int;
         }
-        // SAFETY: By the type invariant the section was entered if the code is that of a held
-        // completion. It belongs to this value, which ends here.
+        // SAFETY: `rcu_read_unlock()` needs a critical section to leave. By the type invariant this
+        // value owns one if the code is `DM_ENDIO_INCOMPLETE`, and the value ends here.
         unsafe { bindings::dm_end_held(self.0) }
     }
 }
 
 /// A tracked clone whose operation has ended.
 ///
-/// How much of it was to be transferred, and where, can no longer be seen; what `end_io` needs of
-/// that belongs into the per-bio data.
+/// The bio no longer shows its position and size, because the block layer has advanced them. A
+/// target that needs them in `end_io` stores them in the per-bio data.
 ///
 /// # Invariants
 ///
-/// `slot` is the initialised slot of a clone passed to `end_io` and made for a target of type `T`;
-/// `status` is where dm core keeps its status during the callback.
+/// - `slot` is the initialised slot of a clone that dm core made for a target of type `T` and has
+///   passed to `end_io`. This value owns the clone.
+/// - `status` points to the clone's status in the stack frame of `clone_endio()`, which waits for
+///   the callback to return.
 pub struct EndBio<'ti, T: Target> {
     slot: NonNull<Slot<T::PerBio>>,
     status: NonNull<bindings::blk_status_t>,
@@ -89,30 +91,32 @@ pub struct EndBio<'ti, T: Target> {
 }
 
 impl<'ti, T: Target> EndBio<'ti, T> {
-    /// Takes over an ended clone, unless the target is not to see it: because the operation is
-    /// not tracked, or because a held completion is being finished.
+    /// Takes over an ended clone. Returns `None` if the target must not see it: if its operation is
+    /// not tracked, or if a held completion is being finished.
     ///
     /// # Safety
     ///
-    /// Must be called by the `end_io` callback of a target type registered for `T`, with its
-    /// arguments, once.
+    /// - The caller must be the `end_io` callback of a target type for `T`, and call this once.
+    /// - `bio` must be the bio, and `status` the pointer to its status, that dm core passed to the
+    ///   callback.
     pub(in crate::dm) unsafe fn from_raw(
         bio: NonNull<bindings::bio>,
         status: NonNull<bindings::blk_status_t>,
     ) -> Option<Self> {
-        // SAFETY: The bio is valid and ours for the duration of this call.
+        // SAFETY: `clone_endio()` gives the clone to the target for the duration of the callback.
         let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
         if !T::TRACKED.has(op) {
             return None;
         }
-        // SAFETY: The clone belongs to a target registered with the size of this slot.
+        // SAFETY: The clone was made for a target of type `T`, for which `TargetBuilder::new` set
+        // `per_io_data_size`.
         let slot = unsafe { Slot::<T::PerBio>::of(bio) };
-        // SAFETY: Neither the operation of a bio nor the constant changes, so `map` initialised the
-        // slot.
+        // SAFETY: `map` has initialised the slot of each tracked clone, and the clone is tracked:
+        // neither its operation nor `T::TRACKED` has changed since `map`.
         if unsafe { slot.as_ref().finishing } {
             return None;
         }
-        // INVARIANT: By the safety requirements, and the slot is initialised.
+        // INVARIANT: By the safety requirements. The slot is initialised, see above.
         Some(Self {
             slot,
             status,
@@ -120,25 +124,28 @@ impl<'ti, T: Target> EndBio<'ti, T> {
         })
     }
 
-    /// The clone: found again, so that it need not be kept over all of `end_io`.
+    /// Returns the clone. It is computed from the slot, so that the common path does not have to
+    /// keep both in registers.
     fn bio(&self) -> NonNull<bindings::bio> {
         let slot = self.slot.as_ptr().cast();
         let size = size_of::<Slot<T::PerBio>>();
-        // SAFETY: By the type invariant this is the slot of a clone, and has this size.
+        // SAFETY: By the type invariant this is the slot of a live clone, and the
+        // `per_io_data_size` of its target is `size`.
         let bio = unsafe { bindings::dm_bio_from_per_bio_data(slot, size) };
-        // SAFETY: By the type invariant there is a clone behind the slot.
+        // SAFETY: `dm_bio_from_per_bio_data()` returns the clone behind the slot, which is not
+        // null.
         unsafe { NonNull::new_unchecked(bio) }
     }
 
-    /// Returns the operation. Costs a call.
+    /// Returns the operation. This costs a function call.
     pub fn op(&self) -> Op {
-        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        // SAFETY: `Bio` is a transparent wrapper. By the type invariant the bio is valid and ours.
         unsafe { self.bio().cast::<Bio>().as_ref() }.op()
     }
 
-    /// Returns how the operation ended; see also [`BlkStatus::is_requeue`].
+    /// Returns the status with which the operation ended; see also [`BlkStatus::is_requeue`].
     pub fn status(&self) -> BlkStatus {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the pointer is valid during the callback.
         BlkStatus::from_raw(unsafe { *self.status.as_ptr() })
     }
 
@@ -148,31 +155,31 @@ impl<'ti, T: Target> EndBio<'ti, T> {
         unsafe { &mut self.slot.as_mut().data }
     }
 
-    /// Reports to the submitter what the device reported.
+    /// Reports to the submitter the status that the device reported.
     pub fn pass_on(self) -> EndOutcome<'ti> {
         EndOutcome::new(bindings::DM_ENDIO_DONE)
     }
 
-    /// Reports `status` to the submitter, whatever the device reported.
+    /// Reports `status` to the submitter instead of the status that the device reported.
     pub fn done(self, status: BlkStatus) -> EndOutcome<'ti> {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the pointer is valid during the callback.
         unsafe { *self.status.as_ptr() = status.as_raw() };
         EndOutcome::new(bindings::DM_ENDIO_DONE)
     }
 
     /// Gives the bio back to dm core, which maps it again after the next resume.
     ///
-    /// Only during a noflush suspend; otherwise dm core turns it into an I/O error.
+    /// Use this only during a noflush suspend. At other times dm core reports an I/O error.
     pub fn requeue(self) -> EndOutcome<'ti> {
         EndOutcome::new(bindings::DM_ENDIO_REQUEUE)
     }
 
-    /// Keeps the completion back; the submitter hears nothing until it is finished, and then
-    /// `status`, which need not be the one the device reported.
+    /// Holds the completion. The submitter gets `status`, which may differ from the status that the
+    /// device reported, when the completion is finished.
     ///
     /// Another thread may finish the returned completion before `end_io` returns. The data of the
-    /// target exists until then all the same, but `end_io` must not sleep from here on: it is in an
-    /// RCU read-side section.
+    /// target exists until `end_io` returns all the same. `end_io` must not sleep after this call,
+    /// because it is then in an RCU read-side critical section.
     pub fn hold(self, status: BlkStatus) -> (HeldEnd<T>, EndOutcome<'ti>) {
         let bio = self.bio();
         let outcome = EndOutcome::held();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists of bios and completions that a target keeps back.
+//! Lists of bios and completions that a target holds.
 
 use super::Held;
 use crate::dm::{
@@ -12,15 +12,16 @@ use core::{
     ptr::NonNull, //
 };
 
-/// A first-in first-out list of held bios, linked through the bios themselves.
+/// A first-in first-out list of held bios, linked by the `bi_next` field of the bios.
 ///
-/// Dropping the list drops what is in it, that is, fails it with [`BlkStatus::IOERR`].
+/// Dropping the list drops its elements, which ends them with an I/O error.
 ///
 /// # Invariants
 ///
-/// `head` starts a chain of `len` bios linked by `bi_next` and ended by null, of which `tail` is
-/// the last; each was given up by [`Held::into_bio`] of `H` and belongs to the list. Both are
-/// `None` if and only if the list is empty.
+/// - `head` is the first of `len` bios, each of which points to the next one by `bi_next`. `tail`
+///   is the last one, whose `bi_next` is null.
+/// - `head` and `tail` are `None` if and only if the list is empty.
+/// - Each bio is a result of [`Held::into_bio`] of `H` and is owned by the list.
 pub struct BioList<H: Held> {
     head: Option<NonNull<bindings::bio>>,
     tail: Option<NonNull<bindings::bio>>,
@@ -28,13 +29,13 @@ pub struct BioList<H: Held> {
     _held: PhantomData<H>,
 }
 
-// SAFETY: The list owns its bios, and whoever may own one on another thread may own many.
+// SAFETY: The list owns its elements, and each of them may be sent to another thread.
 unsafe impl<H: Held + Send> Send for BioList<H> {}
 
 impl<H: Held> BioList<H> {
     /// Makes an empty list.
     pub const fn new() -> Self {
-        // INVARIANT: No bio at all.
+        // INVARIANT: The list is empty.
         Self {
             head: None,
             tail: None,
@@ -53,19 +54,20 @@ impl<H: Held> BioList<H> {
         self.head.is_none()
     }
 
-    /// Returns the bio that [`BioList::pop`] would remove.
+    /// Returns the first bio, which [`BioList::pop`] would remove.
     pub fn front(&self) -> Option<&Bio> {
-        // SAFETY: `Bio` is transparent; the bio belongs to the list, which is borrowed.
+        // SAFETY: `Bio` is a transparent wrapper. By the type invariant the list, which is
+        // borrowed, owns the bio.
         self.head.map(|bio| unsafe { bio.cast().as_ref() })
     }
 
     /// Adds a bio at the end.
     pub fn push(&mut self, held: H) {
         let bio = held.into_bio();
-        // SAFETY: The bio is ours now.
+        // SAFETY: `into_bio` has just transferred the bio to the list.
         unsafe { (*bio.as_ptr()).bi_next = core::ptr::null_mut() };
         match self.tail {
-            // SAFETY: The last bio belongs to the list.
+            // SAFETY: By the type invariant the list owns its last bio.
             Some(tail) => unsafe { (*tail.as_ptr()).bi_next = bio.as_ptr() },
             None => self.head = Some(bio),
         }
@@ -74,11 +76,11 @@ impl<H: Held> BioList<H> {
         self.len = self.len.wrapping_add(1);
     }
 
-    /// Puts a bio in front of all others.
+    /// Adds a bio at the front.
     pub fn push_front(&mut self, held: H) {
         let bio = held.into_bio();
         let first = self.head.map_or(core::ptr::null_mut(), NonNull::as_ptr);
-        // SAFETY: The bio is ours now.
+        // SAFETY: `into_bio` has just transferred the bio to the list.
         unsafe { (*bio.as_ptr()).bi_next = first };
         // INVARIANT: The bio is the new first one, and the last one if there was none.
         self.head = Some(bio);
@@ -89,7 +91,7 @@ impl<H: Held> BioList<H> {
     /// Removes the first bio.
     pub fn pop(&mut self) -> Option<H> {
         let bio = self.head?;
-        // SAFETY: The first bio belongs to the list.
+        // SAFETY: By the type invariant the list owns its first bio.
         let next =
             unsafe { core::mem::replace(&mut (*bio.as_ptr()).bi_next, core::ptr::null_mut()) };
         // INVARIANT: The chain starts with the second bio now, or is empty.
@@ -98,11 +100,13 @@ impl<H: Held> BioList<H> {
             self.tail = None;
         }
         self.len = self.len.wrapping_sub(1);
-        // SAFETY: By the type invariant the bio was given up by `H`, and the list forgot it.
+        // SAFETY: By the type invariant the bio is a result of `H::into_bio` that the list owned.
+        // The list no longer refers to it.
         Some(unsafe { H::from_bio(bio) })
     }
 
-    /// Returns all bios and leaves the list empty: the way to dispose of them outside of the lock.
+    /// Returns all bios and leaves the list empty. A target uses this under its lock, and disposes
+    /// of the bios after it has released the lock.
     #[must_use]
     pub fn take_all(&mut self) -> Self {
         core::mem::take(self)
@@ -110,12 +114,12 @@ impl<H: Held> BioList<H> {
 
     /// Moves all bios of `other` to the end of this list.
     pub fn append(&mut self, mut other: Self) {
-        // INVARIANT: Both chains are joined; `other` forgets its own before it is dropped.
+        // INVARIANT: The two chains are joined. `other` is empty before it is dropped.
         let Some(head) = other.head.take() else {
             return;
         };
         match self.tail {
-            // SAFETY: The last bio belongs to the list.
+            // SAFETY: By the type invariant the list owns its last bio.
             Some(tail) => unsafe { (*tail.as_ptr()).bi_next = head.as_ptr() },
             None => self.head = Some(head),
         }

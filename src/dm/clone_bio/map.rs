@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bios in `map`, and what it decides about them.
+//! The bios that `map` receives, and its decisions about them.
 
 use super::{
     complete,
@@ -32,10 +32,10 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// What `map` decided; can only be made by disposing of the [`MapBio`].
+/// The decision of `map`. Only a disposition of the [`MapBio`] makes one.
 ///
-/// It is neither `Send` nor can it outlive `'ti`, so the outcome of one call cannot be kept and
-/// returned by another.
+/// The outcome is not `Send` and cannot outlive `'ti`. Hence a target cannot store the outcome of
+/// one call of `map` and return it from another.
 #[must_use]
 pub struct MapOutcome<'ti>(c_int, PhantomData<fn(&'ti ()) -> &'ti ()>, NotThreadSafe);
 
@@ -44,7 +44,7 @@ impl MapOutcome<'_> {
         Self(code as c_int, PhantomData, NotThreadSafe)
     }
 
-    /// Returns the code for dm core.
+    /// Returns the code for dm core (`DM_MAPIO_*`).
     pub(in crate::dm) fn into_raw(self) -> c_int {
         self.0
     }
@@ -54,8 +54,9 @@ impl MapOutcome<'_> {
 ///
 /// # Invariants
 ///
-/// `bio` is a clone owned by the caller of `map` and made for the target of `instance`; nobody uses
-/// its slot, which need not be initialised.
+/// - `bio` is a clone that dm core made for the target of `instance`, and this value owns it.
+/// - The clone still points to the mapped device.
+/// - No reference to the clone's slot exists. The slot may be uninitialised.
 pub struct MapBio<'ti, T: Target> {
     bio: NonNull<bindings::bio>,
     instance: &'ti Instance<'ti, T>,
@@ -66,78 +67,87 @@ impl<'ti, T: Target> MapBio<'ti, T> {
     ///
     /// # Safety
     ///
-    /// Must be called by the `map` callback of a target type registered for `T`, once, with the
-    /// instance of the target and the bio that it got.
+    /// - The caller must be the `map` callback of a target type for `T`, and call this once.
+    /// - `bio` must be the bio that dm core passed to the callback.
+    /// - `instance` must be the private data of the target that dm core passed to the callback.
     pub(in crate::dm) unsafe fn from_raw(
         instance: &'ti Instance<'ti, T>,
         bio: NonNull<bindings::bio>,
     ) -> Self {
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: `__map_bio()` hands the clone over to the target when it calls `map`, and has
+        // not directed it to another device (see `needs_bio_set_dev`).
         Self { bio, instance }
     }
 
-    /// Returns the target the bio was sent to.
+    /// Returns the target that the bio was sent to.
     pub fn target(&self) -> &DmTarget {
-        // SAFETY: An instance exists no longer than its target.
+        // SAFETY: The instance is freed in `dtr`, which gets a valid target (`dm_table_destroy()`).
+        // Hence the target exists as long as the instance is borrowed.
         unsafe { DmTarget::from_raw(self.instance.target()) }
     }
 
-    /// Returns the first sector (512 bytes) relative to the start of the target; it means nothing
-    /// for a bio without data.
+    /// Returns the first sector (512 bytes) relative to the start of the target. The value has no
+    /// meaning for a bio without data.
     pub fn sector(&self) -> u64 {
-        // dm core only sends sectors inside of the target; wrapping keeps a panic path out of map.
+        // dm core sends only sectors inside of the target. The wrapping subtraction avoids the code
+        // of an overflow check in `map`.
         self.device_sector()
             .wrapping_sub(self.target().begin_sectors())
     }
 
-    /// Makes the bio complete by interrupt even if its submitter asked to poll.
+    /// Makes the bio complete by interrupt, even if its submitter asked to poll (`REQ_POLLED`).
     ///
-    /// A polled bio that is held would be polled for while it is not submitted, and one that is
-    /// submitted completes only when its submitter gets round to polling.
+    /// The submitter of a polled bio also polls while the target holds the bio. A polled bio that
+    /// was submitted completes only when its submitter polls.
     pub fn clear_polled(&mut self) {
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*self.bio.as_ptr()).bi_opf &= !(1 << bindings::req_flag_bits___REQ_POLLED) };
     }
 
-    /// Returns whether the bio is `marker`, which is to be [ended](Self::end).
+    /// Returns whether the bio is a clone of `marker`. The target must then [end](Self::end) it.
     pub fn is_marker(&self, marker: &Marker) -> bool {
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*self.bio.as_ptr()).bi_io_vec == marker.vec_ptr() }
     }
 
-    /// Directs the bio to `sector` of `dev`. Of a bio without data the position means nothing
-    /// there either; `linear_map()` in `drivers/md/dm-linear.c` sets it, too.
+    /// Directs the bio to `sector` of `dev`, as `linear_map()` in `drivers/md/dm-linear.c` does.
+    /// The position has no meaning for a bio without data.
     fn point_to(&mut self, dev: DmDevice<'ti>, sector: u64) {
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector = sector };
-        // SAFETY: The bio is ours and is directed only once, because its `MapBio` ends with that;
-        // the device is open for the life of the target.
+        // SAFETY: By the type invariant the bio is ours and points to the mapped device. The
+        // callers consume the `MapBio`, so that the bio is directed once. `dev` is open until the
+        // destructor of the target has run, and dm core runs it after all clones have ended.
         unsafe { set_dev(self.bio, dev.as_bdev_ptr()) };
     }
 
-    /// Gives a tracked bio the per-bio data that it has if the target says nothing.
+    /// Gives a tracked bio the default per-bio data.
     fn track(&mut self) {
         if T::TRACKED.has(self.op()) {
-            // SAFETY: The clone belongs to a target registered with the size of this slot.
+            // SAFETY: By the type invariant the clone was made for a target of type `T`, for which
+            // `TargetBuilder::new` set `per_io_data_size`.
             let slot = unsafe { Slot::<T::PerBio>::of(self.bio) };
-            // SAFETY: By the type invariant nobody uses the slot.
+            // SAFETY: The slot is that of our clone. By the type invariant no reference to it
+            // exists.
             unsafe { Slot::fill(slot, T::PerBio::default()) };
         }
     }
 
-    /// Passes the bio on to `sector` of `dev` at once.
+    /// Passes the bio on to `sector` of `dev`, with default per-bio data if it is tracked.
     pub fn remap(mut self, dev: DmDevice<'ti>, sector: u64) -> MapOutcome<'ti> {
         self.track();
         self.point_to(dev, sector);
         MapOutcome::new(bindings::DM_MAPIO_REMAPPED)
     }
 
-    /// Finds where the per-bio data will be. Costs a call, over which the less has to be remembered
-    /// the earlier it comes.
+    /// Finds the place of the per-bio data.
+    ///
+    /// This costs a function call. Call it early, while few values have to be saved over the call.
     pub fn locate(self) -> LocatedBio<'ti, T> {
-        // SAFETY: The clone belongs to a target registered with the size of this slot.
+        // SAFETY: By the type invariant the clone was made for a target of type `T`, for which
+        // `TargetBuilder::new` set `per_io_data_size`.
         let slot = unsafe { Slot::of(self.bio) };
-        // INVARIANT: It is the slot of this bio.
+        // INVARIANT: The slot was computed from this bio.
         LocatedBio { bio: self, slot }
     }
 
@@ -146,25 +156,28 @@ impl<'ti, T: Target> MapBio<'ti, T> {
     /// If it is tracked, `end_io` runs before this returns, with default per-bio data.
     pub fn end(mut self, status: BlkStatus) -> MapOutcome<'ti> {
         self.track();
-        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        // SAFETY: By the type invariant the bio is ours. `self` is consumed, so that no one uses
+        // the bio afterwards.
         unsafe { complete(self.bio, status) };
         MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
     }
 
-    /// Tells a submitter that does not want to wait that it would have had to.
+    /// Completes a [nowait](Bio::is_nowait) bio because it would have to wait
+    /// (`bio_wouldblock_error()`).
     ///
     /// If the bio is tracked, `end_io` runs before this returns, with default per-bio data.
     pub fn would_block(mut self) -> MapOutcome<'ti> {
         self.track();
-        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        // SAFETY: By the type invariant the bio is ours. `self` is consumed, so that no one uses
+        // the bio afterwards.
         unsafe { bindings::bio_wouldblock_error(self.bio.as_ptr()) };
         MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
     }
 
     /// Gives the bio back to dm core, which maps it again after the next resume.
     ///
-    /// Only during a noflush suspend ([`DmTarget::noflush_suspending`]); otherwise dm core turns it
-    /// into an I/O error. `end_io` does not run.
+    /// Use this only during a noflush suspend ([`DmTarget::noflush_suspending`]). At other times dm
+    /// core reports an I/O error. `end_io` does not run.
     pub fn requeue(self) -> MapOutcome<'ti> {
         MapOutcome::new(bindings::DM_MAPIO_REQUEUE)
     }
@@ -174,29 +187,30 @@ impl<T: Target> Deref for MapBio<'_, T> {
     type Target = Bio;
 
     fn deref(&self) -> &Bio {
-        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        // SAFETY: `Bio` is a transparent wrapper. By the type invariant the bio is valid and ours.
         unsafe { self.bio.cast().as_ref() }
     }
 }
 
-/// A clone in `map` that is about to be directed somewhere.
+/// A clone in `map` whose per-bio data is about to be written.
 ///
 /// # Invariants
 ///
-/// `slot` is that of the bio.
+/// `slot` is the slot of `bio`.
 pub struct LocatedBio<'ti, T: Target> {
     bio: MapBio<'ti, T>,
     slot: NonNull<Slot<T::PerBio>>,
 }
 
 impl<'ti, T: Target> LocatedBio<'ti, T> {
-    /// Directs the bio to `sector` of `dev`, where it goes if it goes, and keeps `per_bio` with it
-    /// until its completion.
+    /// Directs the bio to `sector` of `dev`, without passing it on yet, and stores `per_bio` with
+    /// it until its completion.
     pub fn aim(mut self, dev: DmDevice<'ti>, sector: u64, per_bio: T::PerBio) -> AimedBio<'ti, T> {
-        // SAFETY: By the type invariants this is the slot of our clone, and nobody uses it.
+        // SAFETY: By the type invariants this is the slot of our clone, and no reference to it
+        // exists.
         unsafe { Slot::fill(self.slot, per_bio) };
         self.bio.point_to(dev, sector);
-        // INVARIANT: The bio is ours, and the slot has just been initialised.
+        // INVARIANT: The bio is ours, and its slot was initialised just above.
         AimedBio {
             bio: self.bio.bio,
             instance: self.bio.instance,
@@ -218,36 +232,38 @@ impl<T: Target> Deref for LocatedBio<'_, T> {
     }
 }
 
-/// A clone in `map` that is directed to where it may go, and has its per-bio data.
+/// A clone in `map` that points to its device and has its per-bio data.
 ///
 /// # Invariants
 ///
-/// `bio` is a clone owned by the caller of `map` and made for the target of `instance`; its slot is
-/// initialised.
+/// - `bio` is a clone that dm core made for the target of `instance`, and this value owns it.
+/// - The clone's slot is initialised, and no reference to it exists.
 pub struct AimedBio<'ti, T: Target> {
     bio: NonNull<bindings::bio>,
     instance: &'ti Instance<'ti, T>,
 }
 
 impl<'ti, T: Target> AimedBio<'ti, T> {
-    /// Returns the target the bio was sent to.
+    /// Returns the target that the bio was sent to.
     pub fn target(&self) -> &DmTarget {
-        // SAFETY: An instance exists no longer than its target.
+        // SAFETY: The instance is freed in `dtr`, which gets a valid target (`dm_table_destroy()`).
+        // Hence the target exists as long as the instance is borrowed.
         unsafe { DmTarget::from_raw(self.instance.target()) }
     }
 
     fn slot(&self) -> NonNull<Slot<T::PerBio>> {
-        // SAFETY: By the type invariant the clone belongs to a target registered for `T`.
+        // SAFETY: By the type invariant the clone was made for a target of type `T`, for which
+        // `TargetBuilder::new` set `per_io_data_size`.
         unsafe { Slot::of(self.bio) }
     }
 
-    /// Returns the per-bio data. Costs a call.
+    /// Returns the per-bio data. This costs a function call.
     pub fn per_bio(&mut self) -> &mut T::PerBio {
-        // SAFETY: By the type invariant the slot is initialised, and it is borrowed through `self`.
+        // SAFETY: By the type invariant the slot is initialised. The reference borrows `self`.
         unsafe { &mut self.slot().as_mut().data }
     }
 
-    /// Passes the bio on.
+    /// Passes the bio on to the device that [`LocatedBio::aim`] directed it to.
     pub fn pass(self) -> MapOutcome<'ti> {
         MapOutcome::new(bindings::DM_MAPIO_REMAPPED)
     }
@@ -256,21 +272,23 @@ impl<'ti, T: Target> AimedBio<'ti, T> {
     ///
     /// If it is tracked, `end_io` runs before this returns.
     pub fn end(self, status: BlkStatus) -> MapOutcome<'ti> {
-        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        // SAFETY: By the type invariant the bio is ours. `self` is consumed, so that no one uses
+        // the bio afterwards.
         unsafe { complete(self.bio, status) };
         MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
     }
 
-    /// Tells a submitter that does not want to wait that it would have had to.
+    /// Completes a [nowait](Bio::is_nowait) bio because it would have to wait.
     ///
     /// If the bio is tracked, `end_io` runs before this returns.
     pub fn would_block(self) -> MapOutcome<'ti> {
-        // SAFETY: By the type invariant the bio is ours, and `self` is consumed.
+        // SAFETY: By the type invariant the bio is ours. `self` is consumed, so that no one uses
+        // the bio afterwards.
         unsafe { bindings::bio_wouldblock_error(self.bio.as_ptr()) };
         MapOutcome::new(bindings::DM_MAPIO_SUBMITTED)
     }
 
-    /// Gives the bio back to dm core; as [`MapBio::requeue`].
+    /// Gives the bio back to dm core, as [`MapBio::requeue`].
     pub fn requeue(self) -> MapOutcome<'ti> {
         MapOutcome::new(bindings::DM_MAPIO_REQUEUE)
     }
@@ -280,9 +298,10 @@ impl<'ti, T: Target> AimedBio<'ti, T> {
     /// Another thread may dispose of the returned bio before `map` returns.
     pub fn hold(self) -> (HeldBio<T>, MapOutcome<'ti>) {
         let mut slot = self.slot();
-        // SAFETY: The slot is initialised and not borrowed, because `self` was moved in.
+        // SAFETY: By the type invariant the slot is initialised. No borrow of it is left, because
+        // `self` was moved in.
         unsafe { slot.as_mut().target.write(self.instance.target()) };
-        // INVARIANT: The bio is ours, and the slot is initialised and names the target.
+        // INVARIANT: The bio is ours, and its slot is initialised, including `target`.
         let held = HeldBio {
             bio: self.bio,
             slot,
@@ -295,7 +314,7 @@ impl<T: Target> Deref for AimedBio<'_, T> {
     type Target = Bio;
 
     fn deref(&self) -> &Bio {
-        // SAFETY: `Bio` is transparent, and by the type invariant the bio is valid and ours.
+        // SAFETY: `Bio` is a transparent wrapper. By the type invariant the bio is valid and ours.
         unsafe { self.bio.cast().as_ref() }
     }
 }
