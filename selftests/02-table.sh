@@ -18,8 +18,8 @@ disk=$(member 0 0)
 
 # refused WORDS LINE: the line is refused, and the log says why in these words
 refused() {
-	mark
-	! dmsetup create wrong --table "$2" 2>/dev/null && said "$1"
+	mark_log
+	! dmsetup create wrong --table "$2" 2>/dev/null && log_has "$1"
 }
 
 # All features but one, in another order than TABLE's, and in that.
@@ -110,7 +110,7 @@ damage() {
 	words=$1
 	shift
 	reseal "$disk" "$@" || return 1
-	provokes "$words"
+	expect_warning "$words"
 	refused "$words" "0 $length lease $disk 1"
 	result=$?
 	dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
@@ -159,7 +159,7 @@ sound() {
 	dmsetup create right --table "0 $length lease $number 1" && dmsetup remove --retry right
 }
 
-need "a portion for all controllers but one" format 0 --controllers 1-62,64 \
+require "a portion for all controllers but one" format_portion 0 --controllers 1-62,64 \
 	--redundancy parity:4 --detect yes
 length=$(leasectl table --controller 1 "$disk" | cut -d ' ' -f 2)
 number=$(lsblk -ndo MAJ:MIN "$disk" | tr -d ' ')
@@ -170,19 +170,19 @@ dd if="$disk" of="$work/superblock" bs=4k skip=1 count=1 iflag=direct 2>/dev/nul
 damage_all
 check "after all that the member is as it was" sound
 dd if=/dev/zero of="$disk" bs=4k seek=1 count=1 oflag=direct 2>/dev/null
-provokes "the block is blank"
+expect_warning "the block is blank"
 check "no superblock" refused "no superblock: the block is blank" "0 $length lease $disk 1"
 dd if="$work/superblock" bs=4k 2>/dev/null | tr '\001' '\003' |
 	dd of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
-provokes "superblock checksum mismatch"
+expect_warning "superblock checksum mismatch"
 check "a damaged superblock" refused "superblock checksum mismatch" "0 $length lease $disk 1"
 dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
 check "a feature that may be ignored" reseal "$disk" 12=80000000
 check "is" sound
 
 # Members that belong together, and others.
-need "a portion of three" format 0
-need "and another" format 1
+require "a portion of three" format_portion 0
+require "and another" format_portion 1
 line() {
 	echo "0 $length lease $1 1"
 }
@@ -194,33 +194,30 @@ check "a copy of it on another device" cp_superblock "$disk" "$(member 1 0)"
 check "is refused" refused "Another device is this member already" "$(line "$(member 1 0)")"
 check "a member that tells something else of the portion" \
 	reseal "$(member 0 1)" 152=8096980000000000
-provokes "members disagree"
+expect_warning "members disagree"
 check "is refused" refused "Member does not fit the others of its portion" \
 	"$(line "$(member 0 1)")"
-check "with the difference" said "members disagree about the portion's timings"
+check "with the difference" log_has "members disagree about the portion's timings"
 check "a second number for the same session is its own" \
 	dmsetup create second --table "$(line "$(member 0 2)")"
 check "another period of the same controller is refused" \
 	refused "Feature heartbeat_ms differs from the controller's period" \
 	"$(line "$(member 0 2)") 2 heartbeat_ms 60"
-field_is() {
-	[ "$(field "$1" "$2")" = "$3" ]
-}
-check "two of three members are a majority" eventually 60 field_is first role owner
-check_equal "and status says how many" 2 "$(field first members_ok)"
-check_equal "of how many" 0/3 "$(field first member)"
-check_equal "and who is the second" 2/3 "$(field second member)"
-check_equal "name" alpha "$(field first portion)"
-check_equal "owner" 1 "$(field first owner)"
-check_equal "epoch" 1 "$(field first epoch)"
-check_equal "limit" 0/unlimited "$(field first permits)"
+check "two of three members are a majority" eventually 60 status_field_is first role owner
+check_equal "and status says how many" 2 "$(status_field first members_ok)"
+check_equal "of how many" 0/3 "$(status_field first member)"
+check_equal "and who is the second" 2/3 "$(status_field second member)"
+check_equal "name" alpha "$(status_field first portion)"
+check_equal "owner" 1 "$(status_field first owner)"
+check_equal "epoch" 1 "$(status_field first epoch)"
+check_equal "limit" 0/unlimited "$(status_field first permits)"
 dmsetup remove --retry first
 dmsetup remove --retry second
 
 # One member alone knows nothing.
-need "a portion of three" format 0
+require "a portion of three" format_portion 0
 check "one member comes" dmsetup create first --table "$(line "$disk")"
-check "and stays out for want of a majority [R42]" field_is first role joining
+check "and stays out for want of a majority [R42]" status_field_is first role joining
 dmsetup remove --retry first
 
 # A disk with sectors of 4096 bytes.
@@ -230,7 +227,7 @@ leasectl format --force=member,signature,redundancy --name four --controllers 1 
 	--redundancy external "$four" >/dev/null
 check "a disk with sectors of 4096 bytes is mapped" \
 	dmsetup create four --table "$(leasectl table --controller 1 "$four")"
-check "and owned" eventually 60 field_is four role owner
+check "and owned" eventually 60 status_field_is four role owner
 check_equal "a write of half a sector is refused before the gate" EINVAL \
 	"$(bio /dev/mapper/four write 512 512 direct)"
 check_equal "a whole one is written" ok "$(bio /dev/mapper/four write 4096 4096 direct)"
@@ -241,7 +238,7 @@ check_equal "blkid finds nothing" "" "$(blkid -p "$disk")"
 check_fails "mdadm finds nothing" mdadm --examine "$disk" 2>/dev/null
 # It would say which signature it is about to wipe.
 pv=$(lvm pvcreate --test --yes --config 'devices { use_devicesfile = 0 }' "$disk" 2>&1)
-note "$pv"
+print_note "$pv"
 check "pvcreate looks at it" [ "${pv#*successfully created}" != "$pv" ]
 check "and finds nothing to wipe" [ "${pv#*signature}" = "$pv" ]
 check "leasectl finds a portion" sh -c "leasectl check $(members 0) >/dev/null"

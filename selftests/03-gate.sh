@@ -38,16 +38,16 @@ change_owner() {
 	done <<-END
 		$changing
 	END
-	check_equal "owner: none of them was refused" 0 "$(field p0m0c1 refused)"
+	check_equal "owner: none of them was refused" 0 "$(status_field p0m0c1 refused)"
 }
 
 change_secondary() {
 	while read -r operation flags; do
-		refused=$(field p0m0c2 refused)
+		refused=$(status_field p0m0c2 refused)
 		# shellcheck disable=SC2086 # flags are words
 		try "secondary: $operation $flags [R40]" "$(error_of "$operation $flags")" \
 			p0m0c2 "$operation" 65536 8192 $flags
-		check "secondary: it was counted" [ "$(field p0m0c2 refused)" -gt "$refused" ]
+		check "secondary: it was counted" [ "$(status_field p0m0c2 refused)" -gt "$refused" ]
 	done <<-END
 		$changing
 	END
@@ -97,10 +97,10 @@ pollable() {
 
 on_exit clean_up
 load_module
-need "a portion is formatted" format 0
-need "controller 1 owns it" owner 1 0
-check "controller 2 looks on" up 2 0
-need "as a secondary" eventually 60 is 2 0 secondary
+require "a portion is formatted" format_portion 0
+require "controller 1 owns it" map_as_owner 1 0
+check "controller 2 looks on" map_portion 2 0
+require "as a secondary" eventually 60 role_is 2 0 secondary
 
 change_owner
 passive owner p0m0c1
@@ -122,10 +122,10 @@ check "a journal commits: a flush with data, and FUA" \
 	dd if=/dev/zero of=/mnt/lease/file bs=64k count=16 conv=fsync 2>/dev/null
 check "it is unmounted" umount /mnt/lease
 check "and clean" sh -c "e2fsck -fn /dev/mapper/p0m1c1 >/dev/null 2>&1"
-check_equal "nothing was refused" 0 "$(field p0m0c1 refused)"
-check_equal "nor late" 0 "$(field p0m0c1 late)"
+check_equal "nothing was refused" 0 "$(status_field p0m0c1 refused)"
+check_equal "nor late" 0 "$(status_field p0m0c1 late)"
 
-need "a member that can be polled" pollable
+require "a member that can be polled" pollable
 check_equal "reads it by polling" ok "$(bio "$polled" read 0 4096 direct polled)"
 leasectl format --force=member,signature,redundancy --name polled --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
 	--redundancy external "$polled" >/dev/null
@@ -133,12 +133,12 @@ dmsetup create polled --table "$(leasectl table --controller 1 "$polled")"
 on_exit "dmsetup remove --retry polled"
 
 polled_is() {
-	[ "$(field polled role)" = "$1" ]
+	[ "$(status_field polled role)" = "$1" ]
 }
-need "becomes a portion with an owner" eventually 60 polled_is owner
+require "becomes a portion with an owner" eventually 60 polled_is owner
 check_equal "it is written" ok "$(bio /dev/mapper/polled write 0 4096 direct)"
 check_equal "who wants to poll for it need not: a poller could keep a permit for ever" ok \
 	"$(bio /dev/mapper/polled write 0 4096 direct polled)"
-check_equal "and no permit is left open" 0 "$(field polled permits | cut -d / -f 1)"
+check_equal "and no permit is left open" 0 "$(status_field polled permits | cut -d / -f 1)"
 
 finish

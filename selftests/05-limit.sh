@@ -16,7 +16,7 @@ on_exit clean_up
 on_exit 'trace_off'
 load_module
 modprobe dm-delay
-mark
+mark_log
 
 tracefs=/sys/kernel/tracing
 [ -d $tracefs/events ] || mount -t tracefs trace $tracefs
@@ -96,21 +96,21 @@ forget() {
 }
 
 permits_are() {
-	[ "$(field p0m0c1 permits)" = "$1" ]
+	[ "$(status_field p0m0c1 permits)" = "$1" ]
 }
 
 pending_is() {
-	[ "$(field p0m0c1 pending)" -eq "$1" ]
+	[ "$(status_field p0m0c1 pending)" -eq "$1" ]
 }
 
 refused_is() {
-	[ "$(field p0m0c1 refused)" -eq "$1" ]
+	[ "$(status_field p0m0c1 refused)" -eq "$1" ]
 }
 
 # fill M N: M writes are at the members and stay there, N more wait
 fill() {
 	for index in 0 1 2; do
-		hold 1 0 $index || return 1
+		hold_data 1 0 $index || return 1
 	done
 	writers $(($1 + $2))
 	eventually 20 permits_are "$1/$1" && eventually 20 pending_is "$2"
@@ -118,14 +118,14 @@ fill() {
 
 go_on() {
 	for index in 0 1 2; do
-		let_go 1 0 $index || return 1
+		resume_data 1 0 $index || return 1
 	done
 }
 
-need "redundancy of four that detects has a limit of four" format 0 --redundancy parity:4 \
+require "redundancy of four that detects has a limit of four" format_portion 0 --redundancy parity:4 \
 	--detect yes --batch 4
-need "the members are slow" slow 60
-need "controller 1 owns it" owner 1 0
+require "the members are slow" slow 60
+require "controller 1 owns it" map_as_owner 1 0
 check "the limit is four" permits_are 0/4
 trace_on
 check "four writes stay at the members, twenty wait" fill 4 20
@@ -139,10 +139,10 @@ check_equal "all were told so [R17]" 24 "$(told ok 24)"
 check "nothing was refused" refused_is 0
 check "no permit is open" permits_are 0/4
 check "nothing waits" pending_is 0
-check_equal "all in epoch 1" 1 "$(field p0m0c1 epoch)"
+check_equal "all in epoch 1" 1 "$(status_field p0m0c1 epoch)"
 forget
 
-check "two members are degraded" tell 1 0 degraded 2
+check "two members are degraded" send_message 1 0 degraded 2
 check "the limit is two [R14]" permits_are 0/2
 trace_on
 check "two writes stay at the members, ten wait" fill 2 10
@@ -154,16 +154,16 @@ check_equal "all of 12 were written" 12 "$count"
 check_equal "and told so" 12 "$(told ok 12)"
 forget
 
-check "four members are degraded" tell 1 0 degraded 4
+check "four members are degraded" send_message 1 0 degraded 4
 check "the limit is none [R15]" permits_are 0/0
 writers 3
 check "writes wait" eventually 20 pending_is 3
 check_equal "reads pass" ok "$(bio /dev/mapper/p0m0c1 read 0 4096 direct)"
-beaten=$(beats 1 0)
-check "thirty heartbeats" eventually 60 after $((beaten + 30)) 1 0
+beaten=$(heartbeats_written 1 0)
+check "thirty heartbeats" eventually 60 has_written_more_than $((beaten + 30)) 1 0
 check "and they still wait" pending_is 3
-check "the owner owns" is 1 0 owner
-check "the members are back" tell 1 0 degraded 0
+check "the owner owns" role_is 1 0 owner
+check "the members are back" send_message 1 0 degraded 0
 wait
 check_equal "the writes end well [R17]" 3 "$(told ok 3)"
 check "the limit is four again" eventually 20 permits_are 0/4
@@ -178,29 +178,29 @@ forget
 
 trace_on
 check "again" fill 4 6
-check "and the heartbeats stall" stall 1 0
-check "the lease lapses" eventually 60 is 1 0 secondary
+check "and the heartbeats stall" hold_mailboxes 1 0
+check "the lease lapses" eventually 60 role_is 1 0 secondary
 check "all that waited failed, together [R17]" refused_is 6
 check "nothing waits" pending_is 0
 check "the four at the members keep their permits [R16]" permits_are 4/4
-unstall 1 0
+resume_mailboxes 1 0
 go_on
 wait
 check_equal "none of the ten is acknowledged [R18]" 10 "$(told EBADE 10)"
 count_open
 check_equal "none of the six was issued" 4 "$count"
-check_equal "the four completed too late" 4 "$(field p0m0c1 late)"
+check_equal "the four completed too late" 4 "$(status_field p0m0c1 late)"
 check "and gave their permits back" eventually 20 permits_are 0/4
 forget
-check "controller 1 goes" down 1 0
+check "controller 1 goes" unmap_portion 1 0
 
 # What else may happen beyond the limit.
-need "the default limit" format 0 --redundancy parity:2 --detect yes
-need "controller 1 owns" owner 1 0
+require "the default limit" format_portion 0 --redundancy parity:2 --detect yes
+require "controller 1 owns" map_as_owner 1 0
 check "half of two is one" permits_are 0/1
-hold 1 0 1
+hold_data 1 0 1
 writers 1
-need "one write is open" eventually 20 permits_are 1/1
+require "one write is open" eventually 20 permits_are 1/1
 check_equal "a write that must not wait does not" EAGAIN \
 	"$(bio /dev/mapper/p0m0c1 write 0 4096 direct nowait)"
 check "which is no refusal" refused_is 0
@@ -211,11 +211,11 @@ on_full_fail() {
 check "a table that fails what is beyond the limit" on_full_fail
 check_equal "does so" EBADE "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)"
 check "and counts it" refused_is 1
-let_go 1 0 1
+resume_data 1 0 1
 wait
 check_equal "the first write ends well" 1 "$(told ok 1)"
 check_fails "a table cannot raise the limit" dmsetup create wrong --table "$(dmsetup table p0m0c1 |
 	sed 's/ lease \([^ ]*\).*/ lease \1 1 2 batch 3/')"
-check "and is told so" said "Feature batch may only lower the limit of the portion"
+check "and is told so" log_has "Feature batch may only lower the limit of the portion"
 
 finish

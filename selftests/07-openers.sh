@@ -33,44 +33,44 @@ close_it() {
 
 # Whether controller 1 has written N more heartbeats and still does not own.
 stays_out() {
-	written=$(beats 1 0)
-	eventually 60 after $((written + $1)) 1 0 && fails is 1 0 owner
+	written=$(heartbeats_written 1 0)
+	eventually 60 has_written_more_than $((written + $1)) 1 0 && fails role_is 1 0 owner
 }
 
 epoch() {
-	field "p0m0c$1" epoch
+	status_field "p0m0c$1" epoch
 }
 
-need "a portion is formatted" format 0
-need "controller 1 owns it" owner 1 0
-need "controller 2 comes, and claims when it is told to" up 2 0 --claim-manual
-need "as a secondary" eventually 60 is 2 0 secondary
+require "a portion is formatted" format_portion 0
+require "controller 1 owns it" map_as_owner 1 0
+require "controller 2 comes, and claims when it is told to" map_portion 2 0 --claim-manual
+require "as a secondary" eventually 60 role_is 2 0 secondary
 check "a device of controller 1 is opened" open_it p0m1c1
-check "controller 1 loses the portion" stall 1 0
-tell 2 0 claim
-need "to controller 2" eventually 60 is 2 0 owner
-unstall 1 0
+check "controller 1 loses the portion" hold_mailboxes 1 0
+send_message 2 0 claim
+require "to controller 2" eventually 60 role_is 2 0 owner
+resume_mailboxes 1 0
 check_equal "with epoch 2" 2 "$(epoch 2)"
-mark
-check_fails "controller 2 does not hand over to it [R34]" tell 2 0 handoff 1
-check "because it may not claim" said "the successor may not claim"
-check "controller 2 goes on" is 2 0 owner
-check "and gives it up to anybody" tell 2 0 release
+mark_log
+check_fails "controller 2 does not hand over to it [R34]" send_message 2 0 handoff 1
+check "because it may not claim" log_has "the successor may not claim"
+check "controller 2 goes on" role_is 2 0 owner
+check "and gives it up to anybody" send_message 2 0 release
 check "controller 1 hears of it, but stays out" stays_out 40
 check "because of who has the device open [R31]" reason_is 1 0 stale_openers
 check_equal "nobody owns a later epoch" 2 "$(epoch 1)"
-mark
-check_fails "told to claim, it refuses" tell 1 0 claim
-check "and says why" said "a device is open since before another's epoch"
+mark_log
+check_fails "told to claim, it refuses" send_message 1 0 claim
+check "and says why" log_has "a device is open since before another's epoch"
 check_equal "and may not write" EBADE "$(bio /dev/mapper/p0m1c1 write 0 4096 direct)"
 check "the device is closed" close_it
-check "controller 1 owns" eventually 60 is 1 0 owner
+check "controller 1 owns" eventually 60 role_is 1 0 owner
 check_equal "the next epoch" 3 "$(epoch 1)"
 
 check "a device is opened now" open_it p0m1c1
-check "controller 1 releases" tell 1 0 release
-check "controller 2 is told to claim" tell 2 0 claim
-check "and owns" eventually 60 is 2 0 owner
+check "controller 1 releases" send_message 1 0 release
+check "controller 2 is told to claim" send_message 2 0 claim
+check "and owns" eventually 60 role_is 2 0 owner
 check "controller 1 takes tables for who caches nothing" sh -c '
 	for m in 0 1 2; do
 		dmsetup table p0m${m}c1 | sed "s/\$/ 1 stateless/" | dmsetup reload p0m${m}c1 &&
@@ -78,38 +78,38 @@ check "controller 1 takes tables for who caches nothing" sh -c '
 			dmsetup resume p0m${m}c1 || exit 1
 	done'
 # Its next heartbeat says that it may claim.
-check "controller 2 hands over to it" eventually 20 tell 2 0 handoff 1
-check "controller 1 owns although the device is open" eventually 60 is 1 0 owner
+check "controller 2 hands over to it" eventually 20 send_message 2 0 handoff 1
+check "controller 1 owns although the device is open" eventually 60 role_is 1 0 owner
 check "it is closed" close_it
-down 1 0
-down 2 0
+unmap_portion 1 0
+unmap_portion 2 0
 
 # Consecutive epochs of one controller are exempt.
-need "a controller alone" format 0
-need "owns" owner 1 0
+require "a controller alone" format_portion 0
+require "owns" map_as_owner 1 0
 check "with a device open" open_it p0m1c1
-check "it stalls" stall 1 0
-check "and loses the lease" eventually 60 is 1 0 secondary
-unstall 1 0
-check "it owns again, as nobody else did between" eventually 60 is 1 0 owner
+check "it stalls" hold_mailboxes 1 0
+check "and loses the lease" eventually 60 role_is 1 0 secondary
+resume_mailboxes 1 0
+check "it owns again, as nobody else did between" eventually 60 role_is 1 0 owner
 check "it is closed" close_it
-down 1 0
+unmap_portion 1 0
 
 # Read-only tables observe.
-need "a free portion" format 0
+require "a free portion" format_portion 0
 for index in 0 1 2; do
-	way 1 0 $index
+	make_path 1 0 $index
 	leasectl table --controller 1 /dev/mapper/p0m${index}w1 |
 		dmsetup create --readonly p0m${index}c1
 done
-check "a controller with read-only tables is secondary" eventually 60 is 1 0 secondary
+check "a controller with read-only tables is secondary" eventually 60 role_is 1 0 secondary
 check "and does not claim" stays_out 60
 check "for that reason [R31]" reason_is 1 0 read_only
-check_fails "and may not be told to" tell 1 0 claim
+check_fails "and may not be told to" send_message 1 0 claim
 check "it reads" dd if=/dev/mapper/p0m0c1 of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null
-check "another controller claims" owner 2 0
-down 1 0
-down 2 0
+check "another controller claims" map_as_owner 2 0
+unmap_portion 1 0
+unmap_portion 2 0
 
 # Two machines with one number: what the other one writes is what another life of this controller
 # wrote, on a portion with the same uuid, twice.
@@ -146,41 +146,41 @@ other_machine() {
 	wait
 }
 
-need "a portion" format 0 --uuid $uuid
-need "which controller 1 joins" up 1 0 --claim-manual --heartbeat-ms 20
+require "a portion" format_portion 0 --uuid $uuid
+require "which controller 1 joins" map_portion 1 0 --claim-manual --heartbeat-ms 20
 for name in early late last; do
-	written=$(beats 1 0)
-	need "its mailbox is saved: $name" eventually 60 after $((${written:-0} + 100)) 1 0
+	written=$(heartbeats_written 1 0)
+	require "its mailbox is saved: $name" eventually 60 has_written_more_than $((${written:-0} + 100)) 1 0
 	save $name
 done
-down 1 0
+unmap_portion 1 0
 
-need "the portion is formatted again" format 0 --uuid $uuid
-need "controller 2 owns it" owner 2 0
+require "the portion is formatted again" format_portion 0 --uuid $uuid
+require "controller 2 owns it" map_as_owner 2 0
 other_machine &
 other=$!
-check "controller 1 comes" up 1 0 --claim-manual
-written=$(beats 2 0)
-check "for several windows" eventually 120 after $((written + 100)) 2 0
-check "while another machine writes its mailbox it joins nothing [R36]" is 1 0 joining
+check "controller 1 comes" map_portion 1 0 --claim-manual
+written=$(heartbeats_written 2 0)
+check "for several windows" eventually 120 has_written_more_than $((written + 100)) 2 0
+check "while another machine writes its mailbox it joins nothing [R36]" role_is 1 0 joining
 check "and says why" reason_is 1 0 duplicate
 : >"$work/quiet"
 wait $other
-need "the other machine ends: controller 1 joins" eventually 60 is 1 0 secondary
+require "the other machine ends: controller 1 joins" eventually 60 role_is 1 0 secondary
 # It writes no ballot before it has listened for a window more: until then it cannot follow.
-check "and listens once more" eventually 120 after $(($(beats 1 0) + 60)) 1 0
-check "it is told to claim" tell 1 0 claim
-check "it gets the portion" eventually 20 tell 2 0 handoff 1
-check "and owns" eventually 60 is 1 0 owner
-provokes "controller 1: owner -> failed"
+check "and listens once more" eventually 120 has_written_more_than $(($(heartbeats_written 1 0) + 60)) 1 0
+check "it is told to claim" send_message 1 0 claim
+check "it gets the portion" eventually 20 send_message 2 0 handoff 1
+check "and owns" eventually 60 role_is 1 0 owner
+expect_warning "controller 1: owner -> failed"
 for index in 0 1 2; do
 	check "the other machine begins again, on member $index" forge last $index
 done
-check "controller 1 withdraws [R36]" eventually 60 is 1 0 failed
+check "controller 1 withdraws [R36]" eventually 60 role_is 1 0 failed
 check "and says why" reason_is 1 0 foreign_incarnation
 check_equal "it does not write" EBADE "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)"
-mark
-check_fails "nor claim" tell 1 0 claim
-check "as it says" said "another machine writes the own mailbox"
+mark_log
+check_fails "nor claim" send_message 1 0 claim
+check "as it says" log_has "another machine writes the own mailbox"
 
 finish

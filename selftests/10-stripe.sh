@@ -82,11 +82,11 @@ ended() {
 }
 
 permits_are() {
-	[ "$(field p0m0c1 permits)" = "$1" ]
+	[ "$(status_field p0m0c1 permits)" = "$1" ]
 }
 
 pending_is() {
-	[ "$(field p0m0c1 pending)" -eq "$1" ]
+	[ "$(status_field p0m0c1 pending)" -eq "$1" ]
 }
 
 waits() {
@@ -94,20 +94,20 @@ waits() {
 }
 
 hold_all() {
-	hold 1 0 0 && hold 1 0 1 && hold 1 0 2
+	hold_data 1 0 0 && hold_data 1 0 1 && hold_data 1 0 2
 }
 
 let_all_go() {
-	let_go 1 0 0 && let_go 1 0 1 && let_go 1 0 2
+	resume_data 1 0 0 && resume_data 1 0 1 && resume_data 1 0 2
 }
 
-need "a portion that counts rows of 64 KiB" format 0 --redundancy parity:2 --detect yes \
+require "a portion that counts rows of 64 KiB" format_portion 0 --redundancy parity:2 --detect yes \
 	--count stripe:$((chunk / 1024))
-need "controller 1 owns it" owner 1 0
+require "controller 1 owns it" map_as_owner 1 0
 check "one member in each row" permits_are 0/1
 
 # Rows are independent, and a row is one member's until that has nothing open there.
-need "data hangs at the members" hold_all
+require "data hangs at the members" hold_all
 begin a0 0 write 0
 begin b1 1 write 1
 begin c2 2 write 2
@@ -122,71 +122,71 @@ check_equal "one that must not wait does not" EAGAIN \
 	"$(bio /dev/mapper/p0m2c1 write 0 4096 direct nowait)"
 check_equal "a read passes the gate" ok \
 	"$(bio "$(member 0 0)" read 0 4096 direct)"
-check "member 0 goes on" let_go 1 0 0
+check "member 0 goes on" resume_data 1 0 0
 check_equal "its three writes end well" "ok ok ok" "$(answer a0) $(answer a0b) $(answer a0c)"
 check "and one waits still" waits 1
 check_fails "the one that was let in hangs at its member" ended b0
-check "the others go on" let_go 1 0 1
-let_go 1 0 2
+check "the others go on" resume_data 1 0 1
+resume_data 1 0 2
 check_equal "all end well" "ok ok ok ok" "$(answer b0) $(answer b1) $(answer c2) $(answer a1)"
 wait
 check "nothing is open" eventually 20 permits_are 0/1
 check "nothing waits" pending_is 0
 
 # A write is split at the end of a row [R19].
-need "data hangs at the members" hold_all
+require "data hangs at the members" hold_all
 begin across 0 write 3 $((chunk - 4096)) 8192
 check "a write across two rows is open in both" eventually 20 permits_are 1/1
 begin first 1 write 3
 begin second 1 write 4
 check "another member waits for both" waits 2
-need "all go on" let_all_go
+require "all go on" let_all_go
 check_equal "and all end well" "ok ok ok" "$(answer across) $(answer first) $(answer second)"
 wait
 
 # An operation on many rows waits for each of them, and whoever comes later waits for it.
-need "data hangs at the members" hold_all
+require "data hangs at the members" hold_all
 begin b5 1 write 5
 check "a row is in use" eventually 20 permits_are 1/1
 begin many 0 discard 0 0 $((64 * chunk))
 check "a discard of many rows waits for it" waits 1
 begin c9 2 write 9
 check "a write of a free row waits for the discard" waits 2
-check "the row is free" let_go 1 0 1
+check "the row is free" resume_data 1 0 1
 check_equal "its write ends well" ok "$(answer b5)"
 check "the discard is open" waits 1
 begin a9 0 write 9 4096
 check "a write of its own row goes behind who waits there" waits 2
 check_fails "as the discard is not over" ended many
-check "all go on" let_go 1 0 0
-let_go 1 0 2
+check "all go on" resume_data 1 0 0
+resume_data 1 0 2
 check_equal "and all end well" "ok ok ok" "$(answer many) $(answer c9) $(answer a9)"
 wait
 check "nothing is open" eventually 20 permits_are 0/1
 
 # Lost with operations waiting in several rows.
-before=$(field p0m0c1 refused)
-need "data hangs at the members" hold_all
+before=$(status_field p0m0c1 refused)
+require "data hangs at the members" hold_all
 begin a6 0 write 6
 begin b7 1 write 7
 eventually 20 permits_are 1/1
 begin b6 1 write 6
 begin c7 2 write 7
 begin wide 2 discard 0 0 $((64 * chunk))
-need "three wait" waits 3
-check "the heartbeats stall" stall 1 0
-check "the lease lapses" eventually 60 is 1 0 secondary
-check_equal "all that waited failed, together [R17]" $((before + 3)) "$(field p0m0c1 refused)"
+require "three wait" waits 3
+check "the heartbeats stall" hold_mailboxes 1 0
+check "the lease lapses" eventually 60 role_is 1 0 secondary
+check_equal "all that waited failed, together [R17]" $((before + 3)) "$(status_field p0m0c1 refused)"
 check "nothing waits" pending_is 0
 check "what is at the members keeps its permits [R16]" permits_are 1/1
-unstall 1 0
+resume_mailboxes 1 0
 let_all_go
 wait
 check_equal "nothing is acknowledged [R18]" "EBADE EBADE EBADE EBADE EBADE" \
 	"$(cat "$work/a6" "$work/b7" "$work/b6" "$work/c7" "$work/wide" | tr '\n' ' ' | sed 's/ $//')"
-need "controller 1 owns again" eventually 60 is 1 0 owner
+require "controller 1 owns again" eventually 60 role_is 1 0 owner
 check "with nothing open" eventually 20 permits_are 0/1
-need "it goes" down 1 0
+require "it goes" unmap_portion 1 0
 
 # Slow members, many writers, few rows: below the gate no row has two members open.
 slow() {
@@ -196,8 +196,8 @@ slow() {
 			"0 $(blockdev --getsz "$device") delay $device 0 0 $device 0 30" || return 1
 	done
 }
-need "the members are slow" slow
-need "controller 1 owns" owner 1 0
+require "the members are slow" slow
+require "controller 1 owns" map_as_owner 1 0
 trace_on
 writer() {
 	for step in 0 1 2 3 4 5 6 7; do
@@ -211,7 +211,7 @@ done
 wait
 rows >"$work/rows"
 read -r most_members most_open count <"$work/rows"
-note "members in a row $most_members, open at once $most_open, writes $count"
+print_note "members in a row $most_members, open at once $most_open, writes $count"
 check_equal "never two members of a row [R16]" 1 "$most_members"
 check "but many rows at once" [ "$most_open" -gt 2 ]
 check_equal "all were written" 96 "$count"

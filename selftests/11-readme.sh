@@ -32,7 +32,7 @@ printed() {
 # says_all FILE: FILE has every line that is read
 says_all() {
 	while IFS= read -r line; do
-		grep -qxF -- "$line" "$1" || { note "nothing said: $line"; return 1; }
+		grep -qxF -- "$line" "$1" || { print_note "nothing said: $line"; return 1; }
 	done
 }
 
@@ -46,7 +46,7 @@ blank() {
 for disk in 'sdb 0' 'sdc 1' 'sdd 2'; do
 	name=/dev/${disk% *} device=$(member 0 "${disk#* }")
 	[ ! -e "$name" ] || skip_all "$name is a disk of this machine"
-	need "$name is blank" blank "$device"
+	require "$name is blank" blank "$device"
 	ln -s "$(readlink -f "$device")" "$name"
 done
 
@@ -54,15 +54,12 @@ done
 [ ! -e /usr/lib/rig/modules/dm_lease.ko ] || cd /usr/lib/rig/modules || exit 1
 printed 1 >"$work/commands"
 check "there are commands" grep -q '^insmod dm_lease.ko$' "$work/commands"
-need "they run" sh -ec ". $work/commands >$work/said 2>&1"
+require "they run" sh -ec ". $work/commands >$work/said 2>&1"
 printed 2 >"$work/explained"
 check "format explains what it chose, in these words and numbers" \
 	says_all "$work/said" <"$work/explained"
-role_is() {
-	[ "$(field lease-sdb role)" = "$1" ]
-}
 check "a controller listens first" grep -q '^lease-sdb: .* joining ' "$work/said"
-check "then the home controller owns" eventually 60 role_is owner
+check "then the home controller owns" eventually 60 status_field_is lease-sdb role owner
 
 # Of the status two numbers are another one at each moment: the time left, and the heartbeats.
 moment() {
@@ -71,7 +68,7 @@ moment() {
 dmsetup status | moment >"$work/status"
 printed 3 | moment >"$work/owner"
 check "with the status that is printed" says_all "$work/status" <"$work/owner"
-note "$(dmsetup status lease-sdb)"
+print_note "$(dmsetup status lease-sdb)"
 check_equal "a write passes" ok "$(bio /dev/mapper/lease-sdb write 0 4096 direct)"
 
 printed 4 >"$work/messages"
@@ -83,7 +80,7 @@ comes() {
 	done
 }
 follows() {
-	[ "$(field other-sdb role)" = secondary ]
+	[ "$(status_field other-sdb role)" = secondary ]
 }
 # It may claim only when it has listened once more, so a message may have to be sent again.
 obeyed() {
@@ -91,8 +88,8 @@ obeyed() {
 		eventually 60 sh -c "$line" </dev/null || return 1
 	done <"$work/messages"
 }
-need "controller 2 comes" comes
-need "as a secondary" eventually 60 follows
+require "controller 2 comes" comes
+require "as a secondary" eventually 60 follows
 check "are obeyed" obeyed
 
 finish

@@ -15,7 +15,7 @@ on_exit clean_up
 on_exit 'umount "$work/mnt" 2>/dev/null'
 on_exit 'swapoff /dev/mapper/p0m0c1 /dev/mapper/p0m2c1 2>/dev/null'
 load_module
-mark
+mark_log
 
 mib() {
 	awk -v name="$1:" '$1 == name { print int($2 / 1024) }' /proc/meminfo
@@ -67,15 +67,15 @@ make_swap() {
 	done
 }
 
-need "a portion with a limit of one" format 0 --redundancy parity:2 --detect yes
-need "controller 1 owns it" owner 1 0
-check_equal "one operation at a time" 0/1 "$(field p0m0c1 permits)"
-need "swap on two members" make_swap
-need "a file system on another" mkfs.ext4 -q /dev/mapper/p0m1c1
+require "a portion with a limit of one" format_portion 0 --redundancy parity:2 --detect yes
+require "controller 1 owns it" map_as_owner 1 0
+check_equal "one operation at a time" 0/1 "$(status_field p0m0c1 permits)"
+require "swap on two members" make_swap
+require "a file system on another" mkfs.ext4 -q /dev/mapper/p0m1c1
 mkdir "$work/mnt"
-need "is mounted" mount -t ext4 /dev/mapper/p0m1c1 "$work/mnt"
+require "is mounted" mount -t ext4 /dev/mapper/p0m1c1 "$work/mnt"
 
-beaten=$(beats 1 0)
+beaten=$(heartbeats_written 1 0)
 before=$(swapped_out)
 write_files &
 writer=$!
@@ -85,21 +85,21 @@ exchange_tables &
 exchanger=$!
 # Perl and the writers need some, too, so this is more than there is.
 size=$(mib MemAvailable)
-note "$size MiB are filled, $(mib SwapFree) of swap are free"
+print_note "$size MiB are filled, $(mib SwapFree) of swap are free"
 check "the memory is filled, and comes back as it was" fill "$size"
 touch "$work/enough"
 check "files were written meanwhile" wait $writer
 check "tables were exchanged meanwhile [R60]" wait $exchanger
 dmsetup remove spare
-note "$(wc -l <"$work/files") files of 2 MiB, $(($(swapped_out) - before)) pages swapped out"
+print_note "$(wc -l <"$work/files") files of 2 MiB, $(($(swapped_out) - before)) pages swapped out"
 check "at least one" [ -s "$work/files" ]
-note "$(wc -l <"$work/tables") tables"
+print_note "$(wc -l <"$work/tables") tables"
 check "at least one table" [ -s "$work/tables" ]
 check "at least a thousand pages were swapped out" [ $(($(swapped_out) - before)) -ge 1000 ]
-check "heartbeats went on" eventually 60 after $((beaten + 10)) 1 0
-check_equal "the lease was kept [R44]" "owner 1" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
-check_equal "nothing was refused [R17]" "0 0" "$(field p0m0c1 refused) $(field p0m0c1 late)"
-check_equal "never more than one was open [R16]" 1 "$(field p0m0c1 peak)"
+check "heartbeats went on" eventually 60 has_written_more_than $((beaten + 10)) 1 0
+check_equal "the lease was kept [R44]" "owner 1" "$(status_field p0m0c1 role) $(status_field p0m0c1 epoch)"
+check_equal "nothing was refused [R17]" "0 0" "$(status_field p0m0c1 refused) $(status_field p0m0c1 late)"
+check_equal "never more than one was open [R16]" 1 "$(status_field p0m0c1 peak)"
 
 check "the files are given back" umount "$work/mnt"
 check "so is the swap" swapoff /dev/mapper/p0m0c1 /dev/mapper/p0m2c1

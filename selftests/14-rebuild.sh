@@ -16,7 +16,7 @@ load_module
 md=/sys/block/md0/md
 
 permits_are() {
-	[ "$(field p0m0c1 permits)" = "$1" ]
+	[ "$(status_field p0m0c1 permits)" = "$1" ]
 }
 
 is_rebuilt() {
@@ -28,7 +28,7 @@ is_idle() {
 }
 
 waits() {
-	[ "$(field p0m0c1 pending)" -gt 0 ]
+	[ "$(status_field p0m0c1 pending)" -gt 0 ]
 }
 
 # create LEVEL DEVICES: an array over the lease devices of that many members
@@ -65,13 +65,13 @@ differences() {
 # rebuild NAME POLICY LEVEL MEMBERS REDUNDANCY
 rebuild() {
 	what="$1, $2"
-	need "$what: a portion" format 0 --redundancy "$5" --detect yes --exhausted "$2"
-	need "$what: controller 1 owns it" owner 1 0
+	require "$what: a portion" format_portion 0 --redundancy "$5" --detect yes --exhausted "$2"
+	require "$what: controller 1 owns it" map_as_owner 1 0
 	check "$what: one stray is repairable" permits_are 0/1
-	need "$what: an array" create "$3" "$4"
-	need "$what: is filled" fill
-	need "$what: loses a member" lose
-	check "$what: the message says so" tell 1 0 degraded 1
+	require "$what: an array" create "$3" "$4"
+	require "$what: is filled" fill
+	require "$what: loses a member" lose
+	check "$what: the message says so" send_message 1 0 degraded 1
 	mdadm --quiet /dev/md0 --add /dev/mapper/p0m1c1 &
 	adder=$!
 	case $2 in
@@ -79,24 +79,24 @@ rebuild() {
 		check "$what: nothing may be open" permits_are 0/0
 		check "$what: the rebuild waits" eventually 60 waits
 		check_equal "$what: and is not there yet" 1 "$(cat $md/degraded)"
-		check "$what: somebody accepts the risk" tell 1 0 accept_risk 1
+		check "$what: somebody accepts the risk" send_message 1 0 accept_risk 1
 		;;
 	esac
 	check "$what: the lease alone protects" eventually 60 permits_are_window
 	check "$what: the array is rebuilt" eventually 240 is_rebuilt
 	check "$what: and told so" wait $adder
-	check "$what: the message says so, too" tell 1 0 degraded 0
+	check "$what: the message says so, too" send_message 1 0 degraded 0
 	check "$what: one stray is repairable again" eventually 60 permits_are 0/1
 	check "$what: what was written is there" is_whole
 	check_equal "$what: everywhere" 0 "$(differences)"
 	check_equal "$what: nothing failed at the gate" "0 0" \
-		"$(field p0m0c1 refused) $(field p0m0c1 late)"
+		"$(status_field p0m0c1 refused) $(status_field p0m0c1 late)"
 	mdadm --stop --quiet /dev/md0
-	down 1 0
+	unmap_portion 1 0
 }
 
 permits_are_window() {
-	[ "$(field p0m0c1 permits | cut -d / -f 2)" = window ]
+	[ "$(status_field p0m0c1 permits | cut -d / -f 2)" = window ]
 }
 
 rebuild "RAID-5" stop 5 3 parity:1

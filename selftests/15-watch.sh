@@ -37,10 +37,10 @@ event() {
 }
 
 # Longer leases than elsewhere: one that is lost by chance would be counted, and rightly.
-need "a portion is formatted" format 0 --lease-ms 6000
-need "controller 1 owns it" owner 1 0
-need "controller 2 comes" up 2 0
-need "as a secondary" eventually 60 is 2 0 secondary
+require "a portion is formatted" format_portion 0 --lease-ms 6000
+require "controller 1 owns it" map_as_owner 1 0
+require "controller 2 comes" map_portion 2 0
+require "as a secondary" eventually 60 role_is 2 0 secondary
 
 check_equal "the timings are those that were formatted" "6000000000 100000000" \
 	"$(asked 1 timing 1) $(asked 1 timing 3)"
@@ -65,9 +65,9 @@ check "which is a small one" [ "$(asked 1 check 1)" -lt 200 ]
 check "each is in one bucket, too" balanced 1 check
 check "what was left is less than a lease" below_lease 1 check
 check_equal "of a secondary's nothing is" 0 "$(asked 2 check 1)"
-mark
-check_fails "the message has one word" tell 1 0 histogram latency
-check "and says so" said "more words than the message takes"
+mark_log
+check_fails "the message has one word" send_message 1 0 histogram latency
+check "and says so" log_has "more words than the message takes"
 
 trace=/sys/kernel/tracing
 on_exit "echo 0 >$trace/events/dm_lease/enable"
@@ -81,17 +81,17 @@ check "what there is is told" eventually 20 event '"portion":"alpha"' '"controll
 	'"what":"role","old":null,"new":"owner"'
 check_equal "a secondary is refused" EBADE "$(bio /dev/mapper/p0m1c2 write 4096 4096 direct)"
 check "the events say so" eventually 20 event '"controller":2' '"what":"refused"' '"new":1'
-check "a hand-over is" eventually 60 tell 1 0 handoff 2
+check "a hand-over is" eventually 60 send_message 1 0 handoff 2
 check "a change of role" eventually 20 event '"controller":1' '"what":"role"' '"new":"secondary"'
 check_fails "and no loss" event '"what":"lost"'
-need "controller 2 owns" eventually 60 is 2 0 owner
+require "controller 2 owns" eventually 60 role_is 2 0 owner
 check "which is told, with the epoch" eventually 20 event '"controller":2' \
 	'"what":"epoch","old":1,"new":2'
 
-check "the owner stalls" stall 2 0
+check "the owner stalls" hold_mailboxes 2 0
 check "its loss is told" eventually 60 event '"controller":2' '"what":"lost","old":"owner"'
 check_equal "and counted" 1 "$(asked 2 lost 1)"
-unstall 2 0
+resume_mailboxes 2 0
 
 leasectl metrics >"$work/metrics"
 check "metrics have the loss" grep -qx \

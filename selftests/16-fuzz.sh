@@ -22,7 +22,7 @@ runs=${runs:-1000}
 seed=${FUZZ_SEED:-$(option fuzz_seed)}
 seed=${seed:-1}
 flips=$((runs < 10000 ? runs / 10 : runs / 5))
-note "$runs lines and messages, $flips flips, seed $seed"
+print_note "$runs lines and messages, $flips flips, seed $seed"
 
 on_exit clean_up
 load_module
@@ -53,25 +53,25 @@ all_messages() {
 }
 
 owns_again() {
-	tell 1 0 claim
-	eventually 60 is 1 0 owner
+	send_message 1 0 claim
+	eventually 60 role_is 1 0 owner
 }
 
-need "a portion for all controllers" format 0 --controllers 1-64 --redundancy parity:8 --detect yes
-need "and another" format 1 --controllers 1-64 --redundancy parity:8 --detect yes
+require "a portion for all controllers" format_portion 0 --controllers 1-64 --redundancy parity:8 --detect yes
+require "and another" format_portion 1 --controllers 1-64 --redundancy parity:8 --detect yes
 check "mutated table lines are refused, or print as what they are" table_lines
 check "none of them is left" [ -z "$(dmsetup ls | grep wrong)" ]
 
-need "controller 1 owns the portion" owner 1 0
-epoch=$(field p0m0c1 epoch)
+require "controller 1 owns the portion" map_as_owner 1 0
+epoch=$(status_field p0m0c1 epoch)
 check "mutated messages do what they say, or nothing" mild_messages "$seed"
 check "it owns the portion" owns_again
-check "members that may fail are counted from 0 again" tell 1 0 degraded 0
+check "members that may fail are counted from 0 again" send_message 1 0 degraded 0
 check "messages that give the portion up, too" all_messages
 check "it owns the portion" owns_again
-check "in a later epoch, or the same" [ "$(field p0m0c1 epoch)" -ge "$epoch" ]
+check "in a later epoch, or the same" [ "$(status_field p0m0c1 epoch)" -ge "$epoch" ]
 check "a write passes" [ "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)" = ok ]
-check "it is removed" down 1 0
+check "it is removed" unmap_portion 1 0
 
 # The superblock: the checksum covers all of its 4096 bytes, so no bit of it may change.
 superblock_flips() {
@@ -91,16 +91,13 @@ has_written() {
 	[ "$(dd if="$alone" bs=4096 skip=$((mailbox / 4096)) count=4 iflag=direct 2>/dev/null |
 		grep -aoE 'dmLsB(ALT|EAT)' | wc -l)" -eq 4 ]
 }
-role_is() {
-	[ "$(field "$1" role)" = "$2" ]
-}
-need "a portion of one member" leasectl format --force=member,signature,redundancy --name alone --controllers 1,2 --home 1 \
+require "a portion of one member" leasectl format --force=member,signature,redundancy --name alone --controllers 1,2 --home 1 \
 	--redundancy external --device-delay-ms 100 --heartbeat-ms 5 --lease-ms 2000 "$alone"
-need "controller 1 owns it" up_alone 1
-need "soon" eventually 60 role_is alone1 owner
-need "controller 2 comes" up_alone 2
-need "and writes all blocks of its mailbox" eventually 60 has_written
-need "and goes" dmsetup remove --retry alone2
+require "controller 1 owns it" up_alone 1
+require "soon" eventually 60 status_field_is alone1 role owner
+require "controller 2 comes" up_alone 2
+require "and writes all blocks of its mailbox" eventually 60 has_written
+require "and goes" dmsetup remove --retry alone2
 check "the owner reads flipped bits there, and stays owner in its epoch" \
 	fuzz mailbox alone1 "$flips" "$seed" "$mailbox" "$alone"
 check "a write passes" [ "$(bio /dev/mapper/alone1 write 0 4096 direct)" = ok ]

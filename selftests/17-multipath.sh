@@ -48,12 +48,12 @@ failed() {
 }
 
 beaten() {
-	[ "$(field p0m0c1 heartbeat)" -gt "$1" ]
+	[ "$(status_field p0m0c1 heartbeat)" -gt "$1" ]
 }
 
 # Some heartbeats from now.
 goes_on() {
-	eventually 20 beaten $(($(field p0m0c1 heartbeat) + 3))
+	eventually 20 beaten $(($(status_field p0m0c1 heartbeat) + 3))
 }
 
 write() {
@@ -61,11 +61,11 @@ write() {
 }
 
 # A lease that is lost by chance would be a failure here.
-need "a portion is formatted" format 0 --lease-ms 4000
-need "each member has two paths" multipath
-need "controller 1 owns, by multipath devices" owner 1 0
-check_equal "with all members" 3 "$(field p0m0c1 members_ok)"
-epoch=$(field p0m0c1 epoch)
+require "a portion is formatted" format_portion 0 --lease-ms 4000
+require "each member has two paths" multipath
+require "controller 1 owns, by multipath devices" map_as_owner 1 0
+check_equal "with all members" 3 "$(status_field p0m0c1 members_ok)"
+epoch=$(status_field p0m0c1 epoch)
 
 for index in 0 1 2; do
 	check "a path to member $index is severed" sever $index a
@@ -78,13 +78,13 @@ check "the other path to one member is severed" sever 0 b
 check_equal "writes to that fail as they would without a lease" EIO "$(write 0 2)"
 check "the owner goes on with a majority" goes_on
 check_equal "writes to the others pass" "ok ok" "$(write 1 2) $(write 2 2)"
-check_equal "in the same epoch" "$epoch" "$(field p0m0c1 epoch)"
+check_equal "in the same epoch" "$epoch" "$(status_field p0m0c1 epoch)"
 
-provokes "controller 1: owner -> secondary"
+expect_warning "controller 1: owner -> secondary"
 check "the other path to a second member is severed" sever 1 b
-check "the lease ends" eventually 60 is 1 0 secondary
+check "the lease ends" eventually 60 role_is 1 0 secondary
 check_equal "and member 2 is not written any more" EBADE "$(write 2 3)"
 check "a path is mended" mend 1 b
-check "controller 1 owns again" eventually 60 is 1 0 owner
+check "controller 1 owns again" eventually 60 role_is 1 0 owner
 
 finish

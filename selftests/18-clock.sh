@@ -56,14 +56,14 @@ wrote() {
 
 # nap MS: nothing announces the sleep. What the raw clock showed at its end is in $work/raw.
 nap() {
-	mark
+	mark_log
 	if [ -e /usr/lib/rig/modules/dm_lease_nap.ko ]; then
 		insmod /usr/lib/rig/modules/dm_lease_nap.ko "ms=$1" 2>"$work/error"
 	else
 		modprobe dm_lease_nap "ms=$1" 2>"$work/error"
 	fi
 	dmesg | sed -n 's/.*dm_lease_nap: slept, raw \([0-9]*\)$/\1/p' | tail -n 1 >"$work/raw"
-	said "dm_lease_nap: slept"
+	log_has "dm_lease_nap: slept"
 }
 
 # permits EPOCH: how many operations were admitted in an epoch since the raw clock was at $work/raw.
@@ -78,40 +78,40 @@ permits() {
 }
 
 is_later() {
-	is 1 0 owner && [ "$(field p0m0c1 epoch)" -gt "$1" ]
+	role_is 1 0 owner && [ "$(status_field p0m0c1 epoch)" -gt "$1" ]
 }
 
-need "the module says how it sees the sleep of a system" [ -d "$events" ]
-need "alpha is formatted" format 0
+require "the module says how it sees the sleep of a system" [ -d "$events" ]
+require "alpha is formatted" format_portion 0
 one_processor
-need "controller 1 owns a portion" owner 1 0
+require "controller 1 owns a portion" map_as_owner 1 0
 echo mono_raw >$tracefs/trace_clock
 echo 1 >"$events/dm_lease_permit/enable"
 start_load
 # A short sleep, after which the lease would be valid still, and one that is longer than the lease.
 for ms in 5 5 5 3000; do
 	: >$tracefs/trace
-	epoch=$(field p0m0c1 epoch)
-	refused=$(field p0m0c1 refused)
+	epoch=$(status_field p0m0c1 epoch)
+	refused=$(status_field p0m0c1 refused)
 	count=$(cat "$work"/load? | grep -c '^ok$')
 	check "it is written in epoch $epoch" eventually 60 wrote "$count"
-	provokes "controller 1: owner -> "
+	expect_warning "controller 1: owner -> "
 	check "the system sleeps for $ms ms" nap "$ms"
 	check "controller 1 owns again" eventually 60 is_later "$epoch"
 	check_equal "nothing was admitted under the old lease after it" 0 "$(permits "$epoch")"
-	check "what came first was refused" [ "$(field p0m0c1 refused)" -gt "$refused" ]
-	check "the log says why" said "the machine slept"
+	check "what came first was refused" [ "$(status_field p0m0c1 refused)" -gt "$refused" ]
+	check "the log says why" log_has "the machine slept"
 done
 stop_load
 echo 0 >"$events/dm_lease_permit/enable"
 all_processors
 
-epoch=$(field p0m0c1 epoch)
+epoch=$(status_field p0m0c1 epoch)
 for tick in 9000 11000; do
 	busybox adjtimex -q -t "$tick"
 	sleep 5
 done
 busybox adjtimex -q -t 10000
 check_equal "an owner whose clocks are steered by a tenth keeps its lease [R10]" \
-	"owner $epoch" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
+	"owner $epoch" "$(status_field p0m0c1 role) $(status_field p0m0c1 epoch)"
 finish

@@ -67,17 +67,17 @@ is_live() {
 
 on_exit 'rmmod scsi_debug 2>/dev/null'
 lab=$devices
-need "a slow disk" slow_disk
+require "a slow disk" slow_disk
 devices=$work/disks
-need "a portion has it as a member" format 0
-need "controller 1 owns it" owner 1 0
+require "a portion has it as a member" format_portion 0
+require "controller 1 owns it" map_as_owner 1 0
 check_equal "a session has one dispatcher" 1 "$(threads dm_lease_turn)"
 check_equal "one portion thread" 1 "$(threads dm_lease)"
 check_equal "and one thread for each member" 3 "$(threads dm_lease_io)"
 dmsetup create p0m0x1 --notable
-need "another table of a member is loaded" dmsetup load p0m0x1 --table "$(dmsetup table p0m0c1)"
-need "the disk becomes slow" eventually 20 delay 1500
-need "its thread hangs" eventually 60 hangs_in_submission
+require "another table of a member is loaded" dmsetup load p0m0x1 --table "$(dmsetup table p0m0c1)"
+require "the disk becomes slow" eventually 20 delay 1500
+require "its thread hangs" eventually 60 hangs_in_submission
 for index in 1 2 0; do
 	dmsetup remove --retry "p0m${index}c1"
 done &
@@ -87,12 +87,12 @@ check "it is live" is_live
 check "while the member still hangs" hangs_in_submission
 check_equal "there still is one dispatcher [R60]" 1 "$(threads dm_lease_turn)"
 check_equal "and one portion thread" 1 "$(threads dm_lease)"
-need "the disk is fast again" make_fast
+require "the disk is fast again" make_fast
 check "the removal comes to its end" wait $removal
 
 # A controller owns a portion with a majority of its members, and has one device of three now.
 reason_of_the_last() {
-	[ "$(field p0m0x1 reason)" = "$1" ]
+	[ "$(status_field p0m0x1 reason)" = "$1" ]
 }
 check "with one member of three the controller owns nothing" eventually 60 reason_of_the_last removed
 for index in 1 2; do
@@ -100,7 +100,7 @@ for index in 1 2; do
 		dmsetup create "p0m${index}c1" --table "$line"
 done
 is_owner_again() {
-	[ "$(field p0m0x1 role)" = owner ]
+	[ "$(status_field p0m0x1 role)" = owner ]
 }
 check "with all three it owns again" eventually 60 is_owner_again
 check_equal "a write passes" ok "$(bio /dev/mapper/p0m0x1 write 0 4096 direct)"
@@ -140,14 +140,14 @@ quiet() {
 	wait
 }
 
-need "a portion is formatted" format 0
-need "controller 1 owns it" owner 1 0
+require "a portion is formatted" format_portion 0
+require "controller 1 owns it" map_as_owner 1 0
 check "all messages of a busy machine are answered" busy
 quiet
 sent=$(cat "$work"/storm? | awk '{ sum += $1 } END { print sum }')
-note "$sent messages"
+print_note "$sent messages"
 check "there were some" [ "$sent" -gt 20 ]
-check_equal "the lease was kept [R44, R61]" "owner 1" "$(field p0m0c1 role) $(field p0m0c1 epoch)"
+check_equal "the lease was kept [R44, R61]" "owner 1" "$(status_field p0m0c1 role) $(status_field p0m0c1 epoch)"
 
 # --- Disks of two portions hang when the system goes to sleep.
 
@@ -175,13 +175,13 @@ began_together() {
 		"$(line "alpha controller 1: the system suspends, but not released")" ]
 }
 
-check "all of it goes" down 1 0
-need "two portions are formatted" format 0 --lease-ms 8000
-need "with long leases" format 1 --lease-ms 8000
-need "controller 1 owns one" owner 1 0
-need "and the other" owner 1 1
+check "all of it goes" unmap_portion 1 0
+require "two portions are formatted" format_portion 0 --lease-ms 8000
+require "with long leases" format_portion 1 --lease-ms 8000
+require "controller 1 owns one" map_as_owner 1 0
+require "and the other" map_as_owner 1 1
 echo freezer >/sys/power/pm_test
-mark
+mark_log
 check "the disks of one hang" hang 0
 check "those of the other, too" hang 1
 # The shell's own echo does not say which error a write had.
@@ -194,9 +194,9 @@ check "both portions began to be given up before either was [R43]" began_togethe
 echo none >/sys/power/pm_test
 go_on 0
 go_on 1
-check "controller 1 owns one again" eventually 60 is 1 0 owner
-check "and the other" eventually 60 is 1 1 owner
-check "one goes" down 1 1
+check "controller 1 owns one again" eventually 60 role_is 1 0 owner
+check "and the other" eventually 60 role_is 1 1 owner
+check "one goes" unmap_portion 1 1
 
 # --- A member returns under another device number while its mapped device is in use.
 
@@ -219,10 +219,10 @@ check_fails "another mapped device of it would not be" dmsetup create p0m0z1 --t
 	"$(cat "$work/line")"
 check "it becomes live" dmsetup resume --noflush --nolockfs p0m0c1
 exec 7<&-
-written=$(beats 1 0)
+written=$(heartbeats_written 1 0)
 check "it heartbeats there" eventually 60 heartbeats_there $((written + 10))
 check_equal "a write passes" ok "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)"
-check "all of it goes" down 1 0
+check "all of it goes" unmap_portion 1 0
 check "so does the other path" dmsetup remove --retry p0m0y1
 
 # --- Two first tables of a controller, at the same time, with different periods [R1].

@@ -24,11 +24,11 @@ ended() {
 }
 
 pending_is() {
-	[ "$(field p0m0c1 pending)" -eq "$1" ]
+	[ "$(status_field p0m0c1 pending)" -eq "$1" ]
 }
 
 permits_are() {
-	[ "$(field p0m0c1 permits)" = "$1" ]
+	[ "$(status_field p0m0c1 permits)" = "$1" ]
 }
 
 # The data of member 1 goes to a disk that has room for one command at a time.
@@ -49,17 +49,17 @@ slow() {
 	echo 5000 >/sys/bus/pseudo/drivers/scsi_debug/delay
 }
 
-need "a portion with a limit of four" format 0 --redundancy parity:4 --detect yes --batch 4
-need "the data of one member goes to a disk without a queue" clog
-need "controller 1 owns the portion" owner 1 0
-need "the disk is slow" slow
-check "four members are degraded" tell 1 0 degraded 4
+require "a portion with a limit of four" format_portion 0 --redundancy parity:4 --detect yes --batch 4
+require "the data of one member goes to a disk without a queue" clog
+require "controller 1 owns the portion" map_as_owner 1 0
+require "the disk is slow" slow
+check "four members are degraded" send_message 1 0 degraded 4
 check "so that there is no permit" permits_are 0/0
 check "a write to the slow member waits" begin 1 1 1
 check "so does another" begin 2 1 2
 check "so do writes to each of the other members" begin 3 0 3
 check "which are last" begin 4 2 4
-check "the members are back" tell 1 0 degraded 0
+check "the members are back" send_message 1 0 degraded 0
 check "the write to one member ends" eventually 15 ended 3
 check "so does that to the other" eventually 15 ended 4
 check_fails "while the second one to the slow member is held up" ended 2

@@ -1,68 +1,97 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh
 #
-# What all selftests of dm-lease share; a test begins with `. ./lib.sh`.
+# Functions that the selftests of dm-lease share. A test begins with `. ./lib.sh`.
 #
-#   plan N                      N cases follow
-#   check TEXT COMMAND...       a case: passes if the command succeeds
-#   check_fails TEXT COMMAND... a case: passes if it fails
-#   check_equal TEXT A B        a case: passes if the strings are equal
-#   need TEXT COMMAND...        a case without which the others mean nothing: it ends the test
-#   eventually S COMMAND...     succeeds as soon as the command does, fails after S seconds
-#   note TEXT...                a line for who reads the report
-#   skip_all TEXT...            ends the test as skipped (a failure in our own runs: say why)
-#   on_exit COMMAND             at the end, however it comes; the last one first
-#   finish                      the end: exits with the verdict
+# Cases. The name of a case is a whole statement, which names its subject. The report puts the topic
+# of the test before it, which is part of the file name: `ok 12 lapse: controller 2 owns epoch 2`.
 #
-#   member P M                  device of member M of portion P; `members P` all of them
-#   load_module [PARAMETER...]  makes sure that dm_lease is loaded
-#   field NAME FIELD            one field of the status of a mapped device, by its name
+#   plan N                      announces N cases
+#   check TEXT COMMAND...       a case that passes if the command succeeds
+#   check_fails TEXT COMMAND... a case that passes if the command fails
+#   check_equal TEXT A B        a case that passes if A, the expected string, and B are equal
+#   require TEXT COMMAND...     as `check`, but a failure ends the test: later cases depend on it
+#   eventually S COMMAND...     repeats the command until it succeeds; fails after S seconds
+#   fails COMMAND...            succeeds if the command fails
+#   print_note TEXT...          adds a line to the report
+#   skip_all TEXT...            ends the test as skipped, for this reason; our own runs fail then
+#   on_exit COMMAND             runs the command when the test ends in any way; the last one first
+#   finish                      ends the test with its verdict
 #
-#   format P OPTION...          formats portion P, `alpha` (0) or `beta` (1), for controllers 1-3,
-#                               with leases of 2 s and no redundancy unless an option says so
-#   up C P [OPTION...]          maps portion P for controller C, with options of leasectl table
-#   down C P                    removes that
-#   owner C P                   the same as `up`, and waits until C owns P
-#   is C P ROLE                 whether the role is that; `reason_is C P REASON` likewise
-#   stall C P                   holds what C sends to the mailboxes of two of the members of P, so
-#                               that C loses P if it owns it
-#   unstall C P                 lets it go on
-#   hold C P M                  holds what C sends to the data of a member
-#   let_go C P M                lets it go on
-#   beats C P                   how many heartbeat records C has written, as the disk says
-#   after N C P                 whether that is more than N
-#   tell C P WORD...            sends a message
-#   mark                        what `said` looks for begins here
-#   said TEXT                   whether the kernel's log has TEXT since the mark
-#   provokes TEXT               the module will say this once above notice level; whatever else it
-#                               says there, and its silence, are failures of the run
-#   clean_up                    removes all of it and unloads the module
+# Portions. Portion P is 0 (named alpha) or 1 (named beta). It has members M = 0, 1, 2.
 #
-# Controller C reaches member M of portion P by a path of its own, the linear device pPmMwC, and
-# maps it as pPmMcC. The path has two parts, pPmMhC for mailboxes and pPmMdC for data. So each of
-# several controllers in one kernel can be stalled alone, and its heartbeats or its data alone.
+#   load_module [PARAMETER...]  loads dm_lease unless it is loaded
+#   member P M                  prints the device of one member
+#   members P                   prints the devices of all members
+#   format_portion P OPTION...  runs `leasectl format`; without other options the portion is for
+#                               controllers 1-3, with leases of 2 s and no redundancy
+#   make_path C P M             creates the path of controller C to a member (see below)
+#   map_portion C P [OPTION...] maps the portion for controller C; options as of `leasectl table`
+#   map_as_owner C P [OPTION...] as `map_portion`, and waits until C owns the portion
+#   unmap_portion C P           removes the mapped devices and the paths of controller C
+#   send_message C P WORD...    sends a message to a mapped device of controller C
+#   clean_up                    removes all devices of device-mapper and unloads the module
 #
-# Devices come from /dev/lease/, where qemu/ links them by serial number: p0m0..p0m2 and p1m0..p1m2
-# (portions), scsi0, nvme0, four0 (4096-byte sectors). LEASE_DEVICES names another directory.
+# Status.
+#
+#   status_field NAME FIELD     prints one field of the status of the mapped device NAME
+#   status_field_is NAME FIELD VALUE   succeeds if the field has the value
+#   role_is C P ROLE            succeeds if controller C has the role in the portion
+#   reason_is C P REASON        succeeds if its status has the reason
+#   heartbeats_written C P      prints how many heartbeat records C has written, as member 0 shows
+#   has_written_more_than N C P succeeds if C has written more than N heartbeat records
+#
+# Faults. Held I/O hangs below the gate until it is resumed.
+#
+#   hold_mailboxes C P          holds the mailbox I/O of C at two of three members: an owner
+#                               loses its lease
+#   resume_mailboxes C P        lets this I/O continue
+#   hold_data C P M             holds the data I/O of C at a member
+#   resume_data C P M           lets this I/O continue
+#
+# The kernel's log.
+#
+#   mark_log                    writes a mark into the log
+#   log_since_mark              prints the log behind the last mark
+#   log_has TEXT                succeeds if the log has the text behind the last mark
+#   expect_warning TEXT         announces one line with the text at level warning or above. The run
+#                               fails if it never comes, and if another line at this level comes
+#
+# Each controller reaches each member by a path of its own, so that a test can hold the I/O of one
+# controller alone, and its mailboxes or its data alone. These linear devices lie on a member:
+#
+#   pPmMcC   the mapped device of controller C, with the target lease, on
+#   pPmMwC   the path of controller C to the member, which consists of
+#   pPmMhC   the head and the tail of the member, where the mailboxes are, and
+#   pPmMdC   the data between them
+#
+# The members are the devices p0m0..p0m2 and p1m0..p1m2 in /dev/lease/, where qemu/ links disks by
+# their serial numbers. scsi0, nvme0 and four0 (with sectors of 4096 bytes) are there, too. The
+# variable LEASE_DEVICES names another directory.
 
 KTAP_HELPERS=${KTAP_HELPERS:-../kselftest/ktap_helpers.sh}
 # shellcheck source=/dev/null
 . "$KTAP_HELPERS"
 
-# Libdevmapper waits for a udev that a small guest does not have.
+# A small guest has no udev, and libdevmapper would wait for it.
 [ -S /run/udev/control ] || export DM_DISABLE_UDEV=1
 
 devices=${LEASE_DEVICES:-/dev/lease}
-# Where the makefile leaves bio and reseal; in the guest they are installed.
+# The Makefile builds the programs in tools/ there; a guest has them in its own PATH.
 PATH=$PATH:$PWD/tools
 exit_commands=
+
+# The topic of 04-lapse.sh is `lapse`.
+topic=${0##*/}
+topic=${topic#*-}
+topic=${topic%.sh}
 
 plan() {
 	ktap_print_header
 	ktap_set_plan "$1"
 }
 
-note() {
+print_note() {
 	ktap_print_msg "$@"
 }
 
@@ -75,9 +104,9 @@ check() {
 	text=$1
 	shift
 	if "$@"; then
-		ktap_test_pass "$text"
+		ktap_test_pass "$topic: $text"
 	else
-		ktap_test_fail "$text"
+		ktap_test_fail "$topic: $text"
 	fi
 }
 
@@ -91,19 +120,19 @@ check_fails() {
 	check "$text" fails "$@"
 }
 
-need() {
+require() {
 	text=$1
 	shift
 	if "$@"; then
-		ktap_test_pass "$text"
+		ktap_test_pass "$topic: $text"
 	else
-		ktap_test_fail "$text"
+		ktap_test_fail "$topic: $text"
 		exit 1
 	fi
 }
 
 check_equal() {
-	[ "$2" = "$3" ] || note "$1: '$2' is not '$3'"
+	[ "$2" = "$3" ] || print_note "$1: expected '$2', got '$3'"
 	check "$1" [ "$2" = "$3" ]
 }
 
@@ -128,8 +157,8 @@ run_exit_commands() {
 	eval "$exit_commands"
 	exit "$code"
 }
-# A signal ends the test through the same door.
 trap run_exit_commands EXIT
+# A signal runs the exit commands, too.
 trap 'exit 1' HUP INT TERM
 
 finish() {
@@ -144,7 +173,7 @@ members() {
 	echo "$(member "$1" 0) $(member "$1" 1) $(member "$1" 2)"
 }
 
-# In the guest the module is a file of the initramfs; elsewhere it is installed, or loaded already.
+# A guest of the rig has the module as a file; on another machine it is installed.
 load_module() {
 	[ -d /sys/module/dm_lease ] && return 0
 	if [ -e /usr/lib/rig/modules/dm_lease.ko ]; then
@@ -154,21 +183,25 @@ load_module() {
 	fi
 }
 
+# A line of `dmsetup status`: dm core prints <start> <length> lease, and the target
 # <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq> <open>/<limit>
-# <pending> <refused> <late> <members_ok> <reason> <charged> <peak> <degraded>, after dm's own
-# <start> <length> lease
-field() {
+# <pending> <refused> <late> <members_ok> <reason> <charged> <peak> <degraded>.
+status_field() {
 	case $2 in
 	portion) n=4 ;; member) n=5 ;; role) n=6 ;; epoch) n=7 ;; owner) n=8 ;; left_ms) n=9 ;;
 	heartbeat) n=10 ;; permits) n=11 ;; pending) n=12 ;; refused) n=13 ;; late) n=14 ;;
 	members_ok) n=15 ;; reason) n=16 ;; charged) n=17 ;; peak) n=18 ;;
 	degraded) n=19 ;;
-	*) echo "field: there is no '$2'" >&2; return 2 ;;
+	*) echo "status_field: the status has no field '$2'" >&2; return 2 ;;
 	esac
 	dmsetup status "$1" --noflush | cut -d ' ' -f "$n"
 }
 
-format() {
+status_field_is() {
+	[ "$(status_field "$1" "$2")" = "$3" ]
+}
+
+format_portion() {
 	portion=$1
 	shift
 	name=alpha
@@ -179,13 +212,13 @@ format() {
 		*) set -- "$default" "$@" ;;
 		esac
 	done
-	# shellcheck disable=SC2046 # devices have no blanks
-	leasectl format --force=member,signature,redundancy --name "$name" --device-delay-ms 100 --heartbeat-ms 100 "$@" \
-		$(members "$portion") >/dev/null
+	# shellcheck disable=SC2046 # names of devices have no blanks
+	leasectl format --force=member,signature,redundancy --name "$name" --device-delay-ms 100 \
+		--heartbeat-ms 100 "$@" $(members "$portion") >/dev/null
 }
 
-# The path of controller $1 to member $3 of portion $2.
-way() {
+# A test may have created the device for the mailboxes or for the data before, of another kind.
+make_path() {
 	device=$(member "$2" "$3") name=p$2m$3
 	[ ! -e "/dev/mapper/${name}w$1" ] || return 0
 	size=$(blockdev --getsz "$device")
@@ -193,7 +226,7 @@ way() {
 		[ -e "/dev/mapper/$name$part$1" ] ||
 			dmsetup create "$name$part$1" --table "0 $size linear $device 0" || return 1
 	done
-	# The first and the last 8 MiB are not data.
+	# In sectors: the head of a member is 8 MiB long, its tail 8 MiB + 4 KiB.
 	tail=$((size - 16392))
 	dmsetup create "${name}w$1" <<-END
 		0 16384 linear /dev/mapper/${name}h$1 0
@@ -202,18 +235,22 @@ way() {
 	END
 }
 
-up() {
+map_portion() {
 	controller=$1 portion=$2
 	shift 2
 	for index in 0 1 2; do
-		way "$controller" "$portion" $index || return 1
+		make_path "$controller" "$portion" $index || return 1
 		line=$(leasectl table --controller "$controller" "$@" \
 			"/dev/mapper/p${portion}m${index}w$controller") || return 1
 		dmsetup create "p${portion}m${index}c$controller" --table "$line" || return 1
 	done
 }
 
-down() {
+map_as_owner() {
+	map_portion "$@" && eventually 60 role_is "$1" "$2" owner
+}
+
+unmap_portion() {
 	for part in c w h d; do
 		for index in 0 1 2; do
 			dmsetup remove --retry "p$2m$index$part$1" || return 1
@@ -221,73 +258,81 @@ down() {
 	done
 }
 
-owner() {
-	up "$@" && eventually 60 is "$1" "$2" owner
-}
-
-is() {
-	[ "$(field "p$2m0c$1" role)" = "$3" ]
-}
-
-reason_is() {
-	[ "$(field "p$2m0c$1" reason)" = "$3" ]
-}
-
-stall() {
-	is "$1" "$2" owner && provokes "controller $1: owner -> secondary"
-	for index in 1 2; do
-		dmsetup suspend --noflush --nolockfs "p$2m${index}h$1" || return 1
-	done
-}
-
-unstall() {
-	is "$1" "$2" owner && provokes "controller $1: owner -> secondary"
-	for index in 1 2; do
-		dmsetup resume "p$2m${index}h$1" || return 1
-	done
-}
-
-hold() {
-	dmsetup suspend --noflush --nolockfs "p$2m$3d$1"
-}
-
-let_go() {
-	dmsetup resume "p$2m$3d$1"
-}
-
-beats() {
-	leasectl show "$(member "$2" 0)" |
-		sed -n "s/^  controller $1: .*heartbeat [0-9]* (write \([0-9]*\)).*/\1/p"
-}
-
-after() {
-	count=$(beats "$2" "$3")
-	[ "${count:-0}" -gt "$1" ]
-}
-
-tell() {
+send_message() {
 	controller=$1 portion=$2
 	shift 2
 	dmsetup message "p${portion}m0c$controller" 0 "$@"
 }
 
-marks=0
-mark() {
-	marks=$((marks + 1))
-	echo "dm-lease selftest $$: mark $marks" >/dev/kmsg
+role_is() {
+	status_field_is "p$2m0c$1" role "$3"
 }
-# The log must not lose a mark.
+
+reason_is() {
+	status_field_is "p$2m0c$1" reason "$3"
+}
+
+heartbeats_written() {
+	leasectl show "$(member "$2" 0)" |
+		sed -n "s/^  controller $1: .*heartbeat [0-9]* (write \([0-9]*\)).*/\1/p"
+}
+
+has_written_more_than() {
+	count=$(heartbeats_written "$2" "$3")
+	[ "${count:-0}" -gt "$1" ]
+}
+
+# An owner whose mailbox I/O is held, or was held for long, will lose its lease.
+expect_demotion_of_owner() {
+	role_is "$1" "$2" owner && expect_warning "controller $1: owner -> secondary"
+}
+
+hold_mailboxes() {
+	expect_demotion_of_owner "$1" "$2"
+	for index in 1 2; do
+		dmsetup suspend --noflush --nolockfs "p$2m${index}h$1" || return 1
+	done
+}
+
+resume_mailboxes() {
+	expect_demotion_of_owner "$1" "$2"
+	for index in 1 2; do
+		dmsetup resume "p$2m${index}h$1" || return 1
+	done
+}
+
+hold_data() {
+	dmsetup suspend --noflush --nolockfs "p$2m$3d$1"
+}
+
+resume_data() {
+	dmsetup resume "p$2m$3d$1"
+}
+
+# Without this setting the kernel drops messages of programs that write many of them.
 echo on >/proc/sys/kernel/printk_devkmsg
 echo "dm-lease selftest $$: begins" >/dev/kmsg
 
-provokes() {
+marks=0
+mark_log() {
+	marks=$((marks + 1))
+	echo "dm-lease selftest $$: mark $marks" >/dev/kmsg
+}
+
+log_since_mark() {
+	dmesg | sed "1,/selftest $$: mark $marks\$/d"
+}
+
+log_has() {
+	log_since_mark | grep -qF -- "$*"
+}
+
+# qemu/rig/console.py reads these announcements.
+expect_warning() {
 	echo "dm-lease selftest $$: provokes $*" >/dev/kmsg
 }
 
-said() {
-	dmesg | sed "1,/selftest $$: mark $marks\$/d" | grep -qF -- "$*"
-}
-
+# Held I/O would keep the devices above it from being removed.
 clean_up() {
 	for name in $(dmsetup ls | sed -n 's/^\(p[0-9]m[0-9][hd][0-9]\)[ \t].*/\1/p'); do
 		dmsetup resume "$name"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """A guest's console log: what its kernel said, and whether it complained.
 
-A line of the module above notice level is a complaint, too, unless the run announced it in the log
-itself before it provoked it (`Vm.provokes`, and `provokes` in selftests/lib.sh). Each announcement
-stands for one line, and a line that did not come is a complaint as well.
+A line of the module above notice level is a complaint, too, unless the run announced it in the
+log itself before it provoked it (`Vm.provokes`, and `expect_warning` in selftests/lib.sh). Each
+announcement stands for one line, and a line that did not come is a complaint as well.
 
 While a test says that it denies memory, the kernel may say where it asked in vain for a stack.
 """

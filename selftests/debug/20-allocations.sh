@@ -65,24 +65,24 @@ line() {
 
 # A heartbeat that is owed to nobody's memory.
 beats_on() {
-	written=$(beats 1 0)
-	eventually 120 after $((written + $1)) 1 0
+	written=$(heartbeats_written 1 0)
+	eventually 120 has_written_more_than $((written + $1)) 1 0
 }
 
 owns() {
-	is 1 0 owner && [ "$(field p0m0c1 epoch)" = 1 ]
+	role_is 1 0 owner && [ "$(status_field p0m0c1 epoch)" = 1 ]
 }
 
-need "this kernel can let allocations fail" prepare
+require "this kernel can let allocations fail" prepare
 check "the module's start" in_function do_init_module
 check "fails cleanly, whichever allocation fails" fail_nth insmod $module dm_lease
 everywhere
-need "and succeeds when none does" load_module
+require "and succeeds when none does" load_module
 
-need "a portion" format 0 --home 1
+require "a portion" format_portion 0 --home 1
 for index in 0 1 2; do
-	way 1 0 $index
-	way 2 0 $index
+	make_path 1 0 $index
+	make_path 2 0 $index
 done
 
 # Device-mapper itself makes hundreds of allocations for a table; what counts is below the module.
@@ -97,8 +97,8 @@ check "while the kernel fails to make threads" fail_nth -t 2 resume first "$firs
 echo "dm-lease selftest $$: denies memory, end" >/dev/kmsg
 check "a device goes" fail_nth remove first "$first"
 
-need "nothing of all that stays: controller 1 owns" owner 1 0
-check_equal "in the first epoch" 1 "$(field p0m0c1 epoch)"
+require "nothing of all that stays: controller 1 owns" map_as_owner 1 0
+check_equal "in the first epoch" 1 "$(status_field p0m0c1 epoch)"
 other=$(line 2 0)
 in_module
 check "the constructor of another controller's table" fail_nth load other "$other"
@@ -130,32 +130,32 @@ denied() {
 }
 
 # The heart needs no memory of its own: a lease is not lost for want of it.
-need "the module gets no memory" nothing_for_the_module
+require "the module gets no memory" nothing_for_the_module
 beats_on 50
 check "fifty heartbeats while all that the module asks for is denied" owns
 nowhere
 
 # Nor is somebody overlooked who has a device open.
-need "controller 2 comes, and claims when it is told to" up 2 0 --claim-manual
-need "as a secondary" eventually 120 is 2 0 secondary
+require "controller 2 comes, and claims when it is told to" map_portion 2 0 --claim-manual
+require "as a secondary" eventually 120 role_is 2 0 secondary
 exec 3</dev/mapper/p0m1c2
-check "a device of it is opened, and controller 1 releases" tell 1 0 release
-check "to begin another epoch" tell 1 0 claim
-need "which it owns" eventually 120 is 1 0 owner
-mark
-need "the module gets no memory again" nothing_for_the_module
-tell 1 0 handoff 2
-tell 2 0 claim 2>/dev/null
-written=$(beats 2 0)
-check "controller 2 may claim and has no memory" eventually 120 after $((written + 30)) 2 0
+check "a device of it is opened, and controller 1 releases" send_message 1 0 release
+check "to begin another epoch" send_message 1 0 claim
+require "which it owns" eventually 120 role_is 1 0 owner
+mark_log
+require "the module gets no memory again" nothing_for_the_module
+send_message 1 0 handoff 2
+send_message 2 0 claim 2>/dev/null
+written=$(heartbeats_written 2 0)
+check "controller 2 may claim and has no memory" eventually 120 has_written_more_than $((written + 30)) 2 0
 check "it asked for some in vain" denied
-check "but does not claim, for the device is open [R31]" fails said "controller 2: claiming"
+check "but does not claim, for the device is open [R31]" fails log_has "controller 2: claiming"
 nowhere
 exec 3<&-
 claimed() {
-	tell 1 0 handoff 2 2>/dev/null
-	tell 2 0 claim 2>/dev/null
-	is 2 0 owner
+	send_message 1 0 handoff 2 2>/dev/null
+	send_message 2 0 claim 2>/dev/null
+	role_is 2 0 owner
 }
 check "it is closed, and controller 2 owns" eventually 120 claimed
 
