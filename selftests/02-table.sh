@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# What a table may say: every refusal with its own words, every feature and the way back [R39, R10],
-# members that do not belong, and what a raw member looks like to others.
+# Table lines: each refusal has a message of its own, and TABLE prints each feature back [R10, R39].
+# Superblocks that are damaged or disagree are refused. Other tools find nothing on a raw member.
 
 . ./lib.sh
 
@@ -16,17 +16,17 @@ load_module
 
 disk=$(member 0 0)
 
-# refused WORDS LINE: the line is refused, and the log says why in these words
+# refused WORDS LINE: succeeds if the line is refused and the log has the words
 refused() {
 	mark_log
 	! dmsetup create wrong --table "$2" 2>/dev/null && log_has "$1"
 }
 
-# All features but one, in another order than TABLE's, and in that.
+# All features but `stateless`, in reverse order and in the order of TABLE.
 backwards="lapse_hold_ms 1 fail_with medium on_full fail batch 2 claim manual heartbeat_ms 10"
 forwards="heartbeat_ms 10 claim manual batch 2 on_full fail fail_with medium lapse_hold_ms 1"
 
-# Lines that are accepted, and what TABLE says of them: the features that are not at their default.
+# Sets `result` to what TABLE prints for a line. TABLE leaves out features with their default value.
 accept() {
 	dmsetup create right --table "0 $length lease $number $1"
 	result=$(dmsetup table right)
@@ -36,9 +36,11 @@ accept() {
 accept_all() {
 	while IFS='|' read -r line canonical; do
 		accept "$line"
-		check_equal "TABLE of '$line'" "0 $length lease $number $canonical" "$result"
+		check_equal "TABLE prints the line '$line' in its canonical form" \
+			"0 $length lease $number $canonical" "$result"
 		accept "$canonical"
-		check_equal "and back" "0 $length lease $number $canonical" "$result"
+		check_equal "TABLE prints the canonical form of '$line' unchanged" \
+			"0 $length lease $number $canonical" "$result"
 	done <<-END
 		1|1
 		07|7
@@ -60,7 +62,8 @@ accept_all() {
 refuse_all() {
 	range='is out of range: must be a number from'
 	while IFS='|' read -r line words; do
-		check "'$line': $words" refused "lease: $words" "0 $length lease $line"
+		check "the line '$line' is refused: $words" \
+			refused "lease: $words" "0 $length lease $line"
 	done <<-END
 		|Device is missing
 		$disk|Controller number is missing
@@ -99,13 +102,14 @@ refuse_all() {
 		$disk 1 2 heartbeat_ms 101|Heartbeat period does not fit the portion's timings
 		/dev/none 1|Device cannot be opened
 	END
-	check "the length must be that of the data area" \
+	check "a length that differs from the data area is refused" \
 		refused "Length must be that of the member's data area" \
 		"0 $((length - 8)) lease $disk 1"
-	check "and the start 0" refused "" "8 $length lease $disk 1"
+	check "a start that is not 0 is refused" refused "" "8 $length lease $disk 1"
 }
 
-# damage WORDS [OFFSET=HEX]...: a superblock that says something else is refused in these words
+# damage WORDS [OFFSET=HEX]...: succeeds if a superblock with these changes is refused with the
+# words
 damage() {
 	words=$1
 	shift
@@ -121,7 +125,7 @@ damage() {
 damage_all() {
 	while IFS='|' read -r words changes; do
 		# shellcheck disable=SC2086 # changes are words
-		check "$words" damage "$words" $changes
+		check "a changed superblock is refused: $words" damage "$words" $changes
 	done <<-END
 		no superblock: wrong magic|0=00
 		unknown on-disk version 2|8=0200
@@ -155,11 +159,11 @@ damage_all() {
 	END
 }
 
-sound() {
+is_accepted() {
 	dmsetup create right --table "0 $length lease $number 1" && dmsetup remove --retry right
 }
 
-require "a portion for all controllers but one" format_portion 0 --controllers 1-62,64 \
+require "a portion for all controllers but 63 is formatted" format_portion 0 --controllers 1-62,64 \
 	--redundancy parity:4 --detect yes
 length=$(leasectl table --controller 1 "$disk" | cut -d ' ' -f 2)
 number=$(lsblk -ndo MAJ:MIN "$disk" | tr -d ' ')
@@ -168,81 +172,93 @@ refuse_all
 
 dd if="$disk" of="$work/superblock" bs=4k skip=1 count=1 iflag=direct 2>/dev/null
 damage_all
-check "after all that the member is as it was" sound
+check "the restored superblock is accepted" is_accepted
 dd if=/dev/zero of="$disk" bs=4k seek=1 count=1 oflag=direct 2>/dev/null
 expect_warning "the block is blank"
-check "no superblock" refused "no superblock: the block is blank" "0 $length lease $disk 1"
+check "a blank superblock is refused" \
+	refused "no superblock: the block is blank" "0 $length lease $disk 1"
 dd if="$work/superblock" bs=4k 2>/dev/null | tr '\001' '\003' |
 	dd of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
 expect_warning "superblock checksum mismatch"
-check "a damaged superblock" refused "superblock checksum mismatch" "0 $length lease $disk 1"
+check "a superblock with a wrong checksum is refused" \
+	refused "superblock checksum mismatch" "0 $length lease $disk 1"
 dd if="$work/superblock" of="$disk" bs=4k seek=1 oflag=direct 2>/dev/null
-check "a feature that may be ignored" reseal "$disk" 12=80000000
-check "is" sound
+check "the superblock gets an unknown compatible feature" reseal "$disk" 12=80000000
+check "a superblock with an unknown compatible feature is accepted" is_accepted
 
-# Members that belong together, and others.
-require "a portion of three" format_portion 0
-require "and another" format_portion 1
+# Members of the same portion, and others.
+require "portion alpha is formatted" format_portion 0
+require "portion beta is formatted" format_portion 1
 line() {
 	echo "0 $length lease $1 1"
 }
-check "the first member comes" dmsetup create first --table "$(line "$disk")"
+check "the first member is mapped" dmsetup create first --table "$(line "$disk")"
 cp_superblock() {
 	dd if="$1" of="$2" bs=4k skip=1 seek=1 count=1 iflag=direct oflag=direct 2>/dev/null
 }
-check "a copy of it on another device" cp_superblock "$disk" "$(member 1 0)"
-check "is refused" refused "Another device is this member already" "$(line "$(member 1 0)")"
-check "a member that tells something else of the portion" \
+check "the superblock of the first member is copied to another device" \
+	cp_superblock "$disk" "$(member 1 0)"
+check "a second device with the same member is refused" \
+	refused "Another device is this member already" "$(line "$(member 1 0)")"
+check "the superblock of the second member gets another timing" \
 	reseal "$(member 0 1)" 152=8096980000000000
 expect_warning "members disagree"
-check "is refused" refused "Member does not fit the others of its portion" \
+check "a member whose superblock disagrees with the others is refused" \
+	refused "Member does not fit the others of its portion" \
 	"$(line "$(member 0 1)")"
-check "with the difference" log_has "members disagree about the portion's timings"
-check "a second number for the same session is its own" \
+check "the log names the timings as the difference" \
+	log_has "members disagree about the portion's timings"
+check "the third member is mapped" \
 	dmsetup create second --table "$(line "$(member 0 2)")"
-check "another period of the same controller is refused" \
+check "a table with another heartbeat period of the same controller is refused" \
 	refused "Feature heartbeat_ms differs from the controller's period" \
 	"$(line "$(member 0 2)") 2 heartbeat_ms 60"
-check "two of three members are a majority" eventually 60 status_field_is first role owner
-check_equal "and status says how many" 2 "$(status_field first members_ok)"
-check_equal "of how many" 0/3 "$(status_field first member)"
-check_equal "and who is the second" 2/3 "$(status_field second member)"
-check_equal "name" alpha "$(status_field first portion)"
-check_equal "owner" 1 "$(status_field first owner)"
-check_equal "epoch" 1 "$(status_field first epoch)"
-check_equal "limit" 0/unlimited "$(status_field first permits)"
+check "two of three members are a majority that elects an owner" \
+	eventually 60 status_field_is first role owner
+check_equal "the status counts two members" 2 "$(status_field first members_ok)"
+check_equal "the status names member 0 of 3" 0/3 "$(status_field first member)"
+check_equal "the status names member 2 of 3" 2/3 "$(status_field second member)"
+check_equal "the status names the portion" alpha "$(status_field first portion)"
+check_equal "the status names the owner" 1 "$(status_field first owner)"
+check_equal "the status names the epoch" 1 "$(status_field first epoch)"
+check_equal "the status names the limit" 0/unlimited "$(status_field first permits)"
 dmsetup remove --retry first
 dmsetup remove --retry second
 
-# One member alone knows nothing.
-require "a portion of three" format_portion 0
-check "one member comes" dmsetup create first --table "$(line "$disk")"
-check "and stays out for want of a majority [R42]" status_field_is first role joining
+# One member is no majority.
+require "portion alpha is formatted again" format_portion 0
+check "one member of three is mapped" dmsetup create first --table "$(line "$disk")"
+check "a controller with one member of three stays in the role joining [R42]" \
+	status_field_is first role joining
 dmsetup remove --retry first
 
 # A disk with sectors of 4096 bytes.
 # shellcheck disable=SC2154 # lib.sh assigns it
 four=$devices/four0
-leasectl format --force=member,signature,redundancy --name four --controllers 1 --device-delay-ms 100 --heartbeat-ms 100 \
-	--redundancy external "$four" >/dev/null
+leasectl format --force=member,signature,redundancy --name four --controllers 1 \
+	--device-delay-ms 100 --heartbeat-ms 100 --redundancy external "$four" >/dev/null
 check "a disk with sectors of 4096 bytes is mapped" \
 	dmsetup create four --table "$(leasectl table --controller 1 "$four")"
-check "and owned" eventually 60 status_field_is four role owner
-check_equal "a write of half a sector is refused before the gate" EINVAL \
+check "the portion with sectors of 4096 bytes has an owner" \
+	eventually 60 status_field_is four role owner
+check_equal "a write of 512 bytes to sectors of 4096 bytes is invalid" EINVAL \
 	"$(bio /dev/mapper/four write 512 512 direct)"
-check_equal "a whole one is written" ok "$(bio /dev/mapper/four write 4096 4096 direct)"
+check_equal "a write of 4096 bytes to sectors of 4096 bytes passes" \
+	ok "$(bio /dev/mapper/four write 4096 4096 direct)"
 
-# What others see on a raw member: nothing.
-check_equal "wipefs finds nothing" "" "$(wipefs "$disk")"
-check_equal "blkid finds nothing" "" "$(blkid -p "$disk")"
-check_fails "mdadm finds nothing" mdadm --examine "$disk" 2>/dev/null
-# It would say which signature it is about to wipe.
+# Other tools find nothing on a raw member.
+check_equal "wipefs finds no signature on a raw member" "" "$(wipefs "$disk")"
+check_equal "blkid finds no signature on a raw member" "" "$(blkid -p "$disk")"
+check_fails "mdadm finds no array on a raw member" mdadm --examine "$disk" 2>/dev/null
+# pvcreate prints each signature that it would wipe.
 pv=$(lvm pvcreate --test --yes --config 'devices { use_devicesfile = 0 }' "$disk" 2>&1)
 print_note "$pv"
-check "pvcreate looks at it" [ "${pv#*successfully created}" != "$pv" ]
-check "and finds nothing to wipe" [ "${pv#*signature}" = "$pv" ]
-check "leasectl finds a portion" sh -c "leasectl check $(members 0) >/dev/null"
-check "and says to people what it is" sh -c "head -c 512 $disk | grep -aq 'dm-lease'"
+check "pvcreate accepts a raw member" [ "${pv#*successfully created}" != "$pv" ]
+check "pvcreate finds no signature on a raw member" [ "${pv#*signature}" = "$pv" ]
+check "leasectl check finds the portion on raw members" \
+	sh -c "leasectl check $(members 0) >/dev/null"
+check "the first sector of a raw member contains a text for people" \
+	sh -c "head -c 512 $disk | grep -aq 'dm-lease'"
 dmsetup remove --retry four
 
 finish
