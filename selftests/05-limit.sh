@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# The batch limit M: never more operations open than the redundancy can repair; what is beyond waits
-# and does not fail while the lease is valid [R14, R15, R16, R17].
+# The batch limit M: never more operations are open than the redundancy can repair. Operations
+# beyond the limit wait, and do not fail while the lease is valid [R14, R15, R16, R17].
 #
-# The members are slow (dm-delay), and the kernel's own block trace below the gate counts what is
-# open there; the module is not asked.
+# The members are slow (dm-delay). Open operations are counted by the kernel's block trace below the
+# gate, independently of the module.
 
 . ./lib.sh
 plan 58
@@ -36,9 +36,10 @@ trace_off() {
 	done
 }
 
-# A write that controller 1 sends to its members begins with block_bio_queue and ends with
-# block_bio_complete. The most that were open at once, how many there were, how many are open still.
-peak() {
+# Prints three numbers from the trace of controller 1's writes to its members: the most that were
+# open at once, how many there were, and how many are still open. A write begins with
+# block_bio_queue and ends with block_bio_complete.
+count_writes() {
 	trace_off
 	for index in 0 1 2; do
 		lsblk -ndo MAJ:MIN "/dev/mapper/p0m${index}d1" | tr -d ' ' | tr : ,
@@ -60,13 +61,13 @@ peak() {
 		END { print most + 0, count + 0, open + 0 }' "$work/paths" $tracefs/trace
 }
 
-count_open() {
-	peak >"$work/peak"
-	read -r most count left <"$work/peak"
+read_trace() {
+	count_writes >"$work/counts"
+	read -r most count left <"$work/counts"
 }
 
-# slow MS: controller 1 waits so long for each write of data
-slow() {
+# slow_down MS: delays each data write of controller 1
+slow_down() {
 	for index in 0 1 2; do
 		device=$(member 0 $index)
 		dmsetup create "p0m${index}d1" --table \
@@ -74,16 +75,16 @@ slow() {
 	done
 }
 
-# writers N: N writers at once, each of one block of one of the members
-writers() {
+# start_writers N: starts N writers; each writes one block to one of the members
+start_writers() {
 	for writer in $(seq "$1"); do
 		bio "/dev/mapper/p0m$((writer % 3))c1" write $((writer * 4096)) 4096 direct \
 			>"$work/writer$writer" &
 	done
 }
 
-# How many of N writers were told WORD.
-told() {
+# count_results WORD N: prints how many of N writers ended with the word
+count_results() {
 	word=$1 count=0
 	for writer in $(seq "$2"); do
 		[ "$(cat "$work/writer$writer")" != "$word" ] || count=$((count + 1))
@@ -91,7 +92,7 @@ told() {
 	echo $count
 }
 
-forget() {
+forget_results() {
 	rm -f "$work"/writer*
 }
 
@@ -107,115 +108,123 @@ refused_is() {
 	[ "$(status_field p0m0c1 refused)" -eq "$1" ]
 }
 
-# fill M N: M writes are at the members and stay there, N more wait
-fill() {
+# fill_limit M N: starts M writes, which hang at the members, and N more, which are pending
+fill_limit() {
 	for index in 0 1 2; do
 		hold_data 1 0 $index || return 1
 	done
-	writers $(($1 + $2))
+	start_writers $(($1 + $2))
 	eventually 20 permits_are "$1/$1" && eventually 20 pending_is "$2"
 }
 
-go_on() {
+resume_all_data() {
 	for index in 0 1 2; do
 		resume_data 1 0 $index || return 1
 	done
 }
 
-require "redundancy of four that detects has a limit of four" format_portion 0 --redundancy parity:4 \
+require "a portion with a batch limit of four is formatted" format_portion 0 --redundancy parity:4 \
 	--detect yes --batch 4
-require "the members are slow" slow 60
-require "controller 1 owns it" map_as_owner 1 0
-check "the limit is four" permits_are 0/4
+require "each member delays writes by 60 ms" slow_down 60
+require "controller 1 owns the portion" map_as_owner 1 0
+check "the status shows no open permit and a limit of four" permits_are 0/4
 trace_on
-check "four writes stay at the members, twenty wait" fill 4 20
-check "they go on" go_on
+check "four writes hang at the members and twenty are pending" fill_limit 4 20
+check "the data I/O of all members resumes after 24 writes" resume_all_data
 wait
-count_open
-check_equal "four writes are open at once, and not more [R16]" 4 "$most"
-check_equal "all of 24 were written" 24 "$count"
-check_equal "none is open" 0 "$left"
-check_equal "all were told so [R17]" 24 "$(told ok 24)"
-check "nothing was refused" refused_is 0
-check "no permit is open" permits_are 0/4
-check "nothing waits" pending_is 0
-check_equal "all in epoch 1" 1 "$(status_field p0m0c1 epoch)"
-forget
+read_trace
+check_equal "four writes and never more were open at once [R16]" 4 "$most"
+check_equal "all 24 writes reached the members" 24 "$count"
+check_equal "none of the 24 writes is open at a member" 0 "$left"
+check_equal "all 24 writes were acknowledged [R17]" 24 "$(count_results ok 24)"
+check "none of the 24 writes was refused" refused_is 0
+check "no permit is open after the 24 writes" permits_are 0/4
+check "no write is pending after the 24 writes" pending_is 0
+check_equal "all 24 writes were issued in epoch 1" 1 "$(status_field p0m0c1 epoch)"
+forget_results
 
-check "two members are degraded" send_message 1 0 degraded 2
-check "the limit is two [R14]" permits_are 0/2
+check "message degraded 2 succeeds" send_message 1 0 degraded 2
+check "the limit with two degraded members is two [R14]" permits_are 0/2
 trace_on
-check "two writes stay at the members, ten wait" fill 2 10
-check "they go on" go_on
+check "two writes hang at the members and ten are pending" fill_limit 2 10
+check "the data I/O of all members resumes after 12 writes" resume_all_data
 wait
-count_open
-check_equal "two writes are open at once, and not more" 2 "$most"
-check_equal "all of 12 were written" 12 "$count"
-check_equal "and told so" 12 "$(told ok 12)"
-forget
+read_trace
+check_equal "two writes and never more were open at once" 2 "$most"
+check_equal "all 12 writes reached the members" 12 "$count"
+check_equal "all 12 writes were acknowledged" 12 "$(count_results ok 12)"
+forget_results
 
-check "four members are degraded" send_message 1 0 degraded 4
-check "the limit is none [R15]" permits_are 0/0
-writers 3
-check "writes wait" eventually 20 pending_is 3
-check_equal "reads pass" ok "$(bio /dev/mapper/p0m0c1 read 0 4096 direct)"
-beaten=$(heartbeats_written 1 0)
-check "thirty heartbeats" eventually 60 has_written_more_than $((beaten + 30)) 1 0
-check "and they still wait" pending_is 3
-check "the owner owns" role_is 1 0 owner
-check "the members are back" send_message 1 0 degraded 0
+check "message degraded 4 succeeds" send_message 1 0 degraded 4
+check "the limit with four degraded members is zero [R15]" permits_are 0/0
+start_writers 3
+check "three writes are pending under a limit of zero" eventually 20 pending_is 3
+check_equal "a read passes under a limit of zero" ok "$(bio /dev/mapper/p0m0c1 read 0 4096 direct)"
+written=$(heartbeats_written 1 0)
+check "the owner writes thirty heartbeats under a limit of zero" \
+	eventually 60 has_written_more_than $((written + 30)) 1 0
+check "the three writes are still pending after thirty heartbeats" pending_is 3
+check "controller 1 still owns the portion after thirty heartbeats" role_is 1 0 owner
+check "message degraded 0 succeeds" send_message 1 0 degraded 0
 wait
-check_equal "the writes end well [R17]" 3 "$(told ok 3)"
+check_equal "the three pending writes are acknowledged when the limit returns [R17]" \
+	3 "$(count_results ok 3)"
 check "the limit is four again" eventually 20 permits_are 0/4
-forget
+forget_results
 
-check "four writes stay at the members, six wait" fill 4 6
-check "they go on" go_on
+check "four writes hang at the members and six are pending" fill_limit 4 6
+check "the data I/O of all members resumes after ten writes" resume_all_data
 wait
-check_equal "all ten end well" 10 "$(told ok 10)"
-check "nothing was refused so far" refused_is 0
-forget
+check_equal "all ten writes are acknowledged" 10 "$(count_results ok 10)"
+check "no write was refused before the lapse" refused_is 0
+forget_results
 
 trace_on
-check "again" fill 4 6
-check "and the heartbeats stall" hold_mailboxes 1 0
-check "the lease lapses" eventually 60 role_is 1 0 secondary
-check "all that waited failed, together [R17]" refused_is 6
-check "nothing waits" pending_is 0
-check "the four at the members keep their permits [R16]" permits_are 4/4
+check "four writes hang and six are pending before the lapse" fill_limit 4 6
+check "the mailbox I/O of controller 1 hangs" hold_mailboxes 1 0
+check "controller 1 loses its lease" eventually 60 role_is 1 0 secondary
+check "all six pending writes failed together [R17]" refused_is 6
+check "no write is pending after the lapse" pending_is 0
+check "the four hanging writes keep their permits after the lapse [R16]" permits_are 4/4
 resume_mailboxes 1 0
-go_on
+resume_all_data
 wait
-check_equal "none of the ten is acknowledged [R18]" 10 "$(told EBADE 10)"
-count_open
-check_equal "none of the six was issued" 4 "$count"
-check_equal "the four completed too late" 4 "$(status_field p0m0c1 late)"
-check "and gave their permits back" eventually 20 permits_are 0/4
-forget
-check "controller 1 goes" unmap_portion 1 0
+check_equal "none of the ten writes is acknowledged after the lapse [R18]" \
+	10 "$(count_results EBADE 10)"
+read_trace
+check_equal "none of the six pending writes was issued" 4 "$count"
+check_equal "the four hanging writes are counted as late" 4 "$(status_field p0m0c1 late)"
+check "the four late writes gave their permits back" eventually 20 permits_are 0/4
+forget_results
 
-# What else may happen beyond the limit.
-require "the default limit" format_portion 0 --redundancy parity:2 --detect yes
-require "controller 1 owns" map_as_owner 1 0
-check "half of two is one" permits_are 0/1
+check "controller 1 unmaps the portion" unmap_portion 1 0
+
+# Other ways to treat operations beyond the limit.
+require "a portion with the default limit for parity:2 is formatted" \
+	format_portion 0 --redundancy parity:2 --detect yes
+require "controller 1 owns the portion with the default limit" map_as_owner 1 0
+check "the default limit for parity:2 is one" permits_are 0/1
 hold_data 1 0 1
-writers 1
-require "one write is open" eventually 20 permits_are 1/1
-check_equal "a write that must not wait does not" EAGAIN \
+start_writers 1
+require "one write hangs and holds the only permit" eventually 20 permits_are 1/1
+check_equal "a nowait write beyond the limit ends with EAGAIN" EAGAIN \
 	"$(bio /dev/mapper/p0m0c1 write 0 4096 direct nowait)"
-check "which is no refusal" refused_is 0
+check "a nowait write beyond the limit is not counted as refused" refused_is 0
 on_full_fail() {
 	dmsetup table p0m0c1 | sed 's/$/ 2 on_full fail/' | dmsetup reload p0m0c1 &&
 		dmsetup suspend --noflush --nolockfs p0m0c1 && dmsetup resume p0m0c1
 }
-check "a table that fails what is beyond the limit" on_full_fail
-check_equal "does so" EBADE "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)"
-check "and counts it" refused_is 1
+check "controller 1 loads a table with on_full fail" on_full_fail
+check_equal "a write beyond the limit with on_full fail is refused" \
+	EBADE "$(bio /dev/mapper/p0m0c1 write 0 4096 direct)"
+check "a write beyond the limit with on_full fail is counted as refused" refused_is 1
 resume_data 1 0 1
 wait
-check_equal "the first write ends well" 1 "$(told ok 1)"
-check_fails "a table cannot raise the limit" dmsetup create wrong --table "$(dmsetup table p0m0c1 |
+check_equal "the hanging write is acknowledged" 1 "$(count_results ok 1)"
+check_fails "a table with a larger batch than the portion allows is refused" \
+	dmsetup create wrong --table "$(dmsetup table p0m0c1 |
 	sed 's/ lease \([^ ]*\).*/ lease \1 1 2 batch 3/')"
-check "and is told so" log_has "Feature batch may only lower the limit of the portion"
+check "the log says that batch may only lower the limit" \
+	log_has "Feature batch may only lower the limit of the portion"
 
 finish
