@@ -1,10 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Counting by stripe rows: what is limited is how many members have operations open in one row; rows
-# are independent, and an operation on many rows counts for each of them [R16, R17, R19].
+# Counting by stripe rows: the limit is the number of members with open operations in one row. Rows
+# are independent, and an operation on many rows counts in each of them [R16, R17, R19].
 #
-# The kernel's own block trace below the gate tells what was open together; the module is not asked.
+# The kernel's block trace below the gate shows which operations were open together, independently
+# of the module.
 
 . ./lib.sh
 plan 51
@@ -35,9 +36,10 @@ trace_off() {
 	done
 }
 
-# The most members that had operations of controller 1 open in one row at once; the most operations
-# that were open in all rows; how many there were.
-rows() {
+# Prints three numbers from the trace of controller 1's writes: the most members with open
+# operations in one row, the most operations open at once in all rows, and how many operations there
+# were.
+count_rows() {
 	trace_off
 	for index in 0 1 2; do
 		echo "$(lsblk -ndo MAJ:MIN "/dev/mapper/p0m${index}d1" | tr -d ' ' | tr : ,) $index"
@@ -68,12 +70,14 @@ rows() {
 		END { print most_members + 0, most_open + 0, count + 0 }' "$work/paths" $tracefs/trace
 }
 
-# begin NAME MEMBER OPERATION ROW [OFFSET [LENGTH]]: in the background, its answer in a file
+# begin NAME MEMBER OPERATION ROW [OFFSET [LENGTH]]: starts an operation; its result goes to
+# $work/NAME
 begin() {
 	bio "/dev/mapper/p0m$2c1" "$3" $(($4 * chunk + ${5:-0})) "${6:-4096}" direct >"$work/$1" &
 }
 
-answer() {
+# result NAME: waits until the operation has ended, and prints its result
+result() {
 	eventually 20 [ -s "$work/$1" ] && cat "$work/$1"
 }
 
@@ -89,132 +93,139 @@ pending_is() {
 	[ "$(status_field p0m0c1 pending)" -eq "$1" ]
 }
 
-waits() {
+becomes_pending() {
 	eventually 20 pending_is "$1"
 }
 
-hold_all() {
+hold_all_data() {
 	hold_data 1 0 0 && hold_data 1 0 1 && hold_data 1 0 2
 }
 
-let_all_go() {
+resume_all_data() {
 	resume_data 1 0 0 && resume_data 1 0 1 && resume_data 1 0 2
 }
 
-require "a portion that counts rows of 64 KiB" format_portion 0 --redundancy parity:2 --detect yes \
+require "a portion that counts stripe rows of 64 KiB is formatted" \
+	format_portion 0 --redundancy parity:2 --detect yes \
 	--count stripe:$((chunk / 1024))
-require "controller 1 owns it" map_as_owner 1 0
-check "one member in each row" permits_are 0/1
+require "controller 1 owns the portion" map_as_owner 1 0
+check "the limit is one member in each row" permits_are 0/1
 
-# Rows are independent, and a row is one member's until that has nothing open there.
-require "data hangs at the members" hold_all
+# Rows are independent. A row belongs to one member until this member has no operation open in it.
+require "data I/O at all members is held for the first rows" hold_all_data
 begin a0 0 write 0
 begin b1 1 write 1
 begin c2 2 write 2
 begin a0b 0 write 0 8192
 begin a0c 0 write 0 16384
-check "five writes are open" eventually 20 permits_are 1/1
+check "five writes are open, with one member in each row" eventually 20 permits_are 1/1
 begin b0 1 write 0
-check "another member waits for its row" waits 1
+check "a write of a second member in row 0 is pending" becomes_pending 1
 begin a1 0 write 1
-check "in another row likewise" waits 2
-check_equal "one that must not wait does not" EAGAIN \
+check "a write of a second member in row 1 is pending" becomes_pending 2
+check_equal "a nowait write of a third member in row 0 ends with EAGAIN" EAGAIN \
 	"$(bio /dev/mapper/p0m2c1 write 0 4096 direct nowait)"
-check_equal "a read passes the gate" ok \
+check_equal "a read of the raw member passes" ok \
 	"$(bio "$(member 0 0)" read 0 4096 direct)"
-check "member 0 goes on" resume_data 1 0 0
-check_equal "its three writes end well" "ok ok ok" "$(answer a0) $(answer a0b) $(answer a0c)"
-check "and one waits still" waits 1
-check_fails "the one that was let in hangs at its member" ended b0
-check "the others go on" resume_data 1 0 1
+check "the data I/O of member 0 resumes" resume_data 1 0 0
+check_equal "the three writes of member 0 are acknowledged" \
+	"ok ok ok" "$(result a0) $(result a0b) $(result a0c)"
+check "one of the two pending writes is still pending" becomes_pending 1
+check_fails "the write that was admitted to row 0 hangs at its member" ended b0
+check "the data I/O of member 1 resumes" resume_data 1 0 1
 resume_data 1 0 2
-check_equal "all end well" "ok ok ok ok" "$(answer b0) $(answer b1) $(answer c2) $(answer a1)"
+check_equal "the other four writes are acknowledged" \
+	"ok ok ok ok" "$(result b0) $(result b1) $(result c2) $(result a1)"
 wait
-check "nothing is open" eventually 20 permits_are 0/1
-check "nothing waits" pending_is 0
+check "no permit is open after the first rows" eventually 20 permits_are 0/1
+check "no write is pending after the first rows" pending_is 0
 
 # A write is split at the end of a row [R19].
-require "data hangs at the members" hold_all
+require "data I/O at all members is held for a write across two rows" hold_all_data
 begin across 0 write 3 $((chunk - 4096)) 8192
-check "a write across two rows is open in both" eventually 20 permits_are 1/1
+check "a write across two rows is open" eventually 20 permits_are 1/1
 begin first 1 write 3
 begin second 1 write 4
-check "another member waits for both" waits 2
-require "all go on" let_all_go
-check_equal "and all end well" "ok ok ok" "$(answer across) $(answer first) $(answer second)"
+check "writes of other members in both rows are pending" becomes_pending 2
+require "the data I/O of all members resumes after the write across two rows" resume_all_data
+check_equal "the write across two rows and the two pending writes are acknowledged" \
+	"ok ok ok" "$(result across) $(result first) $(result second)"
 wait
 
-# An operation on many rows waits for each of them, and whoever comes later waits for it.
-require "data hangs at the members" hold_all
+# An operation on many rows waits for each of them, and later operations wait for it.
+require "data I/O at all members is held for a discard" hold_all_data
 begin b5 1 write 5
-check "a row is in use" eventually 20 permits_are 1/1
+check "a write of member 1 is open in row 5" eventually 20 permits_are 1/1
 begin many 0 discard 0 0 $((64 * chunk))
-check "a discard of many rows waits for it" waits 1
+check "a discard of many rows is pending while row 5 is in use" becomes_pending 1
 begin c9 2 write 9
-check "a write of a free row waits for the discard" waits 2
-check "the row is free" resume_data 1 0 1
-check_equal "its write ends well" ok "$(answer b5)"
-check "the discard is open" waits 1
+check "a write to a free row is pending behind the discard" becomes_pending 2
+check "the data I/O of member 1 resumes and frees row 5" resume_data 1 0 1
+check_equal "the write to row 5 is acknowledged" ok "$(result b5)"
+check "the discard is open and one write is pending" becomes_pending 1
 begin a9 0 write 9 4096
-check "a write of its own row goes behind who waits there" waits 2
-check_fails "as the discard is not over" ended many
-check "all go on" resume_data 1 0 0
+check "a write of member 0 in row 9 is pending behind the write of member 2" becomes_pending 2
+check_fails "the discard still hangs at its member" ended many
+check "the data I/O of member 0 resumes after the discard" resume_data 1 0 0
 resume_data 1 0 2
-check_equal "and all end well" "ok ok ok" "$(answer many) $(answer c9) $(answer a9)"
+check_equal "the discard and both writes are acknowledged" \
+	"ok ok ok" "$(result many) $(result c9) $(result a9)"
 wait
-check "nothing is open" eventually 20 permits_are 0/1
+check "no permit is open after the discard" eventually 20 permits_are 0/1
 
-# Lost with operations waiting in several rows.
+# The lease is lost while operations are pending in several rows.
 before=$(status_field p0m0c1 refused)
-require "data hangs at the members" hold_all
+require "data I/O at all members is held for the lapse" hold_all_data
 begin a6 0 write 6
 begin b7 1 write 7
 eventually 20 permits_are 1/1
 begin b6 1 write 6
 begin c7 2 write 7
 begin wide 2 discard 0 0 $((64 * chunk))
-require "three wait" waits 3
-check "the heartbeats stall" hold_mailboxes 1 0
-check "the lease lapses" eventually 60 role_is 1 0 secondary
-check_equal "all that waited failed, together [R17]" $((before + 3)) "$(status_field p0m0c1 refused)"
-check "nothing waits" pending_is 0
-check "what is at the members keeps its permits [R16]" permits_are 1/1
+require "two writes and a discard are pending" becomes_pending 3
+check "the mailbox I/O of controller 1 hangs" hold_mailboxes 1 0
+check "controller 1 loses its lease" eventually 60 role_is 1 0 secondary
+check_equal "all three pending operations failed together [R17]" \
+	$((before + 3)) "$(status_field p0m0c1 refused)"
+check "no operation is pending after the lapse" pending_is 0
+check "the two hanging writes keep their permits after the lapse [R16]" permits_are 1/1
 resume_mailboxes 1 0
-let_all_go
+resume_all_data
 wait
-check_equal "nothing is acknowledged [R18]" "EBADE EBADE EBADE EBADE EBADE" \
+check_equal "none of the five operations is acknowledged after the lapse [R18]" \
+	"EBADE EBADE EBADE EBADE EBADE" \
 	"$(cat "$work/a6" "$work/b7" "$work/b6" "$work/c7" "$work/wide" | tr '\n' ' ' | sed 's/ $//')"
-require "controller 1 owns again" eventually 60 role_is 1 0 owner
-check "with nothing open" eventually 20 permits_are 0/1
-require "it goes" unmap_portion 1 0
+require "controller 1 owns the portion again" eventually 60 role_is 1 0 owner
+check "no permit is open in the new epoch" eventually 20 permits_are 0/1
+require "controller 1 unmaps the portion" unmap_portion 1 0
 
-# Slow members, many writers, few rows: below the gate no row has two members open.
-slow() {
+# Many writers and few rows on slow members: below the gate no row ever has two members open.
+slow_down() {
 	for index in 0 1 2; do
 		device=$(member 0 $index)
 		dmsetup create "p0m${index}d1" --table \
 			"0 $(blockdev --getsz "$device") delay $device 0 0 $device 0 30" || return 1
 	done
 }
-require "the members are slow" slow
-require "controller 1 owns" map_as_owner 1 0
+require "each member delays writes by 30 ms" slow_down
+require "controller 1 owns the portion with slow members" map_as_owner 1 0
 trace_on
-writer() {
+write_blocks() {
 	for step in 0 1 2 3 4 5 6 7; do
 		bio "/dev/mapper/p0m$((($1 + step) % 3))c1" write \
 			$((($1 * 5 + step * 3) % 8 * chunk + $1 * 4096 % chunk)) 4096 direct
 	done >"$work/writer$1"
 }
 for number in $(seq 12); do
-	writer "$number" &
+	write_blocks "$number" &
 done
 wait
-rows >"$work/rows"
+count_rows >"$work/rows"
 read -r most_members most_open count <"$work/rows"
 print_note "members in a row $most_members, open at once $most_open, writes $count"
-check_equal "never two members of a row [R16]" 1 "$most_members"
-check "but many rows at once" [ "$most_open" -gt 2 ]
-check_equal "all were written" 96 "$count"
-check_equal "and told so [R17]" 96 "$(cat "$work"/writer* | grep -c '^ok$')"
+check_equal "no row had two members open at once [R16]" 1 "$most_members"
+check "more than two operations were open at once" [ "$most_open" -gt 2 ]
+check_equal "all 96 writes reached the members" 96 "$count"
+check_equal "all 96 writes were acknowledged [R17]" 96 "$(cat "$work"/writer* | grep -c '^ok$')"
 
 finish

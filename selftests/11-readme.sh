@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# The README's quick start as it is printed: its commands are run, and must say what it says.
+# The quick start of README.md: its commands are run as they are printed, and must print the output
+# that it shows.
 #
 # README.md lies beside the tests. Its disks sdb, sdc and sdd are links to the members of a portion.
 
@@ -15,7 +16,7 @@ on_exit 'rm -f /dev/sdb /dev/sdc /dev/sdd'
 clean_up
 readme=$PWD/README.md
 
-# printed N: the Nth indented block of the section "Quick start"
+# printed N: prints block N of the indented blocks in the section "Quick start"
 printed() {
 	awk -v want="$1" '
 		/^## / { here = $0 == "## Quick start" }
@@ -29,15 +30,15 @@ printed() {
 		}' "$readme"
 }
 
-# says_all FILE: FILE has every line that is read
-says_all() {
+# has_all_lines FILE: succeeds if FILE has every line of the standard input
+has_all_lines() {
 	while IFS= read -r line; do
-		grep -qxF -- "$line" "$1" || { print_note "nothing said: $line"; return 1; }
+		grep -qxF -- "$line" "$1" || { print_note "this line is missing: $line"; return 1; }
 	done
 }
 
-# A disk as it comes: nothing at its start, nothing at its end.
-blank() {
+# clear_ends DEVICE: writes zeroes to its start and its end, as on a new disk
+clear_ends() {
 	size=$(blockdev --getsz "$1")
 	dd if=/dev/zero of="$1" bs=1M count=9 oflag=direct 2>/dev/null &&
 		dd if=/dev/zero of="$1" bs=512 seek=$((size - 18432)) count=18432 2>/dev/null
@@ -46,50 +47,48 @@ blank() {
 for disk in 'sdb 0' 'sdc 1' 'sdd 2'; do
 	name=/dev/${disk% *} device=$(member 0 "${disk#* }")
 	[ ! -e "$name" ] || skip_all "$name is a disk of this machine"
-	require "$name is blank" blank "$device"
+	require "the disk for $name is blank" clear_ends "$device"
 	ln -s "$(readlink -f "$device")" "$name"
 done
 
-# The commands stand where the module is.
+# The commands expect the module in the current directory.
 [ ! -e /usr/lib/rig/modules/dm_lease.ko ] || cd /usr/lib/rig/modules || exit 1
 printed 1 >"$work/commands"
-check "there are commands" grep -q '^insmod dm_lease.ko$' "$work/commands"
-require "they run" sh -ec ". $work/commands >$work/said 2>&1"
+check "the quick start contains the command insmod" grep -q '^insmod dm_lease.ko$' "$work/commands"
+require "the first commands of the quick start succeed" sh -ec ". $work/commands >$work/output 2>&1"
 printed 2 >"$work/explained"
-check "format explains what it chose, in these words and numbers" \
-	says_all "$work/said" <"$work/explained"
-check "a controller listens first" grep -q '^lease-sdb: .* joining ' "$work/said"
-check "then the home controller owns" eventually 60 status_field_is lease-sdb role owner
+check "format prints the explanation that the README shows" \
+	has_all_lines "$work/output" <"$work/explained"
+check "the first status shows the role joining" grep -q '^lease-sdb: .* joining ' "$work/output"
+check "the home controller owns the portion" eventually 60 status_field_is lease-sdb role owner
 
-# Of the status two numbers are another one at each moment: the time left, and the heartbeats.
-moment() {
+# Replaces the two numbers of a status that change all the time: the time left, and the heartbeats.
+mask_status() {
 	sed 's/^\(.* owner 1 1\) [0-9]* [0-9]* /\1 LEFT BEATS /'
 }
-dmsetup status | moment >"$work/status"
-printed 3 | moment >"$work/owner"
-check "with the status that is printed" says_all "$work/status" <"$work/owner"
+dmsetup status | mask_status >"$work/status"
+printed 3 | mask_status >"$work/owner"
+check "the status is the one that the README shows" has_all_lines "$work/status" <"$work/owner"
 print_note "$(dmsetup status lease-sdb)"
-check_equal "a write passes" ok "$(bio /dev/mapper/lease-sdb write 0 4096 direct)"
+check_equal "a write of the owner passes" ok "$(bio /dev/mapper/lease-sdb write 0 4096 direct)"
 
 printed 4 >"$work/messages"
-check_equal "three messages" 3 "$(grep -c '^dmsetup message ' "$work/messages")"
-# A hand-over needs somebody who takes it: controller 2, which could be on another machine.
-comes() {
+check_equal "the README shows three messages" 3 "$(grep -c '^dmsetup message ' "$work/messages")"
+# A hand-over needs a second controller. Here it is in the same kernel.
+map_second_controller() {
 	for disk in sdb sdc sdd; do
 		leasectl table --controller 2 "/dev/$disk" | dmsetup create "other-$disk" || return 1
 	done
 }
-follows() {
-	[ "$(status_field other-sdb role)" = secondary ]
-}
-# It may claim only when it has listened once more, so a message may have to be sent again.
-obeyed() {
+# Controller 2 may claim only after it has listened for another window. Until then the messages are
+# refused, so each one is repeated.
+send_printed_messages() {
 	while read -r line; do
 		eventually 60 sh -c "$line" </dev/null || return 1
 	done <"$work/messages"
 }
-require "controller 2 comes" comes
-require "as a secondary" eventually 60 follows
-check "are obeyed" obeyed
+require "controller 2 maps the portion" map_second_controller
+require "controller 2 is secondary" eventually 60 status_field_is other-sdb role secondary
+check "the portion obeys the three messages of the README" send_printed_messages
 
 finish
