@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# dm-multipath below: a path that fails costs neither a write nor a heartbeat; all paths to a
-# minority of the members cost nothing; all paths to a majority cost the lease, and the portion is
-# owned again when a path is back [R6, R42].
+# Members on dm-multipath: the failure of one path loses neither a write nor a heartbeat; the
+# failure of all paths to a minority of the members keeps the lease; the failure of all paths to a
+# majority ends it, and the controller owns the portion again when a path is restored [R6, R42].
 
 . ./lib.sh
 plan 22
@@ -12,8 +12,9 @@ on_exit clean_up
 load_module
 modprobe dm-multipath && modprobe dm-round-robin || skip_all "no dm-multipath"
 
-# Two paths to each member, and the multipath device where `up` looks for the way to it.
-multipath() {
+# Creates two paths to each member, and a multipath device under the name that map_portion expects
+# for the path to the member.
+create_multipath() {
 	for index in 0 1 2; do
 		device=$(member 0 $index) name=p0m$index
 		size=$(blockdev --getsz "$device")
@@ -25,66 +26,68 @@ multipath() {
 	done
 }
 
-# sever INDEX PATH, mend INDEX PATH: the path answers with errors; it is whole, and tried again
-sever() {
-	change "$1" "$2" "error"
+# fail_path INDEX PATH: lets the path end all I/O with errors
+fail_path() {
+	replace_table "$1" "$2" "error"
 }
 
-mend() {
-	change "$1" "$2" "linear $(member 0 "$1") 0" &&
+# restore_path INDEX PATH: repairs the path, and lets dm-multipath use it again
+restore_path() {
+	replace_table "$1" "$2" "linear $(member 0 "$1") 0" &&
 		dmsetup message "p0m${1}w1" 0 reinstate_path "$(dmsetup info -c --noheadings \
 			--separator : -o major,minor "p0m$1$2")"
 }
 
-change() {
+replace_table() {
 	size=$(blockdev --getsz "/dev/mapper/p0m$1$2")
 	dmsetup load "p0m$1$2" --table "0 $size $3" &&
 		dmsetup suspend --noflush --nolockfs "p0m$1$2" && dmsetup resume "p0m$1$2"
 }
 
-# failed INDEX N: whether N paths to a member are known as failed
-failed() {
+# failed_paths_are INDEX N: succeeds if dm-multipath knows N failed paths to the member
+failed_paths_are() {
 	[ "$(dmsetup status "p0m${1}w1" | grep -o ' F ' | wc -l)" -eq "$2" ]
 }
 
-beaten() {
+heartbeats_exceed() {
 	[ "$(status_field p0m0c1 heartbeat)" -gt "$1" ]
 }
 
-# Some heartbeats from now.
-goes_on() {
-	eventually 20 beaten $(($(status_field p0m0c1 heartbeat) + 3))
+# Succeeds when controller 1 has completed three more heartbeats.
+heartbeats_continue() {
+	eventually 20 heartbeats_exceed $(($(status_field p0m0c1 heartbeat) + 3))
 }
 
 write() {
 	bio "/dev/mapper/p0m${1}c1" write $((4096 * $2)) 4096 direct
 }
 
-# A lease that is lost by chance would be a failure here.
-require "a portion is formatted" format_portion 0 --lease-ms 4000
-require "each member has two paths" multipath
-require "controller 1 owns, by multipath devices" map_as_owner 1 0
-check_equal "with all members" 3 "$(status_field p0m0c1 members_ok)"
+# The leases are longer than in other tests, because a lease that a slow guest loses fails this
+# test.
+require "a portion with leases of 4 s is formatted" format_portion 0 --lease-ms 4000
+require "each member gets a multipath device with two paths" create_multipath
+require "controller 1 owns the portion on multipath devices" map_as_owner 1 0
+check_equal "controller 1 counts three members" 3 "$(status_field p0m0c1 members_ok)"
 epoch=$(status_field p0m0c1 epoch)
 
 for index in 0 1 2; do
-	check "a path to member $index is severed" sever $index a
-	check_equal "a write finds the other one" ok "$(write $index 1)"
+	check "path a to member $index fails" fail_path $index a
+	check_equal "a write to member $index passes by path b" ok "$(write $index 1)"
 done
-check "so do the heartbeats" goes_on
-check "dm-multipath has noticed" eventually 20 failed 0 1
+check "controller 1 heartbeats by the second paths" heartbeats_continue
+check "dm-multipath reports one failed path to member 0" eventually 20 failed_paths_are 0 1
 
-check "the other path to one member is severed" sever 0 b
-check_equal "writes to that fail as they would without a lease" EIO "$(write 0 2)"
-check "the owner goes on with a majority" goes_on
-check_equal "writes to the others pass" "ok ok" "$(write 1 2) $(write 2 2)"
-check_equal "in the same epoch" "$epoch" "$(status_field p0m0c1 epoch)"
+check "path b to member 0 fails" fail_path 0 b
+check_equal "a write to a member without a path ends with EIO" EIO "$(write 0 2)"
+check "controller 1 heartbeats with a majority of the members" heartbeats_continue
+check_equal "writes to members 1 and 2 pass" "ok ok" "$(write 1 2) $(write 2 2)"
+check_equal "controller 1 is still in its first epoch" "$epoch" "$(status_field p0m0c1 epoch)"
 
 expect_warning "controller 1: owner -> secondary"
-check "the other path to a second member is severed" sever 1 b
-check "the lease ends" eventually 60 role_is 1 0 secondary
-check_equal "and member 2 is not written any more" EBADE "$(write 2 3)"
-check "a path is mended" mend 1 b
-check "controller 1 owns again" eventually 60 role_is 1 0 owner
+check "path b to member 1 fails" fail_path 1 b
+check "controller 1 loses its lease without a majority" eventually 60 role_is 1 0 secondary
+check_equal "a write to member 2 is refused after the lapse" EBADE "$(write 2 3)"
+check "path b to member 1 is restored" restore_path 1 b
+check "controller 1 owns the portion again" eventually 60 role_is 1 0 owner
 
 finish
