@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Clocks: a sleep that nothing has announced ends the lease before any write passes, and a clock that
-# is steered changes nothing [R10, R43].
+# Clocks: a system sleep without an announcement ends the lease before any write passes, and the
+# steering of the clock does not change the lease [R10, R43].
 
 . ./lib.sh
 plan 28
@@ -10,7 +10,7 @@ plan 28
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
 on_exit clean_up
-on_exit all_processors
+on_exit use_all_processors
 on_exit stop_load
 on_exit 'busybox adjtimex -q -t 10000'
 load_module
@@ -20,20 +20,20 @@ tracefs=/sys/kernel/tracing
 events=$tracefs/events/dm_lease
 cpus=/sys/devices/system/cpu
 
-# The system sleeps with one processor.
-one_processor() {
+# The sleep of the module dm_lease_nap needs a system with one processor.
+use_one_processor() {
 	for cpu in "$cpus"/cpu[1-9]*/online; do
 		[ ! -e "$cpu" ] || echo 0 >"$cpu"
 	done
 }
 
-all_processors() {
+use_all_processors() {
 	for cpu in "$cpus"/cpu[1-9]*/online; do
 		[ ! -e "$cpu" ] || echo 1 >"$cpu"
 	done
 }
 
-# Writers that go on whatever they are told.
+# Starts writers that continue after errors.
 start_load() {
 	rm -f "$work/stop"
 	for writer in 0 1 2; do
@@ -54,7 +54,8 @@ wrote() {
 	[ "$(cat "$work"/load? | grep -c '^ok$')" -gt "$1" ]
 }
 
-# nap MS: nothing announces the sleep. What the raw clock showed at its end is in $work/raw.
+# nap MS: lets the system sleep without an announcement, and stores the raw clock at its end in
+# $work/raw
 nap() {
 	mark_log
 	if [ -e /usr/lib/rig/modules/dm_lease_nap.ko ]; then
@@ -66,8 +67,9 @@ nap() {
 	log_has "dm_lease_nap: slept"
 }
 
-# permits EPOCH: how many operations were admitted in an epoch since the raw clock was at $work/raw.
-permits() {
+# count_permits EPOCH: prints how many operations were admitted in an epoch after the raw clock
+# showed $work/raw
+count_permits() {
 	awk -v epoch="epoch=$1" -v raw="$(cat "$work/raw")" '
 		/dm_lease_permit:/ && index($0, epoch " ") {
 			match($0, /checked=[0-9]+/)
@@ -77,34 +79,37 @@ permits() {
 		END { print count + 0 }' $tracefs/trace
 }
 
-is_later() {
+owns_epoch_after() {
 	role_is 1 0 owner && [ "$(status_field p0m0c1 epoch)" -gt "$1" ]
 }
 
-require "the module says how it sees the sleep of a system" [ -d "$events" ]
-require "alpha is formatted" format_portion 0
-one_processor
-require "controller 1 owns a portion" map_as_owner 1 0
+require "the kernel has trace events of dm_lease" [ -d "$events" ]
+require "portion alpha is formatted" format_portion 0
+use_one_processor
+require "controller 1 owns the portion" map_as_owner 1 0
 echo mono_raw >$tracefs/trace_clock
 echo 1 >"$events/dm_lease_permit/enable"
 start_load
-# A short sleep, after which the lease would be valid still, and one that is longer than the lease.
+# Three short sleeps, after which the lease would still be valid, and one that is longer than it.
 for ms in 5 5 5 3000; do
 	: >$tracefs/trace
 	epoch=$(status_field p0m0c1 epoch)
 	refused=$(status_field p0m0c1 refused)
 	count=$(cat "$work"/load? | grep -c '^ok$')
-	check "it is written in epoch $epoch" eventually 60 wrote "$count"
+	check "a write is acknowledged in epoch $epoch" eventually 60 wrote "$count"
 	expect_warning "controller 1: owner -> "
-	check "the system sleeps for $ms ms" nap "$ms"
-	check "controller 1 owns again" eventually 60 is_later "$epoch"
-	check_equal "nothing was admitted under the old lease after it" 0 "$(permits "$epoch")"
-	check "what came first was refused" [ "$(status_field p0m0c1 refused)" -gt "$refused" ]
-	check "the log says why" log_has "the machine slept"
+	check "the system sleeps for $ms ms without an announcement" nap "$ms"
+	check "controller 1 owns an epoch later than $epoch after the sleep" \
+		eventually 60 owns_epoch_after "$epoch"
+	check_equal "no operation was admitted in epoch $epoch after the sleep" \
+		0 "$(count_permits "$epoch")"
+	check "an operation was refused after the sleep in epoch $epoch" \
+		[ "$(status_field p0m0c1 refused)" -gt "$refused" ]
+	check "the log names the sleep in epoch $epoch" log_has "the machine slept"
 done
 stop_load
 echo 0 >"$events/dm_lease_permit/enable"
-all_processors
+use_all_processors
 
 epoch=$(status_field p0m0c1 epoch)
 for tick in 9000 11000; do
@@ -112,6 +117,6 @@ for tick in 9000 11000; do
 	sleep 5
 done
 busybox adjtimex -q -t 10000
-check_equal "an owner whose clocks are steered by a tenth keeps its lease [R10]" \
+check_equal "controller 1 keeps its lease while its clocks are steered by a tenth [R10]" \
 	"owner $epoch" "$(status_field p0m0c1 role) $(status_field p0m0c1 epoch)"
 finish
