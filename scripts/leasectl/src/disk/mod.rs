@@ -6,6 +6,7 @@ pub mod check;
 pub mod device;
 pub mod foreign;
 pub mod format;
+pub mod md_layout;
 pub mod member;
 pub mod plan;
 pub mod repair;

@@ -12,7 +12,7 @@
 use crate::disk::device::{refuse_twice, Device};
 use crate::disk::member::superblocks;
 use crate::md::gf::Shard;
-use crate::md::raid::MdLayout;
+use crate::disk::md_layout::MdLayout;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::layout::{BLOCK_SECTORS, SECTOR_SIZE};
 use std::ops::Range;

@@ -6,7 +6,7 @@
 //! `drivers/md/md-bitmap.h` has the format.
 
 use crate::md::array::Component;
-use crate::md::raid::MdLayout;
+use crate::disk::md_layout::MdLayout;
 use anyhow::{bail, ensure, Context, Result};
 use dm_lease_proto::proto::codec::layout::{BLOCK_SIZE, SECTOR_SIZE};
 use std::ops::Range;

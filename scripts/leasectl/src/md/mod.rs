@@ -5,6 +5,5 @@
 pub mod array;
 pub mod bitmap;
 pub mod gf;
-pub mod raid;
 pub mod rows;
 pub mod suspects;
