@@ -23,6 +23,7 @@ mod host;
 mod kernel;
 mod md;
 mod output;
+mod program;
 mod text;
 mod timeline;
 
@@ -75,7 +76,11 @@ fn run(command: cli::Command, out: &mut impl Write) -> anyhow::Result<ExitCode> 
         cli::Command::Metrics(options) => host::metrics::run(&options, out)?,
         cli::Command::Activate(options) => return host::activate::activate(&options, out),
         cli::Command::Deactivate(options) => return host::activate::deactivate(&options, out),
-        cli::Command::Udev(what) => return host::udev::run(&what, out),
+        cli::Command::Udev(cli::Udev::Member { device }) => {
+            return host::udev::member(&device, out)
+        }
+        cli::Command::Udev(cli::Udev::Mapped { name }) => host::udev::mapped(&name, out)?,
+        cli::Command::Udev(cli::Udev::Follow) => host::follow::run()?,
         cli::Command::Ana(options) => host::ana::run(&options, out)?,
     }
     Ok(ExitCode::SUCCESS)

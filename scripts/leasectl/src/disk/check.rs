@@ -7,9 +7,9 @@
 
 use crate::cli::Devices;
 use crate::disk::device::Device;
+use crate::disk::md_layout::MdLayout;
 use crate::disk::member::{Mailbox, Member, RegisterView};
 use crate::disk::show::MemberJson;
-use crate::disk::md_layout::MdLayout;
 use crate::text::list;
 use anyhow::Result;
 use dm_lease_proto::proto::codec::layout::{

@@ -5,7 +5,7 @@
 //! This file looks for two more, which stand on shared disks and which libblkid does not know.
 
 use crate::disk::device::Device;
-use crate::kernel::mapped::program;
+use crate::program::program;
 use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 

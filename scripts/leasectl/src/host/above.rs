@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is stacked on mapped devices, and how it is taken down: mounts, volume groups, arrays.
+//! Takes down what is stacked on mapped devices: mounts, volume groups, arrays.
 //!
-//! In good order, while the lease is there and everything can still be written; or after it was
-//! lost, when nothing can be saved and the devices must be closed before this machine may own the
-//! portion again. A portion is then *closing* for udev until nothing is above it any more, so that
-//! what is above comes back as a whole, and not before. Programs that have a device itself open,
-//! such as an export, are left alone.
+//! This happens in good order while the lease is valid and everything can still be written. It also
+//! happens after the lease was lost: then nothing can be saved, and the devices must be closed before
+//! this host may own the portion again. After a loss the portion is *closing* for udev until nothing
+//! is above it any more. So the devices above it return together, and not earlier. Programs that have
+//! a mapped device itself open, such as an export, are left alone.
 //!
-//! Nobody tells when what is busy becomes idle, so who waits for that has to look again.
+//! The kernel sends no event when a busy device becomes idle, so this code polls.
 
 use crate::host::config::{files, Declaration, OnLoss, DIRECTORY};
 use crate::host::udev::{trigger, Closing};
 use crate::kernel::mapped::{self, Mapped};
 use crate::kernel::status;
+use crate::program::program;
 use crate::text::list;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -23,32 +24,32 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const MOUNTS: &str = "/proc/self/mountinfo";
-/// How long programs have to leave what is mounted before it is taken from below them.
+/// How long programs may still use a mount after a loss, before it is unmounted by force.
 const GRACE: Duration = Duration::from_secs(10);
-/// Between two looks at what is still open.
+/// The time between two readings of the open devices.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// How something is taken down.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// The lease is there: everything is written first, and work of an array is waited for.
+    /// The lease is valid: everything is written first, and a resync of an array is waited for.
     Orderly,
-    /// The lease is lost: what waits for a disk is not waited for.
+    /// The lease is lost: nothing is waited for.
     Lost,
-    /// The same, and what programs still use is unmounted from below them.
+    /// The lease is lost, and mounts that programs still use are detached (`umount --lazy`).
     Forced,
 }
 
-/// Unmounts what is mounted from the devices and from whatever is stacked on them, then stops that.
-/// Everything above all of them goes before the first is removed, which would end the lease. What
-/// fails says so, and its device is still open afterwards.
+/// Unmounts the file systems on the devices and on everything that is stacked on them, then stops
+/// the stacked devices. All devices of a portion are passed at once, because the removal of the first
+/// mapped device ends the lease. A command that fails prints its error, and its device stays open.
 pub fn take_down(devices: &[Mapped], manner: Manner) {
     for name in at_and_above(devices) {
         unmount(&format!("/dev/{name}"), manner);
     }
     let holders: BTreeSet<String> = devices.iter().flat_map(Mapped::holders).collect();
     if !holders.is_empty() {
-        let mut command = mapped::program("blkdeactivate");
+        let mut command = program("blkdeactivate");
         command.args(["-u", "-l", "wholevg", "-m", "disablequeueing"]);
         if manner == Manner::Orderly {
             command.args(["-r", "wait"]);
@@ -58,7 +59,7 @@ pub fn take_down(devices: &[Mapped], manner: Manner) {
     }
 }
 
-/// The devices and all that is stacked on them, as the kernel calls them.
+/// The kernel's names of the devices and of everything that is stacked on them.
 fn at_and_above(devices: &[Mapped]) -> BTreeSet<String> {
     let names = devices.iter().map(Mapped::kernel_name);
     names
@@ -70,13 +71,13 @@ fn at_and_above(devices: &[Mapped]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether something is above the devices that can be taken down: a mount, or another device.
+/// Whether there is a mount or another device above the devices.
 fn is_used(devices: &[Mapped], mounts: &str) -> bool {
     let names = at_and_above(devices);
     let number = |name: &String| mapped::number(name);
     let numbers: BTreeSet<String> = names.iter().filter_map(number).collect();
     let is_ours = |mount: Mount<'_>| {
-        // A file system on several devices has a number of its own.
+        // A file system on several devices has a device number of its own.
         let device = fs::canonicalize(mount.source).unwrap_or_default();
         let name = device.file_name().map(|name| name.to_string_lossy());
         numbers.contains(mount.number) || name.is_some_and(|name| names.contains(&*name))
@@ -101,7 +102,7 @@ impl<'a> Mount<'a> {
 }
 
 fn unmount(device: &str, manner: Manner) {
-    let mut command = mapped::program("umount");
+    let mut command = program("umount");
     command.args(["--quiet", "--all-targets"]);
     if manner == Manner::Forced {
         command.arg("--lazy");
@@ -109,8 +110,8 @@ fn unmount(device: &str, manner: Manner) {
     let _ = command.arg(device).status();
 }
 
-/// After this machine has lost a portion: takes down what is above it, if that is declared, and
-/// returns when nothing is. What happens is told, and where it goes wrong, too.
+/// Takes down everything above a portion that this host has lost, if its declaration wants that.
+/// Returns when nothing is above it any more. Steps and errors go to standard error.
 pub fn lost(portion: &str) {
     if let Err(error) = close_lost(portion) {
         say(portion, &format!("not taken down: {error:#}"));
@@ -151,7 +152,7 @@ fn mounts() -> Result<String> {
     fs::read_to_string(MOUNTS).context(MOUNTS)
 }
 
-/// Whether a file declares the portion and does not want to keep what is above it.
+/// Whether a file declares the portion with `on_loss = "take_down"`.
 fn is_declared(portion: &str) -> Result<bool> {
     for path in files(Path::new(DIRECTORY))? {
         let declaration = Declaration::read(&path)?;
@@ -162,7 +163,7 @@ fn is_declared(portion: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// The devices of a portion that somebody has open.
+/// The open devices of a portion.
 fn open(portion: &str) -> Result<Vec<Mapped>> {
     let names = status::devices_of(portion)?;
     let mut all = mapped::all()?;
@@ -171,11 +172,11 @@ fn open(portion: &str) -> Result<Vec<Mapped>> {
 }
 
 fn say(portion: &str, what: &str) {
-    // Nobody may be there to hear it.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr(), "leasectl: {portion}: {what}");
 }
 
-/// Who uses a device, as far as the kernel tells: programs and mounts are counted, not named.
+/// Describes the use of a device: devices above it by name, programs and mounts by their number.
 pub fn describe_use(device: &Mapped) -> String {
     let names = device.holders();
     match names.is_empty() {
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn r47_a_line_of_mountinfo_tells_number_and_source() {
+    fn r47_number_and_source_are_read_from_mountinfo() {
         let line = "40 22 9:127 / /srv rw shared:2 - ext4 /dev/md127 rw";
         let mount = Mount::parse(line).unwrap();
         assert_eq!((mount.number, mount.source), ("9:127", "/dev/md127"));

@@ -17,6 +17,7 @@ use crate::host::udev::{link, trigger, Closing, LINK, LINKS};
 use crate::kernel::mapped::{self, Mapped};
 use crate::kernel::status;
 use crate::kernel::table::line;
+use crate::program::program;
 use crate::text::list;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::record::{Generations, Slot};
@@ -326,7 +327,7 @@ fn wait_for(paths: &[PathBuf], wait_s: u32) -> Result<()> {
 
 /// Where there is no udev there is nothing to wait for; what it says goes to the log.
 fn udevadm(words: &[&str]) {
-    let _ = mapped::program("udevadm").args(words).status();
+    let _ = program("udevadm").args(words).status();
 }
 
 fn settle() {

@@ -5,5 +5,6 @@ pub mod above;
 pub mod activate;
 pub mod ana;
 pub mod config;
+pub mod follow;
 pub mod metrics;
 pub mod udev;

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The mapped devices of this machine: what `dmsetup` is asked and told.
 
+use crate::program::program;
 use anyhow::{bail, Context, Result};
-use std::env;
 use std::fs;
-use std::process::Command;
-
-/// Where programs are for whom the environment does not say it: the programs that udev runs.
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// One mapped device, of any target.
 pub struct Mapped {
@@ -99,14 +95,6 @@ pub fn dmsetup(words: &[&str]) -> Result<String> {
         bail!("dmsetup {} failed: {}", words.join(" "), reason.trim());
     }
     String::from_utf8(output.stdout).context("what dmsetup says is not text")
-}
-
-/// A program of the system, found wherever the tool itself was called from.
-pub fn program(name: &str) -> Command {
-    let path = env::var_os("PATH").unwrap_or_else(|| PATH.into());
-    let mut command = Command::new(name);
-    command.env("PATH", path);
-    command
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@
 //! data starts behind it.
 
 use crate::disk::device::{refuse_twice, Device};
+use crate::disk::md_layout::MdLayout;
 use crate::disk::member::superblocks;
 use crate::md::gf::Shard;
-use crate::disk::md_layout::MdLayout;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::layout::{BLOCK_SECTORS, SECTOR_SIZE};
 use std::ops::Range;

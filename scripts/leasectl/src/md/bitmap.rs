@@ -5,8 +5,8 @@
 //! some time after it has written. What carries no mark on any member was not being written.
 //! `drivers/md/md-bitmap.h` has the format.
 
-use crate::md::array::Component;
 use crate::disk::md_layout::MdLayout;
+use crate::md::array::Component;
 use anyhow::{bail, ensure, Context, Result};
 use dm_lease_proto::proto::codec::layout::{BLOCK_SIZE, SECTOR_SIZE};
 use std::ops::Range;

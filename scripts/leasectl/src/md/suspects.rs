@@ -11,10 +11,10 @@
 use crate::cli::Devices;
 use crate::disk::check::highest;
 use crate::disk::device::refuse_twice;
+use crate::disk::md_layout::MdLayout;
 use crate::disk::member::Member;
 use crate::md::array::{Component, Geometry};
 use crate::md::bitmap::Bitmap;
-use crate::disk::md_layout::MdLayout;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::layout::SECTOR_SIZE;
 use dm_lease_proto::proto::codec::record::{Charge, Decided, HeartbeatRecord, Slot};
