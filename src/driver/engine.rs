@@ -13,11 +13,11 @@
 //! to look reads [`Shown`], under a spinlock.
 
 use super::{
-    bell::Reasons,
     inbox::{Reply, Request, Wishes},
     mailbox::{Decoded, Which},
-    portion::Session,
     report,
+    session::Session,
+    waker::Reasons,
 };
 use crate::{
     dm::{clock, Context},

@@ -30,11 +30,11 @@
 //! a lapse. Nothing is ended or submitted under it.
 
 use super::{
-    bell::{Bell, Reasons},
     deferred::Unusual,
     events,
     outbox::Outbox,
     target::{Instance, LeaseTarget, Rules},
+    waker::{Bell, Reasons},
 };
 use crate::{
     dm::{

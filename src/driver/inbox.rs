@@ -19,7 +19,7 @@
 //! Locking: `turn` is a mutex that only ordinary tasks take, one for each request. The state is
 //! under an interrupt-disabling spinlock, whose holder cannot be preempted.
 
-use super::bell::{Bell, Reasons};
+use super::waker::{Bell, Reasons};
 use crate::{
     dm::WaitQueue,
     proto::{

@@ -19,7 +19,7 @@
 //! Locking: the places are under an interrupt-disabling spinlock. Buffers are filled and decoded
 //! outside of it.
 
-use super::bell::{Bell, Reasons};
+use super::waker::{Bell, Reasons};
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, Context, IoBuf, IoOp, Request, WaitQueue},
     proto::{

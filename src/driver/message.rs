@@ -7,7 +7,7 @@
 //! because device-mapper passes no text along with an error. The answer of `histogram` is text, all
 //! others are done or not.
 
-use super::{portion::Session, registry, report};
+use super::{registry, report, session::Session};
 use crate::{
     dm::{Args, Reply, TextWriter},
     proto::{

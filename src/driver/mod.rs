@@ -8,16 +8,16 @@
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
 //! | [`outbox`] | the way of what has waited to its member |
 //! | [`deferred`] | what dm core held back during a suspend |
-//! | [`portion`] | a session: a controller on a portion, its tables and threads |
+//! | [`session`] | a session: a controller on a portion, its tables and threads |
 //! | [`engine`] | what runs the machine: its events and its actions |
 //! | [`inbox`] | how tasks ask the portion thread for something |
 //! | [`mailbox`] | one member's preallocated I/O and the thread that submits it |
-//! | [`heart`] | the heartbeat timer of a controller |
+//! | [`timer`] | the heartbeat timer of a controller |
 //! | [`registry`] | all sessions and timers; shutdown and system sleep |
 //! | [`message`], [`report`] | what users say; what they are told |
 //! | [`events`] | the trace events |
-//! | [`bell`] | how threads are woken, from any context |
-//! | [`chain`] | a list that is changed without allocating |
+//! | [`waker`] | how threads are woken, from any context |
+//! | [`list`] | a list that is changed without allocating |
 //! | [`superblock`] | reading the superblock of a member |
 //!
 //! # Who runs what
@@ -53,7 +53,7 @@
 //!    device is suspended. An allocation may wait for memory that is written back through that
 //!    device; if it held a lock that `preresume` takes, the resume would wait for the allocation
 //!    and the allocation for the resume. So an element of a list is allocated before the lock is
-//!    taken ([`chain`]), and freed after it is released. Lockdep checks the rule: `preresume` runs
+//!    taken ([`list`]), and freed after it is released. Lockdep checks the rule: `preresume` runs
 //!    as if memory were being reclaimed.
 //! 2. *A real-time thread takes no mutex* [R61]. An ordinary task may be preempted while it holds a
 //!    mutex, and then not run for seconds on a busy machine. The portion, member and dispatcher
@@ -69,19 +69,19 @@
 //!   until the portion thread knows it;
 //! - `turn`: all of those; over one request until the portion thread's reply.
 
-pub mod bell;
-pub mod chain;
 pub mod deferred;
 pub mod engine;
 pub mod events;
 pub mod gate;
-pub mod heart;
 pub mod inbox;
+pub mod list;
 pub mod mailbox;
 pub mod message;
 pub mod outbox;
-pub mod portion;
 pub mod registry;
 pub mod report;
+pub mod session;
 pub mod superblock;
 pub mod target;
+pub mod timer;
+pub mod waker;

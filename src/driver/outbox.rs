@@ -18,8 +18,8 @@
 //! Locking: an interrupt-disabling spinlock, under which nothing is submitted or ended.
 
 use super::{
-    bell::{Bell, Reasons},
     target::LeaseTarget,
+    waker::{Bell, Reasons},
 };
 use crate::dm::{BioList, Context, HeldBio};
 use kernel::{

@@ -33,13 +33,13 @@
 //! and removed, never over an allocation, and never while one of them waits for a disk.
 
 use super::{
-    bell::Bell,
-    chain::{Chain, Link},
     deferred::Deferred,
-    heart::Beating,
-    portion::{Running, Session, Table, LEAVE_NS},
+    list::{Chain, Link},
     report,
+    session::{Running, Session, Table, LEAVE_NS},
     target::LeaseTarget,
+    timer::Beating,
+    waker::Bell,
 };
 use crate::{
     dm::{

@@ -4,7 +4,7 @@
 //!
 //! A lease that was lost without being given up is a warning; everything else is a notice.
 
-use super::{engine::News, events, portion::Session};
+use super::{engine::News, events, session::Session};
 use crate::{
     dm::trace::Word,
     proto::{

@@ -16,8 +16,8 @@ use super::{
     deferred::{Deferred, Unusual},
     gate::{self, PerBio, PortionGate},
     message,
-    portion::Table,
     registry::{self, JoinError, Joiner, Membership},
+    session::Table,
     superblock::{self, Unreadable},
 };
 use crate::{

@@ -14,8 +14,8 @@
 //! and freed outside of it.
 
 use super::{
-    bell::{Bell, Reasons},
-    chain::{Chain, Link}, //
+    list::{Chain, Link}, //
+    waker::{Bell, Reasons},
 };
 use crate::proto::codec::record::Slot;
 use core::ops::Deref;

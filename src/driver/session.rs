@@ -29,16 +29,16 @@
 //! Locking: see [`crate::driver`].
 
 use super::{
-    bell::{Bell, Reasons},
-    chain::{Chain, Link},
     deferred::{Deferred, Unusual},
     engine::{Machine, Shown},
     gate::PortionGate,
-    heart::Beating,
     inbox::{Inbox, Reply, Request, Wishes},
+    list::{Chain, Link},
     mailbox::Mailbox,
     registry::JoinError,
     report,
+    timer::Beating,
+    waker::{Bell, Reasons},
 };
 use crate::{
     dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread},
