@@ -32,6 +32,7 @@
 mod counters;
 mod held;
 mod lapse;
+pub mod outbox;
 mod slow;
 mod suspend;
 
@@ -39,7 +40,6 @@ pub use slow::map_nothing;
 
 use super::{
     events,
-    outbox::Outbox,
     target::{Instance, LeaseTarget},
     waker::{Bell, Reasons},
 };
@@ -77,6 +77,7 @@ use kernel::{
     },
 };
 use lapse::UNNOTED;
+use outbox::Outbox;
 use slow::{
     decide_again, decide_free, decide_taken, finish_leave, judge_end, map_unusual, pass_failed,
     pass_noted,

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`target`] | the callbacks: a table line becomes a [`target::Instance`] |
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
-//! | [`outbox`] | the way of what has waited to its member |
+//! | [`gate::outbox`] | the way of what has waited to its member |
 //! | [`deferred`] | what dm core held back during a suspend |
 //! | [`session`] | a session: a controller on a portion, its tables and threads |
 //! | [`engine`] | what runs the machine: its events and its actions |
@@ -77,7 +77,6 @@ pub mod inbox;
 pub mod list;
 pub mod mailbox;
 pub mod message;
-pub mod outbox;
 pub mod registry;
 pub mod report;
 pub mod session;

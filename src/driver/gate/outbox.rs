@@ -17,11 +17,11 @@
 //!
 //! Locking: an interrupt-disabling spinlock, under which nothing is submitted or ended.
 
-use super::{
-    target::LeaseTarget,
-    waker::{Bell, Reasons},
+use super::LeaseTarget;
+use crate::{
+    dm::{BioList, Context, HeldBio},
+    driver::waker::{Bell, Reasons},
 };
-use crate::dm::{BioList, Context, HeldBio};
 use kernel::{
     new_spinlock_irq,
     prelude::*,
