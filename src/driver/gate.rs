@@ -35,12 +35,13 @@ mod lapse;
 pub mod outbox;
 mod slow;
 mod suspend;
+mod table;
 
 pub use slow::map_nothing;
+pub use table::{GatedTable, LeaseTarget, Rules, TableFlags};
 
 use super::{
     events,
-    target::{Instance, LeaseTarget},
     waker::{Bell, Reasons},
 };
 use crate::{
@@ -231,9 +232,9 @@ impl PortionGate {
     pub fn map<'ti>(
         &self,
         bio: MapBio<'ti, LeaseTarget>,
-        table: &Instance<'ti>,
+        table: &impl GatedTable<'ti>,
     ) -> MapOutcome<'ti> {
-        if table.unusual.is_any() || self.gate.is_latched() {
+        if table.flags().is_any() || self.gate.is_latched() {
             return map_unusual(bio, table);
         }
         let bio = bio.locate();
@@ -245,7 +246,7 @@ impl PortionGate {
                 self.admit(bio, table, Counting::Spread, charge)
             }
             Counting::Rows(fields) => {
-                let charge = self.charge(&bio, table.rules.unit);
+                let charge = self.charge(&bio, table.rules().unit);
                 self.admit(bio, table, Counting::Rows(fields), charge)
             }
         }
@@ -255,7 +256,7 @@ impl PortionGate {
     fn admit<'ti>(
         &self,
         bio: LocatedBio<'ti, LeaseTarget>,
-        table: &Instance<'ti>,
+        table: &impl GatedTable<'ti>,
         counting: Counting,
         charge: Charge,
     ) -> MapOutcome<'ti> {
@@ -291,7 +292,7 @@ impl PortionGate {
     pub fn end_io<'ti>(
         &self,
         mut bio: EndBio<'ti, LeaseTarget>,
-        table: &Instance<'ti>,
+        table: &impl GatedTable<'ti>,
     ) -> EndOutcome<'ti> {
         if !bio.per_bio().has_permit() {
             return bio.pass_on();
@@ -394,7 +395,7 @@ impl PortionGate {
 #[inline(always)]
 fn aim<'ti>(
     bio: LocatedBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
     epoch: u64,
     charge: Charge,
 ) -> AimedBio<'ti, LeaseTarget> {
@@ -406,7 +407,7 @@ fn aim<'ti>(
         sector,
         bytes,
     };
-    bio.aim(table.device, sector, per_bio)
+    bio.aim(table.device(), sector, per_bio)
 }
 
 /// So many words, all zero.

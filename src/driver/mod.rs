@@ -4,7 +4,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`target`] | the callbacks: a table line becomes a [`target::Instance`] |
+//! | [`target`] | the callbacks: a table line becomes a [`target::LeaseTable`] |
 //! | [`gate`] | the path of a bio: admitted, held, refused, acknowledged |
 //! | [`gate::outbox`] | the way of what has waited to its member |
 //! | [`deferred`] | what dm core held back during a suspend |

@@ -34,10 +34,10 @@
 
 use super::{
     deferred::Deferred,
+    gate::LeaseTarget,
     list::{Chain, Link},
     report,
     session::{Running, Session, Table, LEAVE_NS},
-    target::LeaseTarget,
     timer::Beating,
     waker::Bell,
 };

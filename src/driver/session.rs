@@ -29,9 +29,9 @@
 //! Locking: see [`crate::driver`].
 
 use super::{
-    deferred::{Deferred, Unusual},
+    deferred::Deferred,
     engine::{Machine, Shown},
-    gate::PortionGate,
+    gate::{PortionGate, TableFlags},
     inbox::{Inbox, Reply, Request, Wishes},
     list::{Chain, Link},
     mailbox::Mailbox,
@@ -97,8 +97,8 @@ pub struct Table {
     pub claim_auto: bool,
     /// A lower limit of open permits.
     pub batch: Option<u32>,
-    /// What is unusual about it.
-    pub unusual: Arc<Unusual>,
+    /// Its flags.
+    pub flags: Arc<TableFlags>,
     /// How to reach it.
     pub handle: TargetHandle,
     /// What dm core defers of its mapped device.
@@ -335,7 +335,7 @@ impl Session {
         let is_it = |loaded: &&Loaded| loaded.table.deferred.device == device;
         let known = tables.loaded.iter().filter(is_it);
         let Loaded { table, live } = known.max_by_key(|loaded| loaded.live)?;
-        let is_foreign = !live && table.unusual.has(Unusual::FOREIGN);
+        let is_foreign = !live && table.flags.has(TableFlags::FOREIGN);
         Some((table.deferred.clone(), *live, is_foreign))
     }
 
@@ -576,7 +576,7 @@ impl Session {
         let tables = self.tables.lock();
         let is_former = |table: &&Table| table.as_member.generation < generations.of(table.member);
         let former = tables.live().filter(is_former);
-        former.for_each(|table| table.unusual.set(Unusual::OUTDATED));
+        former.for_each(|table| table.flags.set(TableFlags::OUTDATED));
     }
 
     /// Prints what there is to say, raises an event of each live table, and looks who has one

@@ -13,8 +13,8 @@
 //! Locking: none here; instances are shared by concurrent callbacks and never change.
 
 use super::{
-    deferred::{Deferred, Unusual},
-    gate::{self, PerBio, PortionGate},
+    deferred::Deferred,
+    gate::{self, GatedTable, LeaseTarget, PerBio, PortionGate, Rules, TableFlags},
     message,
     registry::{self, JoinError, Joiner, Membership},
     session::Table,
@@ -52,68 +52,64 @@ use crate::{
             superblock::Superblock, //
         },
         controller::MemberDevice,
-        gate::permits::Unit,
         limit::{Counting, Limit},
         words::{
             status::Reason,
-            table::{Claim, FailWith, Features, OnFull, Surroundings, TableLine}, //
+            table::{Claim, Features, Surroundings, TableLine}, //
         }, //
     },
 };
 use core::fmt::Write as _;
 use kernel::{prelude::*, sync::Arc};
 
-/// The name of the set of callbacks.
-pub struct LeaseTarget;
-
-/// What the gate needs to know of a table for each bio.
-pub struct Rules {
-    /// The member.
-    pub member: u8,
-    /// What an operation on it counts in a stripe row.
-    pub unit: Unit,
-    /// State-changing bios are refused whatever the lease says.
-    pub read_only: bool,
-    /// What happens to a bio beyond the limit.
-    pub on_full: OnFull,
-    /// How refused and late bios fail.
-    pub fail_with: FailWith,
-    /// How long they are kept after a lapse.
-    pub lapse_hold_ms: u32,
-}
-
 /// One table line.
-pub struct Instance<'ti> {
-    /// The member.
-    pub device: DmDevice<'ti>,
+pub struct LeaseTable<'ti> {
+    /// The device of the member.
+    device: DmDevice<'ti>,
     offset_sectors: u64,
-    /// What the gate needs to know.
-    pub rules: Rules,
-    /// What it needs to know first of all.
-    pub unusual: Arc<Unusual>,
-    /// What dm core defers of the mapped device.
-    pub deferred: Arc<Deferred>,
+    rules: Rules,
+    flags: Arc<TableFlags>,
+    deferred: Arc<Deferred>,
     features: Features,
     controller: Slot,
     membership: Membership,
 }
 
-impl Instance<'_> {
-    /// The gate of its portion.
+impl<'ti> GatedTable<'ti> for LeaseTable<'ti> {
     #[inline(always)]
-    pub fn gate(&self) -> &PortionGate {
+    fn gate(&self) -> &PortionGate {
         &self.membership.session.gate
     }
 
-    /// The number of the table among all tables.
-    pub fn id(&self) -> u64 {
+    #[inline(always)]
+    fn id(&self) -> u64 {
         self.membership.id
     }
 
-    /// Where the bio goes on the member. The table line begins with sector 0.
     #[inline(always)]
-    pub fn sector(&self, bio: &Bio) -> u64 {
+    fn device(&self) -> DmDevice<'ti> {
+        self.device
+    }
+
+    /// The table line begins with sector 0.
+    #[inline(always)]
+    fn sector(&self, bio: &Bio) -> u64 {
         bio.device_sector().wrapping_add(self.offset_sectors)
+    }
+
+    #[inline(always)]
+    fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> &TableFlags {
+        &self.flags
+    }
+
+    #[inline(always)]
+    fn deferred(&self) -> &Deferred {
+        &self.deferred
     }
 }
 
@@ -124,7 +120,7 @@ impl Target for LeaseTarget {
     const FEATURES: crate::dm::Features =
         crate::dm::Features::SINGLETON.and(crate::dm::Features::NOWAIT);
 
-    type Data<'ti> = Instance<'ti>;
+    type Data<'ti> = LeaseTable<'ti>;
     type PerBio = PerBio;
     // Everything that is not a read changes state, known or not [R23].
     const TRACKED: Tracked = Tracked::AllButReads;
@@ -132,7 +128,7 @@ impl Target for LeaseTarget {
     fn ctr<'ti>(
         ti: &mut TargetBuilder<'ti>,
         args: Args<'_>,
-    ) -> Result<impl PinInit<Instance<'ti>, CtrError>, CtrError> {
+    ) -> Result<impl PinInit<LeaseTable<'ti>, CtrError>, CtrError> {
         let Made {
             device,
             superblock,
@@ -146,11 +142,11 @@ impl Target for LeaseTarget {
         let unit = membership.session.gate.unit(member);
         let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
-        let unusual = Unusual::new(&[
-            (rules.read_only, Unusual::READ_ONLY),
-            (is_foreign, Unusual::FOREIGN),
+        let flags = TableFlags::new(&[
+            (rules.read_only, TableFlags::READ_ONLY),
+            (is_foreign, TableFlags::FOREIGN),
         ]);
-        let unusual = Arc::new(unusual, GFP_KERNEL)?;
+        let flags = Arc::new(flags, GFP_KERNEL)?;
         let table = Table {
             id: membership.id,
             member,
@@ -165,16 +161,16 @@ impl Target for LeaseTarget {
             batch: features.batch,
             handle,
             deferred: deferred.clone(),
-            unusual: unusual.clone(),
+            flags: flags.clone(),
         };
         membership
             .enroll(table)
             .or_ctr(c"Cannot add the table to its session")?;
-        Ok(try_init!(Instance {
+        Ok(try_init!(LeaseTable {
             device,
             offset_sectors,
             rules,
-            unusual,
+            flags,
             deferred,
             features,
             controller: slot,
@@ -182,15 +178,15 @@ impl Target for LeaseTarget {
         }? CtrError))
     }
 
-    fn dtr(data: &Instance<'_>, _ti: &DmTarget) {
+    fn dtr(data: &LeaseTable<'_>, _ti: &DmTarget) {
         data.membership.session.detach(data.membership.id);
     }
 
     #[inline]
-    fn map<'ti>(data: &Instance<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
+    fn map<'ti>(data: &LeaseTable<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
         // Reads pass everywhere, always [R22].
         if bio.op() == Op::READ {
-            if data.unusual.has(Unusual::OUTDATED) {
+            if data.flags.has(TableFlags::OUTDATED) {
                 return bio.end(BlkStatus::IOERR);
             }
             let sector = data.sector(&bio);
@@ -203,48 +199,48 @@ impl Target for LeaseTarget {
     }
 
     #[inline]
-    fn end_io<'ti>(data: &Instance<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
+    fn end_io<'ti>(data: &LeaseTable<'ti>, bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
         data.gate().end_io(bio, data)
     }
 
-    fn presuspend(data: &Instance<'_>, ti: &DmTarget) {
+    fn presuspend(data: &LeaseTable<'_>, ti: &DmTarget) {
         // A flushing suspend lets held bios pass; a noflush one wants them back, and before that dm
         // core may not come to the end of what it has deferred.
         if ti.noflush_suspending() {
-            data.unusual.set(Unusual::NOFLUSH);
+            data.flags.set(TableFlags::NOFLUSH);
             data.gate().begin_noflush(data);
         }
         data.deferred.wait();
         data.deferred.begin(data.gate().epoch());
-        data.unusual.set(Unusual::DEFERRED);
+        data.flags.set(TableFlags::DEFERRED);
     }
 
-    fn presuspend_undo(data: &Instance<'_>, _ti: &DmTarget) {
+    fn presuspend_undo(data: &LeaseTable<'_>, _ti: &DmTarget) {
         // What was deferred meanwhile is mapped already, and nothing says when all of it is.
-        data.unusual.clear(Unusual::NOFLUSH);
+        data.flags.clear(TableFlags::NOFLUSH);
     }
 
-    fn preresume(data: &Instance<'_>, _ti: &DmTarget) -> Result {
+    fn preresume(data: &LeaseTable<'_>, _ti: &DmTarget) -> Result {
         // Idempotent: a device that is resumed again is attached already.
         data.membership.session.attach(data.membership.id)
     }
 
-    fn resume(data: &Instance<'_>, ti: &DmTarget) {
-        data.unusual.clear(Unusual::NOFLUSH);
-        if data.unusual.has(Unusual::FOREIGN) {
+    fn resume(data: &LeaseTable<'_>, ti: &DmTarget) {
+        data.flags.clear(TableFlags::NOFLUSH);
+        if data.flags.has(TableFlags::FOREIGN) {
             data.deferred.disown();
-            data.unusual.clear(Unusual::FOREIGN);
+            data.flags.clear(TableFlags::FOREIGN);
         }
         // A read-only table refuses all of them; whether there are any concerns the next one.
         if !data.rules.read_only {
-            data.unusual.set(Unusual::DEFERRED);
+            data.flags.set(TableFlags::DEFERRED);
             if !data.deferred.resume(ti) {
-                data.unusual.clear(Unusual::DEFERRED);
+                data.flags.clear(TableFlags::DEFERRED);
             }
         }
     }
 
-    fn status(data: &Instance<'_>, _ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>) {
+    fn status(data: &LeaseTable<'_>, _ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>) {
         let line = TableLine {
             device: data.device.table_name().to_str().unwrap_or("?"),
             controller: data.controller,
@@ -253,7 +249,7 @@ impl Target for LeaseTarget {
         let _ = match kind {
             StatusKind::Info => {
                 let mut status = data.membership.session.status(data.rules.member);
-                if data.unusual.has(Unusual::OUTDATED) {
+                if data.flags.has(TableFlags::OUTDATED) {
                     status.reason = Reason::Outdated;
                 }
                 write!(out, "{status}")
@@ -264,7 +260,7 @@ impl Target for LeaseTarget {
     }
 
     fn message(
-        data: &Instance<'_>,
+        data: &LeaseTable<'_>,
         _ti: &DmTarget,
         args: Args<'_>,
         out: &mut TextWriter<'_>,
@@ -272,11 +268,11 @@ impl Target for LeaseTarget {
         message::handle(&data.membership.session, args, out)
     }
 
-    fn iterate_devices<'ti>(data: &Instance<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>) {
+    fn iterate_devices<'ti>(data: &LeaseTable<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>) {
         visitor.visit(data.device, data.offset_sectors, ti.len_sectors());
     }
 
-    fn io_hints(data: &Instance<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
+    fn io_hints(data: &LeaseTable<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
         // A polled write would keep its permit until its submitter cares to poll.
         limits.clear_poll();
         let superblock = &data.membership.session.superblock;
@@ -297,19 +293,6 @@ struct Made<'ti> {
     own: Arc<BlockDevice>,
     handle: TargetHandle,
     deferred: (Arc<Deferred>, bool),
-}
-
-impl Rules {
-    fn of(member: u8, unit: Unit, features: &Features, read_only: bool) -> Self {
-        Self {
-            member,
-            unit,
-            read_only,
-            on_full: features.on_full,
-            fail_with: features.fail_with,
-            lapse_hold_ms: features.lapse_hold_ms,
-        }
-    }
 }
 
 fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'ti>, CtrError> {

@@ -7,8 +7,10 @@
 use super::{
     counters::Extent,
     lapse::status_of,
+    GatedTable,
     LeaseTarget,
     PortionGate,
+    TableFlags,
     WAITS, //
 };
 use crate::{
@@ -20,10 +22,7 @@ use crate::{
         HeldEnd,
         Word64, //
     },
-    driver::{
-        deferred::Unusual,
-        waker::Reasons, //
-    },
+    driver::waker::Reasons,
     proto::{
         gate::permits::{Charge, Check, Gate, Lapsed},
         gate::waiting::{self, Line, Lobby, Waiting}, //
@@ -86,7 +85,7 @@ impl PortionGate {
     /// again: the bio may have been in its outbox for long. May block for as long as the member
     /// likes.
     pub fn submit(&self, mut bio: HeldBio<LeaseTarget>) {
-        if bio.with_data(|table| table.unusual.has(Unusual::OUTDATED)) {
+        if bio.with_data(|table| table.flags().has(TableFlags::OUTDATED)) {
             // The device is not the member any more [R56].
             self.leave(bio.per_bio());
             return bio.end(BlkStatus::IOERR);
@@ -121,7 +120,7 @@ impl PortionGate {
     /// Refuses a bio that waited.
     pub(super) fn refuse_held(&self, bio: HeldBio<LeaseTarget>) {
         self.count_refusal(&Extent::of(&bio));
-        let until_ns = self.hold_until_ns(bio.with_data(|table| table.rules.lapse_hold_ms));
+        let until_ns = self.hold_until_ns(bio.with_data(|table| table.rules().lapse_hold_ms));
         if until_ns == 0 {
             return fail_held(bio);
         }
@@ -173,7 +172,7 @@ impl Lobby for PortionGate {
     fn go(&self, mut bio: Self::Op, epoch: u64, check: Check) {
         bio.per_bio().epoch = epoch;
         self.note_permit(&Extent::of(&bio), epoch, check);
-        let member = bio.with_data(|table| usize::from(table.rules.member));
+        let member = bio.with_data(|table| usize::from(table.rules().member));
         match self.outboxes.get(member) {
             Some(outbox) => outbox.push(bio),
             None => self.refuse_admitted(bio),
@@ -201,6 +200,6 @@ impl Lobby for PortionGate {
 }
 
 pub(super) fn fail_held(bio: HeldBio<LeaseTarget>) {
-    let fail_with = bio.with_data(|table| table.rules.fail_with);
+    let fail_with = bio.with_data(|table| table.rules().fail_with);
     bio.end(status_of(fail_with));
 }

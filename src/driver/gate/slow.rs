@@ -8,9 +8,12 @@ use super::{
     aim,
     counters::Extent,
     lapse::status_of,
+    GatedTable,
     LeaseTarget,
     PerBio,
     PortionGate,
+    Rules,
+    TableFlags,
     NO_PERMIT,
     WAITS, //
 };
@@ -24,11 +27,7 @@ use crate::{
         MapBio,
         MapOutcome, //
     },
-    driver::{
-        deferred::Unusual,
-        target::{Instance, Rules},
-        waker::Reasons, //
-    },
+    driver::waker::Reasons,
     proto::{
         gate::permits::{Admission, Charge, Check, Counting, Lapsed, Left, Taken},
         gate::waiting, //
@@ -47,7 +46,7 @@ impl PortionGate {
     fn decide<'ti>(
         &self,
         mut bio: AimedBio<'ti, LeaseTarget>,
-        table: &Instance<'ti>,
+        table: &impl GatedTable<'ti>,
         arrived: u64,
         taken: Taken,
     ) -> MapOutcome<'ti> {
@@ -57,18 +56,18 @@ impl PortionGate {
             Admission::Full { wake } => {
                 bio.per_bio().epoch = arrived | WAITS;
                 self.note_refusal(false, wake);
-                self.full(bio, &table.rules)
+                self.full(bio, table.rules())
             }
             Admission::Outlived { wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
                 self.note_refusal(false, wake);
                 self.count_refusal(&Extent::of(&bio));
-                bio.end(status_of(table.rules.fail_with))
+                bio.end(status_of(table.rules().fail_with))
             }
             Admission::Refused { lapsed, wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
                 self.note_refusal(lapsed, wake);
-                self.refuse(bio, &table.rules)
+                self.refuse(bio, table.rules())
             }
         }
     }
@@ -124,18 +123,21 @@ impl PortionGate {
 /// deferred.
 #[cold]
 #[inline(never)]
-pub fn map_nothing<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
-    if bio.is_marker(table.deferred.marker()) {
-        table.deferred.end();
-        table.unusual.clear(Unusual::DEFERRED);
-        if table.deferred.is_any() {
+pub fn map_nothing<'ti>(
+    bio: MapBio<'ti, LeaseTarget>,
+    table: &impl GatedTable<'ti>,
+) -> MapOutcome<'ti> {
+    if bio.is_marker(table.deferred().marker()) {
+        table.deferred().end();
+        table.flags().clear(TableFlags::DEFERRED);
+        if table.deferred().is_any() {
             // Something went back to dm core meanwhile.
-            table.unusual.set(Unusual::DEFERRED);
+            table.flags().set(TableFlags::DEFERRED);
         }
         return bio.end(BlkStatus::OK);
     }
     let sector = table.sector(&bio);
-    bio.remap(table.device, sector)
+    bio.remap(table.device(), sector)
 }
 
 /// Takes a bio of a controller without a lease, a secondary mostly, or of an unusual table.
@@ -143,10 +145,10 @@ pub fn map_nothing<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) ->
 #[inline(never)]
 pub(super) fn map_unusual<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
 ) -> MapOutcome<'ti> {
-    let (gate, rules, sector) = (table.gate(), &table.rules, table.sector(&bio));
-    if table.unusual.has(Unusual::OUTDATED) {
+    let (gate, rules, sector) = (table.gate(), table.rules(), table.sector(&bio));
+    if table.flags().has(TableFlags::OUTDATED) {
         // The device is not the member any more: there is nothing to wait for [R56].
         return bio.end(BlkStatus::IOERR);
     }
@@ -156,11 +158,11 @@ pub(super) fn map_unusual<'ti>(
     // What a read-only table refuses is not kept: no lapse is the reason.
     if rules.lapse_hold_ms != 0 && !rules.read_only {
         let bio = bio.locate();
-        return gate.refuse(bio.aim(table.device, sector, PerBio::default()), rules);
+        return gate.refuse(bio.aim(table.device(), sector, PerBio::default()), rules);
     }
     gate.count_refusal(&Extent {
         op: bio.op().as_raw(),
-        dev: table.device.devt().as_raw(),
+        dev: table.device().devt().as_raw(),
         sectors: bio.sectors(),
         sector,
     });
@@ -168,15 +170,18 @@ pub(super) fn map_unusual<'ti>(
 }
 
 /// Decides about a bio that may be one of those that dm core deferred.
-fn map_deferred<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> MapOutcome<'ti> {
+fn map_deferred<'ti>(
+    bio: MapBio<'ti, LeaseTarget>,
+    table: &impl GatedTable<'ti>,
+) -> MapOutcome<'ti> {
     let gate = table.gate();
     let epoch = gate.gate.epoch();
-    let arrived = table.deferred.arrived(bio.target(), epoch);
+    let arrived = table.deferred().arrived(bio.target(), epoch);
     let bio = bio.locate();
     let charge = match gate.gate.counting() {
         Counting::Ops => Charge::ONE,
         Counting::Spread => Charge::cpu(CpuId::current().as_u32()),
-        Counting::Rows(_) => gate.charge(&bio, table.rules.unit),
+        Counting::Rows(_) => gate.charge(&bio, table.rules().unit),
     };
     let bio = aim(bio, table, epoch, charge);
     gate.decide(bio, table, arrived, Taken::No)
@@ -187,7 +192,7 @@ fn map_deferred<'ti>(bio: MapBio<'ti, LeaseTarget>, table: &Instance<'ti>) -> Ma
 #[inline(never)]
 pub(super) fn decide_taken<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
     epoch: u64,
     charge: Charge,
 ) -> MapOutcome<'ti> {
@@ -200,7 +205,7 @@ pub(super) fn decide_taken<'ti>(
 #[inline(never)]
 pub(super) fn decide_free<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
     epoch: u64,
     charge: Charge,
 ) -> MapOutcome<'ti> {
@@ -213,7 +218,7 @@ pub(super) fn decide_free<'ti>(
 #[inline(never)]
 pub(super) fn decide_again<'ti>(
     mut bio: AimedBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
 ) -> MapOutcome<'ti> {
     let arrived = bio.per_bio().epoch;
     table.gate().decide(bio, table, arrived, Taken::Sure)
@@ -224,7 +229,7 @@ pub(super) fn decide_again<'ti>(
 #[inline(never)]
 pub(super) fn pass_noted<'ti>(
     mut bio: AimedBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
     check: Check,
 ) -> MapOutcome<'ti> {
     let epoch = bio.per_bio().epoch;
@@ -237,7 +242,7 @@ pub(super) fn pass_noted<'ti>(
 #[inline(never)]
 pub(super) fn pass_failed<'ti>(
     mut bio: EndBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
 ) -> EndOutcome<'ti> {
     table.gate().leave(bio.per_bio());
     bio.pass_on()
@@ -249,9 +254,9 @@ pub(super) fn pass_failed<'ti>(
 #[inline(never)]
 pub(super) fn judge_end<'ti>(
     mut bio: EndBio<'ti, LeaseTarget>,
-    table: &Instance<'ti>,
+    table: &impl GatedTable<'ti>,
 ) -> EndOutcome<'ti> {
-    let (gate, rules) = (table.gate(), &table.rules);
+    let (gate, rules) = (table.gate(), table.rules());
     let verdict = gate.gate.acknowledge(bio.per_bio().epoch, leaping_ns);
     if let Err(Lapsed(lapsed)) = verdict {
         gate.note_refusal(lapsed, false);
@@ -264,7 +269,7 @@ pub(super) fn judge_end<'ti>(
     let (op, per_bio) = (bio.op().as_raw(), bio.per_bio());
     let extent = Extent {
         op,
-        dev: table.device.devt().as_raw(),
+        dev: table.device().devt().as_raw(),
         sectors: per_bio.bytes >> SECTOR_SHIFT,
         sector: per_bio.sector,
     };
@@ -276,7 +281,7 @@ pub(super) fn judge_end<'ti>(
     }
     bio.per_bio().sector = table.id();
     let mut held = gate.held.lock();
-    if table.unusual.has(Unusual::NOFLUSH) {
+    if table.flags().has(TableFlags::NOFLUSH) {
         // The suspend waits for it.
         drop(held);
         return bio.done(status);
@@ -293,7 +298,7 @@ pub(super) fn judge_end<'ti>(
 /// Wakes whoever waits for the permit of a bio, or for every row's.
 #[cold]
 #[inline(never)]
-pub(super) fn finish_leave(table: &Instance<'_>, charge: Charge, left: Option<Left>) {
+pub(super) fn finish_leave<'ti>(table: &impl GatedTable<'ti>, charge: Charge, left: Option<Left>) {
     let gate = table.gate();
     let left = left.unwrap_or_else(|| gate.gate.leave(charge));
     gate.note_refusal(false, left.wake);

@@ -6,17 +6,15 @@
 
 use super::{
     held::{fail_held, Bios},
+    GatedTable,
     LeaseTarget,
     PortionGate,
+    TableFlags,
     WAITS, //
 };
 use crate::{
     dm::{clock::raw_ns, BioList, HeldBio, HeldEnd},
-    driver::{
-        deferred::Unusual,
-        target::Instance,
-        waker::Reasons, //
-    },
+    driver::waker::Reasons,
     proto::gate::waiting,
 };
 
@@ -28,7 +26,7 @@ impl PortionGate {
     /// A noflush suspend of the device of `table` begins. What waits there goes back to dm core and
     /// passes the gate again after the resume. What was refused ends: it must not come again, and
     /// the suspend waits for it.
-    pub fn begin_noflush(&self, table: &Instance<'_>) {
+    pub fn begin_noflush<'ti>(&self, table: &impl GatedTable<'ti>) {
         let (refused, late) = {
             let mut held = self.held.lock();
             (held.refused.take_all(), held.late.take_all())
@@ -87,8 +85,8 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
         // was held back before.
         let arrived = bio.per_bio().epoch & !WAITS;
         bio.with_data(|table| {
-            table.deferred.begin(arrived);
-            table.unusual.set(Unusual::DEFERRED);
+            table.deferred().begin(arrived);
+            table.flags().set(TableFlags::DEFERRED);
         });
         bio.requeue();
     }
