@@ -24,7 +24,10 @@ use crate::{
     proto::{
         clocks::Now,
         codec::record::{Decided, Generations, Register},
-        controller::{Action, Budget, Command, Controller, Heartbeat, Outcome, Setup, Transition},
+        controller::{
+            Action, Budget, Command, Controller, GateChange, Heartbeat, MailboxIo, Notice, Outcome,
+            Setup, Transition,
+        },
         gate::permits::Reign,
         histogram::{Beats, Report},
         words::status::{Reason, Role}, //
@@ -419,52 +422,64 @@ impl Session {
         machine.reign.note(decided.epoch, is_mine);
         while let Some(action) = machine.controller.poll_action() {
             match action {
-                Action::OpenEpoch { epoch, expiry_ns } => {
-                    let since = machine.reign.since(epoch);
-                    if !self.gate.open_epoch(epoch, since, expiry_ns) {
-                        self.note_latched(machine);
-                    } else if self.inbox.latched().is_some() {
-                        // Somebody latched while there was no lease, which nothing remembers.
-                        self.gate.latch();
-                        self.note_latched(machine);
-                    }
-                }
-                Action::Extend { from_ns, to_ns } => {
-                    if !self.gate.extend(from_ns, to_ns) {
-                        self.note_latched(machine);
-                    }
-                }
-                Action::Latch => {
-                    self.gate.latch();
-                    self.shown.lock().beats.end_lease();
-                    machine.latched = true;
-                }
-                Action::SetLimit(limit) => self.set_limit(machine, limit),
-                Action::Transition(transition) => {
-                    report::trace_transition(self, &transition);
-                    if report::is_lost(&transition) {
-                        self.shown.lock().beats.note_lost();
-                    }
-                    self.tell(News::Transition(transition));
-                }
-                Action::Budget(budget) => self.tell(News::Budget(budget)),
-                Action::WentBack { member } => self.tell(News::WentBack(member)),
-                Action::Unreadable(slots) => self.tell(News::Unreadable(slots)),
-                Action::Outdated {
-                    member,
-                    generation,
-                    highest,
-                } => self.tell(News::Outdated {
-                    member,
-                    generation,
-                    highest,
-                }),
-                Action::Heartbeat(beat) => {
-                    self.note(&beat);
-                    report::heartbeat(self, &beat);
-                }
+                Action::Gate(change) => self.change_gate(machine, change),
+                Action::Io(io) => self.begin_io(machine, io),
+                Action::Report(notice) => self.take_notice(notice),
                 Action::Answer(answer) => machine.answer = Some(answer),
-                io => self.begin_io(machine, io),
+            }
+        }
+    }
+
+    fn change_gate(&self, machine: &mut Machine, change: GateChange) {
+        match change {
+            GateChange::OpenEpoch { epoch, expiry_ns } => {
+                let since = machine.reign.since(epoch);
+                if !self.gate.open_epoch(epoch, since, expiry_ns) {
+                    self.note_latched(machine);
+                } else if self.inbox.latched().is_some() {
+                    // Somebody latched while there was no lease, which nothing remembers.
+                    self.gate.latch();
+                    self.note_latched(machine);
+                }
+            }
+            GateChange::Extend { from_ns, to_ns } => {
+                if !self.gate.extend(from_ns, to_ns) {
+                    self.note_latched(machine);
+                }
+            }
+            GateChange::Latch => {
+                self.gate.latch();
+                self.shown.lock().beats.end_lease();
+                machine.latched = true;
+            }
+            GateChange::SetLimit(limit) => self.set_limit(machine, limit),
+        }
+    }
+
+    fn take_notice(&self, notice: Notice) {
+        match notice {
+            Notice::Transition(transition) => {
+                report::trace_transition(self, &transition);
+                if report::is_lost(&transition) {
+                    self.shown.lock().beats.note_lost();
+                }
+                self.tell(News::Transition(transition));
+            }
+            Notice::Budget(budget) => self.tell(News::Budget(budget)),
+            Notice::WentBack { member } => self.tell(News::WentBack(member)),
+            Notice::Unreadable(slots) => self.tell(News::Unreadable(slots)),
+            Notice::Outdated {
+                member,
+                generation,
+                highest,
+            } => self.tell(News::Outdated {
+                member,
+                generation,
+                highest,
+            }),
+            Notice::Heartbeat(beat) => {
+                self.note(&beat);
+                report::heartbeat(self, &beat);
             }
         }
     }
@@ -478,11 +493,11 @@ impl Session {
     }
 
     /// Hands a transfer to its member's thread; what cannot be handed over has failed.
-    fn begin_io(&self, machine: &mut Machine, action: Action) {
+    fn begin_io(&self, machine: &mut Machine, io: MailboxIo) {
         let now_ns = machine.now_ns();
         let mailbox = |member: u8| self.mailboxes.get(usize::from(member));
-        match action {
-            Action::WriteBallot {
+        match io {
+            MailboxIo::WriteBallot {
                 member,
                 side,
                 record,
@@ -493,7 +508,7 @@ impl Session {
                         .handle_write(member, Register::Ballot, false, now_ns);
                 }
             }
-            Action::WriteHeartbeat {
+            MailboxIo::WriteHeartbeat {
                 member,
                 side,
                 fua,
@@ -505,14 +520,13 @@ impl Session {
                         .handle_write(member, Register::Heartbeat, false, now_ns);
                 }
             }
-            Action::Read { member } => {
+            MailboxIo::Read { member } => {
                 if !mailbox(member).is_some_and(|m| m.read_all()) {
                     machine
                         .controller
                         .handle_read::<Decoded>(member, None, now_ns);
                 }
             }
-            _ => {}
         }
     }
 

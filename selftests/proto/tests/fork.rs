@@ -9,7 +9,9 @@ mod world;
 
 use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::record::{Incarnation, Register, Slot};
-use dm_lease_proto::proto::controller::{Action, Controller, MemberDevice, Setup};
+use dm_lease_proto::proto::controller::{
+    Action, Controller, GateChange, MailboxIo, MemberDevice, Notice, Setup,
+};
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::words::status::Role;
 use std::cell::RefCell;
@@ -110,37 +112,41 @@ impl Vm {
         while let Some(action) = self.controller.poll_action() {
             let slot = usize::from(self.slot.index());
             match action {
-                Action::OpenEpoch { epoch, expiry_ns } => self.gate = Some((epoch, expiry_ns)),
-                Action::Extend { from_ns, to_ns } => {
+                Action::Gate(GateChange::OpenEpoch { epoch, expiry_ns }) => {
+                    self.gate = Some((epoch, expiry_ns))
+                }
+                Action::Gate(GateChange::Extend { from_ns, to_ns }) => {
                     if let Some((_, expiry)) = self.gate.as_mut().filter(|g| g.1 == from_ns) {
                         *expiry = to_ns;
                     }
                 }
-                Action::Latch => self.gate = None,
-                Action::WriteBallot {
-                    member,
-                    side,
-                    record,
-                } => {
-                    self.disks.borrow_mut()[usize::from(member)][slot]
-                        .put(side, &Payload::Ballot(record));
-                    self.done.push(Done::Written(member, Register::Ballot));
-                }
-                Action::WriteHeartbeat {
-                    member,
-                    side,
-                    record,
-                    ..
-                } => {
-                    self.disks.borrow_mut()[usize::from(member)][slot]
-                        .put(side, &Payload::Heartbeat(record));
-                    self.done.push(Done::Written(member, Register::Heartbeat));
-                }
-                Action::Read { member } => {
-                    let boxes = Snapshot(self.disks.borrow()[usize::from(member)].clone());
-                    self.done.push(Done::Read(member, boxes));
-                }
-                Action::Transition(t) => {
+                Action::Gate(GateChange::Latch) => self.gate = None,
+                Action::Io(io) => match io {
+                    MailboxIo::WriteBallot {
+                        member,
+                        side,
+                        record,
+                    } => {
+                        self.disks.borrow_mut()[usize::from(member)][slot]
+                            .put(side, &Payload::Ballot(record));
+                        self.done.push(Done::Written(member, Register::Ballot));
+                    }
+                    MailboxIo::WriteHeartbeat {
+                        member,
+                        side,
+                        record,
+                        ..
+                    } => {
+                        self.disks.borrow_mut()[usize::from(member)][slot]
+                            .put(side, &Payload::Heartbeat(record));
+                        self.done.push(Done::Written(member, Register::Heartbeat));
+                    }
+                    MailboxIo::Read { member } => {
+                        let boxes = Snapshot(self.disks.borrow()[usize::from(member)].clone());
+                        self.done.push(Done::Read(member, boxes));
+                    }
+                },
+                Action::Report(Notice::Transition(t)) => {
                     let line = format!(
                         "{:9} ms  {}: {} -> {}, epoch {}, {}",
                         true_ns / MS,
@@ -152,7 +158,15 @@ impl Vm {
                     );
                     self.log.push(line);
                 }
-                _ => {}
+                Action::Gate(GateChange::SetLimit(_))
+                | Action::Report(
+                    Notice::Budget(_)
+                    | Notice::Unreadable(_)
+                    | Notice::Heartbeat(_)
+                    | Notice::Outdated { .. }
+                    | Notice::WentBack { .. },
+                )
+                | Action::Answer(_) => {}
             }
         }
     }

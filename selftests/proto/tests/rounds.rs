@@ -8,7 +8,7 @@ mod world;
 
 use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::record::{Incarnation, Register, Slot};
-use dm_lease_proto::proto::controller::{Action, Controller, MemberDevice, Setup};
+use dm_lease_proto::proto::controller::{Action, Controller, MailboxIo, MemberDevice, Setup};
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::words::status::Role;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ struct Rig {
     slot: usize,
     now: u64,
     slept: u64,
-    todo: VecDeque<Action>,
+    todo: VecDeque<MailboxIo>,
     reads: u64,
     writes: u64,
     fail: u16,
@@ -71,24 +71,25 @@ impl Rig {
     fn pump(&mut self) {
         while let Some(a) = self.c.poll_action() {
             match a {
-                Action::WriteBallot { .. } | Action::WriteHeartbeat { .. } => {
-                    self.writes += 1;
-                    self.todo.push_back(a)
+                Action::Io(io) => {
+                    match io {
+                        MailboxIo::WriteBallot { .. } | MailboxIo::WriteHeartbeat { .. } => {
+                            self.writes += 1;
+                        }
+                        MailboxIo::Read { .. } => self.reads += 1,
+                    }
+                    self.todo.push_back(io);
                 }
-                Action::Read { .. } => {
-                    self.reads += 1;
-                    self.todo.push_back(a)
-                }
-                _ => {}
+                Action::Gate(_) | Action::Report(_) | Action::Answer(_) => {}
             }
         }
     }
     /// Completes one command.
-    fn complete(&mut self, a: Action) {
+    fn complete(&mut self, a: MailboxIo) {
         self.clocks();
         let now = self.now;
         match a {
-            Action::WriteBallot {
+            MailboxIo::WriteBallot {
                 member,
                 side,
                 record,
@@ -99,7 +100,7 @@ impl Rig {
                 }
                 self.c.handle_write(member, Register::Ballot, ok, now);
             }
-            Action::WriteHeartbeat {
+            MailboxIo::WriteHeartbeat {
                 member,
                 side,
                 record,
@@ -111,12 +112,11 @@ impl Rig {
                 }
                 self.c.handle_write(member, Register::Heartbeat, ok, now);
             }
-            Action::Read { member } => {
+            MailboxIo::Read { member } => {
                 let ok = (self.fail >> member) & 1 == 0;
                 let boxes = Snapshot(self.disks[member as usize].clone());
                 self.c.handle_read(member, ok.then_some(&boxes), now);
             }
-            _ => unreachable!(),
         }
         self.pump();
     }
@@ -197,7 +197,7 @@ fn r58_a_late_command_to_a_device_that_came_back_is_no_copy() {
     let at = r
         .todo
         .iter()
-        .position(|a| matches!(a, Action::WriteHeartbeat { member: 2, .. }))
+        .position(|a| matches!(a, MailboxIo::WriteHeartbeat { member: 2, .. }))
         .unwrap();
     let late = r.todo.remove(at).unwrap();
     // The path goes: reported as failed, the fabric still holds it. Another path comes.
@@ -209,7 +209,7 @@ fn r58_a_late_command_to_a_device_that_came_back_is_no_copy() {
     r.pump();
     r.run(150 * MS);
     // It lands within D (200 ms).
-    let Action::WriteHeartbeat {
+    let MailboxIo::WriteHeartbeat {
         member,
         side,
         record,
@@ -235,11 +235,11 @@ fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
     r.now += MS;
     r.timers();
     // The heartbeat is written, the reads are out and have been answered by the members.
-    while r.todo.iter().any(|a| !matches!(a, Action::Read { .. })) {
+    while r.todo.iter().any(|a| !matches!(a, MailboxIo::Read { .. })) {
         let at = r
             .todo
             .iter()
-            .position(|a| !matches!(a, Action::Read { .. }))
+            .position(|a| !matches!(a, MailboxIo::Read { .. }))
             .unwrap();
         let a = r.todo.remove(at).unwrap();
         r.complete(a);
@@ -250,7 +250,7 @@ fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
         .todo
         .drain(..)
         .map(|a| match a {
-            Action::Read { member } => member,
+            MailboxIo::Read { member } => member,
             _ => unreachable!(),
         })
         .collect();
@@ -270,9 +270,9 @@ fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
         if r.writes != writes {
             panic!("it writes without a look: {:?}", r.todo)
         }
-        let reads: Vec<Action> = r.todo.drain(..).collect();
+        let reads: Vec<MailboxIo> = r.todo.drain(..).collect();
         for a in reads {
-            let looks = matches!(a, Action::Read { .. });
+            let looks = matches!(a, MailboxIo::Read { .. });
             r.complete(a);
             if looks {
                 return;
@@ -301,7 +301,7 @@ fn r28_a_ballot_that_no_member_has_decides_nothing() {
                     r.c.handle_member(2, Some(MemberDevice::replacement(2)));
                     r.disks[2] = blank()[0].clone();
                 }
-                if let Action::Read { member } = a {
+                if let MailboxIo::Read { member } = a {
                     match member {
                         0 if !gone => {
                             r.complete(a);
@@ -319,7 +319,7 @@ fn r28_a_ballot_that_no_member_has_decides_nothing() {
                         r.pump();
                         let b4 = r.writes;
                         while let Some(a) = r.todo.pop_front() {
-                            if let Action::Read { member: 2 } = a {
+                            if let MailboxIo::Read { member: 2 } = a {
                                 continue;
                             }
                             r.complete(a);

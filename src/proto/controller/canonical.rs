@@ -13,7 +13,7 @@
 
 use core::hash::{Hash, Hasher};
 
-use super::{Controller, Evidence, Phase, Queued, Sides};
+use super::{Controller, Evidence, Phase, Sides};
 use crate::proto::codec::record::{Decided, RecordRole, Register};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
@@ -183,9 +183,7 @@ impl Controller {
         for known in same.watched.iter_mut().flatten() {
             known.with_moments(aged);
         }
-        for queued in same.queue.items.iter_mut().flatten() {
-            queued.for_each_moment(|at_ns| *at_ns = aged(*at_ns));
-        }
+        same.queue.change_moments(|at_ns| *at_ns = aged(*at_ns));
         same
     }
 
@@ -359,31 +357,6 @@ impl Phase {
             | Phase::Secondary
             | Phase::Owner
             | Phase::Failed => {}
-        }
-    }
-}
-
-impl Queued {
-    fn for_each_moment(&mut self, change: impl Fn(&mut u64)) {
-        match self {
-            Queued::OpenEpoch { expiry_ns, .. } => change(expiry_ns),
-            Queued::Extend { from_ns, to_ns } => {
-                change(from_ns);
-                change(to_ns);
-            }
-            Queued::Heartbeat {
-                stamp_ns,
-                judged_ns,
-                expiry_ns,
-                ..
-            } => {
-                change(stamp_ns);
-                change(judged_ns);
-                if let Some(expiry_ns) = expiry_ns {
-                    change(expiry_ns);
-                }
-            }
-            Queued::Latch | Queued::SetLimit(_) | Queued::Answer(_) | Queued::WentBack { .. } => {}
         }
     }
 }

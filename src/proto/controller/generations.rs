@@ -30,7 +30,7 @@
 //! What is not covered: former disks of two places that come back together and are a majority with
 //! or without a present member, unless each replacement was settled before the next one was made.
 
-use super::{Action, Controller, MemberDevice};
+use super::{Controller, MemberDevice, Notice};
 use crate::proto::codec::record::{BallotRecord, Generations, Reading, Slot};
 use crate::proto::observer::member_bit;
 use crate::proto::round::Mailboxes;
@@ -64,7 +64,7 @@ impl Standing {
 
 impl Controller {
     /// A device for `member` came, or went (`None`). What hangs on a device that went is still
-    /// reported. A device of an outdated generation does not come: [`Action::Outdated`] says so.
+    /// reported. A device of an outdated generation does not come: [`Notice::Outdated`] says so.
     pub fn handle_member(&mut self, member: u8, device: Option<MemberDevice>) {
         if member >= self.setup.members {
             return;
@@ -231,12 +231,12 @@ impl Controller {
     }
 
     /// Tells of a device that was dropped, once.
-    pub(super) fn poll_outdated(&mut self) -> Option<Action> {
+    pub(super) fn poll_outdated(&mut self) -> Option<Notice> {
         let news = self.outdated & !self.told_outdated;
         let member = (0..self.setup.members).find(|&member| news & member_bit(member) != 0)?;
         self.told_outdated |= member_bit(member);
         let state = self.members.get(usize::from(member))?;
-        Some(Action::Outdated {
+        Some(Notice::Outdated {
             member,
             generation: state.standing.generation,
             highest: self.generations.of(member),

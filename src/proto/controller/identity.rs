@@ -16,7 +16,7 @@
 //! controller that has not read its own slot for a lease reads it, on a majority, before it writes
 //! anything [R36].
 
-use super::{Controller, Phase, Queued, ReadTag};
+use super::{Controller, Notice, Phase, ReadTag};
 use crate::proto::codec::layout::Side;
 use crate::proto::codec::record::{
     Ballot, Charges, Decided, Incarnation, RecordRole, Register, MAX_CHARGES,
@@ -156,7 +156,7 @@ impl Controller {
         }
         self.owner.forget(member);
         if worst == Verdict::Back && !was_void {
-            self.queue.push(Queued::WentBack { member });
+            self.queue.report(Notice::WentBack { member });
         }
     }
 

@@ -5,7 +5,7 @@
 //! decides about roles; a complete round goes to [`super::judge`].
 
 use super::identity::contradict;
-use super::{Action, Controller, Evidence, Kind, Member, Phase, ReadTag, Sides};
+use super::{Controller, Evidence, Kind, MailboxIo, Member, Phase, ReadTag, Sides};
 use crate::proto::codec::record::{
     BallotRecord, Charges, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
 };
@@ -247,7 +247,7 @@ impl Controller {
     }
 
     /// The next block to write or mailbox to read.
-    pub(super) fn poll_io(&mut self) -> Option<Action> {
+    pub(super) fn poll_io(&mut self) -> Option<MailboxIo> {
         let round = self.round.as_ref()?;
         let (kind, stage, number, given) = (round.kind, round.stage, round.number, round.given);
         let present = self.present;
@@ -262,7 +262,7 @@ impl Controller {
             })
     }
 
-    fn give_write(&mut self, member: u8, kind: Kind, number: u32, given: u16) -> Option<Action> {
+    fn give_write(&mut self, member: u8, kind: Kind, number: u32, given: u16) -> Option<MailboxIo> {
         let wanted = given & member_bit(member) == 0;
         let image = self.image;
         let state = self.member_mut(member)?;
@@ -294,7 +294,7 @@ impl Controller {
         }
     }
 
-    fn give_ballot(&mut self, member: u8, number: u32) -> Option<Action> {
+    fn give_ballot(&mut self, member: u8, number: u32) -> Option<MailboxIo> {
         let (image, mark) = (self.image, self.mark());
         let state = self.member_mut(member)?;
         let Write { side, seq } = state.ballot.begin(image, mark)?;
@@ -303,14 +303,14 @@ impl Controller {
             tag.ballot_quiet.remove(side);
         }
         self.mark_given(member, Kind::Ballot);
-        Some(Action::WriteBallot {
+        Some(MailboxIo::WriteBallot {
             member,
             side,
             record: self.ballot_record(seq),
         })
     }
 
-    fn give_heartbeat(&mut self, member: u8, number: u32) -> Option<Action> {
+    fn give_heartbeat(&mut self, member: u8, number: u32) -> Option<MailboxIo> {
         let mark = self.mark();
         let state = self.member_mut(member)?;
         let Write { side, seq } = state.heartbeat.begin(number, mark)?;
@@ -324,7 +324,7 @@ impl Controller {
             record.role,
             RecordRole::Lapsed | RecordRole::Released { .. }
         );
-        Some(Action::WriteHeartbeat {
+        Some(MailboxIo::WriteHeartbeat {
             member,
             side,
             fua,
@@ -332,7 +332,7 @@ impl Controller {
         })
     }
 
-    fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<Action> {
+    fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<MailboxIo> {
         // A read is issued now, or a little later than this.
         let issued_ns = self.round.as_ref().map_or(0, |round| round.issued_ns);
         let named = self.named();
@@ -357,7 +357,7 @@ impl Controller {
                 round.given |= member_bit(member);
             }
         }
-        Some(Action::Read { member })
+        Some(MailboxIo::Read { member })
     }
 
     fn mark_given(&mut self, member: u8, kind: Kind) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a complete, or a failed, round leads to.
 
-use super::{Controller, Evidence, Pending, Phase, Proposal, Queued};
+use super::{Controller, Evidence, GateChange, Heartbeat, Notice, Pending, Phase, Proposal};
 use crate::proto::codec::record::{Ballot, Decided, RecordRole};
 use crate::proto::lease::{Lease, Verdict};
 use crate::proto::observer::member_bit;
@@ -202,12 +202,12 @@ impl Controller {
             Verdict::NoLeaseYet => self.due = true,
             Verdict::Extended { expiry_ns } => self.extend(before, expiry_ns, now_ns),
         }
-        self.queue.push(Queued::Heartbeat {
+        self.queue.report(Notice::Heartbeat(Heartbeat {
             hb: self.hb,
             stamp_ns: round.stamp_ns,
             judged_ns: now_ns,
             expiry_ns: self.expiry_ns(),
-        });
+        }));
         self.raise_limit(now_ns);
         self.note_prepared(&round.seen, now_ns);
     }
@@ -218,13 +218,13 @@ impl Controller {
         // Since the stamps of this lease there was no break: all have the leaps of this reading.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
-            Some(from_ns) if self.opened => self.queue.push(Queued::Extend {
+            Some(from_ns) if self.opened => self.queue.gate(GateChange::Extend {
                 from_ns,
                 to_ns: expiry_ns,
             }),
             _ if self.is_published(now_ns) => {
                 self.opened = true;
-                self.queue.push(Queued::OpenEpoch {
+                self.queue.gate(GateChange::OpenEpoch {
                     epoch: self.decided.epoch,
                     expiry_ns,
                 });

@@ -43,6 +43,7 @@
 //!
 //! Locking: none; the caller serialises the calls for one machine.
 
+mod action;
 #[cfg(feature = "model")]
 mod canonical;
 mod charges;
@@ -54,6 +55,8 @@ mod io;
 mod judge;
 mod voices;
 
+use action::Queue;
+pub use action::{Action, Budget, GateChange, Heartbeat, MailboxIo, Notice, Transition};
 pub use command::{Command, Outcome};
 use generations::Standing;
 
@@ -62,8 +65,8 @@ use io::Carried;
 use super::clocks::{Clocks, Now};
 use super::codec::layout::{Side, MAX_MEMBERS};
 use super::codec::record::{
-    Ballot, BallotRecord, Charges, Decided, Generations, HeartbeatRecord, Incarnation, RecordRole,
-    Register, Slot, Value, MAX_CHARGES,
+    Ballot, Charges, Decided, Generations, Incarnation, RecordRole, Register, Slot, Value,
+    MAX_CHARGES,
 };
 use super::lease::Lease;
 use super::limit::Redundancy;
@@ -144,122 +147,6 @@ impl Setup {
         batch: None,
         claim_auto: false,
     };
-}
-
-/// What the caller has to do, in this order.
-// A record is large and moved once, from here to the block that is written; a box would allocate.
-#[allow(clippy::large_enum_variant)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Give the gate its first lease of this epoch.
-    OpenEpoch {
-        /// The epoch.
-        epoch: u64,
-        /// When the lease ends, by the clock of the gate.
-        expiry_ns: u64,
-    },
-    /// Move the end of the lease; if the gate was latched meanwhile, [`Controller::handle_lapse`].
-    Extend {
-        /// The end so far, by the clock of the gate.
-        from_ns: u64,
-        /// The new end, by the clock of the gate.
-        to_ns: u64,
-    },
-    /// Latch the gate, now: what waits at it fails.
-    Latch,
-    /// Set the limit of the gate; 0 closes it.
-    SetLimit(u32),
-    /// Write a block of the ballot register, with FUA.
-    WriteBallot {
-        /// On which member.
-        member: u8,
-        /// Which block.
-        side: Side,
-        /// What.
-        record: BallotRecord,
-    },
-    /// Write a block of the heartbeat register; `fua` when it publishes the end of an epoch.
-    WriteHeartbeat {
-        /// On which member.
-        member: u8,
-        /// Which block.
-        side: Side,
-        /// Whether it must be durable on completion.
-        fua: bool,
-        /// What.
-        record: HeartbeatRecord,
-    },
-    /// Read the mailboxes of all slots.
-    Read {
-        /// Of which member.
-        member: u8,
-    },
-    /// The role or the epoch changed: tell the user, in one line and one event [R47].
-    Transition(Transition),
-    /// What an owner may have open changed, or what it is charged with: tell the user [R15].
-    Budget(Budget),
-    /// The slots whose mailboxes cannot be read on a majority of the members changed; none of them
-    /// is left when it is 0. Nobody joins and nobody takes over while there are some: tell the
-    /// user.
-    Unreadable(u64),
-    /// A heartbeat was judged a success: for tracing.
-    Heartbeat(Heartbeat),
-    /// The device of a member is one that was replaced: it is not read and not written any more,
-    /// and its data is not that of the portion [R56].
-    Outdated {
-        /// The member.
-        member: u8,
-        /// The generation of the device.
-        generation: u32,
-        /// The generation that the member has.
-        highest: u32,
-    },
-    /// The command that was pending has come to its end.
-    Answer(Result<(), Reason>),
-    /// A member does not show what it acknowledged: tell the user, in one line [R58].
-    WentBack {
-        /// Which member.
-        member: u8,
-    },
-}
-
-/// A change of role or epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transition {
-    /// The role before.
-    pub from: Role,
-    /// The role now.
-    pub to: Role,
-    /// The epoch now.
-    pub epoch: u64,
-    /// Who owns it.
-    pub owner: Option<Slot>,
-    /// Why the controller was demoted, or does not claim.
-    pub reason: Reason,
-}
-
-/// What an owner may have open, and why not more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Budget {
-    /// The batch limit, as in a ballot record.
-    pub limit: u32,
-    /// What is charged for earlier terms; `u32::MAX` if one of them had no limit.
-    pub charged: u32,
-    /// Whether redundancy repairs no stray any more.
-    pub is_exhausted: bool,
-}
-
-/// A successful heartbeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Its number in the epoch.
-    pub hb: u64,
-    /// Clock before it was issued.
-    pub stamp_ns: u64,
-    /// Clock when it was judged.
-    pub judged_ns: u64,
-    /// The lease it granted, if any.
-    pub expiry_ns: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -545,61 +432,6 @@ enum Pending {
     Publish,
 }
 
-/// Actions that are not I/O, in order. The caller empties it after each event, and no event adds
-/// more than eleven: a lapse, a higher epoch and a foreign incarnation with two or three each, a
-/// member that went back, and what a complete round leads to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Queue {
-    items: [Option<Queued>; 16],
-    /// An action found no room.
-    overflow: bool,
-}
-
-/// What [`Queue`] holds: an [`Action`] that carries no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Queued {
-    OpenEpoch {
-        epoch: u64,
-        expiry_ns: u64,
-    },
-    Extend {
-        from_ns: u64,
-        to_ns: u64,
-    },
-    Latch,
-    SetLimit(u32),
-    Heartbeat {
-        hb: u64,
-        stamp_ns: u64,
-        judged_ns: u64,
-        expiry_ns: Option<u64>,
-    },
-    Answer(Result<(), Reason>),
-    WentBack {
-        member: u8,
-    },
-}
-
-impl Queue {
-    const EMPTY: Self = Self {
-        items: [None; 16],
-        overflow: false,
-    };
-
-    fn push(&mut self, item: Queued) {
-        match self.items.iter_mut().find(|slot| slot.is_none()) {
-            Some(free) => *free = Some(item),
-            None => self.overflow = true,
-        }
-    }
-
-    fn pop(&mut self) -> Option<Queued> {
-        let first = self.items.first_mut()?.take()?;
-        self.items.rotate_left(1);
-        Some(first)
-    }
-}
-
 impl Controller {
     /// A machine of nobody. It is large: whoever has a small stack copies it to where it shall live
     /// and calls [`Controller::set_up`] there.
@@ -795,17 +627,20 @@ impl Controller {
 
     /// The next thing to do; see the order of calls at the top.
     pub fn poll_action(&mut self) -> Option<Action> {
-        if self.queue.overflow {
+        if self.queue.has_overflowed() {
             self.withdraw();
         }
-        if let Some(queued) = self.queue.pop() {
-            return Some(queued.into());
-        }
+        self.queue
+            .pop()
+            .or_else(|| self.poll_notice().map(Action::Report))
+            .or_else(|| self.poll_io().map(Action::Io))
+    }
+
+    fn poll_notice(&mut self) -> Option<Notice> {
         self.poll_outdated()
             .or_else(|| self.poll_transition())
             .or_else(|| self.poll_budget())
             .or_else(|| self.poll_unreadable())
-            .or_else(|| self.poll_io())
     }
 
     /// Changes the heartbeat period; `false` when it does not fit the timings [R10].
@@ -932,7 +767,7 @@ impl Controller {
             Phase::Draining { .. } => 0,
             _ => self.gate_limit,
         };
-        self.queue.push(Queued::SetLimit(limit));
+        self.queue.gate(GateChange::SetLimit(limit));
     }
 
     /// An action found no room, which is a fault of this code: what the gate and the user know is
@@ -942,10 +777,10 @@ impl Controller {
         // The moment is that of a back-off, which does not follow from this reason.
         self.fail(Reason::Overflow, 0);
         // It may have withdrawn before, with a latch among what found no room.
-        self.queue.push(Queued::Latch);
+        self.queue.gate(GateChange::Latch);
     }
 
-    fn poll_transition(&mut self) -> Option<Action> {
+    fn poll_transition(&mut self) -> Option<Notice> {
         let (from, decided) = self.told;
         let role = self.role();
         // A joiner only gathers what is known; what it takes from that it says when it has joined.
@@ -958,7 +793,7 @@ impl Controller {
             return None;
         }
         self.told = now;
-        Some(Action::Transition(Transition {
+        Some(Notice::Transition(Transition {
             from,
             to: now.0,
             epoch: now.1.epoch,
@@ -968,7 +803,7 @@ impl Controller {
     }
 
     /// An owner says what it may have open when that changed, at first only if it is not all.
-    fn poll_budget(&mut self) -> Option<Action> {
+    fn poll_budget(&mut self) -> Option<Notice> {
         let budget = Budget {
             limit: self.limit,
             charged: self.charges.total(),
@@ -978,12 +813,12 @@ impl Controller {
         let before = core::mem::replace(&mut self.told_budget, now);
         let is_whole = budget.charged == 0 && !budget.is_exhausted;
         now.filter(|_| now != before && !(before.is_none() && is_whole))
-            .map(Action::Budget)
+            .map(Notice::Budget)
     }
 
-    fn poll_unreadable(&mut self) -> Option<Action> {
+    fn poll_unreadable(&mut self) -> Option<Notice> {
         let before = core::mem::replace(&mut self.told_unreadable, self.unreadable);
-        (before != self.unreadable).then_some(Action::Unreadable(self.unreadable))
+        (before != self.unreadable).then_some(Notice::Unreadable(self.unreadable))
     }
 
     /// Learns that an epoch higher than the own knowledge was decided.
@@ -1051,8 +886,8 @@ impl Controller {
         if core::mem::take(&mut self.opened) {
             self.exposed = self.exposed.max(self.gate_limit);
         }
-        self.queue.push(Queued::Latch);
-        self.queue.push(Queued::SetLimit(self.gate_limit));
+        self.queue.gate(GateChange::Latch);
+        self.queue.gate(GateChange::SetLimit(self.gate_limit));
         self.phase = Phase::Secondary;
         self.role = RecordRole::Lapsed;
         self.reason = reason;
@@ -1136,7 +971,7 @@ impl Controller {
 
     fn answer(&mut self, answer: Result<(), Reason>) {
         if self.pending.take().is_some() {
-            self.queue.push(Queued::Answer(answer));
+            self.queue.answer(answer);
         }
     }
 }
@@ -1165,69 +1000,6 @@ impl Member {
         match register {
             Register::Ballot => &mut self.ballot,
             Register::Heartbeat => &mut self.heartbeat,
-        }
-    }
-}
-
-impl From<Queued> for Action {
-    fn from(queued: Queued) -> Self {
-        match queued {
-            Queued::OpenEpoch { epoch, expiry_ns } => Action::OpenEpoch { epoch, expiry_ns },
-            Queued::Extend { from_ns, to_ns } => Action::Extend { from_ns, to_ns },
-            Queued::Latch => Action::Latch,
-            Queued::SetLimit(limit) => Action::SetLimit(limit),
-            Queued::Heartbeat {
-                hb,
-                stamp_ns,
-                judged_ns,
-                expiry_ns,
-            } => Action::Heartbeat(Heartbeat {
-                hb,
-                stamp_ns,
-                judged_ns,
-                expiry_ns,
-            }),
-            Queued::Answer(answer) => Action::Answer(answer),
-            Queued::WentBack { member } => Action::WentBack { member },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn r47_an_action_that_finds_no_room_latches_and_says_so() {
-        for failed_before in [false, true] {
-            let mut machine = Controller::NOBODY;
-            if failed_before {
-                machine.phase = Phase::Failed;
-            }
-            let lease = Queued::Extend {
-                from_ns: 1,
-                to_ns: 2,
-            };
-            for _ in 0..machine.queue.items.len() {
-                machine.queue.push(lease);
-            }
-            assert!(!machine.queue.overflow);
-            machine.queue.push(Queued::SetLimit(1));
-            let actions: std::vec::Vec<Action> =
-                core::iter::from_fn(|| machine.poll_action()).collect();
-            assert_eq!(actions.first(), Some(&Action::Latch));
-            let lets_in =
-                |it: &Action| matches!(it, Action::Extend { .. } | Action::OpenEpoch { .. });
-            assert!(!actions.iter().any(lets_in));
-            let tells = |it: &Action| match it {
-                Action::Transition(change) => change.to == Role::Failed,
-                _ => false,
-            };
-            assert!(actions.iter().any(tells));
-            assert_eq!(machine.role(), Role::Failed);
-            if !failed_before {
-                assert_eq!(machine.reason(), Reason::Overflow);
-            }
         }
     }
 }

@@ -13,7 +13,9 @@ use crate::medium::{Answer, Block, Mailbox, Records, Sight, Sights, View};
 use crate::print::print;
 use dm_lease_proto::proto::codec::layout::Side;
 use dm_lease_proto::proto::codec::record::{Decided, Incarnation, Register, Slot};
-use dm_lease_proto::proto::controller::{Action, Command, Controller, MemberDevice, Setup};
+use dm_lease_proto::proto::controller::{
+    Action, Command, Controller, GateChange, MailboxIo, MemberDevice, Notice, Setup,
+};
 use dm_lease_proto::proto::lease::is_within;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use siphasher::sip::SipHasher13;
@@ -620,21 +622,35 @@ impl Node {
                 return;
             };
             let order = match action {
-                Action::OpenEpoch { epoch, expiry_ns } => Order::Open(Gate { epoch, expiry_ns }),
-                Action::Extend { from_ns, to_ns } => Order::Extend { from_ns, to_ns },
-                Action::Latch => Order::Latch,
-                Action::WentBack { .. } => {
+                Action::Gate(GateChange::OpenEpoch { epoch, expiry_ns }) => {
+                    Order::Open(Gate { epoch, expiry_ns })
+                }
+                Action::Gate(GateChange::Extend { from_ns, to_ns }) => {
+                    Order::Extend { from_ns, to_ns }
+                }
+                Action::Gate(GateChange::Latch) => Order::Latch,
+                Action::Gate(GateChange::SetLimit(limit)) => {
+                    if config.is_limited() {
+                        self.limit = limit;
+                    }
+                    continue;
+                }
+                Action::Io(io) => {
+                    self.issue(io, records);
+                    continue;
+                }
+                Action::Report(Notice::WentBack { .. }) => {
                     self.broken = Some("R58: a member is taken for one that went back");
                     continue;
                 }
-                Action::SetLimit(limit) if config.is_limited() => {
-                    self.limit = limit;
-                    continue;
-                }
-                other => {
-                    self.issue(other, records);
-                    continue;
-                }
+                Action::Report(
+                    Notice::Transition(_)
+                    | Notice::Budget(_)
+                    | Notice::Unreadable(_)
+                    | Notice::Heartbeat(_)
+                    | Notice::Outdated { .. },
+                )
+                | Action::Answer(_) => continue,
             };
             match config.lag {
                 true => self.order = Some(order),
@@ -654,9 +670,9 @@ impl Node {
         }
     }
 
-    fn issue(&mut self, action: Action, records: &Records) {
-        let (member, side, register, what, seq) = match action {
-            Action::WriteBallot {
+    fn issue(&mut self, io: MailboxIo, records: &Records) {
+        let (member, side, register, what, seq) = match io {
+            MailboxIo::WriteBallot {
                 member,
                 side,
                 record,
@@ -667,7 +683,7 @@ impl Node {
                 records.ballot(&record),
                 record.seq,
             ),
-            Action::WriteHeartbeat {
+            MailboxIo::WriteHeartbeat {
                 member,
                 side,
                 record,
@@ -679,11 +695,10 @@ impl Node {
                 records.beat(&record),
                 record.seq,
             ),
-            Action::Read { member } => {
+            MailboxIo::Read { member } => {
                 self.place_mut(member).read = Some([[None; 2]; 3]);
                 return;
             }
-            _ => return,
         };
         self.place_mut(member).flights[register as usize] = Some(Flight {
             side,

@@ -30,7 +30,9 @@ pub use monitor::{Monitor, Stats, Violation};
 use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::layout::Side;
 use dm_lease_proto::proto::codec::record::{BallotRecord, Charge as DeadTerm, Register, Slot};
-use dm_lease_proto::proto::controller::{Action, Command, MemberDevice, Outcome};
+use dm_lease_proto::proto::controller::{
+    Action, Command, GateChange, MailboxIo, MemberDevice, Notice, Outcome,
+};
 use dm_lease_proto::proto::gate::permits::{Admission, Charge, Lapsed};
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::time::Timing;
@@ -932,7 +934,19 @@ impl World {
         self.monitor
             .performed(machine, &action, self.now_ns, &self.machines[machine]);
         match action {
-            Action::OpenEpoch { epoch, expiry_ns } => {
+            Action::Gate(change) => self.change_gate(machine, change, now),
+            Action::Io(io) => self.begin_io(machine, io),
+            Action::Report(notice) => self.take_notice(machine, notice),
+            Action::Answer(answer) => {
+                note!(self, "C{} answers {answer:?}", machine + 1);
+                self.machines[machine].answers.push(answer);
+            }
+        }
+    }
+
+    fn change_gate(&mut self, machine: usize, change: GateChange, now: Now) {
+        match change {
+            GateChange::OpenEpoch { epoch, expiry_ns } => {
                 note!(self, "C{} LEASE of epoch {epoch}", machine + 1);
                 if !self.machines[machine]
                     .gate
@@ -941,17 +955,22 @@ impl World {
                     self.machines[machine].call(&Call::Lapse, now);
                 }
             }
-            Action::Extend { from_ns, to_ns } => {
+            GateChange::Extend { from_ns, to_ns } => {
                 if !self.machines[machine].gate.extend(from_ns, to_ns) {
                     self.machines[machine].call(&Call::Lapse, now);
                 }
             }
-            Action::Latch => self.machines[machine].gate.latch(),
-            Action::SetLimit(limit) => {
+            GateChange::Latch => self.machines[machine].gate.latch(),
+            GateChange::SetLimit(limit) => {
                 self.machines[machine].gate.set_limit(limit);
                 self.tell_drained(machine);
             }
-            Action::Transition(change) => {
+        }
+    }
+
+    fn take_notice(&mut self, machine: usize, notice: Notice) {
+        match notice {
+            Notice::Transition(change) => {
                 note!(
                     self,
                     "C{} {} -> {}, epoch {}, owner {:?}, {}",
@@ -963,7 +982,7 @@ impl World {
                     change.reason.token()
                 );
             }
-            Action::Outdated {
+            Notice::Outdated {
                 member,
                 generation,
                 highest,
@@ -975,31 +994,24 @@ impl World {
                     machine + 1
                 );
             }
-            Action::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
-            Action::WentBack { member } => {
+            Notice::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
+            Notice::WentBack { member } => {
                 self.monitor
                     .alarmed(machine, self.forgetful & (1 << member) != 0);
                 note!(self, "C{} finds member {member} gone back", machine + 1);
                 self.machines[machine].alarms.push(member);
             }
-            Action::Unreadable(slots) => {
+            Notice::Unreadable(slots) => {
                 note!(self, "C{} cannot read {slots:#b}", machine + 1);
                 self.machines[machine].unreadable.push(slots);
             }
-            Action::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", machine + 1, beat.hb),
-            Action::Answer(answer) => {
-                note!(self, "C{} answers {answer:?}", machine + 1);
-                self.machines[machine].answers.push(answer);
-            }
-            Action::WriteBallot { .. } | Action::WriteHeartbeat { .. } | Action::Read { .. } => {
-                self.begin_io(machine, action);
-            }
+            Notice::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", machine + 1, beat.hb),
         }
     }
 
-    fn begin_io(&mut self, machine: usize, action: Action) {
-        let (member, what) = match action {
-            Action::WriteBallot {
+    fn begin_io(&mut self, machine: usize, io: MailboxIo) {
+        let (member, what) = match io {
+            MailboxIo::WriteBallot {
                 member,
                 side,
                 record,
@@ -1007,7 +1019,7 @@ impl World {
                 let (fua, payload) = (true, Payload::Ballot(record));
                 (member, What::Write { side, fua, payload })
             }
-            Action::WriteHeartbeat {
+            MailboxIo::WriteHeartbeat {
                 member,
                 side,
                 fua,
@@ -1016,11 +1028,10 @@ impl World {
                 let payload = Payload::Heartbeat(record);
                 (member, What::Write { side, fua, payload })
             }
-            Action::Read { member } => {
+            MailboxIo::Read { member } => {
                 let samples = vec![self.blank.clone(); usize::from(self.config.controllers)];
                 (member, What::Read { samples })
             }
-            _ => return,
         };
         self.issue(machine, member, what);
     }

@@ -26,7 +26,9 @@
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
 use dm_lease_proto::proto::codec::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
-use dm_lease_proto::proto::controller::{Action, Budget, Command, Heartbeat, Outcome, Transition};
+use dm_lease_proto::proto::controller::{
+    Action, Budget, Command, GateChange, Heartbeat, Notice, Outcome, Transition,
+};
 use dm_lease_proto::proto::time::majority;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use std::collections::BTreeMap;
@@ -662,7 +664,7 @@ impl Monitor {
     /// A machine does something.
     pub fn performed(&mut self, machine: usize, action: &Action, now_ns: u64, it: &Machine) {
         match action {
-            Action::OpenEpoch { epoch, expiry_ns } => {
+            Action::Gate(GateChange::OpenEpoch { epoch, expiry_ns }) => {
                 self.tracks[machine].extended_to_ns = Some(*expiry_ns);
                 // What a stalled machine opens too late is no lease.
                 self.published(machine, *epoch, it.gate.count().limit, now_ns);
@@ -673,18 +675,20 @@ impl Monitor {
                     self.carries(machine, *epoch, it);
                 }
             }
-            Action::Extend { to_ns, .. } => self.tracks[machine].extended_to_ns = Some(*to_ns),
-            Action::Latch => self.tracks[machine].extended_to_ns = None,
-            Action::SetLimit(limit) => {
+            Action::Gate(GateChange::Extend { to_ns, .. }) => {
+                self.tracks[machine].extended_to_ns = Some(*to_ns)
+            }
+            Action::Gate(GateChange::Latch) => self.tracks[machine].extended_to_ns = None,
+            Action::Gate(GateChange::SetLimit(limit)) => {
                 let (expiry_ns, before) = (it.gate.expiry_ns(), it.gate.count().limit);
                 // A gate that was closed to drain opens with the limit that it had.
                 if expiry_ns != 0 && before != 0 && *limit > before {
                     self.published(machine, it.gate.epoch(), *limit, now_ns);
                 }
             }
-            Action::Heartbeat(beat) => self.heartbeat(machine, beat, it),
-            Action::Transition(change) => self.transition(machine, change),
-            Action::Budget(budget) => {
+            Action::Report(Notice::Heartbeat(beat)) => self.heartbeat(machine, beat, it),
+            Action::Report(Notice::Transition(change)) => self.transition(machine, change),
+            Action::Report(Notice::Budget(budget)) => {
                 let before = self.tracks[machine].told_budget.replace(*budget);
                 let is_news = before != Some(*budget);
                 ensure!(
@@ -696,7 +700,11 @@ impl Monitor {
                 );
                 self.stats.budgets += 1;
             }
-            _ => {}
+            Action::Report(
+                Notice::Unreadable(_) | Notice::Outdated { .. } | Notice::WentBack { .. },
+            )
+            | Action::Io(_)
+            | Action::Answer(_) => {}
         }
     }
 
