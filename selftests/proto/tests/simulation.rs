@@ -18,6 +18,9 @@
 //! | command takes up to D, path hangs up to D / 2 | W contains D |
 //! | one member of three is what it was a second ago | no promise is lost; own records show it |
 //! | a machine that claims nothing runs twice, with one memory | each finds what it did not write |
+//! | an owner runs twice, with one memory | one of both at most has its lease extended |
+//! | a machine is put back to a snapshot of its memory | it finds what it wrote later |
+//! | a machine is told that it runs twice, or was put back | it joins as another one |
 //! | crash and restart, last commands lost or not | promises are on disk, the role is dropped |
 //! | path to a member fails for seconds | majority |
 //! | clocks differ in rate by up to 2 rho | W contains it |
@@ -27,7 +30,7 @@
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
 //! | confirm_dead of a controller that runs | refused, or taken back when it is heard |
 //! | failed members, before and after a takeover; accept_risk | ballot record; charges |
-//! | a member is replaced, and its former disk is found again | generations, settling |
+//! | a member is replaced, and its former disk is found again, sooner or later | generations |
 //! | operations hang below the gate, or in a machine that stands still, beyond D | limit, charges |
 
 mod world;
@@ -93,6 +96,9 @@ fn config(seed: u64) -> Config {
         flush: rng.below(600),
         rewind: rng.below(60),
         copy: 0,
+        copy_owner: 0,
+        put_back: 0,
+        told: 500,
         sleep: rng.below(400),
         steer: rng.below(200),
         steer_ppm: 100_000,
@@ -101,11 +107,35 @@ fn config(seed: u64) -> Config {
         returns: rng.below(500),
     };
     config.redundancy = redundancy(&mut rng);
-    if rng.below(4) == 0 {
+    match rng.below(8) {
         // The last controller claims nothing, and its machine may be copied.
-        config = config.with_duplicate_of(controllers - 1);
-        (config.faults.copy, config.faults.command) = (100, 0);
+        0 | 4 => {
+            config = config.with_duplicate_of(controllers - 1);
+            (config.faults.copy, config.faults.command) = (100, 0);
+        }
+        // The home may be copied while it owns.
+        1 => {
+            let home = config.home;
+            config = one_at_a_time(config).with_duplicate_of(home);
+            config.faults.copy_owner = 200;
+        }
+        // Every machine may be put back to a snapshot of its memory.
+        2 => {
+            config = one_at_a_time(config);
+            config.faults.put_back = 100;
+        }
+        _ => {}
     }
+    config
+}
+
+/// Where one memory runs twice, operations pass two gates, and no limit holds for both; the members
+/// forget nothing; and no operator says of one machine what is true of another.
+fn one_at_a_time(mut config: Config) -> Config {
+    config.redundancy = Redundancy::EXTERNAL;
+    let faults = &mut config.faults;
+    (faults.command, faults.wrong, faults.risk) = (0, 0, 0);
+    (faults.power, faults.rewind) = (0, 0);
     config
 }
 
@@ -142,9 +172,9 @@ fn run(seed: u64, watch: bool) -> Result<Stats, Failure> {
     world.forgetful = 0;
     let originals = usize::from(world.config.controllers);
     for machine in 0..originals {
-        // A machine that has a copy to come claims nothing.
+        // A machine that is copied as a secondary claims nothing.
         let slot = usize::from(world.config.slot_of[world.machines.len() - 1]);
-        world.machines[machine].claims = world.machines.len() == originals || machine != slot;
+        world.machines[machine].claims = world.config.faults.copy == 0 || machine != slot;
         world.start(machine);
     }
     let failed = |world: &World, text| Failure {
@@ -313,7 +343,11 @@ fn sometimes(stats: &Stats) {
     assert!(stats.power_cuts > 50 && stats.reverted > 50);
     assert!(stats.rewound > 50 && stats.alarms > 50);
     assert!(stats.copies > 20 && stats.withdrew > 20);
+    assert!(stats.copied_owners > 5 && stats.put_back > 20 && stats.put_back_owners > 5);
+    assert!(stats.noticed > 20 && stats.told_copied > 10);
     assert!(stats.replaced > 50 && stats.returned > 50 && stats.outdated > 50);
+    let unowned = stats.replaced - stats.replaced_owned;
+    assert!(stats.replaced_owned > 20 && unowned > 5);
     assert!(stats.takeovers > 100);
     assert!(stats.crashes > 100);
     assert!(stats.stalls > 1_000);

@@ -24,7 +24,7 @@ mod monitor;
 
 pub use clock::{Clock, Rng, Steering};
 pub use disk::{Mailbox, Payload, Snapshot};
-pub use machine::{Call, Machine, LIMIT};
+pub use machine::{Call, Image, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
@@ -123,9 +123,17 @@ pub struct Faults {
     pub rewind: u64,
     /// Per second and machine that may be copied: its memory begins to run on another machine, too.
     pub copy: u64,
+    /// Likewise, but it is copied while it owns, and both go on writing.
+    pub copy_owner: u64,
+    /// Per second and machine: its memory is put back to what it was up to some seconds ago. There
+    /// is a snapshot for that, which is taken as often.
+    pub put_back: u64,
+    /// Of the copies and of the machines that were put back: the hypervisor tells the guest.
+    pub told: u64,
     /// Per second and member: its disk is replaced, if an operator may do that.
     pub replace: u64,
-    /// A machine that looks for a replaced member finds the former disk first.
+    /// A machine that looks for a replaced member finds the former disk first. A tenth as often, per
+    /// second and machine, the former disk comes back in the place of the member that it has.
     pub returns: u64,
 }
 
@@ -330,6 +338,8 @@ enum Event {
     Restart(u8, u32),
     /// A machine finds the disk that is a member now.
     Attach(u8, u8),
+    /// The hypervisor says that this life of a machine began with the memory of another one.
+    Told(u8, u32),
 }
 
 /// An event and its time; what is told first comes first.
@@ -419,6 +429,8 @@ pub struct World {
     same_instant: u32,
     /// What a read starts with.
     blank: Mailbox,
+    /// For each machine a snapshot of its memory, and the disks that it had then.
+    images: Vec<Option<(Image, Vec<Option<usize>>)>>,
     /// For each machine when its last write succeeded, and how many commands did so far.
     pub last_write_ns: Vec<u64>,
     pub completions: Vec<u64>,
@@ -480,12 +492,14 @@ impl World {
             stall_is_sleep: false,
             same_instant: 0,
             blank: Mailbox::blank(),
+            images: (0..count).map(|_| None).collect(),
             last_write_ns: vec![0; count],
             completions: vec![0; count],
             config,
         };
-        if world.config.faults.crash + world.config.faults.broken + world.config.faults.command > 0
-        {
+        let faults = world.config.faults;
+        let copied = faults.copy + faults.copy_owner + faults.put_back;
+        if faults.crash + faults.broken + faults.command + copied > 0 {
             world.after(1000 * MS, Event::Chaos);
         }
         world
@@ -738,6 +752,10 @@ impl World {
             Event::Chaos => self.chaos(),
             Event::Repair(machine, member) => self.set_path(machine.into(), member, Path::Up),
             Event::Attach(machine, member) => self.attach(machine.into(), member),
+            Event::Told(machine, life) => {
+                let inc = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
+                self.deliver_to(machine, life, Call::Fork(inc));
+            }
             Event::Restart(machine, life) => {
                 if self.machines[usize::from(machine)].life == life {
                     self.start(machine.into());
@@ -868,6 +886,7 @@ impl World {
             _ => {}
         }
         note!(self, "C{} {}", machine + 1, call.brief());
+        self.monitor.stats.told_copied += u64::from(matches!(call, Call::Fork(_)));
         self.machines[machine].note_open();
         self.machines[machine].call(&call, now);
     }
@@ -1555,8 +1574,12 @@ impl World {
             if self.rng.chance(faults.exchange) {
                 self.exchange(machine);
             }
+            if faults.put_back > 0 {
+                self.snapshots(machine);
+            }
         }
         for member in 0..self.config.members {
+            self.bring_back(member);
             if self.rng.chance(faults.flush) {
                 self.flush(member);
             }
@@ -1569,6 +1592,8 @@ impl World {
             }
             let may = faults.replace > 0 && self.rewound_ns == 0;
             if may && self.rng.chance(faults.replace) && self.may_replace(member) {
+                let is_owned = self.owner().is_some();
+                self.monitor.stats.replaced_owned += u64::from(is_owned);
                 self.replace(member);
                 for machine in 0..self.machines.len() {
                     self.find(machine, member);
@@ -1577,8 +1602,12 @@ impl World {
         }
         self.past = self.disks.clone();
         for copy in usize::from(self.config.controllers)..self.machines.len() {
+            let original = usize::from(self.config.slot_of[copy]);
             if self.rng.chance(faults.copy) {
-                self.copy(usize::from(self.config.slot_of[copy]), copy);
+                self.copy(original, copy);
+            }
+            if self.rng.chance(faults.copy_owner) {
+                self.copy_owner(original, copy);
             }
         }
         self.after(1000 * MS, Event::Chaos);
@@ -1622,20 +1651,117 @@ impl World {
         self.durable[at] = self.past[at].clone();
     }
 
-    /// The memory of a secondary that claims nothing begins to run on another machine, too. A copy
-    /// of one that claims, or owns, breaks the rules before it can notice.
+    /// The memory of a secondary that claims nothing begins to run on another machine, too.
     fn copy(&mut self, original: usize, copy: usize) {
-        let flies = |io: &Io| io.machine == original && io.events > 0;
         let it = &self.machines[original];
-        let quiet = !it.is_stalled() && !it.has_waiting(|_| true) && !self.ios.iter().any(flies);
         let idle = it.role() == Role::Secondary && !it.claims && it.ops.is_empty();
-        if quiet && idle && self.machines[copy].controller.is_none() {
-            self.start(copy);
-            note!(self, "C{} is a copy of C{}", copy + 1, original + 1);
+        if self.is_quiet(original) && idle && self.machines[copy].controller.is_none() {
             self.monitor.stats.copies += 1;
-            // What the copy writes over later records of the original looks the same.
-            self.forgetful = u16::MAX;
-            self.become_copy(original, copy);
+            self.begin_copy(original, copy);
+        }
+    }
+
+    /// The memory of an owner begins to run on another machine, too. What the owner has under way
+    /// below its gate stays with it.
+    fn copy_owner(&mut self, original: usize, copy: usize) {
+        let owns = self.role(original) == Role::Owner && self.is_valid(original);
+        if self.is_quiet(original) && owns && self.machines[copy].controller.is_none() {
+            self.monitor.stats.copied_owners += 1;
+            self.begin_copy(original, copy);
+            self.monitor.runs_twice(copy, self.now_ns);
+            self.hypervisor_tells(copy);
+        }
+    }
+
+    fn begin_copy(&mut self, original: usize, copy: usize) {
+        self.start(copy);
+        note!(self, "C{} is a copy of C{}", copy + 1, original + 1);
+        // What the copy writes over later records of the original looks the same.
+        self.forgetful = u16::MAX;
+        self.become_copy(original, copy);
+    }
+
+    /// Whether a machine runs, and neither it nor a member has anything of it under way.
+    fn is_quiet(&self, machine: usize) -> bool {
+        let flies = |io: &Io| io.machine == machine && (io.events > 0 || io.parked);
+        let it = &self.machines[machine];
+        let waits = it.is_stalled() || it.is_taken() || it.has_waiting(|_| true);
+        it.controller.is_some() && !waits && !self.ios.iter().any(flies)
+    }
+
+    /// Takes a snapshot of a machine's memory, or puts the machine back to the last one.
+    fn snapshots(&mut self, machine: usize) {
+        let chance = self.config.faults.put_back;
+        if self.rng.chance(chance) {
+            self.take_snapshot(machine);
+        } else if self.rng.chance(chance) {
+            self.put_back(machine);
+        }
+    }
+
+    /// Takes a snapshot of a machine that owns with a lease, or is secondary. In the middle of a
+    /// claim the ballots in its memory are worth less than those on the members.
+    fn take_snapshot(&mut self, machine: usize) {
+        let may = match self.role(machine) {
+            Role::Owner => self.is_valid(machine),
+            role => role == Role::Secondary,
+        };
+        if may && self.is_quiet(machine) {
+            note!(self, "a snapshot of C{}", machine + 1);
+            let image = self.machines[machine].snapshot(&self.config, machine, self.now_ns);
+            self.images[machine] = Some((image, self.devices[machine].clone()));
+            self.monitor.remember(machine);
+        }
+    }
+
+    /// A machine ends, and goes on with the memory, the clock and the disks of its snapshot.
+    pub fn put_back(&mut self, machine: usize) {
+        let runs = self.machines[machine].controller.is_some();
+        let Some((image, devices)) = self.images[machine].take_if(|_| runs) else {
+            return;
+        };
+        let after_ns = self.rng.below(1000 * MS);
+        self.crash(machine);
+        self.start(machine);
+        note!(self, "C{} is put back to its snapshot", machine + 1);
+        self.machines[machine].put_back(&image, self.now_ns);
+        self.monitor.stats.put_back += 1;
+        let owned = self.is_valid(machine);
+        self.monitor.stats.put_back_owners += u64::from(owned);
+        self.monitor
+            .put_back(machine, self.machines[machine].life, self.now_ns);
+        // It finds records of its own that it does not remember.
+        self.forgetful = u16::MAX;
+        self.devices[machine] = devices;
+        for member in 0..self.config.members {
+            self.after(after_ns, Event::Attach(machine as u8, member));
+        }
+        self.arm(machine);
+        self.hypervisor_tells(machine);
+    }
+
+    /// The hypervisor may tell a machine soon that it has the memory of another one.
+    fn hypervisor_tells(&mut self, machine: usize) {
+        if self.rng.chance(self.config.faults.told) {
+            let life = self.machines[machine].life;
+            let after_ns = self.rng.below(200 * MS);
+            self.after(after_ns, Event::Told(machine as u8, life));
+        }
+    }
+
+    /// A former disk of a member comes back at machines that have the present one.
+    fn bring_back(&mut self, member: u8) {
+        let Some(former) = self.former[usize::from(member)].last().copied() else {
+            return;
+        };
+        for machine in 0..self.machines.len() {
+            let is_at_rest = !self.machines[machine].is_taken();
+            if is_at_rest && self.rng.chance(self.config.faults.returns / 10) {
+                self.monitor.stats.returned += 1;
+                let after_ns = self.rng.below(3000 * MS);
+                self.after(after_ns, Event::Attach(machine as u8, member));
+                self.give_device(machine, member, Some(former));
+            }
         }
     }
 

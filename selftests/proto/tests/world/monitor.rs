@@ -22,6 +22,10 @@
 //! | R21: a new owner counts with as many failed members as the last one was told | first lease |
 //! | R15: nothing is admitted beside what somebody risked in an earlier term | admission |
 //! | R58: only a member that forgot something is said to have gone back | alarm |
+//!
+//! Where one memory runs on two machines, or an earlier one runs again, a machine holds a lease that
+//! it remembers and has no right to. The rules above hold for everybody else at any time, and for
+//! all when that lease has ended: of a machine and its copy one at most extends it.
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -122,8 +126,17 @@ counters! {
     alarms,
     copies,
     withdrew,
-    /// Members that were replaced, former disks that machines found, and those that were dropped.
+    /// Owners that were copied, machines that were put back to a snapshot of their memory and those
+    /// of them that remembered a lease, machines that noticed it [R58], and machines that were told.
+    copied_owners,
+    put_back,
+    put_back_owners,
+    noticed,
+    told_copied,
+    /// Members that were replaced, and those of them while somebody owned; former disks that machines
+    /// found, and those that were dropped.
     replaced,
+    replaced_owned,
     returned,
     outdated,
     /// Reads that brought what was no longer there when they completed.
@@ -249,6 +262,8 @@ impl Track {
 struct Open {
     epoch: u64,
     from_ns: u64,
+    /// Its machine had a lease that it only remembered.
+    is_void: bool,
 }
 
 /// What a block of the users' data says: whose write, of which epoch. Each write is unique.
@@ -259,6 +274,8 @@ struct Written {
     epoch: u64,
     is_stray: bool,
     is_acknowledged: bool,
+    /// Its machine had a lease that it only remembered.
+    is_void: bool,
 }
 
 /// Blocks of users' data: few, so that owners overwrite each other's.
@@ -300,6 +317,12 @@ pub struct Monitor {
     told_failed: BTreeMap<u64, u32>,
     /// Whether every clock runs within the bound: S1 by time alone needs it.
     pub clocks_are_sound: bool,
+    /// For each machine that was put back to a snapshot of its memory when the lease has ended that
+    /// it remembered; for each slot the same of a machine and its copy.
+    remembered_until_ns: Vec<u64>,
+    twice_until_ns: Vec<u64>,
+    /// For each machine what was remembered of it when the snapshot was taken.
+    images: Vec<Track>,
     pub stats: Stats,
     broken: Option<Violation>,
 }
@@ -338,6 +361,9 @@ impl Monitor {
             told_failed: BTreeMap::new(),
             repairable: config.redundancy.healthy_limit().map(|m| m as usize),
             clocks_are_sound: true,
+            remembered_until_ns: vec![0; config.slot_of.len()],
+            twice_until_ns: vec![0; config.controllers.into()],
+            images: vec![Track::default(); config.slot_of.len()],
             stats: Stats::default(),
             broken: None,
         }
@@ -405,20 +431,28 @@ impl Monitor {
                 self.spoilt
             );
         }
-        self.open.insert((machine, op), Open { epoch, from_ns });
+        let is_void = self.only_remembers(machine, from_ns);
+        let it = Open {
+            epoch,
+            from_ns,
+            is_void,
+        };
+        self.open.insert((machine, op), it);
     }
 
     /// An operation reached the medium; whether it is a stray.
     pub fn landed(&mut self, machine: usize, op: u64, lives: bool, now_ns: u64) -> bool {
-        let Some(Open { epoch, from_ns }) = self.open.remove(&(machine, op)) else {
+        let Some(it) = self.open.remove(&(machine, op)) else {
             return false;
         };
+        let (epoch, from_ns) = (it.epoch, it.from_ns);
         let write = Written {
             machine,
             op,
             epoch,
             is_stray: self.is_foreign(machine, epoch),
             is_acknowledged: false,
+            is_void: it.is_void,
         };
         if write.is_stray {
             self.stats.strays += 1;
@@ -427,6 +461,7 @@ impl Monitor {
             ensure!(
                 self,
                 !self.clocks_are_sound
+                    || write.is_void
                     || now_ns - from_ns > self.delay_ns
                     || self.told.contains(&epoch),
                 "S4",
@@ -468,7 +503,7 @@ impl Monitor {
         // An owner whose clock stood still does not know better.
         ensure!(
             self,
-            !self.clocks_are_sound || !write.is_stray,
+            !self.clocks_are_sound || write.is_void || !write.is_stray,
             "S4",
             "{write:?} landed under a later owner and is acknowledged"
         );
@@ -486,9 +521,10 @@ impl Monitor {
                 ..write
             },
         );
+        let one_owner = there.machine == machine || self.is_copy(there, write);
         ensure!(
             self,
-            !self.clocks_are_sound || there.machine == machine || there.epoch < write.epoch,
+            !self.clocks_are_sound || one_owner || write.is_void || there.epoch < write.epoch,
             "S4",
             "{write:?} is acknowledged when {there:?} stands in its place"
         );
@@ -517,6 +553,45 @@ impl Monitor {
             life,
             ..self.tracks[original].clone()
         };
+    }
+
+    /// A machine and its copy run with one lease from now on.
+    pub fn runs_twice(&mut self, copy: usize, now_ns: u64) {
+        self.twice_until_ns[usize::from(self.slot_of[copy])] = now_ns + self.longest_ns();
+    }
+
+    /// A snapshot of a machine's memory is taken.
+    pub fn remember(&mut self, machine: usize) {
+        self.images[machine] = self.tracks[machine].clone();
+    }
+
+    /// A machine has the memory of that snapshot from now on, in another life.
+    pub fn put_back(&mut self, machine: usize, life: u32, now_ns: u64) {
+        self.landed.retain(|(who, _), _| *who != machine);
+        self.tracks[machine] = Track {
+            life,
+            ..self.images[machine].clone()
+        };
+        self.remembered_until_ns[machine] = now_ns + self.longest_ns();
+    }
+
+    /// How long a whole lease is at most, in true time.
+    fn longest_ns(&self) -> u64 {
+        self.lease_ns + self.lease_ns / 500
+    }
+
+    /// Whether a lease of the machine may be one that another life, or another machine, was given.
+    fn only_remembers(&self, machine: usize, now_ns: u64) -> bool {
+        self.remembered_until_ns[machine] > now_ns || self.is_twice(machine, now_ns)
+    }
+
+    fn is_twice(&self, machine: usize, now_ns: u64) -> bool {
+        self.twice_until_ns[usize::from(self.slot_of[machine])] > now_ns
+    }
+
+    /// Whether two machines wrote as one owner: a machine and its copy.
+    fn is_copy(&self, one: Written, other: Written) -> bool {
+        self.slot_of[one.machine] == self.slot_of[other.machine] && one.epoch == other.epoch
     }
 
     /// Whether something of this epoch may still land.
@@ -785,6 +860,7 @@ impl Monitor {
             "machine {machine} has no room for an action"
         );
         self.stats.withdrew += u64::from(change.to == Role::Failed);
+        self.stats.noticed += u64::from(change.reason == Reason::Copy);
         if change.to == Role::Releasing {
             self.stats.releases += 1;
         }
@@ -810,15 +886,24 @@ impl Monitor {
 
     fn opened(&mut self, machine: usize, epoch: u64, true_ns: u64) {
         let last = self.leases.last().copied();
-        let higher = last.is_none_or(|(before, ..)| epoch > before);
+        let higher = last.is_none_or(|(before, old, _)| {
+            let is_copy = self.slot_of[old] == self.slot_of[machine] && old != machine;
+            epoch > before || epoch == before && is_copy && self.is_twice(machine, true_ns)
+        });
         ensure!(self, higher, "S3", "lease of epoch {epoch} after {last:?}");
         self.stats.leases += 1;
         if let Some((before, old, _)) = last {
             if old != machine {
                 self.stats.takeovers += 1;
             }
-            let ended_ns = self.tracks[old].valid_until_ns;
-            let by_silence = old != machine && !self.told.contains(&before);
+            let of_slot = |other: &usize| self.slot_of[*other] == self.slot_of[old];
+            let of_slot = (0..self.tracks.len()).filter(of_slot);
+            let ended_ns = of_slot.map(|other| self.tracks[other].valid_until_ns);
+            let ended_ns = ended_ns.max().unwrap_or(0);
+            // What ends with the lease that a machine only remembers was nobody's.
+            let counts = ended_ns > self.remembered_until_ns[old];
+            let is_own = self.inc_of(before) == self.inc_of(epoch);
+            let by_silence = old != machine && counts && !is_own && !self.told.contains(&before);
             let waited = true_ns >= ended_ns.saturating_add(self.delay_ns);
             ensure!(
                 self,
@@ -828,6 +913,10 @@ impl Monitor {
             );
         }
         self.leases.push((epoch, machine, true_ns));
+    }
+
+    fn inc_of(&self, epoch: u64) -> Option<u128> {
+        self.decided.get(&epoch).map(|value| value.inc.0)
     }
 
     /// Rule 4, with the evidence of what the members did.
@@ -940,23 +1029,31 @@ impl Monitor {
     }
 
     fn check_time(&mut self, now_ns: u64) {
-        let is_valid = |track: &&Track| track.valid_until_ns > now_ns;
-        let valid = self.tracks.iter().filter(is_valid).count();
+        let (mut valid, mut slots) = (0_u32, 0_u64);
+        for machine in 0..self.tracks.len() {
+            let track = &self.tracks[machine];
+            if track.valid_until_ns <= now_ns || self.remembered_until_ns[machine] > now_ns {
+                continue;
+            }
+            let (epoch, highest) = (track.epoch, self.highest);
+            let slot = 1 << self.slot_of[machine];
+            let is_second = slots & slot != 0 && self.is_twice(machine, now_ns);
+            valid += u32::from(!is_second);
+            slots |= slot;
+            // A copy may have lapsed before, and claimed as the owner that it takes itself for.
+            let by_copy = self.is_twice(machine, now_ns);
+            ensure!(
+                self,
+                epoch == highest || by_copy || self.told.contains(&epoch),
+                "S1'",
+                "a machine may write in epoch {epoch}, {highest} is decided"
+            );
+        }
         ensure!(
             self,
             valid <= 1,
             "S1",
             "{valid} machines may write at {now_ns}"
-        );
-        let Some(track) = self.tracks.iter().find(is_valid) else {
-            return;
-        };
-        let (epoch, highest) = (track.epoch, self.highest);
-        ensure!(
-            self,
-            epoch == highest || self.told.contains(&epoch),
-            "S1'",
-            "a machine may write in epoch {epoch}, {highest} is decided"
         );
     }
 
