@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The words of the command line.
+//! The options and arguments of the command line.
 //!
-//! Ranges that one word alone can break are checked here; whether the words fit each other is
-//! judged by the core (`time`, `limit`, `superblock`), whose errors name what is wrong.
+//! Each value is checked by itself here. Whether values fit each other is checked by the core
+//! (`time`, `limit`, `superblock`), whose errors name the mistake.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dm_lease_proto::proto::codec::record::Slot;
@@ -46,7 +46,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether the command goes on until it is interrupted: then a closed pipe ends it.
+    /// Whether the command runs until it is interrupted. A closed pipe ends such a command.
     pub fn is_endless(&self) -> bool {
         match self {
             Command::Watch(_) | Command::Events(_) | Command::Udev(Udev::Follow) => true,
@@ -75,7 +75,7 @@ pub struct Format {
     #[arg(long, value_parser = controllers, required_unless_present = "replace")]
     pub controllers: Option<Bitmap>,
 
-    /// The controller that may claim the portion at once when nobody ever owned it [default: the
+    /// The controller that may claim the portion at once if it was never owned [default: the
     /// lowest]
     #[arg(long, value_parser = slot, conflicts_with = "replace")]
     pub home: Option<Slot>,
@@ -87,11 +87,11 @@ pub struct Format {
     pub redundancy: RedundancyOptions,
 
     /// Format the first device as a replacement of this member; the other devices are the members
-    /// that are left, and every setting is taken from them
+    /// that are left, from which every setting is taken
     #[arg(long, value_name = "INDEX", conflicts_with_all = ["name", "controllers"])]
     pub replace: Option<u8>,
 
-    /// Go on although something speaks against it; each kind must be named
+    /// Continue in spite of an objection; each kind of objection must be named
     #[arg(
         long,
         value_enum,
@@ -101,7 +101,7 @@ pub struct Format {
     )]
     pub force: Vec<Force>,
 
-    /// Check and explain everything, write nothing
+    /// Check and explain everything, and write nothing
     #[arg(long)]
     pub dry_run: bool,
 
@@ -110,18 +110,18 @@ pub struct Format {
     pub devices: Vec<PathBuf>,
 }
 
-/// What `format` may go on in spite of.
+/// An objection that `format` may override.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Force {
-    /// A device is a member of a portion already: what that portion's controllers promised is lost
+    /// A device is already a member of a portion: the promises of its controllers are lost
     Member,
-    /// A device holds something else that libblkid recognises: it is not found there any more
+    /// A device holds other data that libblkid recognises: it is not found any more
     Signature,
-    /// Replacement only: what some controllers promised is not known from a majority
+    /// Replacement only: the promises of some controllers are not known from a majority
     Promises,
     /// Replacement only: the device is smaller than every member that is left
     Smaller,
-    /// The redundancy is more than the members of this portion alone can have
+    /// The redundancy needs more members than this portion has
     Redundancy,
 }
 
@@ -147,12 +147,12 @@ pub struct Timings {
     )]
     pub lost_heartbeats: u32,
 
-    /// How long a lease lasts [default: the shortest that survives what the other options say]
+    /// How long a lease lasts [default: the shortest that survives the delays of the other options]
     #[arg(long, value_name = "MS", conflicts_with = "replace")]
     pub lease_ms: Option<u64>,
 
-    /// How long the owner must be silent before another may claim [default: the shortest that is
-    /// safe]
+    /// How long the owner must be silent before another controller may claim [default: the shortest
+    /// safe window]
     #[arg(long, value_name = "MS", conflicts_with = "replace")]
     pub window_ms: Option<u64>,
 
@@ -200,8 +200,8 @@ pub struct Timings {
 #[derive(Args)]
 #[command(next_help_heading = "Redundancy")]
 pub struct RedundancyOptions {
-    /// What repairs operations of a fenced controller that reach the disks late: parity:<members>,
-    /// mirror:<copies>, or external if nothing does
+    /// The redundancy that repairs late operations of a fenced controller: parity:<members>,
+    /// mirror:<copies>, or external if nothing repairs them
     #[arg(long, value_parser = redundancy, required_unless_present = "replace")]
     pub redundancy: Option<Kind>,
 
@@ -209,8 +209,8 @@ pub struct RedundancyOptions {
     #[arg(long, value_enum, default_value_t = YesNo::No, conflicts_with = "replace")]
     pub detect: YesNo,
 
-    /// State-changing operations that may be open at once [default: half of what can be repaired,
-    /// at least 1]
+    /// State-changing operations that may be open at once [default: half of those that can be
+    /// repaired, at least 1]
     #[arg(long, value_name = "N", conflicts_with = "replace")]
     pub batch: Option<u32>,
 
@@ -219,11 +219,12 @@ pub struct RedundancyOptions {
     #[arg(long, value_parser = counting, default_value = "ops", conflicts_with = "replace")]
     pub count: Count,
 
-    /// What happens when nothing more can be repaired: hold operations, or go on under time alone
+    /// What happens when nothing more can be repaired: hold operations (stop), or continue under
+    /// the lease alone (window)
     #[arg(long, value_enum, default_value_t = WhenExhausted::Stop, conflicts_with = "replace")]
     pub exhausted: WhenExhausted,
 
-    /// After how long without an old owner its operations count as drained [default: never]
+    /// Time after which the operations of a silent old owner count as drained [default: never]
     #[arg(long, value_name = "MS", conflicts_with = "replace")]
     pub drain_ms: Option<u64>,
 }
@@ -255,14 +256,14 @@ pub struct Uuid(pub [u8; 16]);
 #[derive(Clone, Copy)]
 pub struct Bitmap(pub u64);
 
-/// Measure devices and propose timings for them, with what each choice tolerates
+/// Measure devices and propose timings for them, with the delays that each choice tolerates
 ///
-/// Reads are measured as they are. Writes are measured only when asked for, while nothing uses the
-/// device: in the part of a formatted member that nothing is kept in, or at an offset of another
-/// device. What was there is written back.
+/// Reads are measured while the device may be in use. Writes are measured only with --write, while
+/// nothing uses the device: in an unused part of a formatted member, or at an offset of another
+/// device. The old content is written back.
 #[derive(Args)]
 pub struct Advise {
-    /// A device that shall be, or is, a member; can be given more than once
+    /// A present or future member; can be given more than once
     #[arg(long = "device", value_name = "DEVICE", required = true)]
     pub devices: Vec<PathBuf>,
 
@@ -274,17 +275,17 @@ pub struct Advise {
     #[arg(long, value_name = "OFFSET", requires_all = ["write", "force"])]
     pub scratch: Option<u64>,
 
-    /// Really write there
+    /// Confirm the write to --scratch
     #[arg(long)]
     pub force: bool,
 
     /// Longest delay that anything below the target may add to a command [default: ten times the
-    /// slowest that was measured, at least 100]
+    /// slowest measured command, at least 100]
     #[arg(long, value_name = "MS")]
     pub device_delay_ms: Option<u64>,
 
-    /// Longest stall of a controller or its paths that shall not cost a lease, such as a failover
-    /// of dm-multipath
+    /// Longest stall of a controller or its paths that a lease must survive, such as a failover of
+    /// dm-multipath
     #[arg(long, value_name = "MS")]
     pub stall_ms: Option<u64>,
 
@@ -293,17 +294,17 @@ pub struct Advise {
         value_parser = clap::value_parser!(u8).range(1..=64))]
     pub controllers: u8,
 
-    /// Commands of each kind
+    /// Number of measured commands of each kind
     #[arg(long, value_name = "N", default_value_t = 200,
         value_parser = clap::value_parser!(u32).range(10..=100_000))]
     pub count: u32,
 }
 
-/// Show what members say: superblock and mailboxes
+/// Read the records of members: superblock and mailboxes
 ///
-/// As a command, `check` judges the same: it verifies every checksum, compares the members, and
-/// exits with status 1 if anything is wrong. `suspects` lists the rows of the md array inside that
-/// may carry strays of an old owner: to be kept before the array is assembled on the new one.
+/// The command `show` prints them. `check` verifies every checksum, compares the members, and exits
+/// with status 1 if anything is wrong. `suspects` lists the rows of the md array inside that may
+/// carry strays of an old owner. Save this list before the array is assembled on the new owner.
 #[derive(Args)]
 pub struct Devices {
     /// Print JSON
@@ -315,22 +316,22 @@ pub struct Devices {
     pub devices: Vec<PathBuf>,
 }
 
-/// Restore what members lost: a superblock from its copy, a controller's registers from the others
+/// Restore damaged records: a superblock from its copy, a controller's registers from other members
 ///
-/// The devices must not be mapped on this machine. Nothing is written that is not damaged.
+/// The devices must not be mapped on this host. Only damaged records are written.
 #[derive(Args)]
 pub struct Repair {
-    /// Restore the registers of this controller as well, where both blocks are damaged; it must be
-    /// stopped, and all members that are left must be named
+    /// Restore the registers of this controller as well, where both blocks are damaged; the
+    /// controller must be stopped, and all members that are left must be named
     #[arg(long, value_parser = slot)]
     pub controller: Option<Slot>,
 
-    /// Go on although no majority of the members tells what the controller promised: only if it is
-    /// off and the portion is stopped on all other controllers
+    /// Continue although the promises of the controller are not known from a majority of the
+    /// members; the controller must be off, and the portion stopped on all other controllers
     #[arg(long, requires = "controller")]
     pub promises_lost: bool,
 
-    /// Say what would be restored, write nothing
+    /// Print what would be restored, and write nothing
     #[arg(long)]
     pub dry_run: bool,
 
@@ -341,8 +342,8 @@ pub struct Repair {
 
 /// Convert the members of a portion of on-disk format 1 to the present format
 ///
-/// All controllers must be stopped, and all members must be named. A run that is cut short is done
-/// again: until then no controller opens the members.
+/// All controllers must be stopped, and all members must be named. Repeat an interrupted run; until
+/// then no controller opens the members.
 #[derive(Args)]
 pub struct Upgrade {
     /// All members of one portion
@@ -352,24 +353,25 @@ pub struct Upgrade {
 
 /// Find the stray in each row of an md array by its content, and repair it
 ///
-/// Needs every member of the array. Exits with status 1 if a row is stale and was not repaired.
+/// All members of the array must be given. The command exits with status 1 if a row is stale and
+/// was not repaired.
 #[derive(Args)]
 pub struct Rows {
-    /// Rewrite what is stale; the array must be stopped, and the devices mapped on the owner
+    /// Rewrite stale blocks; the array must be stopped, and the devices mapped on the owner
     #[arg(long)]
     pub repair: bool,
 
-    /// Look only at the rows of this list, made by suspects --json
+    /// Check only the rows of this list, which suspects --json printed
     #[arg(long, value_name = "FILE")]
     pub within: Option<PathBuf>,
 
-    /// A layer above knows which blocks are old: one array sector of each, or none; every other
-    /// block of data is taken to be right
+    /// Blocks that a layer above knows to be old: one array sector of each, or none; all other data
+    /// counts as right
     #[arg(long, value_name = "none|SECTOR,...", value_parser = sectors)]
     pub old: Option<Sectors>,
 
-    /// Where one block of a RAID-6 row is old and the parities disagree, rebuild it from this one
-    /// and leave them as they are; the layer above then says whether it was right
+    /// If one block of a RAID-6 row is old and the parities disagree, rebuild the block from this
+    /// parity and change neither parity; the layer above then shows whether the block is right
     #[arg(long, value_enum, requires = "old")]
     pub by: Option<Parity>,
 
@@ -377,7 +379,7 @@ pub struct Rows {
     #[arg(long)]
     pub json: bool,
 
-    /// The devices md is on, in any order: mapped devices, members or image files
+    /// The devices of the array, in any order: mapped devices, members or image files
     #[arg(required = true)]
     pub devices: Vec<PathBuf>,
 }
@@ -399,16 +401,16 @@ pub struct Table {
     #[arg(long, value_parser = slot)]
     pub controller: Slot,
 
-    /// Its heartbeat period [default: the portion's longest]
+    /// The heartbeat period of the controller [default: the longest that the portion allows]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(
         i64::from(*table::HEARTBEAT_MS.start())..=i64::from(*table::HEARTBEAT_MS.end())))]
     pub heartbeat_ms: Option<u32>,
 
-    /// Claim a free portion only when told to
+    /// Claim a free portion only on message claim
     #[arg(long)]
     pub claim_manual: bool,
 
-    /// A lower limit of open operations than the portion's
+    /// Limit of open operations, not above that of the portion
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(
         i64::from(*table::BATCH.start())..=i64::from(*table::BATCH.end())))]
     pub batch: Option<u32>,
@@ -426,7 +428,7 @@ pub struct Table {
         .range(i64::from(*table::LAPSE_HOLD_MS.start())..=i64::from(*table::LAPSE_HOLD_MS.end())))]
     pub lapse_hold_ms: u32,
 
-    /// Nobody who opens the mapped device caches anything
+    /// Programs that open the mapped device cache nothing
     #[arg(long)]
     pub stateless: bool,
 
@@ -442,7 +444,7 @@ pub enum FailWith {
     Medium,
 }
 
-/// Show the state of all portions of this machine
+/// Show the state of all portions of this host
 #[derive(Args)]
 pub struct Status {
     /// Print JSON
@@ -454,9 +456,10 @@ pub struct Status {
     pub input: Option<PathBuf>,
 }
 
-/// Say what this machine is to a portion; exit with status 0 if it owns it, with a valid lease
+/// Print the role of this host for a portion; exit with status 0 if it owns it with a valid lease
 ///
-/// Prints the role, "lapsed" for an owner whose lease is over or has not begun, or "unmapped".
+/// Prints "lapsed" for an owner whose lease is over or has not begun, and "unmapped" for a portion
+/// without a mapped device.
 #[derive(Args)]
 pub struct Owns {
     /// The portion
@@ -464,43 +467,44 @@ pub struct Owns {
     pub portion: Name,
 }
 
-/// Show the state of all portions of this machine, live
+/// Show the state of all portions of this host again and again
 #[derive(Args)]
 pub struct Watch {
-    /// How often to look
+    /// Interval between two readings
     #[arg(long, value_name = "MS", default_value_t = 250,
         value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub interval_ms: u64,
 
-    /// Stop after so many looks [default: when interrupted]
+    /// Stop after this many readings [default: when interrupted]
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
 }
 
-/// Print each change of this machine's portions as a line of JSON, until it is interrupted
+/// Print each change of this host's portions as a line of JSON, until interrupted
 ///
 /// Each line has the time (UTC, and nanoseconds of the clock that trace events show), portion,
-/// controller, what changed, the old and the new value. The first lines tell what there is.
+/// controller, the name of the value, its old and its new value. The first lines show the present
+/// state.
 #[derive(Args)]
 pub struct Events {
-    /// How often to look for what raises no event: counters, members that do not answer
+    /// Interval between two readings of values that raise no event: counters, members that fail
     #[arg(long, value_name = "MS", default_value_t = 1000,
         value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub interval_ms: u64,
 
-    /// Stop after so many looks [default: when interrupted]
+    /// Stop after this many readings [default: when interrupted]
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
 }
 
-/// Draw roles, leases, heartbeats and refusals that were recorded, as SVG
+/// Draw recorded roles, leases, heartbeats and refusals as SVG
 ///
-/// From what `leasectl events` printed, and from trace events of dm_lease as text: tracefs' trace
-/// or trace_pipe, or the report of trace-cmd. Files of several machines must not be mixed: their
-/// clocks have nothing in common.
+/// The input is output of `leasectl events`, and trace events of dm_lease as text: tracefs' trace
+/// or trace_pipe, or the report of trace-cmd. Files of several hosts must not be mixed, because
+/// their clocks are not related.
 #[derive(Args)]
 pub struct Timeline {
-    /// What a portion is called whose uuid trace events show [default: the only portion that events
+    /// The name of a portion whose uuid trace events show [default: the only portion that events
     /// name]
     #[arg(long = "portion", value_name = "UUID=NAME", value_parser = named)]
     pub portions: Vec<Named>,
@@ -509,7 +513,7 @@ pub struct Timeline {
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// What was recorded; '-' for standard input
+    /// Recorded events; '-' for standard input
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
 }
@@ -521,30 +525,31 @@ pub struct Named {
     pub name: Name,
 }
 
-/// Print the state of this machine's portions as metrics for Prometheus
+/// Print the state of this host's portions as metrics for Prometheus
 ///
-/// Once to standard output, or for ever: into a file for the collector of node_exporter, or to
-/// whoever asks at an address.
+/// Prints once to standard output, or runs until interrupted: it writes a file for the textfile
+/// collector of node_exporter, or answers requests at an address.
 #[derive(Args)]
 pub struct Metrics {
-    /// Write them to this file, which is never seen half written
+    /// Write to this file, which is replaced at once
     #[arg(long, value_name = "FILE", conflicts_with = "listen")]
     pub textfile: Option<PathBuf>,
 
-    /// With --textfile: again after so many seconds, for ever
+    /// Write the file again after this many seconds, until interrupted
     #[arg(long, value_name = "S", requires = "textfile",
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub every_s: Option<u64>,
 
-    /// Answer at /metrics of this address
+    /// Serve /metrics at this address
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
 }
 
-/// Latch the portions that devices lie on: from then on nothing can be written to them here
+/// Latch the portions below devices: from then on this host cannot write to them
 ///
-/// A device may be anything above a mapped device of a portion: a volume, an array, a partition. It
-/// needs no disk and does not wait for any. The portion is owned again when its controller claims.
+/// A device may be anything above a mapped device of a portion: a volume, an array, a partition.
+/// The command needs no disk and waits for none. The controller owns the portion again after a
+/// claim.
 #[derive(Args)]
 pub struct Fence {
     /// Block devices
@@ -552,12 +557,12 @@ pub struct Fence {
     pub devices: Vec<PathBuf>,
 }
 
-/// Create the mapped devices of the portions that files declare
+/// Create the mapped devices of declared portions
 ///
-/// What is mapped already stays as it is, so it can be run again for members that came late.
+/// Existing devices are not changed, so the command can be repeated for members that arrive later.
 #[derive(Args)]
 pub struct Activate {
-    /// Print what would be given to dmsetup, and do nothing
+    /// Print the input for dmsetup, and do nothing
     #[arg(long)]
     pub dry_run: bool,
 
@@ -565,9 +570,9 @@ pub struct Activate {
     pub files: Vec<PathBuf>,
 }
 
-/// Give up the leases of portions and remove their mapped devices
+/// Release the leases of portions and remove their mapped devices
 ///
-/// A portion with a device that is open is left as it is, with its lease.
+/// A portion with an open device is not changed and keeps its lease.
 #[derive(Args)]
 pub struct Deactivate {
     /// First unmount file systems on the devices and stop volume groups and arrays
@@ -579,32 +584,32 @@ pub struct Deactivate {
     pub portions: Vec<Name>,
 }
 
-/// What udev rules and units run
+/// Commands for udev rules and units
 #[derive(Subcommand)]
 pub enum Udev {
-    /// Print a member as properties of udev; exit with status 1 if the device is none
+    /// Print the udev properties of a member; exit with status 1 if the device is no member
     Member {
         /// The device
         device: PathBuf,
     },
-    /// Print the state of a mapped device as properties of udev
+    /// Print the udev properties of a mapped device
     Mapped {
         /// The name of the mapped device
         name: String,
     },
-    /// Tell udev of each change of role, for ever
+    /// Raise a uevent for each change of role, until interrupted
     Follow,
 }
 
 /// Keep the ANA states of NVMe exports in step with ownership
 ///
 /// The ANA group of a portion is optimized on all ports of the kernel's NVMe target while this
-/// controller owns the portion, and inaccessible otherwise; only then is what the gate keeps
-/// (`lapse_hold_ms`) failed, so that clients try it on their other path. May be restarted at any
-/// time.
+/// controller owns the portion, and inaccessible otherwise. Operations that the gate keeps
+/// (`lapse_hold_ms`) fail only when the group is inaccessible, so that clients repeat them on their
+/// other path. The command may be restarted at any time.
 #[derive(Args)]
 pub struct Ana {
-    /// Look once, act, and end
+    /// Read the status once, act, and end
     #[arg(long)]
     pub once: bool,
 

@@ -6,16 +6,19 @@
 //!
 //! | module | task |
 //! |---|---|
-//! | [`cli`] | the words of the command line |
-//! | [`disk`] | what is on the members: formatting, showing, checking |
-//! | [`md`] | after an unclean takeover: where strays can be, where they are, in the array above |
-//! | [`kernel`] | the words of `dmsetup`, and the events of device-mapper |
-//! | [`timeline`] | a picture of what was recorded |
-//! | [`host`] | what this machine maps, what udev is told, exports that follow ownership |
+//! | [`cli`] | the options and arguments of the command line |
+//! | [`disk`] | the members: formatting, showing, checking, repairing |
+//! | [`md`] | the md array above, after an unclean takeover: locating strays and repairing them |
+//! | [`kernel`] | the input and output of `dmsetup`, and the events of device-mapper |
+//! | [`timeline`] | a drawing of recorded events |
+//! | [`host`] | the mapped devices of this host, udev, exports that follow ownership, metrics |
+//! | [`program`], [`text`], [`output`] | what several of these use |
+//!
+//! Imports run one way: host, kernel and md import disk, and host imports kernel.
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage, and
-//! for `owns` 3, cannot tell. Commands that end by themselves do their work even if nobody reads
-//! their output ([`output`]); a closed pipe ends those that go on for ever.
+//! for `owns` 3, cannot tell. A command that ends by itself does its work even if nobody reads its
+//! output ([`output`]); a command that runs until it is interrupted ends when its pipe is closed.
 
 mod cli;
 mod disk;
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // The reader has seen enough: `leasectl watch | head`.
+        // The reader has closed the pipe: `leasectl watch | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "leasectl: {error:#}");

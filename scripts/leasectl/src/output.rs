@@ -14,7 +14,7 @@ pub struct Output<W> {
 }
 
 impl<W: Write> Output<W> {
-    /// An output that goes to `writer`, as long as that takes it.
+    /// An output to `writer`, until the writer fails.
     pub fn new(writer: W) -> Self {
         Output {
             writer,

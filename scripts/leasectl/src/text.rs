@@ -15,7 +15,7 @@ pub fn ms(ns: u64) -> String {
     format!("{whole}.{} ms", digits.trim_end_matches('0'))
 }
 
-/// Milliseconds as nanoseconds; what is too long for them saturates and is refused later.
+/// Milliseconds as nanoseconds. Longer times saturate, and later checks refuse them.
 pub fn ns(ms: u64) -> u64 {
     ms.saturating_mul(NS_PER_MS)
 }

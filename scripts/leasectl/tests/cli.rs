@@ -829,7 +829,7 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
     );
     let refused = lab.refused("format --replace 1 new m0");
     assert!(
-        refused.contains("what controllers 1, 2 and 3 promised is not known"),
+        refused.contains("the promises of controllers 1, 2 and 3 are not known"),
         "{refused}"
     );
     assert!(is_untouched(&lab, "new"));
@@ -847,7 +847,7 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
     // majority that knows what was promised; once everybody has written, it would.
     let refused = lab.refused("format --replace 2 newer m0 new");
     assert!(
-        refused.contains("what controllers 1, 2 and 3 promised is not known"),
+        refused.contains("the promises of controllers 1, 2 and 3 are not known"),
         "{refused}"
     );
     for controller in 1..=3 {
@@ -1085,7 +1085,7 @@ fn r39_check_finds_a_majority_of_amnesic_members() {
     lab.ok("format --replace 1 new m0 m2");
     let text = lab.ok("format --force=promises --replace 2 newer m0 new");
     assert!(
-        text.contains("note: what controllers 1, 2 and 3 promised is not known"),
+        text.contains("note: the promises of controllers 1, 2 and 3 are not known"),
         "{text}"
     );
     let text = lab.faults("check m0 new newer");

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Timings for devices as they are: what was measured, what follows, what each choice tolerates.
+//! Measures devices and proposes timings for them, with the delays that each choice tolerates.
 //!
 //! A heartbeat writes one block and reads the mailboxes of all controllers; a ballot waits until
-//! its block is on the medium. Both are timed one by one, beside whatever else goes on. What is
-//! proposed allows for ten times the slowest of them: measure under load, or say more. The formulas
-//! are those that `format` and the module check (`Timing`).
+//! its block is on the medium. Both are timed one by one, beside other I/O of the host. The
+//! proposals allow for ten times the slowest command: measure under load, or give longer times. The
+//! formulas are those that `format` and the module check (`Timing`).
 //!
-//! How long a command may hang below the gate (D) cannot be measured: the kernel's own time-out for
-//! one command is shown, and that alone is often longer than anybody wants to wait.
+//! How long a command may hang below the gate (D) cannot be measured. The kernel's own timeout for
+//! one command is shown; it alone is often longer than an acceptable window.
 
 use crate::cli::{Advise, Timings};
 use crate::disk::device::Device;
@@ -23,20 +23,20 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How much slower than anything measured a mailbox may be before a lease is at risk.
+/// The factor by which a mailbox command may be slower than the slowest measured one.
 const RESERVE: u32 = 10;
 
-/// The shortest times that are proposed, in milliseconds.
+/// The shortest proposed times, in milliseconds.
 const LEAST_MS: u64 = 10;
 const LEAST_DELAY_MS: u64 = 100;
 
 /// How late a heartbeat may be issued, in milliseconds: the default of `format`.
 const JITTER_MS: u64 = 50;
 
-/// What a heartbeat period is called, the period, and how many heartbeats may be lost.
+/// Each choice: its name, its heartbeat period, and how many heartbeats may be lost.
 const CHOICES: [(&str, u64, u32); 3] = [("quick", 100, 1), ("usual", 500, 1), ("patient", 1000, 3)];
 
-/// How long commands took, in order of length.
+/// The durations of commands, sorted.
 struct Times(Vec<Duration>);
 
 /// The slowest of each kind of command on any device.
@@ -58,7 +58,7 @@ pub fn run(options: &Advise, out: &mut impl Write) -> Result<()> {
     if !options.write {
         writeln!(
             out,
-            "note: writes were not measured (--write): taken for as slow as reads"
+            "note: writes were not measured (--write): they count as slow as reads"
         )?;
         slowest.write = slowest.read;
     }
@@ -109,14 +109,14 @@ fn measure(
     if let Some(timeout_ms) = device.command_timeout_ms() {
         writeln!(
             out,
-            "{shown}: the kernel waits up to {timeout_ms} ms for one command before it begins to \
-             handle an error: a device delay that covers it is longer than that"
+            "{shown}: the kernel waits up to {timeout_ms} ms for one command before it begins \
+             error handling: a device delay that covers this is longer"
         )?;
     }
     Ok(())
 }
 
-/// Where writes harm nobody.
+/// The place where writes are measured.
 fn scratch(options: &Advise, device: &Device) -> Result<u64> {
     let shown = device.path.display();
     let (primary, copy) = superblocks(device)?;
@@ -149,7 +149,7 @@ impl Times {
         Ok(Times(times))
     }
 
-    /// The one that so many of a hundred do not exceed.
+    /// The duration that this percentage of the commands does not exceed.
     fn percentile(&self, percent: usize) -> Duration {
         let index = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
         self.0.get(index).copied().unwrap_or_default()
@@ -178,7 +178,7 @@ impl std::fmt::Display for Times {
     }
 }
 
-/// Milliseconds with the reserve, at least so many, in tens.
+/// Milliseconds with the reserve, at least the given number, rounded up to tens.
 fn with_reserve(time: Duration, least_ms: u64) -> u64 {
     let time_ms = (time * RESERVE).as_nanos().div_ceil(NS_PER_MS.into());
     let time_ms = u64::try_from(time_ms).unwrap_or(u64::MAX);
@@ -189,7 +189,7 @@ fn with_reserve(time: Duration, least_ms: u64) -> u64 {
 fn propose(options: &Advise, slowest: &Slowest, period_ms: u64, lost: u32) -> Timings {
     let write_ms = with_reserve(slowest.write, LEAST_MS);
     let read_ms = with_reserve(slowest.read, LEAST_MS);
-    // A heartbeat that ordinarily takes longer than a period would put off the next one.
+    // A heartbeat that usually takes longer than a period would delay the next one.
     let heartbeat_ms = period_ms.max(write_ms.saturating_add(read_ms));
     let stall_ms = options.stall_ms.unwrap_or(0);
     let lost_heartbeats = Timing::lost_heartbeats_for(stall_ms, heartbeat_ms).max(lost);
@@ -241,22 +241,24 @@ fn explain(name: &str, words: &Timings, out: &mut impl Write) -> Result<()> {
     )?;
     writeln!(
         out,
-        "  survives heartbeats that take up to {}; nothing that hangs below the gate for more than \
-         {}: that is left to the limit",
-        ms(stall_ns.saturating_add(timing.write_ns).saturating_add(timing.read_ns)),
+        "  survives heartbeats that take up to {}; operations that hang below the gate for more \
+         than {} are covered by the limit alone",
+        ms(stall_ns
+            .saturating_add(timing.write_ns)
+            .saturating_add(timing.read_ns)),
         ms(timing.device_delay_ns),
     )?;
     Ok(())
 }
 
-/// What a limit allows, if each operation takes as long as was measured.
+/// The throughput that a limit allows if each operation takes the measured time.
 fn ceiling(median: Duration, out: &mut impl Write) -> Result<()> {
     let latency_ns = median.as_nanos().max(1);
     let rate = |limit: u128| limit * 1_000_000_000 / latency_ns;
     writeln!(
         out,
         "\nthroughput ceiling, M / latency: {} writes per second with M = 1, {} with 2, {} with 4; \
-         with --count stripe so many in each stripe row",
+         with --count stripe, as many in each stripe row",
         rate(1),
         rate(2),
         rate(4),

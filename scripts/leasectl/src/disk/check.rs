@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Judging members: every checksum, every reserved byte, and whether the members fit together.
+//! Checks members: every checksum, every reserved byte, and whether the members fit together.
 //!
-//! An *error* is what keeps a portion from working safely or at all; a *warning* is what the
-//! protocol copes with but somebody should know. The command exits with 1 if there is an error.
-//! Members may be in use while they are checked.
+//! An *error* keeps a portion from working safely or at all. A *warning* is a fault that the
+//! protocol tolerates and that an operator should know. The command exits with 1 if there is an
+//! error. Members may be in use while they are checked.
 
 use crate::cli::Devices;
 use crate::disk::device::Device;
@@ -40,7 +40,7 @@ struct Finding {
     text: String,
 }
 
-/// What was found so far.
+/// The findings so far.
 #[derive(Default)]
 struct Findings(Vec<Finding>);
 
@@ -152,7 +152,7 @@ fn print(
     Ok(())
 }
 
-/// The highest epoch that any record of the portion says is decided.
+/// The highest decided epoch in any record of the portion.
 pub fn highest(members: &[Member]) -> Decided {
     decisions(members).fold(Decided::NEVER, |highest, decided| {
         if decided.epoch > highest.epoch {
@@ -163,7 +163,7 @@ pub fn highest(members: &[Member]) -> Decided {
     })
 }
 
-/// What all valid records say is decided.
+/// The decisions in all valid records.
 fn decisions(members: &[Member]) -> impl Iterator<Item = Decided> + '_ {
     members
         .iter()
@@ -289,7 +289,7 @@ fn check_register<T: Record>(
     }
 }
 
-/// What is not used must be as formatting left it: anything else was written past the target.
+/// Reserved blocks must be as formatting left them: other content was not written by the target.
 fn check_reserves(
     device: &Device,
     superblock: &Superblock,
@@ -319,8 +319,8 @@ fn check_reserves(
     Ok(())
 }
 
-/// A member that was replaced is no part of the portion any more: it is an error of its own, and
-/// says nothing about the others [R56].
+/// A member that was replaced is not part of the portion any more. It is an error of its own, and
+/// its records are no information about the other members [R56].
 fn set_former_aside(members: &mut Vec<Member>, findings: &mut Findings) {
     let mut highest = Generations::NONE;
     for member in members.iter() {
@@ -384,7 +384,8 @@ fn check_portion(members: &[Member], findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Two owners of one epoch cannot be: somebody broke the agreement, or a member is of another time.
+/// An epoch has one owner. If records name two, the agreement was broken, or a member shows an
+/// older state.
 fn check_agreement(members: &[Member], place: &str, findings: &mut Findings) {
     let mut owners: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
     for decided in decisions(members) {
@@ -405,7 +406,8 @@ fn check_agreement(members: &[Member], place: &str, findings: &mut Findings) {
     }
 }
 
-/// Every controller's promises must be known from a majority, or nobody can claim.
+/// The promises of each controller must be known from a majority. Otherwise no controller can
+/// claim.
 fn check_promises(
     members: &[Member],
     superblock: &Superblock,

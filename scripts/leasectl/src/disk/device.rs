@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A block device or an image file, opened, read and written in whole blocks.
 //!
-//! Block devices are opened with O_DIRECT: other machines write the mailboxes, and the module
-//! writes them below the page cache of this one. To *claim* a device is to open it exclusively
-//! (O_EXCL), which fails while anything on this machine uses it: a mounted file system, md, LVM, a
-//! mapped device of the target itself. To *observe* it is to open it for reading beside others.
+//! Block devices are opened with O_DIRECT, because other hosts write the mailboxes, and the module
+//! writes them below the page cache of this host. [`Device::claim`] opens a device exclusively
+//! (O_EXCL). This fails while anything on this host uses the device: a mounted file system, md,
+//! LVM, a mapped device of the target itself. [`Device::observe`] opens it for reading, also while
+//! it is in use.
 
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::layout::{Block, BLOCK_SIZE, ZERO_BLOCK};
@@ -15,7 +16,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes moved at once where whole zones are read or written.
+/// Bytes that are read or written at once in longer ranges.
 const STRETCH: usize = 64 * 1024;
 
 /// Memory that O_DIRECT accepts.
@@ -24,7 +25,7 @@ struct Aligned<const N: usize>([u8; N]);
 
 /// An opened device.
 pub struct Device {
-    /// How the user named it.
+    /// The path that the user gave.
     pub path: PathBuf,
     /// Its size, in bytes.
     pub size: u64,
@@ -32,18 +33,18 @@ pub struct Device {
     pub physical_block: u64,
     /// `Some(directory)` of a block device in sysfs.
     sysfs: Option<PathBuf>,
-    /// What tells it from others: device and inode of a file, device number of a block device.
+    /// Its identity: device and inode of a file, device number of a block device.
     identity: (u64, u64),
     file: File,
 }
 
 impl Device {
-    /// Opens a device for reading, beside whoever uses it.
+    /// Opens a device for reading, also while it is in use.
     pub fn observe(path: &Path) -> Result<Device> {
         Device::open(path, false)
     }
 
-    /// Opens a device for writing, if nobody on this machine uses it.
+    /// Opens a device for writing. Fails if it is in use on this host.
     pub fn claim(path: &Path) -> Result<Device> {
         let device = Device::open(path, true)?;
         device.refuse_read_only()?;
@@ -112,7 +113,7 @@ impl Device {
         Ok(device)
     }
 
-    /// The physical block size, after a look at the logical one.
+    /// The physical block size. Refuses logical blocks that are too large.
     fn block_sizes(&self) -> Result<u64> {
         let shown = self.path.display();
         let logical = self.queue("logical_block_size");
@@ -141,13 +142,13 @@ impl Device {
             .map(|text| text.trim().to_owned())
     }
 
-    /// How long the kernel gives one command before error handling, in milliseconds; `None` where
-    /// no layer of the host states it (md, device-mapper, loop, image files).
+    /// The kernel's timeout for one command, in milliseconds; `None` if no layer of the host states
+    /// it (md, device-mapper, loop, image files).
     pub fn command_timeout_ms(&self) -> Option<u64> {
         self.queue("io_timeout")
     }
 
-    /// The scheduler of its queue; `None` where it has no queue of its own, as an image file.
+    /// The scheduler of its queue; `None` if it has no queue of its own, as an image file.
     pub fn scheduler(&self) -> Option<String> {
         let choices = self.queue_text("scheduler")?;
         let (_, chosen) = choices.split_once('[')?;
@@ -155,7 +156,7 @@ impl Device {
         Some(chosen.to_owned())
     }
 
-    /// A read-only device may open for writing and fail only then.
+    /// A read-only device can be opened for writing; only its writes fail.
     fn refuse_read_only(&self) -> Result<()> {
         let attribute = self.sysfs.as_ref().map(|sysfs| sysfs.join("ro"));
         match attribute.and_then(|attribute| fs::read_to_string(attribute).ok()) {
@@ -194,7 +195,7 @@ impl Device {
         }
     }
 
-    /// An image file cannot be opened exclusively; a loop device over it is the use that matters.
+    /// An image file cannot be opened exclusively, so this looks for a loop device over it.
     fn refuse_loop_backing(&self) -> Result<()> {
         let Some(loops) = fs::read_dir("/sys/block")
             .ok()
@@ -290,7 +291,7 @@ impl Device {
     }
 }
 
-/// What tells a file or device from all others, whatever it is called.
+/// The identity of a file or device, independent of its name.
 fn identity(metadata: &Metadata) -> (u64, u64) {
     if metadata.file_type().is_block_device() {
         (0, metadata.rdev())
@@ -299,7 +300,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     }
 }
 
-/// Refuses a list in which one device stands twice, under whatever names.
+/// Refuses a list that contains one device twice, also under different names.
 pub fn refuse_twice(paths: &[PathBuf]) -> Result<()> {
     let mut seen: Vec<((u64, u64), &PathBuf)> = Vec::new();
     for path in paths {
@@ -319,8 +320,8 @@ pub fn refuse_twice(paths: &[PathBuf]) -> Result<()> {
 }
 
 impl Device {
-    /// Makes the kernel look for partitions again, so that it forgets what was wiped. Devices that
-    /// cannot have partitions refuse, which is as good.
+    /// Lets the kernel read the partition table again, so that it forgets wiped partitions. Devices
+    /// that cannot have partitions refuse, and need no reading.
     pub fn reread_partitions(&self) {
         if self.sysfs.is_some() {
             // SAFETY: BLKRRPART takes no argument and touches no memory of this process.

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What else may already be on a device: the signatures that formatting would destroy.
+//! Finds signatures on a device that formatting would destroy.
 //!
-//! libblkid knows them, and `wipefs` of util-linux asks it for all of them, not for the first one.
-//! This file looks for two more, which stand on shared disks and which libblkid does not know.
+//! libblkid knows most signatures, and `wipefs` of util-linux prints all that it finds, not only
+//! the first one. This file looks for the signatures of two more programs on shared disks, which
+//! libblkid does not know.
 
 use crate::disk::device::Device;
 use crate::program::program;
 use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 
-/// What libblkid does not know: name, and the bytes at the start of the device.
+/// Signatures that libblkid does not know: the name, and the bytes at the start of the device.
 const UNKNOWN_TO_LIBBLKID: &[(&str, &[u8])] = &[
     ("a sanlock lockspace", &[0x10, 0x20, 0x21, 0x12]),
     ("a sanlock lease", &[0x10, 0x20, 0x15, 0x06]),
     ("an SBD header", b"SBD_SBD_"),
 ];
 
-/// What `wipefs --json` prints.
+/// The output of `wipefs --json`.
 #[derive(Deserialize)]
 struct Report {
     signatures: Vec<Signature>,
@@ -30,7 +31,7 @@ struct Signature {
     label: Option<String>,
 }
 
-/// What is on a device, once each.
+/// The signatures on a device, each one once.
 pub fn find(device: &Device) -> Result<Vec<String>> {
     let mut found: Vec<String> = Vec::new();
     for Signature { kind, label } in known_to_libblkid(device)? {
@@ -52,7 +53,7 @@ pub fn find(device: &Device) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Reads only: `wipefs` erases nothing without being told to, and `--no-act` says so twice.
+/// Runs `wipefs`, which erases nothing without an option; `--no-act` makes sure of it.
 fn known_to_libblkid(device: &Device) -> Result<Vec<Signature>> {
     let shown = device.path.display();
     let output = program("wipefs")
@@ -68,6 +69,6 @@ fn known_to_libblkid(device: &Device) -> Result<Vec<Signature>> {
         return Ok(Vec::new());
     }
     let report: Report = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("cannot read what wipefs says of {shown}"))?;
+        .with_context(|| format!("cannot read the output of wipefs for {shown}"))?;
     Ok(report.signatures)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Writing a portion, or one replacement member of it.
+//! Formats a portion, or one replacement member of it.
 //!
 //! ```text
 //! plan (options only) -> claim and check every device -> explain
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Nothing is written before every check of every device has passed. No superblock is written
-//! before all zones are wiped and flushed, so a run that is cut short leaves devices that are not
-//! formatted, never a portion with old mailboxes.
+//! before all zones are wiped and flushed. So an interrupted run leaves unformatted devices, and
+//! never a portion with old mailboxes.
 
 use crate::cli::{Force, Format, Uuid};
 use crate::disk::device::{refuse_twice, Device};
@@ -31,11 +31,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A device that has passed every check, and what it is going to be.
+/// A device that has passed every check, and the member that it is going to be.
 struct Target {
     device: Device,
     superblock: Superblock,
-    /// What the device holds now and will not hold afterwards.
+    /// The content that formatting destroys.
     lost: Vec<String>,
 }
 
@@ -119,8 +119,8 @@ fn new_portion(options: &Format) -> Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// Opens a device exclusively and refuses what must not be overwritten. Returns what will be lost,
-/// because its kind was named.
+/// Opens a device exclusively and refuses content that must not be overwritten. Returns the content
+/// that will be lost, because `--force` named its kind.
 fn claim(path: &Path, force: &[Force]) -> Result<(Device, Vec<String>)> {
     let device = Device::claim(path)?;
     let shown = path.display();
@@ -144,7 +144,8 @@ fn claim(path: &Path, force: &[Force]) -> Result<(Device, Vec<String>)> {
     Ok((device, lost))
 }
 
-/// The data area is a multiple of the physical block, and of the chunk if rows are counted.
+/// The size of the data area: a multiple of the physical block, and of the chunk if rows are
+/// counted.
 fn data_length(device: &Device, redundancy: &Redundancy) -> Result<u64> {
     let mut unit = device.physical_block;
     if let Counting::Stripe { chunk_sectors } = redundancy.counting {
@@ -186,7 +187,7 @@ fn now_s() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// Plans the first device as member `index` of the portion that the other devices belong to.
+/// Plans the first device as member `index` of the portion to which the other devices belong.
 fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Target> {
     let (path, rest) = options.devices.split_first().context("no device given")?;
     let left = members_left(rest)?;
@@ -205,13 +206,13 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
     let unknown = unknown_promises(&left, &portion);
     if unknown != 0 {
         let text = format!(
-            "what {} promised is not known from a majority of the members without member {index}",
+            "the promises of {} are not known from a majority without member {index}",
             named_controllers(unknown)
         );
         if !options.force.contains(&Force::Promises) {
             bail!(
                 "{text}: name all members that are left, and let these controllers write their \
-                 mailboxes on former replacements first; --force=promises goes on without"
+                 mailboxes on earlier replacements first; --force=promises continues without them"
             );
         }
         writeln!(out, "note: {text}")?;
@@ -227,7 +228,7 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
             path.display()
         );
     }
-    // Higher than that of the lost member, whatever that was [R56].
+    // Higher than the generation of the lost member [R56].
     let known = |left: &Member| left.superblock.generation.max(left.generations().of(index));
     let generations = left.iter().map(known);
     let superblock = Superblock {
@@ -246,7 +247,7 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
     })
 }
 
-/// Reads the members that are left of a portion, which must agree about it.
+/// Reads the members of a portion that are left. They must agree about the portion.
 fn members_left(paths: &[PathBuf]) -> Result<Vec<Member>> {
     if paths.is_empty() {
         bail!("name the members that are left behind the replacement: its settings are theirs");
@@ -265,8 +266,9 @@ fn members_left(paths: &[PathBuf]) -> Result<Vec<Member>> {
     Ok(left)
 }
 
-/// A replacement that is not settled does not count yet [R56]. With another one beside it, the
-/// former disks of both could be a majority in which nothing tells of either.
+/// Refuses a second replacement before the first one is settled: it does not count until then
+/// [R56]. Otherwise the former disks of both members could form a majority without any record of
+/// either replacement.
 fn refuse_unsettled(left: &[Member], portion: &Superblock, force: &[Force]) -> Result<()> {
     if portion.members % 2 == 0 || force.contains(&Force::Promises) {
         return Ok(());
@@ -289,8 +291,8 @@ fn refuse_unsettled(left: &[Member], portion: &Superblock, force: &[Force]) -> R
     }
 }
 
-/// The controllers whose promises fewer than a majority of the members tell. With another amnesic
-/// member beside those there are, a second owner of one epoch could be decided.
+/// The controllers whose promises are known from fewer than a majority of the members. One more
+/// member without these promises would allow a second owner of one epoch to be decided.
 fn unknown_promises(left: &[Member], portion: &Superblock) -> u64 {
     let knows = |member: &Member, slot: Slot| {
         let mut used = member.used_mailboxes();
@@ -304,7 +306,7 @@ fn unknown_promises(left: &[Member], portion: &Superblock) -> u64 {
         .fold(0, |bitmap, slot| bitmap | slot.bit())
 }
 
-/// Refuses members of a portion on which some controller still heartbeats: no --force allows that.
+/// Refuses members on which a controller still heartbeats. No --force allows that.
 fn refuse_used(targets: &[Target]) -> Result<()> {
     let mut watched = Vec::new();
     for target in targets {
@@ -367,7 +369,7 @@ fn explain(targets: &[Target], out: &mut impl Write) -> Result<()> {
         }
     }
     for Target { device, .. } in targets {
-        // sd and nvme try a command six times by default before they give it up.
+        // By default sd and nvme try a command six times before they fail it.
         let Some(timeout_ms) = device.command_timeout_ms() else {
             continue;
         };
@@ -384,7 +386,8 @@ fn explain(targets: &[Target], out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Members may differ in size; a layer above usually uses no more of each than the smallest has.
+/// Prints a note if the members differ in size: a layer above usually uses no more of each member
+/// than the smallest one has.
 fn explain_sizes(targets: &[Target], out: &mut impl Write) -> Result<()> {
     let lengths = || targets.iter().map(|t| t.superblock.data_length_sectors);
     if let (Some(least), Some(most)) = (lengths().min(), lengths().max()) {
@@ -422,14 +425,14 @@ fn write(targets: &[Target]) -> Result<()> {
     Ok(())
 }
 
-/// Where the tail starts. It ends with the last whole block: an image file may have a few bytes
-/// more, which belong to nobody.
+/// The start of the tail. The tail ends with the last whole block; an image file may have a few
+/// more bytes, which are not used.
 fn tail_offset(device: &Device) -> Result<u64> {
     copy_offset(device.size).with_context(|| format!("{} is too small", device.path.display()))
 }
 
-/// Reads everything back. This also finds two paths to one disk: the later member has overwritten
-/// the earlier one.
+/// Reads everything back. This also finds two paths to one disk, because the later member has
+/// overwritten the earlier one.
 fn verify(targets: &[Target]) -> Result<()> {
     for Target {
         device, superblock, ..

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What an md array inside the data areas says about its layout.
+//! The layout of an md array on the members, read from md's superblock in a data area.
 //!
-//! `check` needs it to judge whether rows can be counted; `suspects` and `rows` need it to know
-//! which block of which member belongs to which row.
+//! `check` uses it to find out whether rows can be counted; `suspects` and `rows` use it to assign
+//! each block of each member to a row.
 //!
-//! Counting by stripe rows is sound only while each row of chunks is at one place: on every
-//! member at the same offset, never moved. md says so in its superblock, version 1.x
-//! (`include/uapi/linux/raid/md_p.h`), which is at one of three places of the device it is on:
-//! here the data area of a member.
+//! Counting by stripe rows is sound only while each row of chunks stays at one place, at the same
+//! offset on every member. md's superblock, version 1.x (`include/uapi/linux/raid/md_p.h`),
+//! contains the layout. It is at one of three places of md's device, which is here the data area of
+//! a member.
 
 use crate::disk::device::Device;
 use anyhow::Result;
@@ -28,25 +28,25 @@ const RESHAPE_ACTIVE: u32 = 4;
 /// The layout of an md member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MdLayout {
-    /// Of the array.
+    /// The uuid of the array.
     pub uuid: [u8; 16],
     /// RAID level; negative for the special ones.
     pub level: i32,
-    /// The level's own layout word.
+    /// The layout within the level.
     pub layout: u32,
-    /// How much of a row is on one member; 0 where there are no rows.
+    /// The sectors of a row on one member; 0 if the level has no rows.
     pub chunk_sectors: u32,
-    /// Where the data starts, from the start of the data area.
+    /// The start of the data, from the start of the data area.
     pub data_offset_sectors: u64,
-    /// How much of each member holds data.
+    /// The sectors of data on each member.
     pub size_sectors: u64,
     /// How many members the array has.
     pub devices: u32,
-    /// Which of them this is; `None` for a spare or a failed one.
+    /// The number of this member among them; `None` for a spare or a failed member.
     pub role: Option<u16>,
     /// Counts the changes of md's superblock.
     pub events: u64,
-    /// Where the write-intent bitmap starts, in bytes from the start of the data area.
+    /// The start of the write-intent bitmap, in bytes from the start of the data area.
     pub bitmap_at: Option<u64>,
     /// Whether the layout is being changed.
     pub is_reshaping: bool,
@@ -55,20 +55,20 @@ pub struct MdLayout {
 }
 
 impl MdLayout {
-    /// Looks for md in the data area of a member.
+    /// Looks for an md superblock in the data area of a member.
     pub fn find(device: &Device, superblock: &Superblock) -> Result<Option<MdLayout>> {
         let start = superblock.data_offset_sectors.saturating_mul(SECTOR_SIZE);
         let length = superblock.data_length_sectors.saturating_mul(SECTOR_SIZE);
         MdLayout::find_in(device, start, length)
     }
 
-    /// Looks for md in a part of a device, both in bytes.
+    /// Looks for an md superblock in a part of a device; start and length are in bytes.
     pub fn find_in(device: &Device, start: u64, length: u64) -> Result<Option<MdLayout>> {
         // Version 1.2, 1.1, 1.0.
         let places = [Some(4096), Some(0), length.checked_sub(8192)];
         for place in places.into_iter().flatten() {
             let offset = start.saturating_add(place);
-            // A device that has shrunk has its own finding.
+            // `check` reports a device that has shrunk.
             if place.saturating_add(4096) > length || offset.saturating_add(4096) > device.size {
                 continue;
             }
@@ -79,7 +79,7 @@ impl MdLayout {
         Ok(None)
     }
 
-    /// Reads a superblock that is `place` bytes behind the start of the data area.
+    /// Parses a superblock that is `place` bytes behind the start of the data area.
     fn parse(block: &Block, place: u64) -> Option<MdLayout> {
         let word = |at: usize| {
             let bytes = block.get(at..)?.first_chunk::<4>()?;
@@ -112,7 +112,7 @@ impl MdLayout {
         })
     }
 
-    /// Why rows of `chunk_sectors` cannot be counted on this member; `None` if they can.
+    /// The reason why rows of `chunk_sectors` cannot be counted on this member; `None` if they can.
     pub fn objection(&self, chunk_sectors: u32) -> Option<String> {
         if self.is_reshaping {
             return Some(String::from("an md reshape is under way"));

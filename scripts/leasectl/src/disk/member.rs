@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a member says: its two superblocks and the mailboxes.
+//! Reads the records of a member: its two superblocks and the mailboxes.
 //!
 //! A member may be in use while it is read: the owner and every secondary write their mailboxes
-//! then. A block that reads as torn is therefore read again before it is believed to be.
+//! then. A block that seems torn is therefore read again before it counts as damaged.
 
 use crate::disk::device::Device;
 use anyhow::{bail, Result};
@@ -20,14 +20,14 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// How often a torn block is read before it is believed to be torn.
+/// How often a block that seems torn is read before it counts as damaged.
 const ATTEMPTS: usize = 3;
 
 /// One register of a mailbox.
 pub struct RegisterView<T> {
     /// The two blocks.
     pub blocks: [Reading<T>; 2],
-    /// What they say together.
+    /// The record that they hold together.
     pub reading: Reading<T>,
     /// Which block is the newest valid one.
     pub newest: Option<Side>,
@@ -35,16 +35,16 @@ pub struct RegisterView<T> {
 
 /// One controller's mailbox.
 pub struct Mailbox {
-    /// Whose.
+    /// The controller that writes it.
     pub slot: Slot,
-    /// Its promises.
+    /// The register with its promises.
     pub ballot: RegisterView<BallotRecord>,
-    /// Its signs of life.
+    /// The register with its heartbeats.
     pub heartbeat: RegisterView<HeartbeatRecord>,
 }
 
 impl Mailbox {
-    /// Whether nobody has written here since the member was formatted.
+    /// Whether the controller has never written here since the member was formatted.
     pub fn is_blank(&self) -> bool {
         self.ballot.reading.is_blank() && self.heartbeat.reading.is_blank()
     }
@@ -54,13 +54,13 @@ impl Mailbox {
 pub struct Member {
     /// Where it was read from.
     pub device: Device,
-    /// What counts: the superblock at the start, or the copy if that is damaged.
+    /// The valid superblock: the one at the start, or the copy if that one is damaged.
     pub superblock: Superblock,
     /// The superblock at the start.
     pub primary: Result<Superblock, SuperblockError>,
     /// The copy at the end.
     pub copy: Result<Superblock, SuperblockError>,
-    /// Whether the first block is the protective one.
+    /// Whether the first block is still the protective one.
     pub is_protected: bool,
     /// The mailboxes of all 64 controllers, formatted or not.
     pub mailboxes: Vec<Mailbox>,
@@ -94,8 +94,8 @@ impl Member {
             .filter(|mailbox| mailbox.slot.is_in(self.superblock.controllers))
     }
 
-    /// The highest generation of each member of the portion that this one tells of: its own, and
-    /// what the controllers wrote in its mailboxes [R56].
+    /// The highest known generation of each member of the portion: that of this member, and those
+    /// that the controllers wrote into its mailboxes [R56].
     pub fn generations(&self) -> Generations {
         let mut known = Generations::NONE;
         known.note(self.superblock.member, self.superblock.generation);
@@ -111,8 +111,9 @@ impl Member {
         known
     }
 
-    /// Whether this member tells what a controller has promised: both its registers are valid, or
-    /// blank on a member of the original format. With one of them no controller completes a round.
+    /// Whether the promises of a controller can be read from this member: both registers are valid,
+    /// or blank on a member of the original format. No controller completes a round with only one
+    /// valid register.
     pub fn knows_promises_of(&self, mailbox: &Mailbox) -> bool {
         let is_original = !self.superblock.replacement;
         is_known(&mailbox.ballot.reading, is_original)
@@ -128,8 +129,9 @@ fn is_known<T>(reading: &Reading<T>, is_original: bool) -> bool {
     }
 }
 
-/// Reads both superblocks of a device: the one at the start, and the copy, which is where the
-/// first says that the device ended when it was formatted, or where it ends now.
+/// Reads both superblocks of a device: the one at the start, and the copy at the end of the device.
+/// The first superblock contains the size that the device had when it was formatted; without it,
+/// the present size counts.
 pub fn superblocks(
     device: &Device,
 ) -> Result<(
@@ -155,7 +157,7 @@ pub fn superblocks(
 ///
 /// # Errors
 ///
-/// What is wrong with it, and what helps if the copy at the end is whole.
+/// The damage, and the remedy if the copy at the end is valid.
 pub fn first_superblock(device: &Device) -> Result<Superblock> {
     let shown = device.path.display();
     match superblocks(device)? {
@@ -165,7 +167,7 @@ pub fn first_superblock(device: &Device) -> Result<Superblock> {
     }
 }
 
-/// What helps against a damaged superblock.
+/// The remedy for a damaged superblock.
 pub const COPY_IS_WHOLE: &str =
     "the copy at the end of the device is whole: leasectl repair restores the superblock from it";
 
@@ -213,8 +215,8 @@ fn block<T: Record>(device: &Device, id: &BlockId, side: Side) -> Result<Reading
     Ok(reading)
 }
 
-/// The controllers that heartbeat on each of the members, a bit each. This takes two of the longest
-/// periods: heartbeats come from other machines, and nothing but the disk tells of them.
+/// The controllers that heartbeat on each of the members, as bits. This takes two of the longest
+/// periods, because the heartbeats of other hosts can be seen only on the disk.
 pub fn heartbeating(members: &[(&Device, Superblock)]) -> Result<Vec<u64>> {
     let look = || -> Result<Vec<BTreeSet<(Slot, u64, u128)>>> {
         let boxes = members

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is on the members: writing it, reading it, judging it.
+//! The members: formatting, reading, checking and repairing them.
 
 pub mod advise;
 pub mod check;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! From options to timings and redundancy, and what they mean in practice.
+//! Computes timings and redundancy from options, and explains their consequences.
 //!
-//! Nothing here touches a device. What the options do not say is computed: the shortest lease that
-//! survives the stated delays, the shortest safe window, the default batch limit. What the core
-//! refuses is refused here with the core's words.
+//! Nothing here touches a device. Values that the options leave out are computed: the shortest
+//! lease that survives the stated delays, the shortest safe window, the default batch limit. Values
+//! that the core refuses are refused here with the core's error texts.
 
 use crate::cli::{Count, RedundancyOptions, Timings, WhenExhausted, YesNo};
 use crate::text::{controllers, ms, ns, round_up_ms};
@@ -75,7 +75,7 @@ pub fn redundancy(options: &RedundancyOptions) -> Result<Redundancy> {
     Ok(redundancy)
 }
 
-/// A limit of 0 from the start, which `stop` keeps for ever, is a portion that nobody can write.
+/// Refuses a limit of 0 from the start with the policy `stop`: no controller could ever write.
 fn refuse_unwritable(redundancy: &Redundancy) -> Result<()> {
     let is_unwritable =
         redundancy.healthy_limit() == Some(0) && redundancy.exhausted == Exhausted::Stop;
@@ -89,8 +89,8 @@ fn refuse_unwritable(redundancy: &Redundancy) -> Result<()> {
     )
 }
 
-/// Compares the redundancy with the members: what repairs strays must lie within the portion,
-/// because the limit is one for each portion, and the strays of two portions add up.
+/// Compares the redundancy with the number of members: the members that repair strays must all lie
+/// in this portion, because each portion has its own limit, and the strays of two portions add up.
 pub fn compare(kind: Kind, members: u8) -> Result<()> {
     let (needed, what) = match kind {
         Kind::Parity(parity) => (parity.saturating_add(1), format!("parity:{parity}")),
@@ -107,7 +107,7 @@ pub fn compare(kind: Kind, members: u8) -> Result<()> {
     Ok(())
 }
 
-/// Explains a portion: its timings, its limit, the throughput ceiling, and what to know.
+/// Explains a portion: its timings, its limit, its throughput ceiling, and notes.
 pub fn explain(portion: &Superblock, out: &mut impl Write) -> io::Result<()> {
     explain_timing(portion, out)?;
     explain_limit(&portion.redundancy, out)?;
@@ -153,7 +153,8 @@ fn explain_timing(portion: &Superblock, out: &mut impl Write) -> io::Result<()> 
 
 /// How long after the owner's last heartbeat another controller writes.
 pub fn takeover_ns(timing: &Timing) -> u64 {
-    // Notice within a period; then four ballot writes with two reads, and two heartbeats.
+    // The silence is noticed within a period. Then come four ballot writes with two reads, and two
+    // heartbeats.
     let rounds_ns = timing
         .write_ns
         .saturating_mul(6)
@@ -219,7 +220,7 @@ fn explain_limit(redundancy: &Redundancy, out: &mut impl Write) -> io::Result<()
     )
 }
 
-/// What whoever formats a portion should know about it.
+/// Notes for the operator who formats the portion.
 fn warnings(portion: &Superblock) -> Vec<String> {
     let mut notes = Vec::new();
     let timing = &portion.timing;
@@ -267,14 +268,12 @@ fn warnings(portion: &Superblock) -> Vec<String> {
         ));
     }
     match portion.members {
-        1 => notes.push(String::from(
-            "with one member, losing it loses the lease of everybody",
-        )),
+        1 => notes.push(String::from("with one member, its loss ends every lease")),
         2 => notes.push(String::from(
-            "with two members a majority is both: losing one loses the lease of everybody",
+            "with two members a majority is both: the loss of one ends every lease",
         )),
         members => notes.push(format!(
-            "a majority is {} of {members} members: losing {} changes nothing",
+            "a majority is {} of {members} members: the loss of {} changes nothing",
             majority(members),
             members - majority(members),
         )),

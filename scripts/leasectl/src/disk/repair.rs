@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Restoring what a member lost: a superblock from its copy, and a controller's registers from what
-//! the same controller wrote on the other members.
+//! Restores damaged records of a member: a superblock from its copy, and the registers of a
+//! controller from its records on the other members.
 //!
-//! A register whose two blocks are both damaged is *unreadable*. If it is unreadable on so many
-//! members that no majority tells what its controller promised, no controller can claim the
-//! portion. A controller writes the same image to every member, so the latest image that a majority
-//! tells holds every promise that ever counted. If no majority tells it, a promise may be lost:
-//! then the operator must know that this controller is dead and that all others are stopped.
+//! A register is *unreadable* if both of its blocks are damaged. If so many members are unreadable
+//! that the promises of a controller are not known from a majority, no controller can claim the
+//! portion. A controller writes the same image to every member, so the latest image on a majority
+//! holds every promise that ever counted. Without a majority a promise may be lost. Then the
+//! operator must make sure that this controller is dead and that all others are stopped.
 //!
-//! Each register is written block by block, first A and then B, with a flush behind each. A run
-//! that is cut short leaves registers that can be read, or that can be repaired again.
+//! Each register is written block by block, first A and then B, with a flush after each. An
+//! interrupted run leaves registers that can be read, or that can be repaired again.
 
 use crate::cli::Repair;
 use crate::disk::check::highest;
@@ -52,7 +52,7 @@ pub fn run(options: &Repair, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Restores whichever of the two superblocks is damaged from the other one.
+/// Restores the damaged one of the two superblocks from the other one.
 fn repair_superblocks(device: &Device, dry_run: bool, out: &mut impl Write) -> Result<u32> {
     let shown = device.path.display();
     let (whole, offset, which) = match superblocks(device)? {
@@ -118,13 +118,13 @@ fn offset_of_copy(device: &Device, superblock: &Superblock) -> Result<u64> {
         .with_context(|| format!("{} is too small", device.path.display()))
 }
 
-/// What is known of one register of a controller, and where it is unreadable.
+/// The valid records of one register of a controller, and the members on which it is unreadable.
 struct Survey<T> {
     /// The valid records, by member.
     valid: Vec<T>,
-    /// How many members tell what the register says.
+    /// How many members show the register: it is valid, or blank because it was never written.
     telling: usize,
-    /// The members on which it is unreadable, as indices into what was read.
+    /// The members on which it is unreadable, as indices into the members that were read.
     unreadable: Vec<usize>,
 }
 
@@ -185,10 +185,10 @@ fn repair_registers(
         !ballots.unreadable.is_empty() && ballots.telling < usize::from(majority(portion.members));
     if is_lost && !options.promises_lost {
         bail!(
-            "what controller {slot} promised is known from {} of {} members, which is no majority: \
-             name all members that are left; if these are all, make sure that controller {slot} \
-             is off for ever or does not come back before this is done, stop the portion on all \
-             other controllers, and say --promises-lost",
+            "the promises of controller {slot} are known from {} of {} members, which is no \
+             majority: name all members that are left; if no other member is left, make sure that \
+             controller {slot} stays off until the repair has ended, stop the portion on all other \
+             controllers, and add --promises-lost",
             ballots.telling,
             portion.members
         );
@@ -229,7 +229,7 @@ fn repair_registers(
     Ok(ballots + place.restore(&beats, beat.is_some(), beat_block, out)?)
 }
 
-/// The block of a record; of none, a block as formatting leaves it.
+/// The block of a record; without a record, the block that formatting writes.
 fn block_of<T: Record>(record: Option<T>, id: &BlockId) -> Block {
     let mut block = ZERO_BLOCK;
     if let Some(record) = record {
@@ -238,7 +238,7 @@ fn block_of<T: Record>(record: Option<T>, id: &BlockId) -> Block {
     block
 }
 
-/// The portion that all members given are of.
+/// The portion to which all given members belong.
 fn portion_of(members: &[Member]) -> Result<Superblock> {
     let (first, rest) = members.split_first().context("no device given")?;
     for (at, member) in rest.iter().enumerate() {
@@ -252,7 +252,8 @@ fn portion_of(members: &[Member]) -> Result<Superblock> {
     Ok(first.superblock)
 }
 
-/// Refuses while the controller lives, and, where a promise may be lost, while anybody does.
+/// Refuses while the controller heartbeats. If a promise may be lost, refuses while any controller
+/// does.
 fn refuse_alive(claimed: &[Device], members: &[Member], slot: Slot, is_lost: bool) -> Result<()> {
     let watched: Vec<(&Device, Superblock)> = claimed
         .iter()
@@ -272,8 +273,8 @@ fn refuse_alive(claimed: &[Device], members: &[Member], slot: Slot, is_lost: boo
     Ok(())
 }
 
-/// The latest image of the ballot register, with everything that other copies of the same decision
-/// know in addition: the stricter number of each, and all charges.
+/// The latest image of the ballot register. Values of other copies of the same decision are added:
+/// the stricter one of each number, and all charges.
 fn latest_ballot(valid: &[BallotRecord]) -> Option<BallotRecord> {
     let age = |record: &&BallotRecord| (record.dec.epoch, record.mbal, record.bal, record.seq);
     let mut latest = *valid.iter().max_by_key(age)?;
@@ -294,9 +295,9 @@ fn latest_beat(valid: &[HeartbeatRecord]) -> Option<HeartbeatRecord> {
     Some(latest)
 }
 
-/// What stands in for a ballot register that nobody can read: no promise, the highest decision that
-/// anybody knows, and, if this controller owned that epoch, a charge for all that it may have had
-/// open.
+/// The replacement for a ballot register that is unreadable everywhere: no promise, the highest
+/// known decision, and, if this controller owned that epoch, a charge for all operations that it
+/// may have had open.
 fn unknown_ballot(members: &[Member], slot: Slot) -> Result<BallotRecord> {
     let mut charges = Charges::NONE.with_partial(true);
     let mut generations = Generations::NONE;
@@ -330,7 +331,7 @@ fn unknown_ballot(members: &[Member], slot: Slot) -> Result<BallotRecord> {
     })
 }
 
-/// Where registers are written.
+/// The members to which registers are written.
 struct Place<'a> {
     claimed: &'a [Device],
     members: &'a [Member],
@@ -339,8 +340,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Writes what `block` makes wherever the register is unreadable: `is_known` says whether that
-    /// is a record, or that nothing was ever written.
+    /// Writes the result of `block` to each member with an unreadable register. `is_known` says
+    /// whether that is a record; otherwise nothing was ever written.
     fn restore<T: Record>(
         &self,
         survey: &Survey<T>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Telling what members say, for people and as JSON.
+//! Prints the records of members, as text and as JSON.
 //!
 //! The JSON is an interface: fields are only ever added. Durations are milliseconds if the name
 //! ends in `_ms` (fractions are possible), sizes are sectors if it ends in `_sectors`; 128-bit
@@ -227,7 +227,7 @@ fn charges_text(record: &BallotRecord) -> String {
     crate::text::list(&charges)
 }
 
-/// The word of a reason code, or the code of a later version.
+/// The word of a reason code, or the number of a code that is not known.
 fn reason_text(code: u8) -> String {
     Reason::from_code(code).map_or(code.to_string(), |reason| reason.token().to_owned())
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Converting a portion of on-disk format 1 to the present one, while no controller runs.
+//! Converts a portion of on-disk format 1 to the present format, while no controller runs.
 //!
 //! ```text
 //! read every member -> nobody writes a mailbox -> superblocks say "being upgraded" -> flush
 //!      -> each register: the other block, flush, the newest block, flush -> superblocks -> flush
 //! ```
 //!
-//! A run that is cut short is done again from the beginning, with the same members. Until then no
+//! An interrupted run is repeated from the beginning, with the same members. Until then no
 //! controller opens a member: an earlier module refuses the feature "being upgraded" as unknown,
-//! and the present one by its name. No register is ever without a valid block: the newest block is
-//! overwritten when the other one holds the same, converted, and with a higher number.
+//! and the present one refuses it by name. A register always has a valid block: the newest block is
+//! overwritten only when the other one holds the same record, converted, with a higher number.
 
 use crate::cli::Upgrade;
 use crate::disk::device::{refuse_twice, Device};
@@ -30,7 +30,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// A member of format 1, of the present one, or between the two.
+/// A member of format 1, of the present format, or of an interrupted upgrade.
 struct Old {
     device: Device,
     superblock: Superblock,
@@ -53,7 +53,7 @@ impl Old {
         self.superblock.incompat == INCOMPAT_RECORDS_2
     }
 
-    /// What it says of the portion, whatever its format.
+    /// Its superblock, in either format.
     fn portion(&self) -> Superblock {
         Superblock {
             incompat: INCOMPAT_RECORDS_2,
@@ -61,7 +61,7 @@ impl Old {
         }
     }
 
-    /// Writes both superblocks, the one at the start last: it is the one that counts.
+    /// Writes both superblocks, the one at the start last, because that one counts.
     fn write_superblocks(&mut self, incompat: u32) -> Result<()> {
         self.superblock.incompat = incompat;
         let mut block = ZERO_BLOCK;
@@ -79,7 +79,7 @@ impl Old {
         self.device.read_blocks(MAILBOX_OFFSET, length)
     }
 
-    /// Converts a register: what is newest, to both blocks.
+    /// Converts the newest record of a register, and writes it to both blocks.
     fn convert<T: Record>(&self, slot: Slot, renew: impl Fn(T, u64) -> T) -> Result<()> {
         let id = BlockId {
             uuid: self.superblock.uuid,
@@ -93,7 +93,7 @@ impl Old {
             anyhow::Ok(decode_any::<T>(&block, &id))
         });
         let (Reading::Valid(record), Some(side)) = newest(a?, b?) else {
-            // Nobody has written it, or nobody can read it: it says the same in both formats.
+            // A blank or an unreadable register means the same in both formats.
             return Ok(());
         };
         for (more, side) in [(1, side.other()), (2, side)] {
@@ -124,7 +124,7 @@ pub fn run(options: &Upgrade, out: &mut impl Write) -> Result<()> {
         return Ok(());
     }
     refuse_used(&members, &portion)?;
-    // A disk that was replaced before is of format 1 for ever, and is never a member again.
+    // A disk that was replaced before keeps format 1, and is never a member again.
     let mut generations = Generations::NONE;
     for Old { superblock, .. } in &members {
         generations.note(superblock.member, superblock.generation);
@@ -154,7 +154,7 @@ pub fn run(options: &Upgrade, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// All members of one portion must be there: what is left out could never be a member again.
+/// All members of the portion must be given: a member that is left out could never be used again.
 fn whole_portion(members: &[Old]) -> Result<Superblock> {
     let portion = members.first().context("no devices given")?.portion();
     for (at, member) in members.iter().enumerate() {
@@ -177,8 +177,8 @@ fn whole_portion(members: &[Old]) -> Result<Superblock> {
     Ok(portion)
 }
 
-/// No controller may write a mailbox meanwhile. A heartbeat comes at least once in the longest
-/// period, and nothing but the disk tells of it.
+/// Refuses if a controller writes a mailbox. A controller writes a heartbeat at least once in the
+/// longest period, and this can be seen only on the disk.
 fn refuse_used(members: &[Old], portion: &Superblock) -> Result<()> {
     let look = || {
         members

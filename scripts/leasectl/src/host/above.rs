@@ -2,10 +2,10 @@
 //! Takes down what is stacked on mapped devices: mounts, volume groups, arrays.
 //!
 //! This happens in good order while the lease is valid and everything can still be written. It also
-//! happens after the lease was lost: then nothing can be saved, and the devices must be closed before
-//! this host may own the portion again. After a loss the portion is *closing* for udev until nothing
-//! is above it any more. So the devices above it return together, and not earlier. Programs that have
-//! a mapped device itself open, such as an export, are left alone.
+//! happens after the lease was lost: then nothing can be saved, and the devices must be closed
+//! before this host may own the portion again. After a loss the portion is *closing* for udev until
+//! nothing is above it any more. So the devices above it return together, and not earlier. Programs
+//! that have a mapped device itself open, such as an export, are left alone.
 //!
 //! The kernel sends no event when a busy device becomes idle, so this code polls.
 
@@ -41,8 +41,9 @@ pub enum Manner {
 }
 
 /// Unmounts the file systems on the devices and on everything that is stacked on them, then stops
-/// the stacked devices. All devices of a portion are passed at once, because the removal of the first
-/// mapped device ends the lease. A command that fails prints its error, and its device stays open.
+/// the stacked devices. All devices of a portion are passed at once, because the removal of the
+/// first mapped device ends the lease. A command that fails prints its error, and its device stays
+/// open.
 pub fn take_down(devices: &[Mapped], manner: Manner) {
     for name in at_and_above(devices) {
         unmount(&format!("/dev/{name}"), manner);
@@ -127,7 +128,7 @@ fn close_lost(portion: &str) -> Result<()> {
         Closing::forget(portion);
         return Ok(());
     }
-    say(portion, "the lease was lost: taking down what is above");
+    say(portion, "the lease was lost: taking down everything above");
     let closing = Closing::begin(portion)?;
     let (begun, mut manner) = (Instant::now(), Manner::Lost);
     while is_used(&devices, &mounts()?) {

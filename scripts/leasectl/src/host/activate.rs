@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! From declarations to mapped devices, and back.
+//! Creates the mapped devices of declared portions, and removes them.
 //!
-//! A member is *here* if its device is; members that are not here are waited for as long as the
-//! declaration says. A majority of them is enough to go on: the others can be mapped by running it
-//! again, which leaves what is mapped as it is.
+//! A member is *here* if its device exists on this host. `activate` waits for the other members as
+//! long as the declaration says, and continues with a majority. Members that arrive later are
+//! mapped by another run, which does not touch devices that exist already.
 //!
-//! The way back gives up the lease first and asks whether anybody has a device open before that,
-//! because a portion that loses its first device is released: then it must be on purpose.
+//! `deactivate` refuses while a device is open, because the removal of the first device releases
+//! the portion. Then it releases the lease and removes the devices.
 
 use crate::cli::{Activate, Deactivate};
 use crate::disk::device::Device;
@@ -30,7 +30,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// How long udev may take for what it has begun, in seconds.
+/// How long to wait for udev to finish its work, in seconds.
 const SETTLE_S: u32 = 30;
 
 /// A member that is here.
@@ -69,7 +69,7 @@ pub fn deactivate(options: &Deactivate, out: &mut impl Write) -> Result<ExitCode
         if portions.contains_key(name.as_str()) {
             continue;
         }
-        // A unit may be stopped twice; a slip of the hand names what nobody declared.
+        // A unit may be stopped twice. But a name that is not declared is a mistake.
         if !Path::new(DIRECTORY).join(format!("{name}.toml")).exists() {
             bail!("portion {name} is neither mapped nor declared on this machine");
         }
@@ -82,7 +82,7 @@ pub fn deactivate(options: &Deactivate, out: &mut impl Write) -> Result<ExitCode
     })
 }
 
-/// Does all of them, whatever becomes of one; says what went wrong.
+/// Acts on all of them, also after an error, and prints each error.
 fn each<T>(things: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for thing in things {
@@ -94,7 +94,7 @@ fn each<T>(things: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<ExitCo
     Ok(code)
 }
 
-/// A warning that nobody reads stops nothing.
+/// Prints a warning. Standard error may be closed.
 fn warn(text: &str) {
     let _ = writeln!(io::stderr(), "leasectl: warning: {text}");
 }
@@ -103,7 +103,8 @@ fn activate_file(path: &Path, dry_run: bool, out: &mut impl Write) -> Result<()>
     let declaration = Declaration::read(path)?;
     let here = members(&declaration, dry_run)?;
     let first = &here[0].superblock;
-    // Every line first: what the module would refuse is known before anything is mapped.
+    // All lines are made first, so that lines which the module would refuse are found before
+    // anything is mapped.
     let mut devices = Vec::new();
     for member in &here {
         let superblock = &member.superblock;
@@ -148,13 +149,13 @@ fn activate_file(path: &Path, dry_run: bool, out: &mut impl Write) -> Result<()>
     Ok(())
 }
 
-/// What device-mapper knows a mapped device by; the udev rules know it by its beginning.
+/// The uuid of a mapped device in device-mapper. The udev rules recognise its prefix.
 fn device_uuid(superblock: &Superblock, controller: Slot) -> String {
     let portion = DisplayUuid(&superblock.uuid);
     format!("LEASE-{portion}-{}-{controller}", superblock.member)
 }
 
-/// The members of a declared portion that are here: a majority, which fit each other.
+/// The members of a declared portion that are here. They are a majority and fit each other.
 fn members(declaration: &Declaration, dry_run: bool) -> Result<Vec<Here>> {
     let wait_s = if dry_run { 0 } else { declaration.wait_s };
     let here = match &declaration.devices {
@@ -185,7 +186,7 @@ fn members(declaration: &Declaration, dry_run: bool) -> Result<Vec<Here>> {
     Ok(here)
 }
 
-/// Leaves out devices that were members until they were replaced, and says so [R56].
+/// Leaves out devices of former members, which were replaced, with a warning [R56].
 fn without_former(here: Vec<Here>) -> Vec<Here> {
     let known = generations(&here);
     let is_present = |one: &Here| one.superblock.generation >= known.of(one.superblock.member);
@@ -204,8 +205,8 @@ fn without_former(here: Vec<Here>) -> Vec<Here> {
     present
 }
 
-/// The highest generation of each member that the devices tell of. A device that cannot be read to
-/// its end tells of itself.
+/// The highest generation of each member in the records of the devices. A device whose mailboxes
+/// cannot be read counts with its own generation.
 fn generations(here: &[Here]) -> Generations {
     let mut known = Generations::NONE;
     for Here { path, superblock } in here {
@@ -247,7 +248,7 @@ fn named(declaration: &Declaration, devices: &[PathBuf]) -> Result<Vec<Here>> {
     Ok(here)
 }
 
-/// The members that udev recognises, after a wait for those that the first one says there are.
+/// The members that udev recognises, after a wait for the missing ones of the same portion.
 fn recognised_all(declaration: &Declaration, wait_s: u32) -> Result<Vec<Here>> {
     settle();
     let here = recognised(declaration)?;
@@ -275,7 +276,7 @@ fn recognised(declaration: &Declaration) -> Result<Vec<Here>> {
             continue;
         }
         let path = entry.path();
-        // A link may be older than what it points to.
+        // The device may have been formatted after the link was made.
         let Ok(superblock) = superblock(&path) else {
             continue;
         };
@@ -309,7 +310,7 @@ fn is_of(declaration: &Declaration, superblock: &Superblock) -> bool {
         && uuid.is_none_or(|uuid| uuid == superblock.uuid)
 }
 
-/// Waits until all paths are there, or the time is up; who counts them afterwards knows which.
+/// Waits until all paths exist or the time is up. The caller finds out which ones exist.
 fn wait_for(paths: &[PathBuf], wait_s: u32) -> Result<()> {
     let absent: Vec<&str> = paths
         .iter()
@@ -325,7 +326,7 @@ fn wait_for(paths: &[PathBuf], wait_s: u32) -> Result<()> {
     Ok(())
 }
 
-/// Where there is no udev there is nothing to wait for; what it says goes to the log.
+/// Runs udevadm. Without udev there is nothing to wait for, so errors are ignored.
 fn udevadm(words: &[&str]) {
     let _ = program("udevadm").args(words).status();
 }
@@ -344,7 +345,7 @@ fn deactivate_portion(
     let result = close(lines, above, out);
     drop(closing);
     if above && result.is_err() {
-        // What is left may be used again.
+        // A device that stays mapped may be used again.
         for line in lines {
             trigger(line.device)?;
         }
@@ -364,7 +365,7 @@ fn close(lines: &[status::Line<'_>], above: bool, out: &mut impl Write) -> Resul
         mapped = look()?;
     }
     if mapped.iter().any(|device| device.open > 0) {
-        // Not everybody stays: udev looks at each device that was closed after writing.
+        // udev opens each device for a moment after it was closed by a writer.
         settle();
         mapped = look()?;
     }

@@ -5,26 +5,27 @@
 //! `optimized` while this controller owns the portion, and `inaccessible` otherwise, so that
 //! clients with native multipath use the path that may write.
 //!
-//! The order is what matters. A client that sees a write fail tries it again: on another path if
-//! this one is inaccessible, otherwise on the same, a few times within milliseconds, and then the
-//! error is its user's. So, after a lapse,
+//! The order of the steps matters. A client that sees a write fail tries it again: on another path
+//! if this one is inaccessible, otherwise on the same path, a few times within milliseconds; then
+//! the program gets the error. So the order after a lapse is
 //!
 //! ```text
 //!     lapse --> gate keeps refused writes --> group inaccessible --> message `drop`: they fail
 //!               (lapse_hold_ms)                                      and go to the other path
 //! ```
 //!
-//! A lapse is seen as a lease that is not there, or as another epoch: the same owner may be back
-//! before anybody looks, and what the gate kept in between must fail, too. And `drop` ends the
-//! keeping of whatever lapse there was until then. So a group becomes optimized only on a look
-//! that shows the same lease as one that `drop` followed: had it ended in between, or while this
-//! process stood still, the second look would tell.
+//! A lapse shows as a missing lease or as another epoch: the controller may own the portion again
+//! before the next reading of its status, and the operations that the gate kept in between must
+//! fail, too. `drop` fails the operations that were kept until then. So a group becomes optimized
+//! only after three steps: a reading of a lease, `drop`, and a second reading of the same lease. If
+//! the lease had ended in between, or while this process was stopped, the second reading would show
+//! that.
 //!
-//! What is done depends on the status line and on nothing that was done before a restart. A
-//! controller whose status cannot be read does not own.
+//! The actions depend only on the status line, and not on actions before a restart. A controller
+//! whose status cannot be read counts as no owner.
 //!
-//! One loop waits for events of device-mapper, looks and acts. It also looks every [`LOOK_AGAIN`],
-//! for ports that are configured later: configfs raises no event.
+//! One loop waits for events of device-mapper, reads the status and acts. It also does so every
+//! [`LOOK_AGAIN`], for ports that are configured later, because configfs raises no event.
 
 use crate::cli::{Ana, Group};
 use crate::kernel::events::Events;
@@ -38,10 +39,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The longest time between two looks.
+/// The longest time between two readings of the status.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// What clients are told about the namespaces of a group.
+/// The state that clients see for the namespaces of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Optimized,
@@ -57,24 +58,24 @@ impl fmt::Display for State {
     }
 }
 
-/// What a look shows of a portion.
+/// One reading of the status of a portion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     device: String,
-    /// This controller has a lease that is valid.
+    /// This controller has a valid lease.
     owns: bool,
     epoch: Option<u64>,
 }
 
-/// One thing to do.
+/// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Set(State),
-    /// Fail what the gate keeps.
+    /// Fail the operations that the gate keeps.
     Drop,
 }
 
-/// What to do about `now`, in this order, when `before` was dealt with last.
+/// The steps for the reading `now`, in order, after the steps for `before`.
 fn steps(before: Option<&Seen>, now: Option<&Seen>) -> &'static [Step] {
     match now {
         None => &[Step::Set(State::Inaccessible)],
@@ -83,11 +84,11 @@ fn steps(before: Option<&Seen>, now: Option<&Seen>) -> &'static [Step] {
     }
 }
 
-/// A portion, and the group that its namespaces are in.
+/// A portion, and the group of its namespaces.
 struct Export {
     group: Group,
     dealt_with: Option<Seen>,
-    /// What went wrong last, so that it is said once.
+    /// The last error, so that each error is printed once.
     trouble: String,
 }
 
@@ -132,8 +133,8 @@ fn exports(groups: &[Group]) -> Result<Vec<Export>> {
     Ok(groups.iter().map(export).collect())
 }
 
-/// Looks at all portions and does what has to be done; whether to look again at once. An error is
-/// one that was not said yet.
+/// Reads the status of all portions and does their steps. Returns whether another reading is due at
+/// once. The errors are those that were not printed yet.
 fn look(exports: &mut [Export], options: &Ana, out: &mut impl Write) -> Result<bool> {
     let text = dmsetup();
     let lines = match &text {
@@ -168,7 +169,7 @@ fn look(exports: &mut [Export], options: &Ana, out: &mut impl Write) -> Result<b
     }
 }
 
-/// All devices of a portion are of one mind: the first of them speaks.
+/// The reading of a portion, from its first device; all its devices agree.
 fn find(lines: &[Line<'_>], group: &Group) -> Option<Seen> {
     let portion = group.portion.as_str();
     let line = lines.iter().find(|line| line.status.portion == portion)?;
@@ -180,8 +181,8 @@ fn find(lines: &[Line<'_>], group: &Group) -> Option<Seen> {
 }
 
 impl Export {
-    /// Does what has to be done about a look; whether an owner is not yet told so to its clients.
-    /// After an error all of it is done again next time.
+    /// Does the steps for a reading. Returns whether the controller owns the portion and its
+    /// clients do not see that yet. After an error all steps are repeated next time.
     fn act(&mut self, now: Option<Seen>, nvmet: &Path, out: &mut impl Write) -> Result<bool> {
         let before = self.dealt_with.take();
         let unsettled = before != now && now.as_ref().is_some_and(|seen| seen.owns);
@@ -199,7 +200,7 @@ impl Export {
         Ok(unsettled)
     }
 
-    /// Sets the state of the group on every port that has it; each write tells every client.
+    /// Sets the state of the group on every port that has it. Each write informs every client.
     fn set(&self, state: State, nvmet: &Path, out: &mut impl Write) -> Result<()> {
         let Group { portion, number } = &self.group;
         let mut ports = Vec::new();
@@ -220,7 +221,7 @@ impl Export {
     }
 }
 
-/// The ports that have a group, and the file of its state on each.
+/// The ports that have a group, and the file with its state on each port.
 fn group_files(nvmet: &Path, group: u32) -> Result<Vec<(String, PathBuf)>> {
     let ports = nvmet.join("ports");
     let shown = ports.display();
@@ -236,7 +237,7 @@ fn group_files(nvmet: &Path, group: u32) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// Fails what the gate keeps of the portion of a device.
+/// Fails the operations that the gate keeps, for the portion of a device.
 fn drop_kept(device: &str) -> Result<()> {
     mapped::dmsetup(&["message", device, "0", "drop"]).map(drop)
 }
@@ -253,8 +254,8 @@ mod tests {
         })
     }
 
-    /// Every sequence of looks: the group is inaccessible whenever what is kept fails, and becomes
-    /// optimized only behind a `drop` that followed a look at the same lease.
+    /// Tries every sequence of readings: the group is inaccessible whenever kept operations fail,
+    /// and becomes optimized only after a `drop` that followed a reading of the same lease.
     #[test]
     fn r17_clients_come_only_where_a_lapse_will_be_kept() {
         let looks = [
@@ -270,7 +271,7 @@ mod tests {
                 let owns = now.as_ref().is_some_and(|seen| seen.owns);
                 let optimized = steps.contains(&Step::Set(State::Optimized));
                 assert_eq!(optimized, owns && before == now, "{before:?} {now:?}");
-                // Whatever a lapse left behind fails, unless there is no device to tell it to.
+                // Kept operations of a lapse fail, unless there is no device for the message.
                 let drops = steps.contains(&Step::Drop);
                 assert_eq!(drops, now.is_some() && !optimized, "{before:?} {now:?}");
                 if !optimized {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is declared: one file for each portion that this machine shall have mapped.
+//! Declarations: one file for each portion that this host maps.
 //!
-//! `scripts/debian/portion.toml` has everything that a file may say.
+//! `scripts/debian/portion.toml` shows all settings of a file.
 //!
-//! A file is read as a whole or not at all, and what is wrong is told with its line.
+//! A file with a mistake is not used at all, and the error names the line.
 
 use crate::cli::{name, uuid, Uuid};
 use anyhow::{anyhow, Context, Result};
@@ -18,25 +18,25 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-/// Where the files are.
+/// The directory of the files.
 pub const DIRECTORY: &str = "/etc/dm-lease";
-/// How long to wait for members, in seconds, if the file does not say it.
+/// How long to wait for members by default, in seconds.
 const WAIT_S: u32 = 30;
 
-/// One portion as it is declared.
+/// The declaration of one portion.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
     /// The portion's name in the superblock.
     #[serde(deserialize_with = "portion")]
     pub portion: Name,
-    /// This machine's number.
+    /// The controller number of this host.
     #[serde(deserialize_with = "controller")]
     pub controller: Slot,
-    /// The portion's uuid, if it must be this one.
+    /// The uuid that the portion must have, if it is given.
     #[serde(default, deserialize_with = "portion_uuid")]
     pub uuid: Option<Uuid>,
-    /// The members; without them those that udev recognises.
+    /// The devices of the members; if none is given, those that udev recognises.
     #[serde(default, deserialize_with = "devices")]
     pub devices: Option<Vec<PathBuf>>,
     #[serde(default, deserialize_with = "mapped")]
@@ -44,25 +44,25 @@ pub struct Declaration {
     /// How long to wait for members that are not there yet, in seconds.
     #[serde(default = "wait_s", deserialize_with = "seconds")]
     pub wait_s: u32,
-    /// What becomes of what is above the devices when the lease is lost.
+    /// What happens to layers above the devices when the lease is lost.
     #[serde(default)]
     pub on_loss: OnLoss,
     #[serde(default)]
     features: FeatureWords,
 }
 
-/// What becomes of file systems, volume groups and arrays above a portion that was lost.
+/// What happens to file systems, volume groups and arrays above a lost portion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLoss {
-    /// They are taken down, so that this machine may own the portion again.
+    /// They are taken down, so that this host may own the portion again.
     #[default]
     TakeDown,
-    /// Somebody else sees to them.
+    /// They are kept; another program takes care of them.
     Keep,
 }
 
-/// The features of the table lines, spelled as there.
+/// The features of the table lines, spelled as in a table line.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct FeatureWords {
@@ -108,11 +108,11 @@ impl Declaration {
     pub fn read(path: &Path) -> Result<Declaration> {
         let text = fs::read_to_string(path);
         let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-        // The message has the line, the column and the words in question.
+        // The error of the parser contains the line, the column and the text.
         toml::from_str(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
     }
 
-    /// What the mapped device of a member is called.
+    /// The name of the mapped device of a member.
     pub fn device_name(&self, member: u8) -> String {
         match &self.mapped {
             Some(prefix) => format!("{}-{member}", prefix.as_str()),
@@ -169,7 +169,7 @@ fn wait_s() -> u32 {
     WAIT_S
 }
 
-// What a value must be beyond its type. The parser adds where it stands.
+// Checks of values beyond their type. The parser adds the position to the error.
 
 fn portion<'de, D: Deserializer<'de>>(from: D) -> Result<Name, D::Error> {
     name(&String::deserialize(from)?).map_err(Error::custom)
@@ -238,7 +238,7 @@ mod tests {
         toml::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// What is said about a text, and the line it names.
+    /// The error for a text, and the line that it names.
     fn wrong(text: &str) -> (usize, String) {
         let error = parse(text).err().unwrap();
         let line = error.split_once("at line ").unwrap().1;
@@ -261,7 +261,7 @@ mod tests {
     fn r39_the_example_is_one_and_shows_the_defaults() {
         let text = include_str!("../../../debian/portion.toml");
         assert!(parse(text).unwrap().devices.is_none());
-        // What is commented out there is what holds without it.
+        // The settings that are commented out there are the defaults.
         let declaration = parse(&text.replace("\n# ", "\n")).unwrap();
         assert_eq!(declaration.devices.as_ref().unwrap().len(), 3);
         assert_eq!(declaration.device_name(0), "lease-alpha-0");

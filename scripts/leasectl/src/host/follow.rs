@@ -42,14 +42,15 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// Closes a lost portion in a thread of its own: unmounting may take long, and other portions do not
-/// wait for it.
+/// Closes a lost portion in a thread of its own: unmounting may take long, and other portions do
+/// not wait for it.
 fn close_in_background(portion: String) -> JoinHandle<()> {
     spawn(move || above::lost(&portion))
 }
 
-/// The portions that were owned before and are not owned now, or are owned in another epoch, because
-/// a portion may be lost and won between two readings. `owned` has the epoch of each owned portion.
+/// The portions that were owned before and are not owned now, or are owned in another epoch,
+/// because a portion may be lost and won between two readings. `owned` has the epoch of each owned
+/// portion.
 fn lost(owned: &mut BTreeMap<String, u64>, lines: &[Line<'_>]) -> Vec<String> {
     let mut now = BTreeMap::new();
     for line in lines {

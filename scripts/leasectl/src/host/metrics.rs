@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The state of this machine's portions as metrics, in the text format of Prometheus.
+//! The state of this host's portions as metrics, in the text format of Prometheus.
 //!
-//! Everything comes from the status line, but for the timings and the histograms, which the
-//! module keeps and tells when it is asked (message `histogram`). Times are seconds. A sample has
-//! the labels `portion` and `controller`; what is not known, or not limited, has none or is `+Inf`.
+//! The values come from the status line. Timings and histograms come from the message `histogram`.
+//! Times are in seconds. A sample has the labels `portion` and `controller`. An unknown value has
+//! no sample, and a missing limit is `+Inf`.
 
 use crate::cli::Metrics;
 use crate::kernel::mapped;
@@ -23,7 +23,7 @@ use tiny_http::{Header, Request, Response, Server};
 const NS_PER_S: f64 = 1e9;
 const US_PER_S: f64 = 1e6;
 
-/// One session, with what the module told of it.
+/// One session, with its status and its histograms.
 struct Session<'a> {
     labels: String,
     status: Status<'a>,
@@ -49,17 +49,17 @@ const PLAIN: &[Plain] = metrics! {
         |s| s.status.epoch.map(|epoch| epoch as f64);
     gauge "dm_lease_owner" "The controller that owns this epoch."
         |s| s.status.owner.map(|owner| f64::from(owner.controller()));
-    gauge "dm_lease_remaining_seconds" "How long the lease is still valid; 0 without one."
+    gauge "dm_lease_remaining_seconds" "How long the lease is still valid; 0 without a lease."
         |s| Some(s.status.lease_ms_left.unwrap_or(0) as f64 / 1e3);
-    gauge "dm_lease_open_operations" "State-changing operations that were admitted, not back yet."
+    gauge "dm_lease_open_operations" "Admitted operations that have not completed."
         |s| Some(f64::from(s.status.open));
-    gauge "dm_lease_limit_operations" "How many of them may be open."
+    gauge "dm_lease_limit_operations" "How many operations may be open."
         |s| Some(limit(s.status.limit));
-    gauge "dm_lease_peak_operations" "The most that were open of what counts against the limit."
+    gauge "dm_lease_peak_operations" "The most open operations that counted against the limit."
         |s| Some(f64::from(s.status.peak));
     gauge "dm_lease_pending_operations" "State-changing operations that wait for room."
         |s| Some(s.status.pending as f64);
-    gauge "dm_lease_charged_operations" "What the limit is charged with for earlier owners."
+    gauge "dm_lease_charged_operations" "The charge of the limit for earlier owners."
         |s| Some(charged(s.status.charged));
     gauge "dm_lease_degraded_members" "How many members are failed or rebuilding."
         |s| Some(f64::from(s.status.degraded));
@@ -69,7 +69,7 @@ const PLAIN: &[Plain] = metrics! {
         |s| Some(s.status.refused as f64);
     counter "dm_lease_late_operations_total" "Successes after the lease, reported as errors."
         |s| Some(s.status.late as f64);
-    counter "dm_lease_lost_total" "Leases that ended against their owner's will."
+    counter "dm_lease_lost_total" "Leases that ended without an order: by a lapse or a fault."
         |s| Some(s.report.lost as f64);
     gauge "dm_lease_members" "Members of the portion."
         |s| Some(f64::from(s.status.members));
@@ -88,7 +88,7 @@ pub fn run(options: &Metrics, out: &mut impl Write) -> Result<()> {
     if let Some(address) = options.listen {
         let server = Server::http(address).map_err(|error| anyhow!("{address}: {error}"))?;
         for request in server.incoming_requests() {
-            // Whoever went away does not wait for an answer.
+            // The client may have closed the connection.
             let _ = answer(request);
         }
         return Ok(());
@@ -130,7 +130,7 @@ fn answer(request: Request) -> io::Result<()> {
     }
 }
 
-/// Puts a new file in the place of an old one: whoever reads sees one of the two.
+/// Replaces a file at once: a reader sees the old or the new content.
 fn replace(path: &Path, text: &str) -> Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -162,7 +162,8 @@ fn text() -> Result<String> {
     for (key, line) in look.sessions()? {
         let answer = mapped::dmsetup(&["message", line.device, "0", "histogram"])?;
         let report = Report::parse(&answer);
-        let report = report.map_err(|line| anyhow!("what the module tells has no {line}"))?;
+        let report =
+            report.map_err(|line| anyhow!("the answer to message histogram has no line {line}"))?;
         sessions.push(Session::new(&key, line.status, report));
     }
     Ok(encode(&sessions, is_module_loaded()?))
@@ -215,7 +216,7 @@ fn encode(sessions: &[Session<'_>], is_module_loaded: bool) -> String {
             }
         }
     }
-    let help = "What this controller is to the portion: 1 for that role.";
+    let help = "The role of this controller in the portion: 1 for the present role.";
     head(&mut text, "dm_lease_role", "gauge", help);
     for session in sessions {
         for role in Role::ALL {
@@ -224,14 +225,14 @@ fn encode(sessions: &[Session<'_>], is_module_loaded: bool) -> String {
             sample(&mut text, "dm_lease_role", &labels, is);
         }
     }
-    let help = "Why it is not the owner, or what an owner is held up by.";
+    let help = "Why the controller is not the owner, or what limits an owner.";
     head(&mut text, "dm_lease_reason", "gauge", help);
     for session in sessions {
         let labels = format!("{},reason=\"{}\"", session.labels, session.status.reason);
         sample(&mut text, "dm_lease_reason", &labels, 1.0);
     }
     let name = "dm_lease_heartbeat_latency_seconds";
-    let help = "From the stamp of a heartbeat to its judgement: a write and all reads.";
+    let help = "The time from the stamp of a heartbeat to its judgement: a write and all reads.";
     head(&mut text, name, "histogram", help);
     for session in sessions {
         histogram(&mut text, name, &session.labels, &session.report.latency);
@@ -243,7 +244,7 @@ fn encode(sessions: &[Session<'_>], is_module_loaded: bool) -> String {
         histogram(&mut text, name, &session.labels, &session.report.margin);
     }
     let name = "dm_lease_check_margin_seconds";
-    let help = "How much of the lease was left when operations passed the gate, of a sample.";
+    let help = "How much of the lease was left when sampled operations passed the gate.";
     head(&mut text, name, "histogram", help);
     for session in sessions {
         histogram(&mut text, name, &session.labels, &session.report.check);
@@ -262,7 +263,8 @@ fn sample(text: &mut String, name: &str, labels: &str, value: f64) {
     };
 }
 
-/// The kernel counts each bucket for itself; Prometheus wants all up to a limit.
+/// Prints a histogram. The kernel counts each bucket by itself; Prometheus wants the sum of all
+/// buckets up to a limit.
 fn histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram) {
     let bucket = format!("{name}_bucket");
     let mut sum = 0_u64;

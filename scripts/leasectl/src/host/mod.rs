@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a machine does with its portions: mapping them, telling udev, switching exports.
+//! The portions of this host: mapping them, raising uevents, switching exports, printing metrics.
 
 pub mod above;
 pub mod activate;

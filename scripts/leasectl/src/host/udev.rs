@@ -115,8 +115,8 @@ pub fn mapped(name: &str, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Raises a uevent for a mapped device, so that udev applies its rules again. A device that no longer
-/// exists needs none.
+/// Raises a uevent for a mapped device, so that udev applies its rules again. A device that no
+/// longer exists needs none.
 pub fn trigger(name: &str) -> Result<()> {
     let all = mapped::all()?;
     let Some(device) = all.iter().find(|device| device.name == name) else {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Waiting until something happens to any mapped device.
+//! Waiting for an event of any mapped device.
 //!
 //! The control device of device-mapper becomes readable when an event was raised after it was
-//! armed last. The order is therefore: arm, look at what interests you, wait. What happens between
-//! the look and the wait ends the wait at once, so that nothing is missed.
+//! armed last. The order is therefore: arm, read the state, wait. An event between the reading and
+//! the wait ends the wait at once, so that no event is missed.
 
 use anyhow::{Context, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -19,7 +19,7 @@ const SIZE: usize = 312;
 /// Letter and number of the command `DM_DEV_ARM_POLL`.
 const ARM_POLL: (u8, u8) = (0xfd, 16);
 
-/// `struct dm_ioctl`, of which this command uses the beginning alone.
+/// `struct dm_ioctl`. This command uses only its first fields.
 #[repr(C, align(8))]
 struct Header {
     version: [u32; 3],
@@ -40,7 +40,7 @@ impl Events {
             .with_context(|| format!("cannot open {CONTROL}"))
     }
 
-    /// Whatever happens from now on ends the next wait.
+    /// Arms the device: from now on any event ends the next wait.
     pub fn arm(&self) -> Result<()> {
         const OPCODE: u32 = opcode::read_write::<Header>(ARM_POLL.0, ARM_POLL.1);
         let mut header = Header {
@@ -48,10 +48,10 @@ impl Events {
             data_size: SIZE as u32,
             rest: [0; SIZE - 16],
         };
-        // SAFETY: the command reads and writes one struct dm_ioctl, whose size and version stand
-        // in it; `Header` is as large and aligned.
+        // SAFETY: the command reads and writes one struct dm_ioctl, which contains its own size and
+        // version; `Header` has the same size and alignment.
         let armed = unsafe { ioctl(&self.0, Updater::<OPCODE, Header>::new(&mut header)) };
-        armed.context("the kernel cannot tell of device-mapper events")
+        armed.context("the kernel cannot report device-mapper events")
     }
 
     /// Waits for an event since the device was armed, and no longer than `longest`.

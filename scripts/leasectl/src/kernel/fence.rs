@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Latching the portions that a device lies on: for lock managers and file systems that lost the
-//! right to write, and know a device, not a portion.
+//! Latches the portions that a device lies on. Lock managers and file systems use this when they
+//! lose the right to write: they know a device, and not a portion.
 //!
-//! The message `fence` needs no disk, and the way down is read from sysfs: nothing here waits for
-//! storage that may be what is wrong.
+//! The message `fence` needs no disk, and the devices below are read from sysfs. So nothing here
+//! waits for storage that may have failed.
 
 use crate::cli::Fence;
 use crate::kernel::mapped;
@@ -39,15 +39,15 @@ pub fn run(options: &Fence, out: &mut impl Write) -> Result<()> {
     for (portion, device) in portions {
         match mapped::dmsetup(&["message", device, "0", "fence"]) {
             Ok(_) => writeln!(out, "{portion} is fenced")?,
-            // The others are fenced all the same.
+            // The other portions are fenced nevertheless.
             Err(error) => result = Err(error),
         }
     }
     result
 }
 
-/// A block device and all that it is stacked on, over any number of levels, as the kernel calls
-/// them.
+/// The kernel's names of a block device and of all devices that it is stacked on, over any number
+/// of levels.
 fn at_and_below(path: &Path) -> Result<BTreeSet<String>> {
     let shown = path.display();
     let data = fs::metadata(path).with_context(|| format!("cannot open {shown}"))?;
@@ -71,7 +71,7 @@ fn kernel_name(device: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// What a device is stacked on; a partition lies on its disk.
+/// The devices that a device is stacked on; a partition is stacked on its disk.
 fn slaves(device: &Path) -> Vec<PathBuf> {
     if device.join("partition").exists() {
         return device.parent().map(Path::to_owned).into_iter().collect();

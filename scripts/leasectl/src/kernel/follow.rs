@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What changes, as lines of JSON: to be kept, sent on, or drawn (`timeline`).
+//! Prints changes of this host's portions as lines of JSON, to be kept, sent on or drawn
+//! (`timeline`).
 //!
-//! Device-mapper tells *that* something happened; what it was is the difference of two looks at the
-//! status. Two changes between two looks are one line, with the first old and the last new value;
-//! the epoch shows that there was more.
+//! Device-mapper reports *that* an event happened. The change is the difference between two
+//! readings of the status. Two changes between two readings are one line, with the first old and
+//! the last new value; the epoch shows that there were more.
 //!
 //! | `what` | values |
 //! |---|---|
 //! | `role`, `epoch`, `owner`, `reason`, `limit`, `charged`, `members_ok` | as in the status line |
-//! | `lease` | whether there is one that is valid |
-//! | `refused`, `late` | how many there were since the session began |
-//! | `lost` | the lease ended against its owner's will: the role it had, and the reason |
+//! | `lease` | whether the controller has a valid lease |
+//! | `refused`, `late` | the number of operations since the session began |
+//! | `lost` | the lease ended without an order: the role it had, and the reason |
 
 use crate::cli::Events as Options;
 use crate::kernel::events::Events;
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What a look remembers of a session.
+/// The values of a session in one reading.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     role: Role,
@@ -44,7 +45,7 @@ struct Change<'a> {
     new: Value,
 }
 
-/// A change, and when it was seen.
+/// A change, and the time at which it was seen.
 #[derive(Serialize)]
 struct Stamped<'a> {
     time: &'a str,
@@ -84,15 +85,14 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
     }
 }
 
-/// The time of day, the time since the boot, and that of the clock which leases and trace events
-/// use.
+/// The time of day, the time since boot, and the clock that leases and trace events use.
 fn clocks() -> (String, u64, u64) {
     let day = SystemTime::now().duration_since(UNIX_EPOCH);
     let day = rfc3339(day.unwrap_or_default());
     (day, ns(ClockId::Boottime), ns(ClockId::MonotonicRaw))
 }
 
-/// What a clock shows, in nanoseconds.
+/// The time of a clock, in nanoseconds.
 fn ns(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -129,13 +129,13 @@ impl Seen {
         }
     }
 
-    /// Whether a lease that was held before ended against its owner's will.
+    /// Whether a lease that was held before ended without an order.
     fn has_lost(&self, before: &Seen) -> bool {
         before.role.owns() && !self.role.owns() && !self.reason.is_wanted()
     }
 }
 
-/// What is different, session by session: the role first, because it explains the others.
+/// The changes, session by session: the role first, because it explains the others.
 fn changes<'a>(
     before: &'a BTreeMap<Key, Seen>,
     now: &'a BTreeMap<Key, Seen>,
@@ -211,7 +211,7 @@ mod tests {
             assert!(lines.iter().any(|told| told == line), "{line}: {lines:?}");
         }
         assert_eq!(told(&now, &now), [""; 0]);
-        // Time runs down and permits come and go: that is no change.
+        // The time left and the number of open permits are not reported.
         assert_eq!(
             told(&now, &look("0/1 owner 7 1 100 10 2/2 0 4 5 1 -")),
             [""; 0]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The mapped devices of this machine: what `dmsetup` is asked and told.
+//! The mapped devices of this host, by `dmsetup` and sysfs.
 
 use crate::program::program;
 use anyhow::{bail, Context, Result};
@@ -18,12 +18,12 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// What the kernel calls it.
+    /// The name that the kernel gives it.
     pub fn kernel_name(&self) -> String {
         format!("dm-{}", self.minor)
     }
 
-    /// The devices that are stacked on it, as the kernel calls them.
+    /// The kernel's names of the devices that are stacked on it.
     pub fn holders(&self) -> Vec<String> {
         holders(&self.kernel_name())
     }
@@ -43,7 +43,7 @@ pub fn number(kernel_name: &str) -> Option<String> {
     text.ok().map(|text| text.trim().to_owned())
 }
 
-/// Everything that is stacked on a device, over any number of levels, as the kernel calls it.
+/// The kernel's names of everything that is stacked on a device, over any number of levels.
 pub fn stacked_on(kernel_name: &str) -> Vec<String> {
     let mut found = holders(kernel_name);
     let mut at = 0;
@@ -72,7 +72,7 @@ pub fn all() -> Result<Vec<Mapped>> {
     Ok(text.lines().filter_map(parse).collect())
 }
 
-/// A line of `dmsetup info`; what is no device, such as "No devices found", is none.
+/// Parses a line of `dmsetup info`; `None` for a line without a device, such as "No devices found".
 fn parse(line: &str) -> Option<Mapped> {
     let words: Vec<&str> = line.split('\t').collect();
     let [minor, open, uuid, name] = words[..] else {
@@ -94,7 +94,7 @@ pub fn dmsetup(words: &[&str]) -> Result<String> {
         let reason = String::from_utf8_lossy(&output.stderr);
         bail!("dmsetup {} failed: {}", words.join(" "), reason.trim());
     }
-    String::from_utf8(output.stdout).context("what dmsetup says is not text")
+    String::from_utf8(output.stdout).context("the output of dmsetup is not text")
 }
 
 #[cfg(test)]

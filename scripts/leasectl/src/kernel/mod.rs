@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the kernel is asked and told: the words of `dmsetup`, and the events of device-mapper.
+//! The interface to the kernel: calls of `dmsetup`, its output, and the events of device-mapper.
 
 pub mod events;
 pub mod fence;

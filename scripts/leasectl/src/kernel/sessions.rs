@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The sessions of this machine: one for each controller and portion, whatever its devices.
+//! The sessions of this host: one for each pair of controller and portion, with any number of
+//! devices.
 //!
 //! The status line does not say which controller a device belongs to; the table line does.
 
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use dm_lease_proto::proto::words::table::TableLine;
 use std::collections::BTreeMap;
 
-/// What tells a session from others.
+/// The identity of a session.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The portion's name.
@@ -18,21 +19,21 @@ pub struct Key {
     pub controller: u8,
 }
 
-/// What `dmsetup` says now, as text.
+/// One reading of `dmsetup`, as text.
 pub struct Look {
     status: String,
     controllers: BTreeMap<String, u8>,
 }
 
 impl Look {
-    /// Asks `dmsetup`.
+    /// Runs `dmsetup`.
     pub fn take() -> Result<Look> {
-        // A device that goes between the two has no status; one that comes has no number yet.
+        // A device that is removed between the two has no status, and a new one has no table here.
         let table = mapped::dmsetup(&["table", "--target", "lease"])?;
         Ok(Look::of(&table, dmsetup()?))
     }
 
-    /// From what `dmsetup table` and `dmsetup status` print.
+    /// From the output of `dmsetup table` and `dmsetup status`.
     pub fn of(table: &str, status: String) -> Look {
         let controllers = table.lines().filter_map(controller).collect();
         Look {
@@ -41,7 +42,7 @@ impl Look {
         }
     }
 
-    /// The first device of each session speaks for it.
+    /// Each session with the status of its first device.
     pub fn sessions(&self) -> Result<BTreeMap<Key, Line<'_>>> {
         let mut sessions = BTreeMap::new();
         for line in parse(&self.status).context("dmsetup status")? {

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 pub struct Line<'a> {
     /// The mapped device.
     pub device: &'a str,
-    /// What the target says about it.
+    /// The status of the target.
     pub status: Status<'a>,
 }
 
@@ -57,10 +57,10 @@ pub fn devices_of(portion: &str) -> Result<Vec<String>> {
     Ok(of_portion.map(|line| line.device.to_owned()).collect())
 }
 
-/// The exit status of `leasectl owns` when it cannot tell.
+/// The exit status of `leasectl owns` if the state is unknown.
 const CANNOT_TELL: u8 = 3;
 
-/// `leasectl owns`: one of several controllers on this machine is enough.
+/// `leasectl owns`: this host owns the portion if any of its controllers does.
 pub fn owns(options: &Owns, out: &mut impl Write) -> Result<ExitCode> {
     let word = match role_word(options.portion.as_str()) {
         Ok((word, true)) => {
@@ -77,7 +77,7 @@ pub fn owns(options: &Owns, out: &mut impl Write) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What this machine is to a portion, and whether it owns it with a valid lease.
+/// The role of this host for a portion, and whether it owns the portion with a valid lease.
 fn role_word(portion: &str) -> Result<(String, bool)> {
     let text = dmsetup()?;
     let lines = parse(&text)?;
@@ -125,8 +125,9 @@ pub fn parse(text: &str) -> Result<Vec<Line<'_>>> {
     Ok(lines)
 }
 
-/// A device's name may hold a colon but no blank, which dmsetup mangles. Behind the name stand the
-/// numbers of a target's first sector and its length, or nothing if the device has no table.
+/// Splits a line behind the device's name. The name may contain a colon, but no blank, because
+/// dmsetup mangles blanks. After the name come the first sector and the length of a target, or
+/// nothing if the device has no table.
 fn device_and_rest(line: &str) -> Option<(&str, &str)> {
     let without_table = || Some((line.trim_end().strip_suffix(':')?, ""));
     let (device, rest) = line.split_once(": ").or_else(without_table)?;

@@ -28,7 +28,7 @@ pub fn run(options: &Table, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// The line for a member, after everything that the module would refuse was refused here.
+/// The line for a member. Everything that the module would refuse is refused here.
 pub fn line(
     device: &Path,
     superblock: &Superblock,
@@ -61,7 +61,7 @@ pub fn line(
         }
     }
     let line = format!("0 {length} lease {line}");
-    // What the module is going to read must be what was meant, whatever is in the path.
+    // The module must be able to parse the line. A path with blanks breaks it.
     let mut words = line.split_ascii_whitespace().skip(3).map(str::as_bytes);
     if TableLine::parse(&mut words).is_err() {
         bail!("{}: a table line cannot hold this path", device.display());

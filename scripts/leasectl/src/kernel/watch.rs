@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The state of all portions of this machine, live.
+//! Shows the state of all portions of this host again and again.
 //!
-//! One line per portion: role, owner, time left as a bar, counters. The bar is scaled to the
-//! longest time left that was seen so far, which is the lease time less a heartbeat period: the
-//! status line does not tell the lease time, and no member has to be read for a look.
+//! Each portion has a line: role, owner, time left as a bar, counters. The status line does not
+//! contain the lease time, and members are not read. So the bar is scaled to the longest time left
+//! that was seen, which is the lease time less a heartbeat period.
 //!
-//! On a terminal the view is redrawn in place; otherwise each look is appended.
+//! On a terminal the view is redrawn in place; otherwise each view is appended.
 
 use crate::cli::Watch;
 use crate::kernel::status::{dmsetup, parse, Line};
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Columns of the bar.
 const BAR: usize = 20;
 
-/// What is remembered from look to look: the longest time left of each portion.
+/// The longest time left that was seen of each portion.
 #[derive(Default)]
 struct Scale(BTreeMap<String, u64>);
 
@@ -31,7 +31,7 @@ pub fn run(options: &Watch, out: &mut impl Write) -> Result<()> {
         let text = dmsetup()?;
         let view = view(&parse(&text)?, &mut scale);
         if redraw {
-            // Home, then clear to the end: no flicker, as each line is written once.
+            // Cursor home, then clear to the end. Each line is written once, so nothing flickers.
             write!(out, "\x1b[H\x1b[J")?;
         }
         writeln!(out, "{view}")?;
@@ -40,12 +40,13 @@ pub fn run(options: &Watch, out: &mut impl Write) -> Result<()> {
         if options.count.is_some_and(|count| looks >= count) {
             return Ok(());
         }
-        // Time left runs down by itself; there is no event to wait for.
+        // The time left decreases without an event.
         thread::sleep(Duration::from_millis(options.interval_ms));
     }
 }
 
-/// One line per portion, from the first of its devices; devices that say otherwise get their own.
+/// One line for each portion, from its first device. A device with another role or epoch gets a
+/// line of its own.
 fn view(lines: &[Line<'_>], scale: &mut Scale) -> String {
     if lines.is_empty() {
         return String::from("no device of the target lease");

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! An md array as its members show it: which block of which member belongs to which row.
+//! The geometry of an md array: which block of which member belongs to which row.
 //!
-//! A *row* is what one chunk of every member makes together; mirrors have no chunks, there it is
-//! [`MIRROR_ROW_SECTORS`] of every copy. A member is given as the device that md is on (a mapped
+//! A *row* consists of one chunk of every member. Mirrors have no chunks: their row consists of
+//! [`MIRROR_ROW_SECTORS`] of every copy. A member is given as the device on which md is (a mapped
 //! device), as a member of a portion (md is in its data area), or as an image of either.
 //!
-//! The layouts are md's own defaults, left-symmetric for RAID-5 and RAID-6
-//! (`drivers/md/raid5.c`, `raid5_compute_sector`): parity goes one member down with each row, and
-//! data starts behind it.
+//! The layouts are md's own defaults, left-symmetric for RAID-5 and RAID-6 (`drivers/md/raid5.c`,
+//! `raid5_compute_sector`): with each row the parity moves down by one member, and the data starts
+//! behind it.
 
 use crate::disk::device::{refuse_twice, Device};
 use crate::disk::md_layout::MdLayout;
@@ -18,7 +18,7 @@ use dm_lease_proto::proto::codec::layout::{BLOCK_SECTORS, SECTOR_SIZE};
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// What counts as a row of a mirror.
+/// The size of a row of a mirror.
 pub const MIRROR_ROW_SECTORS: u32 = 128;
 
 /// `ALGORITHM_LEFT_SYMMETRIC`, of RAID-5 and RAID-6.
@@ -29,18 +29,18 @@ const MAX_CHUNK_SECTORS: u32 = 64 << 11;
 
 /// A member of an md array.
 pub struct Component {
-    /// Where it is.
+    /// The device that holds it.
     pub device: Device,
-    /// Where md's device starts on it, in bytes.
+    /// The start of md's device on it, in bytes.
     pub start: u64,
-    /// Whether that is the data area of a member of a portion: beside the gate.
+    /// Whether md is in the data area of a raw member, so that writes would bypass the gate.
     pub is_raw: bool,
-    /// What md says.
+    /// The layout in md's superblock.
     pub layout: MdLayout,
 }
 
 impl Component {
-    /// Looks for md on a device.
+    /// Looks for an md superblock on a device.
     pub fn new(device: Device) -> Result<Component> {
         let (start, length, is_raw) = match superblocks(&device)? {
             (Ok(superblock), _) | (_, Ok(superblock)) => (
@@ -60,7 +60,7 @@ impl Component {
         })
     }
 
-    /// Where a sector of md's data is on the device, in bytes.
+    /// The place of a sector of md's data on the device, in bytes.
     pub fn offset(&self, data_sector: u64) -> u64 {
         let sector = self.layout.data_offset_sectors.saturating_add(data_sector);
         self.start
@@ -68,23 +68,23 @@ impl Component {
     }
 }
 
-/// Where things are in an array.
+/// The geometry of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// 1, 5 or 6.
+    /// The RAID level: 1, 5 or 6.
     pub level: i32,
-    /// Members.
+    /// The number of members.
     pub devices: usize,
-    /// How much of a row is on one member.
+    /// The sectors of a row on one member.
     pub chunk_sectors: u64,
-    /// How many rows there are; the last one of a mirror may be shorter.
+    /// The number of rows; the last row of a mirror may be shorter.
     pub rows: u64,
-    /// How much of each member holds data.
+    /// The sectors of data on each member.
     pub size_sectors: u64,
 }
 
 impl Geometry {
-    /// The geometry of a layout, if its rows are understood.
+    /// The geometry of a layout, if this tool knows its rows.
     pub fn new(layout: &MdLayout) -> Result<Geometry> {
         let least = match layout.level {
             1 => 2,
@@ -124,7 +124,7 @@ impl Geometry {
         })
     }
 
-    /// How many shards of a row are data.
+    /// The number of data shards in a row.
     pub fn data(&self) -> usize {
         match self.level {
             1 => 1,
@@ -133,7 +133,7 @@ impl Geometry {
         }
     }
 
-    /// What a member holds of a row.
+    /// The shard of a row that a member holds.
     pub fn shard(&self, row: u64, role: usize) -> Shard {
         let devices = self.devices;
         let behind = (role + devices - self.p_role(row)) % devices;
@@ -151,7 +151,7 @@ impl Geometry {
         self.devices - 1 - turn
     }
 
-    /// What of each member's data a row is, in sectors.
+    /// The sectors of a row in each member's data.
     pub fn member_sectors(&self, row: u64) -> Range<u64> {
         let start = row.saturating_mul(self.chunk_sectors);
         start
@@ -160,14 +160,14 @@ impl Geometry {
                 .min(self.size_sectors)
     }
 
-    /// What of the array a row is, in sectors.
+    /// The sectors of a row in the array.
     pub fn array_sectors(&self, row: u64) -> Range<u64> {
         let member = self.member_sectors(row);
         let data = self.data() as u64;
         member.start.saturating_mul(data)..member.end.saturating_mul(data)
     }
 
-    /// Where a sector of the array is: row, data shard, sector in the chunk.
+    /// The place of a sector of the array: row, data shard, sector in the chunk.
     pub fn place(&self, array_sector: u64) -> (u64, usize, u64) {
         let (chunk, within) = (
             array_sector / self.chunk_sectors,
@@ -181,14 +181,14 @@ impl Geometry {
 
 /// An array with all its members, in the order of their roles.
 pub struct Array {
-    /// Where things are.
+    /// Its geometry.
     pub geometry: Geometry,
-    /// The members.
+    /// Its members.
     pub components: Vec<Component>,
 }
 
 impl Array {
-    /// Opens all members of one array, for reading, or to change them if nobody uses them.
+    /// Opens all members of one array, for reading, or for writing if they are not in use.
     pub fn open(paths: &[PathBuf], to_change: bool) -> Result<Array> {
         refuse_twice(paths)?;
         let mut components = Vec::with_capacity(paths.len());
@@ -213,7 +213,8 @@ impl Array {
     }
 }
 
-/// A wrong shard is located by all the others: every member must be there, whole, and of one array.
+/// Checks the members: a wrong shard can be found only if every member is given, complete, and of
+/// the same array.
 fn judge_members(components: &[Component], geometry: &Geometry) -> Result<()> {
     let Some(first) = components.first() else {
         return Ok(());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The write-intent bitmap of an md array, as one member has it.
+//! The write-intent bitmap of an md array, read from one member.
 //!
-//! md marks a part of the array on every member before it writes there, and takes the mark back
-//! some time after it has written. What carries no mark on any member was not being written.
-//! `drivers/md/md-bitmap.h` has the format.
+//! md marks a part of the array on every member before it writes there, and clears the mark some
+//! time after the write. So a part without a mark on any member was not being written.
+//! `drivers/md/md-bitmap.h` describes the format.
 
 use crate::disk::md_layout::MdLayout;
 use crate::md::array::Component;
@@ -16,26 +16,26 @@ const MAGIC: u32 = 0x6d74_6962;
 /// The versions in which bit n of the map is part n.
 const VERSIONS: Range<u32> = 3..5;
 
-/// How long the header is; the bits follow.
+/// The length of the header; the bits follow.
 const HEADER: usize = 256;
 
 /// Bits of the state: out of date, or a member failed to write it.
 const IN_DOUBT: u32 = (1 << 1) | (1 << 2);
 
-/// The most bytes of bits that are read: more parts than that no array has.
+/// The longest bitmap that is read. No array has more parts.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The bitmap of one member.
 pub struct Bitmap {
-    /// How much of each member one bit is for.
+    /// The sectors of each member that one bit covers.
     pub chunk_sectors: u64,
-    /// How much the bitmap is for.
+    /// The sectors of each member that the bitmap covers.
     pub size_sectors: u64,
     bits: Vec<u8>,
 }
 
 impl Bitmap {
-    /// Reads the bitmap of a member. An error says why it tells nothing.
+    /// Reads the bitmap of a member. An error says why the bitmap cannot be used.
     pub fn read(component: &Component) -> Result<Bitmap> {
         let at = component.layout.bitmap_at.context("md keeps no bitmap")?;
         let at = component.start.saturating_add(at);
@@ -83,7 +83,7 @@ impl Bitmap {
         self.size_sectors.div_ceil(self.chunk_sectors)
     }
 
-    /// What is marked, in sectors of each member's data, in order.
+    /// The marked parts, in sectors of each member's data, in order.
     pub fn marked(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         (0..self.parts())
             .filter(|part| {

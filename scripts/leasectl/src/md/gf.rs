@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The arithmetic of md RAID-6: which shard of a row is wrong, and what it should be.
+//! The arithmetic of md RAID-6: finds the wrong shard of a row, and computes its right content.
 //!
 //! A row has data shards `D0, D1, ...` and two parity shards, byte by byte
 //!
@@ -8,9 +8,9 @@
 //! ```
 //!
 //! in GF(2^8) with the polynomial 0x11d and g = 2 (H. P. Anvin, "The mathematics of RAID-6"). If
-//! one shard is wrong by `e`, what is stored and what follows from the data differ in P by `p` and
-//! in Q by `q`: a wrong P shows as (e, 0), a wrong Q as (0, e), a wrong Dz as (e, g^z e). So one
-//! wrong shard is found without anybody saying which it is, two are not.
+//! one shard is wrong by `e`, the stored parity differs from the parity of the stored data, in P by
+//! `p` and in Q by `q`. A wrong P shows as (e, 0), a wrong Q as (0, e), and a wrong Dz as (e, g^z
+//! e). So one wrong shard can be found by the content alone; two cannot.
 
 /// Powers of g, twice around, so that sums of two logarithms need no reduction.
 const EXP: [u8; 510] = powers();
@@ -70,18 +70,18 @@ pub enum Shard {
     Q,
 }
 
-/// By how much each byte of the stored P and Q differs from what follows from the data.
+/// The difference of each byte between the stored P and Q and those computed from the data.
 pub struct Differences {
     p: Vec<u8>,
     q: Vec<u8>,
 }
 
-/// What the differences of one block say.
+/// The result of comparing one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Located {
-    /// Nothing is wrong.
+    /// No shard is wrong.
     Consistent,
-    /// This shard is, if only one is.
+    /// This shard is wrong, if only one is.
     Wrong(Shard),
     /// More than one shard is wrong.
     Several,
@@ -121,7 +121,7 @@ impl Differences {
         wrong.map_or(Located::Consistent, Located::Wrong)
     }
 
-    /// What a shard that says `stored` should say, if it is the one that is wrong.
+    /// The right content of a shard with the content `stored`, if only this shard is wrong.
     pub fn corrected(&self, shard: Shard, stored: &[u8]) -> Vec<u8> {
         let by = match shard {
             Shard::Data(_) | Shard::P => &self.p,
@@ -130,19 +130,20 @@ impl Differences {
         stored.iter().zip(by).map(|(byte, by)| byte ^ by).collect()
     }
 
-    /// What data shard `number` that says `stored` should say if it is wrong and Q is right.
+    /// The right content of data shard `number` with the content `stored`, if it is wrong and Q is
+    /// right.
     pub fn corrected_by_q(&self, number: usize, stored: &[u8]) -> Vec<u8> {
         let by = self.q.iter().map(|&q| divide(q, weight(number)));
         stored.iter().zip(by).map(|(byte, by)| byte ^ by).collect()
     }
 
-    /// Whether both parities say the same of data shard `number`, if it alone is wrong.
+    /// Whether both parities give the same content for data shard `number`, if it alone is wrong.
     pub fn agree_on(&self, number: usize) -> bool {
         let mut bytes = self.p.iter().zip(&self.q);
         bytes.all(|(&p, &q)| multiply(weight(number), p) == q)
     }
 
-    /// By how much two data shards are wrong, if P and Q are right.
+    /// The errors of two data shards, if P and Q are right.
     pub fn solve(&self, first: usize, second: usize) -> (Vec<u8>, Vec<u8>) {
         let (a, b) = (weight(first), weight(second));
         let bytes = self.p.iter().zip(&self.q);
@@ -225,7 +226,7 @@ mod tests {
         let seen = Differences::new(&slices(&stale), &p, &q);
         assert_eq!(seen.locate(SHARDS), Located::Several);
         assert!(!seen.agree_on(0));
-        // Somebody who knows which two they are gets them back.
+        // Two known shards can be restored.
         let (first, second) = seen.solve(0, 1);
         for (number, by) in [(0, first), (1, second)] {
             let right: Vec<u8> = stale[number].iter().zip(by).map(|(a, b)| a ^ b).collect();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The md array in the data areas: where strays of an old owner can be, where they are, and their
-//! repair.
+//! The md array in the data areas: listing the rows that may carry strays of an old owner, finding
+//! the strays, and repairing them.
 
 pub mod array;
 pub mod bitmap;

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Finding the stray in each row of an md array by its content alone, and repairing it.
+//! Finds the stray in each row of an md array by its content alone, and repairs it.
 //!
-//! md's own `check` counts rows that are not consistent, and its `repair` makes them so by
-//! computing parity from whatever data is there: a stray among the data becomes permanent. Here
-//! the shard that does not fit the others is found first. That needs all members, and at most as
-//! many strays in a row as half its redundancy (`floor(m / 2)`): one in RAID-6, one of three
-//! copies. If a layer above knows which blocks are old, redundancy repairs twice as many: those
-//! blocks are named.
+//! md's own `check` counts inconsistent rows, and its `repair` makes them consistent by computing
+//! parity from the stored data: a stray among the data becomes permanent. This code first finds the
+//! shard that does not fit the others. That needs all members, and at most as many strays in a row
+//! as half its redundancy (`floor(m / 2)`): one in RAID-6, one of three copies. If a layer above
+//! knows which blocks are old and names them, redundancy repairs twice as many.
 //!
-//! | level | nothing known | blocks named (`--old`) |
+//! | level | without names | blocks named (`--old`) |
 //! |---|---|---|
-//! | 1 | the majority of the copies | - (whoever detects reads every copy) |
+//! | 1 | the majority of the copies | - (the layer above must read every copy) |
 //! | 5 | - | one data block from parity; if none is old, parity from the data |
 //! | 6 | one shard from P and Q | two data blocks from P and Q; if none is old, P and Q |
 //!
-//! Where one block of a RAID-6 row is named and a parity shard is a stray, too, both parities say
-//! something else of it, and only the layer above can tell which is right: `--by` tries one, and
-//! leaves the parity as it is, so that the other can be tried after it.
+//! If one block of a RAID-6 row is named and a parity shard is a stray, too, the two parities give
+//! different contents for the block, and only the layer above can recognise the right one. `--by`
+//! uses one parity and does not change either, so that the other one can be tried afterwards.
 //!
-//! A row is judged as a whole, since at most so many *members* of a row carry strays.
+//! A row is judged as a whole, because the limit bounds the *members* of a row that carry strays.
 
 use crate::cli;
 use crate::md::array::{Array, Geometry};
@@ -35,11 +34,11 @@ use std::process::ExitCode;
 /// One chunk of every member, in the order of their roles.
 type Chunks = Vec<Vec<u8>>;
 
-/// What a layer above knows.
+/// The knowledge of a layer above.
 struct Known {
     /// The data blocks that are old: row, data shard, block in the chunk.
     old: BTreeSet<(u64, usize, usize)>,
-    /// The parity that is tried where they disagree.
+    /// The parity to use if the two disagree.
     by: Option<cli::Parity>,
 }
 
@@ -50,23 +49,23 @@ impl Known {
     }
 }
 
-/// A block that is not what it should be.
+/// A block with wrong content.
 struct Stale {
     role: usize,
-    /// Which 4 KiB block of the chunk.
+    /// The number of the 4 KiB block in the chunk.
     block: usize,
     right: Vec<u8>,
 }
 
-/// What became of a row that was not consistent.
+/// The result for an inconsistent row.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
     /// The stale members are known.
     Located,
-    /// They are, and have been rewritten.
+    /// The stale members are known and have been rewritten.
     Repaired,
-    /// More members are wrong than can be told from their content.
+    /// More members are wrong than their content can show.
     Undecided,
 }
 
@@ -75,7 +74,7 @@ struct RowJson {
     row: u64,
     array_start_sectors: u64,
     outcome: Outcome,
-    /// The members whose shard does not fit the others'.
+    /// The members whose shard does not fit the others.
     stale: Vec<StaleJson>,
 }
 
@@ -87,7 +86,7 @@ struct StaleJson {
     blocks: usize,
 }
 
-/// What was found in all rows that were looked at.
+/// The results of all rows that were read.
 #[derive(Serialize)]
 struct Report {
     level: i32,
@@ -96,7 +95,7 @@ struct Report {
     rows: Vec<RowJson>,
 }
 
-/// The part of what `suspects --json` prints that is needed here.
+/// The part of the output of `suspects --json` that is needed here.
 #[derive(Deserialize)]
 struct Within {
     suspects: Vec<Rows>,
@@ -147,7 +146,7 @@ pub fn run(options: &cli::Rows, out: &mut impl Write) -> Result<ExitCode> {
     })
 }
 
-/// The rows to look at: those of a list, or all.
+/// The rows to check: those of a list, or all.
 fn within(options: &cli::Rows, geometry: &Geometry) -> Result<Vec<Rows>> {
     let Some(path) = &options.within else {
         return Ok(vec![Rows {
@@ -158,11 +157,11 @@ fn within(options: &cli::Rows, geometry: &Geometry) -> Result<Vec<Rows>> {
     let shown = path.display();
     let text = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
     let within: Within = serde_json::from_slice(&text)
-        .with_context(|| format!("{shown} is not what leasectl suspects --json prints"))?;
+        .with_context(|| format!("{shown} is not an output of leasectl suspects --json"))?;
     Ok(within.suspects)
 }
 
-/// The data blocks that the layer above knows to be old: row, data shard, block in the chunk.
+/// The data blocks that the layer above calls old: row, data shard, block in the chunk.
 fn blocks(geometry: &Geometry, sectors: &[u64]) -> Result<BTreeSet<(u64, usize, usize)>> {
     let mut blocks = BTreeSet::new();
     for &sector in sectors {
@@ -175,7 +174,7 @@ fn blocks(geometry: &Geometry, sectors: &[u64]) -> Result<BTreeSet<(u64, usize, 
     Ok(blocks)
 }
 
-/// Reads a row, judges it, and repairs it if told to; `None` for a consistent one.
+/// Reads a row, judges it, and repairs it on request; `None` for a consistent row.
 fn judge(array: &Array, row: u64, known: Option<&Known>, repair: bool) -> Result<Option<RowJson>> {
     let chunks = read(array, row)?;
     let stale = match known {
@@ -223,7 +222,7 @@ fn rewrite(array: &Array, row: u64, stale: &[Stale]) -> Result<()> {
     Ok(())
 }
 
-/// The blocks that do not fit the others; `None` if their content does not tell.
+/// The blocks that do not fit the others; `None` if the content does not show which.
 fn by_content(geometry: &Geometry, row: u64, chunks: &Chunks) -> Option<Vec<Stale>> {
     let mut stale = Vec::new();
     for block in 0..block_count(chunks) {
@@ -239,7 +238,8 @@ fn by_content(geometry: &Geometry, row: u64, chunks: &Chunks) -> Option<Vec<Stal
     (members.len() <= survived / 2).then_some(stale)
 }
 
-/// The blocks that do not fit those which the layer above vouches for: all data but the old blocks.
+/// The blocks that do not fit the right data. The layer above guarantees all data but the old
+/// blocks.
 fn by_name(geometry: &Geometry, row: u64, chunks: &Chunks, known: &Known) -> Option<Vec<Stale>> {
     if geometry.level == 1 {
         return by_content(geometry, row, chunks);
@@ -295,7 +295,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The copies that differ from what more than half of them say.
+    /// The copies that differ from the content of more than half of them.
     fn majority(&self) -> Option<Vec<Stale>> {
         let votes = |copy: &&[u8]| self.shards.iter().filter(|other| *other == copy).count();
         let right = self
@@ -315,7 +315,7 @@ impl<'a> View<'a> {
         Some(stale.collect())
     }
 
-    /// The sum of all data, which is P if nothing is wrong.
+    /// The sum of all data, which equals P if nothing is wrong.
     fn sum(&self) -> Option<Vec<u8>> {
         let mut sum = vec![0; BLOCK_SIZE];
         for number in 0..self.geometry.data() {
@@ -342,7 +342,7 @@ impl<'a> View<'a> {
         ))
     }
 
-    /// The one shard that P and Q accuse.
+    /// The one shard that is wrong according to P and Q.
     fn located(&self) -> Option<Vec<Stale>> {
         let differences = self.differences()?;
         match differences.locate(self.geometry.data()) {
@@ -355,7 +355,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What has to be rewritten if all data is right but the old shards.
+    /// The shards to rewrite if all data but the old shards is right.
     fn rebuilt(&self, old: &[usize], by: Option<cli::Parity>) -> Option<Vec<Stale>> {
         match (self.geometry.level, old) {
             (5, []) if self.parity_holds() => Some(Vec::new()),
@@ -408,7 +408,7 @@ impl<'a> View<'a> {
         Some(stale)
     }
 
-    /// A shard as it should be, if it is not.
+    /// The right content of a shard, if it has another one.
     fn changed(&self, shard: Shard, right: Vec<u8>) -> Option<Vec<Stale>> {
         match self.shard(shard)? == right {
             true => Some(Vec::new()),

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Telling where strays of an old owner can be, after a takeover without a clean hand-over.
+//! Lists the rows that may carry strays of an old owner, after a takeover without a clean
+//! hand-over.
 //!
-//! An operation that was open when the old owner stalled may reach the disks at any later time.
-//! Which ones were open nobody knows who was not there, but md says where it was writing: its
-//! bitmap is on the members, and was there before the writes. What the old owner last said in its
-//! mailbox, its limit, and what is charged for it say how many they can be.
+//! An operation that was open when the old owner stalled may reach the disks at any later time. The
+//! new owner does not know which operations were open. But md's bitmap is on the members, and was
+//! written before the data, so it shows where the old owner was writing. The last record in the old
+//! owner's mailbox, its limit and its charge bound the number of strays.
 //!
-//! The list must be made before the new owner assembles the array: then md forgets the marks.
+//! The list must be made before the new owner assembles the array, because md clears the marks
+//! then.
 
 use crate::cli::Devices;
 use crate::disk::check::highest;
@@ -22,16 +24,16 @@ use dm_lease_proto::proto::limit::Limit;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 
-/// Rows in a row.
+/// Consecutive rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
-    /// The first one.
+    /// The first row.
     pub first: u64,
-    /// How many.
+    /// The number of rows.
     pub count: u64,
 }
 
-/// What an old owner said last.
+/// The last record of an old owner.
 #[derive(Serialize)]
 struct OwnerJson {
     controller: u8,
@@ -192,17 +194,18 @@ impl Report {
     }
 }
 
-/// What has to be done with the list: the same for every array, so that nobody has to look it up.
+/// Instructions for the use of the list. They are printed each time, so that the operator need not
+/// look them up.
 fn print_recipe(count: u64, out: &mut impl Write) -> Result<()> {
     if count == 0 {
         return Ok(());
     }
     let recipe = [
-        "keep this list (--json): md forgets it as soon as the array is assembled here",
+        "keep this list (--json): md clears its marks as soon as the array is assembled here",
         "write to these rows again only when the old owner is drained and they are repaired: md \
-         computes parity from what is there, also from a stray",
+         computes parity from the stored data, also from a stray",
         "when it is drained: stop the array, leasectl rows --repair --within LIST, assemble",
-        "never md's repair before that: it makes a stray permanent",
+        "never run md's repair before that: it makes a stray permanent",
     ];
     for line in recipe {
         writeln!(out, "next: {line}")?;
@@ -245,7 +248,7 @@ impl OwnerJson {
     }
 }
 
-/// What a controller said last of itself, on whichever member.
+/// The last heartbeat record of a controller, on any member.
 fn said(members: &[Member], slot: Slot) -> Option<OwnerJson> {
     let mailboxes = || {
         let all = members.iter().flat_map(Member::used_mailboxes);
@@ -267,7 +270,7 @@ fn said(members: &[Member], slot: Slot) -> Option<OwnerJson> {
     })
 }
 
-/// What the present owner carries for old ones.
+/// The charges of the present owner for old ones.
 fn charges(members: &[Member], decided: Decided) -> Vec<ChargeJson> {
     let ballots = members.iter().flat_map(Member::used_mailboxes);
     let of_owner =
@@ -286,7 +289,7 @@ fn charges(members: &[Member], decided: Decided) -> Vec<ChargeJson> {
     newest.map_or_else(Vec::new, |record| record.charges.iter().map(json).collect())
 }
 
-/// The members of the md array; what is none is noted.
+/// The members of the md array, with a note for each device without an md superblock.
 fn components(members: Vec<Member>, notes: &mut Vec<String>) -> Result<Vec<Component>> {
     let mut components: Vec<Component> = Vec::new();
     for member in members {
@@ -315,7 +318,7 @@ fn components(members: Vec<Member>, notes: &mut Vec<String>) -> Result<Vec<Compo
     Ok(components)
 }
 
-/// The rows that carry a mark on any member; `None` when no member has a bitmap that counts.
+/// The rows with a mark on any member; `None` if no member has a valid bitmap.
 fn marked_rows(
     components: &[Component],
     geometry: &Geometry,
@@ -328,7 +331,7 @@ fn marked_rows(
     let mut marked = Vec::new();
     let mut counted = 0;
     for component in components {
-        // An older md superblock is itself a stray, or of a member that md has left behind.
+        // An older md superblock is itself a stray, or md has dropped this member.
         let bitmap = match Some(component.layout.events) == newest {
             true => Bitmap::read(component),
             false => Err(anyhow::anyhow!(
@@ -356,7 +359,7 @@ fn marked_rows(
     Some(merge(marked, geometry.rows))
 }
 
-/// Joins what overlaps or touches, within the rows that there are.
+/// Joins ranges that overlap or touch, and cuts them at the last row.
 fn merge(mut ranges: Vec<(u64, u64)>, rows: u64) -> Vec<Rows> {
     ranges.sort_unstable();
     let mut merged: Vec<(u64, u64)> = Vec::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Drawing lanes as SVG: for each controller and portion a band in the colour of its role, above it
-//! the lease, heartbeats as ticks, and below it what was refused.
+//! Draws lanes as SVG. Each controller and portion has a band in the colour of its role, the lease
+//! and heartbeats (as ticks) above it, and refused operations below it.
 
 use crate::timeline::record::{Lane, Lanes};
 use dm_lease_proto::proto::words::status::Role;
@@ -11,20 +11,20 @@ const LEFT: u64 = 150;
 const RIGHT: u64 = 20;
 const TOP: u64 = 56;
 const ROW: u64 = 62;
-/// What "epoch 1234" takes.
+/// The width of the text "epoch 1234", in pixels.
 const EPOCH_WIDTH: f64 = 52.0;
-/// How many marks the axis has at most.
+/// The largest number of marks on the axis.
 const MARKS: u64 = 10;
 const NS_PER_S: f64 = 1e9;
 
-/// From when to when, in nanoseconds.
+/// A period of time, in nanoseconds.
 struct Axis {
     begin_ns: u64,
     end_ns: u64,
 }
 
 impl Axis {
-    /// Everything but the moment before the first one that is known.
+    /// The period of all lanes. Time before the first known moment is left out.
     fn of(lanes: &Lanes) -> Axis {
         let moments = || lanes.values().flat_map(moments).filter(|at_ns| *at_ns > 0);
         let begin_ns = moments().min().unwrap_or(0);
@@ -35,14 +35,14 @@ impl Axis {
         }
     }
 
-    /// Where a moment is, in pixels.
+    /// The x coordinate of a moment, in pixels.
     fn x(&self, at_ns: u64) -> f64 {
         let at_ns = at_ns.clamp(self.begin_ns, self.end_ns) - self.begin_ns;
         let length = (self.end_ns - self.begin_ns) as f64;
         LEFT as f64 + at_ns as f64 / length * (WIDTH - LEFT - RIGHT) as f64
     }
 
-    /// Round numbers of nanoseconds: 1, 2 or 5 with zeros.
+    /// The marks of the axis, at round numbers of nanoseconds: 1, 2 or 5 with zeros.
     fn step_ns(&self) -> u64 {
         let wanted = (self.end_ns - self.begin_ns) / MARKS;
         let mut ten = 1_000_000;
@@ -65,7 +65,7 @@ fn moments(lane: &Lane) -> impl Iterator<Item = u64> + '_ {
     roles.chain(leases).chain(marks).chain(heartbeats)
 }
 
-/// The picture.
+/// The drawing.
 pub fn svg(lanes: &Lanes) -> String {
     let axis = Axis::of(lanes);
     let height = TOP + ROW * lanes.len() as u64 + 40;
@@ -94,7 +94,7 @@ pub fn svg(lanes: &Lanes) -> String {
     svg
 }
 
-/// A uuid is too long for the margin; a name has no character that must be escaped.
+/// The text in the margin. A uuid is shortened; a name has no character that must be escaped.
 fn shortened(portion: &str) -> String {
     match portion.chars().count() {
         0..=18 => portion.to_owned(),
@@ -203,7 +203,7 @@ fn draw(lane: &Lane, axis: &Axis, top: u64, svg: &mut String) {
     let epochs = changed(&lane.epochs);
     for (index, &(at_ns, epoch)) in epochs.iter().enumerate() {
         let x = axis.x(at_ns);
-        // Of two that have no room beside each other the later one counts.
+        // If two texts would overlap, only the later one is drawn.
         let next = epochs.get(index + 1).map(|&(next_ns, _)| axis.x(next_ns));
         if next.is_some_and(|next| next - x < EPOCH_WIDTH) {
             continue;
@@ -217,7 +217,7 @@ fn draw(lane: &Lane, axis: &Axis, top: u64, svg: &mut String) {
     }
 }
 
-/// Epochs that are not those before them.
+/// The epochs that differ from the one before.
 fn changed(epochs: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut changed: Vec<(u64, u64)> = Vec::new();
     for &(at_ns, epoch) in epochs {
@@ -228,7 +228,8 @@ fn changed(epochs: &[(u64, u64)]) -> Vec<(u64, u64)> {
     changed
 }
 
-/// What was granted, up to the moment in which it was given up: a heartbeat does not know of that.
+/// The leases, each up to the moment at which it was given up. The heartbeat that extended it
+/// recorded a later end.
 fn held(lane: &Lane) -> Vec<(u64, u64)> {
     let until = |(begin_ns, end_ns): (u64, u64)| {
         let gives_up = |role: Option<Role>| !role.is_some_and(Role::owns);
@@ -239,7 +240,7 @@ fn held(lane: &Lane) -> Vec<(u64, u64)> {
     lane.leases.iter().copied().map(until).collect()
 }
 
-/// Leases that were extended before they ended are one.
+/// Joins leases that were extended before they ended.
 fn joined(leases: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut joined: Vec<(u64, u64)> = Vec::new();
     for &(begin_ns, end_ns) in leases {
@@ -289,7 +290,7 @@ mod tests {
                 (second, Some(Role::Owner)),
                 (3 * second, None),
             ],
-            // The last one was given up before its end.
+            // The last lease was given up before its end.
             leases: vec![(second, 2 * second), (2 * second - 1, 5 * second)],
             heartbeats: vec![second, 2 * second],
             refusals: vec![(4 * second, 2)],

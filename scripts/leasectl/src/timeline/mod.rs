@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A picture of what was recorded: `record` reads it, `draw` draws it.
+//! A drawing of recorded events: `record` reads them, `draw` draws them.
 
 mod draw;
 mod record;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Reading what was recorded: lines of JSON of `leasectl events`, and trace events as text.
+//! Reads recorded events: lines of JSON of `leasectl events`, and trace events as text.
 //!
-//! Everything is put on the clock of leases, CLOCK_MONOTONIC_RAW. Lines of JSON have it, and so do
-//! stamps and ends of leases in trace events. Lines of before it was the clock of leases have only
-//! CLOCK_BOOTTIME. When a trace event itself happened stands in the clock of the trace,
-//! which can be another one: the difference is that of heartbeats, which are traced at once when
-//! they were judged.
+//! All times are converted to the clock of leases, CLOCK_MONOTONIC_RAW. Lines of JSON contain it,
+//! and so do the stamps and ends of leases in trace events. Lines of earlier versions contain only
+//! CLOCK_BOOTTIME. The time of a trace event itself is in the clock of the trace, which can be
+//! another one. The difference of the two clocks follows from heartbeats, which are traced as soon
+//! as they are judged.
 
 use crate::cli::Named;
 use anyhow::{anyhow, Context, Result};
@@ -15,32 +15,32 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything of one controller on one portion, in nanoseconds of the clock of leases.
+/// All events of one controller on one portion, in nanoseconds of the clock of leases.
 #[derive(Debug, Default, PartialEq)]
 pub struct Lane {
-    /// From when on it was what; `None` if it was gone.
+    /// The roles, each with its begin; `None` while the portion was not mapped.
     pub roles: Vec<(u64, Option<Role>)>,
-    /// From when until when there was a lease.
+    /// The leases, each with begin and end.
     pub leases: Vec<(u64, u64)>,
-    /// When heartbeats were judged.
+    /// The times at which heartbeats were judged.
     pub heartbeats: Vec<u64>,
-    /// When operations were failed, and how many since the one before.
+    /// The times at which operations were failed, and how many since the time before.
     pub refusals: Vec<(u64, u64)>,
-    /// When an epoch became known.
+    /// The times at which an epoch became known.
     pub epochs: Vec<(u64, u64)>,
 }
 
 /// Lanes by portion and controller.
 pub type Lanes = BTreeMap<(String, u8), Lane>;
 
-/// What the files hold.
+/// The content of the files.
 #[derive(Default)]
 pub struct Recording {
-    /// By name, from events.
+    /// The lanes of events, by name of the portion.
     named: Lanes,
-    /// Where a lease began that events have not ended yet.
+    /// The begin of each lease that has not ended in the events so far.
     open: BTreeMap<(String, u8), u64>,
-    /// By uuid, from traces.
+    /// The lanes of traces, by uuid of the portion.
     traced: Lanes,
 }
 
@@ -56,7 +56,7 @@ struct Event {
     new: Value,
 }
 
-/// A trace event: when, in the clock of the trace, which, and its fields.
+/// A trace event: its time in the clock of the trace, its name, and its fields.
 struct Traced<'a> {
     at_ns: u64,
     name: &'a str,
@@ -111,7 +111,7 @@ impl Recording {
         }
     }
 
-    /// Takes a trace event; `None` if a field is not there.
+    /// Adds a trace event; `None` if a field is missing.
     fn trace(&mut self, event: &Traced<'_>, at_ns: u64) -> Option<()> {
         let portion = event.field("portion")?.to_owned();
         let controller = event.field("controller")?.parse().ok()?;
@@ -140,8 +140,8 @@ impl Recording {
         Some(())
     }
 
-    /// All lanes by the names of portions, as far as they are known. What was traced goes before
-    /// what was looked at: it is exact.
+    /// All lanes by the names of portions, as far as they are known. Traces take precedence over
+    /// events, because their times are exact.
     pub fn lanes(mut self, names: &[Named]) -> Lanes {
         let last_ns = self.named.values().map(last_of).max().unwrap_or(0);
         for (key, begin_ns) in std::mem::take(&mut self.open) {
@@ -179,9 +179,9 @@ fn last_of(lane: &Lane) -> u64 {
 }
 
 impl Lane {
-    /// Takes what another one knows better.
+    /// Replaces entries by those of a more exact lane.
     fn prefer(&mut self, traced: Lane) {
-        // A trace that begins in the middle does not know what there was before.
+        // A trace that begins later has no entries of the time before.
         fn replace<T>(place: &mut Vec<T>, traced: Vec<T>, at: impl Fn(&T) -> u64) {
             if let Some(begin) = traced.first().map(&at) {
                 place.retain(|known| at(known) < begin);
@@ -237,8 +237,8 @@ impl<'a> Traced<'a> {
     }
 }
 
-/// How far the clock of leases is ahead of the trace's: the most of all heartbeats, because tracing
-/// one can be late and never early.
+/// How far the clock of leases is ahead of the trace's clock: the largest difference of all
+/// heartbeats, because a heartbeat can be traced late, but never early.
 fn offset(traced: &[Traced<'_>]) -> i64 {
     let judged = |event: &Traced<'_>| {
         (event.name == "dm_lease_heartbeat")
@@ -317,7 +317,7 @@ mod tests {
         let lane = &both[&(String::from("alpha"), 1)];
         assert_eq!(lane.roles.len(), 2);
         assert_eq!(lane.heartbeats.len(), 1);
-        // What was there before the trace began is not forgotten.
+        // Entries from before the trace are kept.
         assert_eq!(lane.epochs, [(1_000, 2), (1_010_199_900_000, 3)]);
         assert_eq!((lane.leases.len(), lane.refusals.len()), (2, 2));
 
