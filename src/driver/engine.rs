@@ -23,14 +23,17 @@ use crate::{
     dm::{clock, Context},
     proto::{
         clocks::Now,
-        codec::record::{Decided, Generations, Register},
+        codec::{
+            generations::Generations,
+            ids::{Decided, Register},
+        },
         controller::{
             Action, Budget, Command, Controller, GateChange, Heartbeat, MailboxIo, Notice, Outcome,
             Setup, Transition,
         },
         gate::permits::Reign,
         histogram::{Beats, Report},
-        words::status::{Reason, Role}, //
+        words::status::{Reason, Role},
     },
 };
 use core::mem::MaybeUninit;

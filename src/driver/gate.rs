@@ -46,22 +46,15 @@ use super::{
 };
 use crate::{
     dm::{
-        clock::leaping_ns,
-        AimedBio,
-        Bio,
-        BioList,
-        EndBio,
-        EndOutcome,
-        LocatedBio,
-        MapBio,
-        MapOutcome,
-        Word64, //
+        clock::leaping_ns, AimedBio, Bio, BioList, EndBio, EndOutcome, LocatedBio, MapBio,
+        MapOutcome, Word64,
     },
     proto::{
-        codec::record::Slot,
-        codec::superblock::Superblock,
-        gate::permits::{self, Charge, Chunk, Count, Counting, Fields, Gate, Left, Taken, Unit},
-        gate::waiting::Waiting, //
+        codec::{ids::Slot, superblock::Superblock},
+        gate::{
+            permits::{self, Charge, Chunk, Count, Counting, Fields, Gate, Left, Taken, Unit},
+            waiting::Waiting,
+        },
         histogram::{is_sampled, Checks},
         limit,
     },

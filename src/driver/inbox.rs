@@ -23,9 +23,9 @@ use super::waker::{Bell, Reasons};
 use crate::{
     dm::WaitQueue,
     proto::{
-        codec::record::Incarnation,
+        codec::ids::Incarnation,
         controller::{Command, MemberDevice},
-        words::status::Reason, //
+        words::status::Reason,
     },
 };
 use kernel::{

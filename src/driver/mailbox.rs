@@ -22,15 +22,14 @@
 use super::waker::{Bell, Reasons};
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, Context, IoBuf, IoOp, Request, WaitQueue},
-    proto::{
-        codec::{
-            layout::{mailbox_sector, register_sector, Side, BLOCK_SIZE, MAILBOX_SIZE},
-            record::{
-                decode, encode, BallotRecord, BlockId, HeartbeatRecord, Reading, Record, Register,
-                Slot,
-            }, //
-        },
-        round::{Found, Mailboxes}, //
+    proto::codec::{
+        ballot::BallotRecord,
+        block::BLOCK_SIZE,
+        heartbeat::HeartbeatRecord,
+        ids::{Register, Side, Slot},
+        layout::{mailbox_sector, register_sector, MAILBOX_SIZE},
+        mailbox::{Found, Mailboxes},
+        record::{decode, encode, BlockId, Reading, Record},
     },
 };
 use kernel::{

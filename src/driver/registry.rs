@@ -48,22 +48,19 @@ use crate::{
             OnPm, OnReboot, OnSyscore, OnVmFork, PmEvent, PmNotifier, RebootNotifier, Shutdown,
             SyscoreHook, VmForkNotifier,
         },
-        DevT,
-        Priority,
-        TargetModule,
-        Thread, //
+        DevT, Priority, TargetModule, Thread,
     },
     proto::{
         clocks::LEAP_NS,
         codec::{
-            record::Slot,
-            superblock::{Mismatch, Superblock}, //
+            ids::Slot,
+            superblock::{Mismatch, Superblock},
         },
         time::NS_PER_MS,
         words::{
             status::Reason,
-            table::{Features, TableError}, //
-        }, //
+            table::{Features, TableError},
+        },
     },
 };
 use kernel::{alloc::AllocError, prelude::*, sync::Arc};

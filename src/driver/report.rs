@@ -8,13 +8,13 @@ use super::{engine::News, events, session::Session};
 use crate::{
     dm::trace::Word,
     proto::{
-        codec::record::Slot,
+        codec::ids::Slot,
         controller::{Budget, Heartbeat, Transition},
         limit::Limit,
         words::{
             message::Command,
-            status::{Charged, Reason, Role}, //
-        }, //
+            status::{Charged, Reason, Role},
+        },
     },
 };
 use core::fmt;

@@ -44,14 +44,13 @@ use crate::{
     dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread},
     proto::{
         codec::{
-            layout::MAX_MEMBERS,
-            record::{Incarnation, Slot},
-            superblock::{Mismatch, Superblock}, //
+            ids::{Incarnation, Slot, MAX_MEMBERS},
+            superblock::{Mismatch, Superblock},
         },
         controller::{Command, MemberDevice, Setup},
         limit::Limit,
         time::NS_PER_MS,
-        words::status::{Reason, Role, Status}, //
+        words::status::{Reason, Role, Status},
     },
 };
 use kernel::{

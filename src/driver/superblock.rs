@@ -6,11 +6,10 @@
 
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, IoBuf, IoOp, Request, WaitQueue},
-    proto::{
-        codec::{
-            layout::{BLOCK_SECTORS, SECTOR_SIZE, SUPERBLOCK_OFFSET},
-            superblock::{decode, Superblock, SuperblockError}, //
-        }, //
+    proto::codec::{
+        block::{BLOCK_SECTORS, SECTOR_SIZE},
+        layout::SUPERBLOCK_OFFSET,
+        superblock::{decode, Superblock, SuperblockError},
     },
 };
 use kernel::{

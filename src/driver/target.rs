@@ -22,41 +22,18 @@ use super::{
 };
 use crate::{
     dm::{
-        Access,
-        Args,
-        Bio,
-        BlkStatus,
-        BlockDevice,
-        CtrError,
-        DmDevice,
-        DmTarget,
-        EndBio,
-        EndOutcome,
-        MapBio,
-        MapOutcome,
-        Op,
-        OrCtrError,
-        QueueLimits,
-        Reply,
-        StatusKind,
-        Target,
-        TargetBuilder,
-        TargetHandle,
-        TextWriter,
-        Tracked,
-        Visitor, //
+        Access, Args, Bio, BlkStatus, BlockDevice, CtrError, DmDevice, DmTarget, EndBio,
+        EndOutcome, MapBio, MapOutcome, Op, OrCtrError, QueueLimits, Reply, StatusKind, Target,
+        TargetBuilder, TargetHandle, TextWriter, Tracked, Visitor,
     },
     proto::{
-        codec::{
-            record::Slot,
-            superblock::Superblock, //
-        },
+        codec::{ids::Slot, superblock::Superblock},
         controller::MemberDevice,
         limit::{Counting, Limit},
         words::{
             status::Reason,
-            table::{Claim, Features, Surroundings, TableLine}, //
-        }, //
+            table::{Claim, Features, Surroundings, TableLine},
+        },
     },
 };
 use core::fmt::Write as _;

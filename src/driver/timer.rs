@@ -17,7 +17,7 @@ use super::{
     list::{Chain, Link}, //
     waker::{Bell, Reasons},
 };
-use crate::proto::codec::record::Slot;
+use crate::proto::codec::ids::Slot;
 use core::ops::Deref;
 use kernel::{
     impl_has_hr_timer,

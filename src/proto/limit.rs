@@ -22,8 +22,8 @@
 //! Where M is 0, `exhausted` says whether state-changing operations are held (`stop`) or go on
 //! under time alone (`window`) [R15]. Pure functions: any caller, no locking.
 
-use super::codec::layout::{BLOCK_SECTORS, SECTOR_SIZE};
-use super::codec::record::LIMIT_UNLIMITED;
+use super::codec::ballot::LIMIT_UNLIMITED;
+use super::codec::block::{BLOCK_SECTORS, SECTOR_SIZE};
 use super::time::MAX_DURATION_NS;
 use core::fmt;
 

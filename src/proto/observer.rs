@@ -19,7 +19,7 @@
 //!
 //! Caller: [`super::controller`], once for each purpose.
 
-use super::codec::layout::MAX_MEMBERS;
+use super::codec::ids::MAX_MEMBERS;
 
 /// The timers of one watched value, one for each member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -17,9 +17,9 @@
 //! [`Promise`] is the image of the own ballot fields; the controller's machine writes it and lets
 //! it count as `register` says. What others wrote is gathered in [`Seen`].
 
-use super::codec::record::{
-    Ballot, BallotRecord, Charge, Charges, Decided, Incarnation, Slot, Value,
-};
+use super::codec::ballot::BallotRecord;
+use super::codec::charges::{Charge, Charges};
+use super::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use super::limit::Limit;
 
 /// The own ballot fields of instance D + 1. They only grow while D stands still.
@@ -298,7 +298,7 @@ pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::codec::record::Generations;
+    use crate::proto::codec::generations::Generations;
 
     fn slot(index: u8) -> Slot {
         Slot::new(index).unwrap()

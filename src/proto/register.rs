@@ -42,9 +42,8 @@
 //!
 //! Caller: [`super::controller`], two for each member.
 
-use super::codec::layout::Side;
-use super::codec::record::{Incarnation, Register};
-use super::round::Shown;
+use super::codec::ids::{Incarnation, Register, Side};
+use super::codec::mailbox::{Shown, Stamp};
 
 /// The state of one own register on one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,16 +86,6 @@ enum State {
     Unknown,
     Ready { target: Side },
     Writing { target: Side, image: u32 },
-}
-
-/// What tells one write of a register from every other one of the same incarnation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Stamp {
-    /// The sequence number.
-    pub seq: u64,
-    /// The mark: the writer's clock when the round of the write began. A copy of this machine
-    /// counts on from the same number, and writes another mark.
-    pub mark: u64,
 }
 
 /// What a read says of one block of an own register; see the table at the top.

@@ -23,99 +23,11 @@
 //!
 //! Caller: [`super::controller`], one round at a time.
 
-use super::codec::layout::{Side, MAX_CONTROLLERS};
-use super::codec::record::{
-    newest, BallotRecord, Charges, Decided, HeartbeatRecord, Incarnation, Reading, Record, Slot,
-};
+use super::codec::ballot::BallotRecord;
+use super::codec::charges::Charges;
+use super::codec::ids::{Decided, Slot, MAX_CONTROLLERS};
 use super::observer::member_bit;
 use super::paxos::{Promise, Seen};
-use super::register::Stamp;
-
-/// What a read of one member's mailboxes brought, decoded.
-pub trait Mailboxes {
-    /// The ballot register of a slot.
-    fn ballot(&self, slot: Slot) -> Found<BallotRecord>;
-    /// The heartbeat register of a slot.
-    fn heartbeat(&self, slot: Slot) -> Found<HeartbeatRecord>;
-}
-
-/// A register as it was found: what it says, and which block says it.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<T> {
-    /// What the register says.
-    pub reading: Reading<T>,
-    /// The newest valid block.
-    pub newest: Option<Side>,
-    /// What each block shows of its last write.
-    pub blocks: [Shown; 2],
-}
-
-/// What a block shows of its last write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
-    /// No valid record: blank, torn or damaged.
-    Nothing,
-    /// A record.
-    Write {
-        /// The writer's incarnation.
-        inc: Incarnation,
-        /// What tells the write from others of the writer.
-        stamp: Stamp,
-    },
-}
-
-impl Shown {
-    /// Whether it is a write of `inc`.
-    pub fn is_by(&self, inc: Incarnation) -> bool {
-        matches!(self, Self::Write { inc: by, .. } if *by == inc)
-    }
-
-    /// A write of `inc`.
-    pub const fn of(inc: Incarnation, stamp: Stamp) -> Self {
-        Self::Write { inc, stamp }
-    }
-}
-
-impl<T: Record> Found<T> {
-    /// Joins the two blocks of a register.
-    pub fn join(a: Reading<T>, b: Reading<T>) -> Self {
-        let (reading, newest) = newest(a, b);
-        let shown = |block: Reading<T>| match block {
-            Reading::Valid(record) => Shown::of(
-                record.inc(),
-                Stamp {
-                    seq: record.seq(),
-                    mark: record.mark(),
-                },
-            ),
-            Reading::Blank | Reading::Invalid(_) => Shown::Nothing,
-        };
-        Self {
-            reading,
-            newest,
-            blocks: [shown(a), shown(b)],
-        }
-    }
-}
-
-impl<T> Found<T> {
-    /// A register of which only what it says as a whole is known.
-    pub const fn whole(reading: Reading<T>, newest: Option<Side>) -> Self {
-        Self {
-            reading,
-            newest,
-            blocks: [Shown::Nothing; 2],
-        }
-    }
-
-    /// What the block on `side` shows.
-    pub fn shown(&self, side: Side) -> Shown {
-        match side {
-            Side::A => self.blocks[0],
-            Side::B => self.blocks[1],
-        }
-    }
-}
 
 /// What a round writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -348,7 +260,8 @@ pub const fn is_majority(members: u16, majority: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::codec::record::{Ballot, Generations, Incarnation, Value};
+    use crate::proto::codec::generations::Generations;
+    use crate::proto::codec::ids::{Ballot, Incarnation, Value};
 
     /// Two controllers.
     const SLOTS: u64 = 0b11;

@@ -5,7 +5,7 @@
 //! (`time`, `limit`, `superblock`), whose errors name the mistake.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::superblock::Name;
 use dm_lease_proto::proto::limit::Kind;
 use dm_lease_proto::proto::words::table;

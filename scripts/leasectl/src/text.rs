@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Numbers as people read them: durations, sizes, dates, lists of controllers.
 
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::time::NS_PER_MS;
 use std::time::Duration;
 

@@ -3,14 +3,18 @@
 
 mod scratch;
 
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{seal, Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::charges::Charges;
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{
+    Ballot, Decided, Incarnation, Register, Side, Slot, Value,
+};
 use dm_lease_proto::proto::codec::layout::{
-    copy_offset, register_offset, seal, Block, Side, BLOCK_SIZE, MAILBOX_OFFSET, SPARE_OFFSET,
-    SUPERBLOCK_OFFSET, ZERO_BLOCK,
+    copy_offset, register_offset, MAILBOX_OFFSET, SPARE_OFFSET, SUPERBLOCK_OFFSET,
 };
-use dm_lease_proto::proto::codec::record::{
-    decode, encode, Ballot, BallotRecord, BlockId, Charges, Decided, Generations, HeartbeatRecord,
-    Incarnation, Record, RecordRole, Register, Slot, Value,
-};
+use dm_lease_proto::proto::codec::record::{decode, encode, BlockId, Record};
 use dm_lease_proto::proto::codec::superblock::{self, Superblock};
 use scratch::Scratch;
 use std::fs::{self, File, OpenOptions};

@@ -4,11 +4,14 @@
 
 mod scratch;
 
-use dm_lease_proto::proto::codec::layout::{register_offset, Side, SUPERBLOCK_OFFSET, ZERO_BLOCK};
-use dm_lease_proto::proto::codec::record::{
-    encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations, HeartbeatRecord,
-    Incarnation, Record, RecordRole, Slot, Value,
-};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::ZERO_BLOCK;
+use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Side, Slot, Value};
+use dm_lease_proto::proto::codec::layout::{register_offset, SUPERBLOCK_OFFSET};
+use dm_lease_proto::proto::codec::record::{encode, BlockId, Record};
 use dm_lease_proto::proto::codec::superblock;
 use scratch::Scratch;
 use std::fs::{self, OpenOptions};

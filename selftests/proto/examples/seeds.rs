@@ -11,7 +11,9 @@ mod blocks;
 #[path = "../tests/inputs/lines.rs"]
 mod lines;
 
-use dm_lease_proto::proto::codec::layout::{Block, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{Block, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
 use dm_lease_proto::proto::codec::record::{self, Record};
 use dm_lease_proto::proto::codec::superblock::{self, Superblock};
 use dm_lease_proto::proto::words::status::Status;
@@ -125,13 +127,13 @@ fn main() -> io::Result<()> {
     let ballots = ballots.iter().map(|(id, record)| {
         pair(|number, block| {
             let seq = record.seq.wrapping_add(number);
-            encode(&record::BallotRecord { seq, ..*record }, id, block);
+            encode(&BallotRecord { seq, ..*record }, id, block);
         })
     });
     let heartbeats = heartbeats.iter().map(|(id, record)| {
         pair(|number, block| {
             let seq = record.seq.wrapping_add(number);
-            encode(&record::HeartbeatRecord { seq, ..*record }, id, block);
+            encode(&HeartbeatRecord { seq, ..*record }, id, block);
         })
     });
     write(

@@ -12,11 +12,11 @@ mod properties;
 #[path = "properties/refusals.rs"]
 mod refusals;
 
-use dm_lease_proto::proto::codec::layout::{seal, Block, Side, BLOCK_SIZE};
-use dm_lease_proto::proto::codec::record::{
-    self, newest, BallotRecord, BlockId, Decided, HeartbeatRecord, Incarnation, Reading, Record,
-    RecordRole, Value,
-};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{seal, Block, BLOCK_SIZE};
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Decided, Incarnation, Side, Value};
+use dm_lease_proto::proto::codec::record::{self, newest, BlockId, Reading, Record};
 use dm_lease_proto::proto::codec::superblock::{self, SuperblockError};
 use dm_lease_proto::proto::limit::{Exhausted, Limit};
 use dm_lease_proto::proto::time::Timing;

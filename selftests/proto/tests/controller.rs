@@ -8,15 +8,17 @@
 mod world;
 
 use dm_lease_proto::proto::clocks::LEAP_NS;
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{
-    Ballot, BallotRecord, Charge as ChargedTerm, Charges, Decided, Generations, HeartbeatRecord,
-    Incarnation, RecordRole, Register, Slot, Value,
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::charges::{Charge as ChargedTerm, Charges};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{
+    Ballot, Decided, Incarnation, Register, Side, Slot, Value,
 };
+use dm_lease_proto::proto::codec::mailbox::Mailboxes;
 use dm_lease_proto::proto::controller::{Command, Controller, MemberDevice, Outcome};
 use dm_lease_proto::proto::gate::permits::Charge;
 use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
-use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{
     timing, Clock, Config, Io, Mailbox, Path, Payload, Snapshot, Violation, What, World, MS,
@@ -1932,7 +1934,7 @@ fn repairable(controllers: u8, failures: u8, batch: u32) -> Config {
 /// The charges that a machine knows: epoch, controller, amount, drained.
 fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
     let controller = world.machines[machine].controller.as_ref().unwrap();
-    let charge = |c: dm_lease_proto::proto::codec::record::Charge| {
+    let charge = |c: dm_lease_proto::proto::codec::charges::Charge| {
         (c.epoch, c.slot.index(), c.amount, c.drained)
     };
     controller.charges().iter().map(charge).collect()

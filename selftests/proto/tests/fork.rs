@@ -8,7 +8,7 @@
 mod world;
 
 use dm_lease_proto::proto::clocks::Now;
-use dm_lease_proto::proto::codec::record::{Incarnation, Register, Slot};
+use dm_lease_proto::proto::codec::ids::{Incarnation, Register, Slot};
 use dm_lease_proto::proto::controller::{
     Action, Controller, GateChange, MailboxIo, MemberDevice, Notice, Setup,
 };

@@ -6,11 +6,13 @@
 //! `superblock.rs`, with a checksum that another program computed. A test that fails says that the
 //! format has changed: then its version must, too.
 
-use dm_lease_proto::proto::codec::layout::{Block, BLOCK_SIZE};
-use dm_lease_proto::proto::codec::record::{
-    decode, encode, Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations,
-    HeartbeatRecord, Incarnation, Reading, Record, RecordRole, Reject, Slot, Value,
-};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{Block, BLOCK_SIZE};
+use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
+use dm_lease_proto::proto::codec::record::{decode, encode, BlockId, Reading, Record, Reject};
 use dm_lease_proto::proto::codec::superblock::{self, Name, Superblock, SuperblockError};
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
 use dm_lease_proto::proto::time::Timing;

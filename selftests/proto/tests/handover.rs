@@ -8,11 +8,11 @@
 
 mod world;
 
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{HeartbeatRecord, RecordRole, Slot, Value};
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Side, Slot, Value};
+use dm_lease_proto::proto::codec::mailbox::Mailboxes;
 use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
 use dm_lease_proto::proto::gate::permits::Charge;
-use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{Config, Path, Payload, Snapshot, World, MS};
 

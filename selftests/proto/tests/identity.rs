@@ -8,14 +8,13 @@
 
 mod world;
 
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{
-    BallotRecord, Decided, HeartbeatRecord, Incarnation, RecordRole, Slot, Value,
-};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Decided, Incarnation, Side, Slot, Value};
+use dm_lease_proto::proto::codec::mailbox::Mailboxes;
 use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
 use dm_lease_proto::proto::gate::permits::Charge;
 use dm_lease_proto::proto::limit::{Kind, Redundancy};
-use dm_lease_proto::proto::round::Mailboxes;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{timing, Config, Mailbox, Path, Payload, Snapshot, What, World, MS};
 

@@ -7,7 +7,7 @@
 mod world;
 
 use dm_lease_proto::proto::clocks::Now;
-use dm_lease_proto::proto::codec::record::{Incarnation, Register, Slot};
+use dm_lease_proto::proto::codec::ids::{Incarnation, Register, Slot};
 use dm_lease_proto::proto::controller::{Action, Controller, MailboxIo, MemberDevice, Setup};
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::words::status::Role;
@@ -379,7 +379,7 @@ fn r44_an_owner_whose_members_fail_at_once_waits_for_its_next_tick() {
 /// A mailbox that nobody can read, beside a replacement that is not settled.
 #[test]
 fn r26_a_mailbox_that_cannot_be_read_beside_an_unsettled_member_ends_no_round() {
-    use dm_lease_proto::proto::codec::record::Decided;
+    use dm_lease_proto::proto::codec::ids::Decided;
     use dm_lease_proto::proto::round::{Kind, Progress, Round};
     let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
     round.certain = Slot::FIRST.bit();
@@ -395,7 +395,7 @@ fn r26_a_mailbox_that_cannot_be_read_beside_an_unsettled_member_ends_no_round() 
 /// A replacement was set aside, is settled since, and another member hangs.
 #[test]
 fn r56_a_round_with_a_member_set_aside_does_not_wait_for_one_that_hangs() {
-    use dm_lease_proto::proto::codec::record::Decided;
+    use dm_lease_proto::proto::codec::ids::Decided;
     use dm_lease_proto::proto::round::{Kind, Round};
     let mut round = Round::new(1, Kind::Heartbeat, Decided::NEVER, 100);
     round.given = 0b111;

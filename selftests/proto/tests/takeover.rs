@@ -15,7 +15,7 @@
 
 mod world;
 
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::controller::Command;
 use dm_lease_proto::proto::time::Timing;
 use dm_lease_proto::proto::words::status::{Reason, Role};

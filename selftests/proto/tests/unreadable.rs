@@ -7,8 +7,7 @@
 
 mod world;
 
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{Ballot, Register, Slot};
+use dm_lease_proto::proto::codec::ids::{Ballot, Register, Side, Slot};
 use dm_lease_proto::proto::controller::Controller;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{timing, Config, Path, Payload, World, MS};

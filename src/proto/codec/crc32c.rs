@@ -11,7 +11,7 @@
 //!
 //! Pure functions: any caller, no locking.
 
-use super::layout::is_zero;
+use super::bytes::is_zero;
 
 /// The polynomial, bit-reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;

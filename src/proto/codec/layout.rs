@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where everything stands on a member, and how fields stand in a block.
+//! Where everything stands on a member.
 //!
 //! ```text
 //!     0            4 KiB        8 KiB     1 MiB       2 MiB .. 8 MiB
@@ -20,31 +20,9 @@
 //! Offsets are bytes unless the name says `_sectors` (512 bytes each). Pure functions: any
 //! caller, no locking.
 
-use super::record::{Register, Slot};
-
-/// The unit of everything this project writes: one block, the largest common logical block size.
-pub const BLOCK_SIZE: usize = 4096;
-
-/// One block.
-pub type Block = [u8; BLOCK_SIZE];
-
-/// A block of zeros, as a freshly formatted member has them.
-pub const ZERO_BLOCK: Block = [0; BLOCK_SIZE];
-
-/// [`BLOCK_SIZE`] as an offset.
-const BLOCK: u64 = BLOCK_SIZE as u64;
-
-/// Bytes in a sector, the unit of device-mapper.
-pub const SECTOR_SIZE: u64 = 512;
-
-/// Sectors in a block.
-pub const BLOCK_SECTORS: u64 = BLOCK / SECTOR_SIZE;
-
-/// The most controllers a portion can have.
-pub const MAX_CONTROLLERS: u8 = 64;
-
-/// The most members a portion can have.
-pub const MAX_MEMBERS: u8 = 16;
+use super::block::{Block, BLOCK, SECTOR_SIZE, ZERO_BLOCK};
+use super::bytes::FieldWriter;
+use super::ids::{Register, Side, Slot};
 
 /// Bytes reserved at the start of a member; the data area starts here.
 pub const HEAD_SIZE: u64 = 8 << 20;
@@ -69,37 +47,6 @@ pub const SPARE_OFFSET: u64 = 2 << 20;
 
 /// [`HEAD_SIZE`] in sectors: where the data area starts.
 pub const DATA_OFFSET_SECTORS: u64 = HEAD_SIZE / SECTOR_SIZE;
-
-/// Which of the two blocks of a register, written alternately.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// The first block.
-    A,
-    /// The second block.
-    B,
-}
-
-impl Side {
-    /// Both, in the order in which they stand on the member.
-    pub const BOTH: [Side; 2] = [Side::A, Side::B];
-
-    /// The other block of the same register.
-    #[must_use]
-    pub const fn other(self) -> Side {
-        match self {
-            Side::A => Side::B,
-            Side::B => Side::A,
-        }
-    }
-
-    /// 0 for A, 1 for B.
-    pub const fn index(self) -> usize {
-        match self {
-            Side::A => 0,
-            Side::B => 1,
-        }
-    }
-}
 
 /// Where the mailbox of a controller starts.
 pub const fn mailbox_offset(slot: Slot) -> u64 {
@@ -153,28 +100,6 @@ pub const fn data_length_sectors(size: u64, unit: u64) -> Option<u64> {
     }
 }
 
-/// Whether a block holds nothing but zeros, which is what formatting leaves in a mailbox.
-pub fn is_blank(block: &Block) -> bool {
-    is_zero(block)
-}
-
-/// Whether all bytes are zero, a cache line at a time: a heartbeat round looks through every block
-/// that it has read.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    let mut lines = bytes.chunks_exact(64);
-    lines.by_ref().all(|line| any(line) == 0) && any(lines.remainder()) == 0
-}
-
-/// The bits that are set anywhere in `bytes`, eight bytes at a time.
-#[inline(always)]
-fn any(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(8);
-    let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |it| u64::from_ne_bytes(*it));
-    let whole = words.by_ref().fold(0, |any, bytes| any | word(bytes));
-    let rest = words.remainder().iter();
-    rest.fold(whole, |any, &byte| any | u64::from(byte))
-}
-
 /// What the first block of a member says to whoever looks with `hexdump` or `file`.
 ///
 /// It carries no boot signature (bytes 510 and 511 are zero), so no tool takes it for a partition
@@ -202,185 +127,12 @@ pub fn is_protective(block: &Block) -> bool {
     *block == wanted
 }
 
-/// Writes fields one behind the other into a block, little-endian; the rest becomes zero.
-///
-/// Fields beyond the end are dropped; the codecs' sizes are constants, and their tests would see
-/// a field that did not come back.
-pub struct FieldWriter<'a> {
-    rest: &'a mut [u8],
-}
-
-impl<'a> FieldWriter<'a> {
-    /// Clears `block` and starts at its first byte.
-    pub fn new(block: &'a mut Block) -> Self {
-        *block = ZERO_BLOCK;
-        Self { rest: block }
-    }
-
-    /// Appends bytes as they are.
-    pub fn bytes(&mut self, bytes: &[u8]) {
-        let rest = core::mem::take(&mut self.rest);
-        if let Some((field, rest)) = rest.split_at_mut_checked(bytes.len()) {
-            field.copy_from_slice(bytes);
-            self.rest = rest;
-        }
-    }
-
-    /// Leaves `count` bytes zero.
-    pub fn skip(&mut self, count: usize) {
-        let rest = core::mem::take(&mut self.rest);
-        if let Some((_, rest)) = rest.split_at_mut_checked(count) {
-            self.rest = rest;
-        }
-    }
-
-    /// Appends a byte.
-    pub fn u8(&mut self, value: u8) {
-        self.bytes(&[value]);
-    }
-
-    /// Appends a 16-bit number.
-    pub fn u16(&mut self, value: u16) {
-        self.bytes(&value.to_le_bytes());
-    }
-
-    /// Appends a 32-bit number.
-    pub fn u32(&mut self, value: u32) {
-        self.bytes(&value.to_le_bytes());
-    }
-
-    /// Appends a 64-bit number.
-    pub fn u64(&mut self, value: u64) {
-        self.bytes(&value.to_le_bytes());
-    }
-
-    /// Appends a 128-bit number.
-    pub fn u128(&mut self, value: u128) {
-        self.bytes(&value.to_le_bytes());
-    }
-}
-
-/// Reads fields one behind the other from a block; the mirror image of [`FieldWriter`].
-///
-/// Reading beyond the end yields zeros, which no codec does (their sizes are constants).
-pub struct FieldReader<'a> {
-    block: &'a Block,
-    rest: &'a [u8],
-}
-
-impl<'a> FieldReader<'a> {
-    /// Starts at the first byte of `block`.
-    pub const fn new(block: &'a Block) -> Self {
-        Self { block, rest: block }
-    }
-
-    /// Takes `N` bytes as they are.
-    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        match self.rest.split_first_chunk::<N>() {
-            Some((field, rest)) => {
-                self.rest = rest;
-                *field
-            }
-            None => {
-                self.rest = &[];
-                [0; N]
-            }
-        }
-    }
-
-    /// Takes a byte.
-    pub fn u8(&mut self) -> u8 {
-        u8::from_le_bytes(self.bytes())
-    }
-
-    /// Takes a 16-bit number.
-    pub fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.bytes())
-    }
-
-    /// Takes a 32-bit number.
-    pub fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.bytes())
-    }
-
-    /// Takes a 64-bit number.
-    pub fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.bytes())
-    }
-
-    /// Takes a 128-bit number.
-    pub fn u128(&mut self) -> u128 {
-        u128::from_le_bytes(self.bytes())
-    }
-
-    /// Takes `N` bytes and says whether all of them are zero, as reserved bytes must be.
-    pub fn is_zero<const N: usize>(&mut self) -> bool {
-        self.bytes::<N>().iter().all(|&byte| byte == 0)
-    }
-
-    /// Whether everything that was not read is zero.
-    pub fn rest_is_zero(&self) -> bool {
-        is_zero(self.rest)
-    }
-
-    /// Whether everything that was not read is zero, up to the byte `end` of the block.
-    pub fn is_zero_before(&self, end: usize) -> bool {
-        let behind = self.block.len().saturating_sub(end);
-        let length = self.rest.len().saturating_sub(behind);
-        is_zero(self.rest.get(..length).unwrap_or(&[]))
-    }
-}
-
-/// The checksum of `block` as if the four bytes at `at` were zero, which is where it is stored.
-///
-/// `at` beyond the block covers the block as it is.
-pub fn checksum(block: &Block, at: usize) -> u32 {
-    use super::crc32c::Crc32c;
-    let (head, tail) = block.split_at_checked(at).unwrap_or((block, &[]));
-    let behind = tail.get(4..).unwrap_or(&[]);
-    Crc32c::new()
-        .update(head)
-        .update(&[0; 4])
-        .update(behind)
-        .finish()
-}
-
-/// Stores the [`checksum`] of `block` in its place.
-pub fn seal(block: &mut Block, at: usize) {
-    let sum = checksum(block, at);
-    if let Some(field) = block
-        .get_mut(at..)
-        .and_then(|rest| rest.first_chunk_mut::<4>())
-    {
-        *field = sum.to_le_bytes();
-    }
-}
-
-/// Whether the checksum stored at `at` is that of the block.
-pub fn is_sealed(block: &Block, at: usize) -> bool {
-    let stored = block.get(at..).and_then(|rest| rest.first_chunk::<4>());
-    stored.is_some_and(|&stored| u32::from_le_bytes(stored) == checksum(block, at))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::codec::ids::MAX_CONTROLLERS;
 
     const MIB: u64 = 1 << 20;
-
-    #[test]
-    fn r26_one_byte_anywhere_is_not_zero() {
-        for length in 0..140 {
-            let mut bytes = std::vec![0; length];
-            assert!(is_zero(&bytes));
-            assert_eq!(is_zero(&std::vec![0x80; length]), length == 0);
-            for at in 0..length {
-                bytes[at] = 0x80;
-                assert!(!is_zero(&bytes));
-                bytes[at] = 0;
-            }
-        }
-    }
 
     #[test]
     fn r39_mailboxes_fill_their_mebibyte_without_overlap() {
@@ -451,50 +203,5 @@ mod tests {
         assert!(is_protective(&block));
         block[700] ^= 1;
         assert!(!is_protective(&block));
-    }
-
-    #[test]
-    fn r26_fields_come_back_and_the_end_is_no_panic() {
-        let mut block = [0xff; BLOCK_SIZE];
-        let mut out = FieldWriter::new(&mut block);
-        out.u8(1);
-        out.u16(0x0203);
-        out.u32(0x0405_0607);
-        out.u64(0x0809_0a0b_0c0d_0e0f);
-        out.u128(7 << 100);
-        out.skip(5);
-        out.bytes(b"end");
-        let mut read = FieldReader::new(&block);
-        assert_eq!(read.u8(), 1);
-        assert_eq!(read.u16(), 0x0203);
-        assert_eq!(read.u32(), 0x0405_0607);
-        assert_eq!(read.u64(), 0x0809_0a0b_0c0d_0e0f);
-        assert_eq!(read.u128(), 7 << 100);
-        assert!(read.is_zero::<5>());
-        assert!(!read.rest_is_zero());
-        assert_eq!(&read.bytes::<3>(), b"end");
-        assert!(read.rest_is_zero());
-        read.bytes::<4000>();
-        assert_eq!(read.bytes::<4000>(), [0; 4000]);
-        let mut out = FieldWriter::new(&mut block);
-        out.skip(4095);
-        out.u32(9);
-        out.u8(9);
-        assert!(is_blank(&block));
-    }
-
-    #[test]
-    fn r26_seal_covers_every_byte_but_its_own_place() {
-        let mut block = ZERO_BLOCK;
-        block[100] = 1;
-        seal(&mut block, 16);
-        assert!(is_sealed(&block, 16));
-        for at in 0..BLOCK_SIZE {
-            block[at] ^= 0x10;
-            assert!(!is_sealed(&block, 16));
-            block[at] ^= 0x10;
-        }
-        assert!(!is_sealed(&block, BLOCK_SIZE));
-        seal(&mut block, BLOCK_SIZE - 1);
     }
 }

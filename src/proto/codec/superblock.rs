@@ -27,11 +27,10 @@
 //! this version: every range and both inequalities of `time` are checked on every open [R10].
 //! Callers: the constructor of the target, `leasectl`. Pure functions, no locking.
 
-use super::layout::{
-    is_blank, is_sealed, seal, Block, FieldReader, FieldWriter, BLOCK_SECTORS, DATA_OFFSET_SECTORS,
-    MAX_MEMBERS, SECTOR_SIZE, TAIL_SIZE,
-};
-use super::record::Slot;
+use super::block::{is_blank, is_sealed, seal, Block, BLOCK_SECTORS, SECTOR_SIZE};
+use super::bytes::{FieldReader, FieldWriter};
+use super::ids::{Slot, MAX_MEMBERS};
+use super::layout::{DATA_OFFSET_SECTORS, TAIL_SIZE};
 use crate::proto::limit::{Counting, Exhausted, Kind, Redundancy, RedundancyError};
 use crate::proto::time::{Timing, TimingError};
 use core::fmt;
@@ -573,8 +572,8 @@ fn ensure(condition: bool, error: SuperblockError) -> Result<(), SuperblockError
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::{BLOCK_SIZE, ZERO_BLOCK};
     use super::*;
+    use crate::proto::codec::block::{BLOCK_SIZE, ZERO_BLOCK};
     use crate::proto::limit;
     use crate::proto::time::NS_PER_MS;
 

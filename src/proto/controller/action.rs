@@ -7,8 +7,9 @@
 
 use core::convert::Infallible;
 
-use crate::proto::codec::layout::Side;
-use crate::proto::codec::record::{BallotRecord, HeartbeatRecord, Slot};
+use crate::proto::codec::ballot::BallotRecord;
+use crate::proto::codec::heartbeat::HeartbeatRecord;
+use crate::proto::codec::ids::{Side, Slot};
 use crate::proto::words::status::{Reason, Role};
 
 /// What the caller has to do.

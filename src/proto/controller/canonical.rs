@@ -14,7 +14,8 @@
 use core::hash::{Hash, Hasher};
 
 use super::{Controller, Evidence, Phase, Sides};
-use crate::proto::codec::record::{Decided, RecordRole, Register};
+use crate::proto::codec::heartbeat::RecordRole;
+use crate::proto::codec::ids::{Decided, Register};
 use crate::proto::observer::{member_bit, Observer};
 use crate::proto::random::XorShift;
 use crate::proto::round::Stage;

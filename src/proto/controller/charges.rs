@@ -24,10 +24,12 @@
 
 use super::voices::owner_of;
 use super::{Controller, Outcome, Phase};
-use crate::proto::codec::record::{Charge, Charges, HeartbeatRecord, Incarnation, Slot, Value};
+use crate::proto::codec::charges::{Charge, Charges};
+use crate::proto::codec::heartbeat::HeartbeatRecord;
+use crate::proto::codec::ids::{Incarnation, Slot, Value};
+use crate::proto::codec::mailbox::Mailboxes;
 use crate::proto::limit::{formula, Exhausted, Kind};
 use crate::proto::paxos::Lists;
-use crate::proto::round::Mailboxes;
 use crate::proto::words::status::Reason;
 
 /// What the local clock knows of a charged term.
@@ -402,7 +404,9 @@ fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::codec::record::{Decided, Generations, Incarnation, RecordRole};
+    use crate::proto::codec::generations::Generations;
+    use crate::proto::codec::heartbeat::RecordRole;
+    use crate::proto::codec::ids::{Decided, Incarnation};
 
     #[test]
     fn r21_only_what_is_said_behind_the_latch_of_a_term_shows_that_it_has_drained() {

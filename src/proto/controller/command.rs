@@ -4,7 +4,8 @@
 //! Every command is idempotent: asking for what already is, is a success. A refusal says why.
 
 use super::{Controller, Evidence, Pending, Phase};
-use crate::proto::codec::record::{RecordRole, Slot};
+use crate::proto::codec::heartbeat::RecordRole;
+use crate::proto::codec::ids::Slot;
 use crate::proto::words::status::Reason;
 
 /// A command to the machine; the words of users are in [`crate::proto::words::message`].

@@ -31,9 +31,12 @@
 //! or without a present member, unless each replacement was settled before the next one was made.
 
 use super::{Controller, MemberDevice, Notice};
-use crate::proto::codec::record::{BallotRecord, Generations, Reading, Slot};
+use crate::proto::codec::ballot::BallotRecord;
+use crate::proto::codec::generations::Generations;
+use crate::proto::codec::ids::Slot;
+use crate::proto::codec::mailbox::Mailboxes;
+use crate::proto::codec::record::Reading;
 use crate::proto::observer::member_bit;
-use crate::proto::round::Mailboxes;
 
 /// What is known of the generation of one member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -23,7 +23,8 @@
 //! and no claim, whenever it is seen; a value that is put forward is always a claim.
 
 use super::{Controller, Evidence, Pending, Phase};
-use crate::proto::codec::record::{HeartbeatRecord, RecordRole, Slot};
+use crate::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use crate::proto::codec::ids::Slot;
 use crate::proto::paxos::{Seen, Successor};
 use crate::proto::words::status::Reason;
 

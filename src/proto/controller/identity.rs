@@ -17,16 +17,16 @@
 //! anything [R36].
 
 use super::{Controller, Notice, Phase, ReadTag};
-use crate::proto::codec::layout::Side;
-use crate::proto::codec::record::{
-    Ballot, Charges, Decided, Incarnation, RecordRole, Register, MAX_CHARGES,
-};
+use crate::proto::codec::charges::{Charges, MAX_CHARGES};
+use crate::proto::codec::heartbeat::RecordRole;
+use crate::proto::codec::ids::{Ballot, Decided, Incarnation, Register, Side};
+use crate::proto::codec::mailbox::{Found, Mailboxes};
 use crate::proto::lease::Lease;
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::{Invitation, Promise};
 use crate::proto::random::XorShift;
 use crate::proto::register::Verdict;
-use crate::proto::round::{Found, Kind, Mailboxes, Stage};
+use crate::proto::round::{Kind, Stage};
 use crate::proto::words::status::Reason;
 
 /// What [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) says of both registers

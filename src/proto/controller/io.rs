@@ -6,12 +6,15 @@
 
 use super::identity::contradict;
 use super::{Controller, Evidence, Kind, MailboxIo, Member, Phase, ReadTag, Sides};
-use crate::proto::codec::record::{
-    BallotRecord, Charges, Decided, HeartbeatRecord, Reading, RecordRole, Register, Slot, Value,
-};
+use crate::proto::codec::ballot::BallotRecord;
+use crate::proto::codec::charges::Charges;
+use crate::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use crate::proto::codec::ids::{Decided, Register, Slot, Value};
+use crate::proto::codec::mailbox::{Found, Mailboxes};
+use crate::proto::codec::record::Reading;
 use crate::proto::observer::member_bit;
 use crate::proto::register::Write;
-use crate::proto::round::{is_majority, Found, Mailboxes, Progress, Round, Stage};
+use crate::proto::round::{is_majority, Progress, Round, Stage};
 use crate::proto::words::status::Reason;
 
 impl Controller {
@@ -649,7 +652,7 @@ fn has_drained(decided: Decided, slot: Slot, record: &HeartbeatRecord) -> bool {
 fn newest_seq<T: Copy>(
     found: &Found<T>,
     seq: impl Fn(&T) -> u64,
-) -> Option<(crate::proto::codec::layout::Side, u64)> {
+) -> Option<(crate::proto::codec::ids::Side, u64)> {
     match (found.reading, found.newest) {
         (Reading::Valid(record), Some(side)) => Some((side, seq(&record))),
         _ => None,

@@ -2,7 +2,8 @@
 //! What a complete, or a failed, round leads to.
 
 use super::{Controller, Evidence, GateChange, Heartbeat, Notice, Pending, Phase, Proposal};
-use crate::proto::codec::record::{Ballot, Decided, RecordRole};
+use crate::proto::codec::heartbeat::RecordRole;
+use crate::proto::codec::ids::{Ballot, Decided};
 use crate::proto::lease::{Lease, Verdict};
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::{next_ballot, Promise};

@@ -63,11 +63,10 @@ use generations::Standing;
 use io::Carried;
 
 use super::clocks::{Clocks, Now};
-use super::codec::layout::{Side, MAX_MEMBERS};
-use super::codec::record::{
-    Ballot, Charges, Decided, Generations, Incarnation, RecordRole, Register, Slot, Value,
-    MAX_CHARGES,
-};
+use super::codec::charges::{Charges, MAX_CHARGES};
+use super::codec::generations::Generations;
+use super::codec::heartbeat::RecordRole;
+use super::codec::ids::{Ballot, Decided, Incarnation, Register, Side, Slot, Value, MAX_MEMBERS};
 use super::lease::Lease;
 use super::limit::Redundancy;
 use super::observer::Observer;

@@ -15,9 +15,10 @@
 //! no silence is proved before it has stood for as long as one lasts.
 
 use super::{Controller, Evidence, Phase};
-use crate::proto::codec::layout::MAX_MEMBERS;
-use crate::proto::codec::record::{Charge, HeartbeatRecord, Incarnation, Slot, Value, MAX_CHARGES};
-use crate::proto::round::Mailboxes;
+use crate::proto::codec::charges::{Charge, MAX_CHARGES};
+use crate::proto::codec::heartbeat::HeartbeatRecord;
+use crate::proto::codec::ids::{Incarnation, Slot, Value, MAX_MEMBERS};
+use crate::proto::codec::mailbox::Mailboxes;
 use crate::proto::words::status::Reason;
 
 /// Each charged term may be of another incarnation; the present owner is one more.
@@ -206,7 +207,9 @@ pub(super) fn owner_of(charge: &Charge) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::codec::record::{Decided, Generations, RecordRole};
+    use crate::proto::codec::generations::Generations;
+    use crate::proto::codec::heartbeat::RecordRole;
+    use crate::proto::codec::ids::Decided;
 
     fn record(seq: u64, open: u32) -> HeartbeatRecord {
         HeartbeatRecord {

@@ -24,8 +24,7 @@
 //! A [`Command`] prints as it is written. No state, no locking.
 
 use super::table::{number, ranged, slot, NumberError, HEARTBEAT_MS};
-use crate::proto::codec::layout::MAX_MEMBERS;
-use crate::proto::codec::record::Slot;
+use crate::proto::codec::ids::{Slot, MAX_MEMBERS};
 use core::fmt;
 
 /// What an operator asks of a portion.

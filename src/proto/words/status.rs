@@ -19,7 +19,7 @@
 //! No state, no locking.
 
 use super::table::{number, slot};
-use crate::proto::codec::record::Slot;
+use crate::proto::codec::ids::Slot;
 use crate::proto::limit::Limit;
 use core::fmt;
 

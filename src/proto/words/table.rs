@@ -25,7 +25,7 @@
 //! what the superblock says), its status function ([`TableLine`] and [`Ima`] print), `leasectl
 //! table`. No state, no locking.
 
-use crate::proto::codec::record::Slot;
+use crate::proto::codec::ids::Slot;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::RangeInclusive;

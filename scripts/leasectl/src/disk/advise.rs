@@ -15,9 +15,8 @@ use crate::disk::member::superblocks;
 use crate::disk::plan::{takeover_ns, timing};
 use crate::text::ms;
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::codec::layout::{
-    BLOCK_SIZE, HEAD_SIZE, MAILBOX_OFFSET, MAILBOX_SIZE, SPARE_OFFSET,
-};
+use dm_lease_proto::proto::codec::block::BLOCK_SIZE;
+use dm_lease_proto::proto::codec::layout::{HEAD_SIZE, MAILBOX_OFFSET, MAILBOX_SIZE, SPARE_OFFSET};
 use dm_lease_proto::proto::time::{Timing, NS_PER_MS};
 use std::io::Write;
 use std::path::Path;

@@ -12,11 +12,13 @@ use crate::disk::member::{Mailbox, Member, RegisterView};
 use crate::disk::show::MemberJson;
 use crate::text::list;
 use anyhow::Result;
+use dm_lease_proto::proto::codec::block::{BLOCK_SIZE, SECTOR_SIZE};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::ids::{Decided, Slot, Value, MAX_CONTROLLERS};
 use dm_lease_proto::proto::codec::layout::{
-    copy_offset, BLOCK_SIZE, HEAD_SIZE, MAILBOX_OFFSET, MAILBOX_SIZE, MAX_CONTROLLERS, SECTOR_SIZE,
-    TAIL_SIZE,
+    copy_offset, HEAD_SIZE, MAILBOX_OFFSET, MAILBOX_SIZE, TAIL_SIZE,
 };
-use dm_lease_proto::proto::codec::record::{Decided, Generations, Reading, Record, Slot, Value};
+use dm_lease_proto::proto::codec::record::{Reading, Record};
 use dm_lease_proto::proto::codec::superblock::Superblock;
 use dm_lease_proto::proto::limit::Counting;
 use dm_lease_proto::proto::time::majority;

@@ -8,7 +8,7 @@
 //! it is in use.
 
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::codec::layout::{Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::block::{Block, BLOCK_SIZE, ZERO_BLOCK};
 use rustix::fs::{flock, major, minor, FlockOperation, OFlags};
 use rustix::ioctl::{ioctl, opcode, NoArg};
 use std::fs::{self, File, Metadata, OpenOptions};

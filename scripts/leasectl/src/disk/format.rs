@@ -12,16 +12,17 @@
 
 use crate::cli::{Force, Format, Uuid};
 use crate::disk::device::{refuse_twice, Device};
-use crate::disk::foreign;
 use crate::disk::member::{heartbeating, superblocks, Member};
-use crate::disk::plan;
+use crate::disk::{foreign, plan};
 use crate::text::{list, mib, named_controllers};
 use anyhow::{anyhow, bail, Context, Result};
+use dm_lease_proto::proto::codec::block::{BLOCK_SIZE, SECTOR_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::ids::{Slot, MAX_MEMBERS};
 use dm_lease_proto::proto::codec::layout::{
-    copy_offset, data_length_sectors, write_protective, BLOCK_SIZE, DATA_OFFSET_SECTORS, HEAD_SIZE,
-    MAX_MEMBERS, PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET, TAIL_SIZE, ZERO_BLOCK,
+    copy_offset, data_length_sectors, write_protective, DATA_OFFSET_SECTORS, HEAD_SIZE,
+    PROTECTIVE_OFFSET, SUPERBLOCK_OFFSET, TAIL_SIZE,
 };
-use dm_lease_proto::proto::codec::record::{Generations, Slot};
 use dm_lease_proto::proto::codec::superblock::{
     self, DisplayUuid, Superblock, SuperblockError, INCOMPAT_RECORDS_2, VERSION_MINOR,
 };

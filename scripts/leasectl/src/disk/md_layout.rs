@@ -11,7 +11,7 @@
 
 use crate::disk::device::Device;
 use anyhow::Result;
-use dm_lease_proto::proto::codec::layout::{Block, SECTOR_SIZE};
+use dm_lease_proto::proto::codec::block::{Block, SECTOR_SIZE};
 use dm_lease_proto::proto::codec::superblock::Superblock;
 
 const MD_MAGIC: u32 = 0xa92b_4efc;
@@ -148,7 +148,7 @@ fn role(block: &Block, number: u32) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dm_lease_proto::proto::codec::layout::ZERO_BLOCK;
+    use dm_lease_proto::proto::codec::block::ZERO_BLOCK;
 
     fn md(level: i32, layout: u32, chunk_sectors: u32) -> Block {
         let mut block = ZERO_BLOCK;

@@ -6,14 +6,15 @@
 
 use crate::disk::device::Device;
 use anyhow::{bail, Result};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{BLOCK_SECTORS, SECTOR_SIZE};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
+use dm_lease_proto::proto::codec::ids::{Side, Slot, MAX_CONTROLLERS};
 use dm_lease_proto::proto::codec::layout::{
-    copy_offset, is_protective, register_offset, Side, BLOCK_SECTORS, MAX_CONTROLLERS,
-    PROTECTIVE_OFFSET, SECTOR_SIZE, SUPERBLOCK_OFFSET,
+    copy_offset, is_protective, register_offset, PROTECTIVE_OFFSET, SUPERBLOCK_OFFSET,
 };
-use dm_lease_proto::proto::codec::record::{
-    decode, newest, BallotRecord, BlockId, Generations, HeartbeatRecord, Reading, Record, Reject,
-    Slot,
-};
+use dm_lease_proto::proto::codec::record::{decode, newest, BlockId, Reading, Record, Reject};
 use dm_lease_proto::proto::codec::superblock::{self, Superblock, SuperblockError};
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -17,14 +17,17 @@ use crate::disk::device::{refuse_twice, Device};
 use crate::disk::member::{heartbeating, superblocks, Mailbox, Member, RegisterView};
 use crate::text::named_controllers;
 use anyhow::{bail, Context, Result};
+use dm_lease_proto::proto::codec::ballot::{BallotRecord, LIMIT_UNLIMITED};
+use dm_lease_proto::proto::codec::block::{Block, SECTOR_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
+use dm_lease_proto::proto::codec::ids::{Ballot, Incarnation, Register, Side, Slot};
 use dm_lease_proto::proto::codec::layout::{
-    copy_offset, is_protective, register_offset, write_protective, Block, Side, PROTECTIVE_OFFSET,
-    SECTOR_SIZE, SUPERBLOCK_OFFSET, ZERO_BLOCK,
+    copy_offset, is_protective, register_offset, write_protective, PROTECTIVE_OFFSET,
+    SUPERBLOCK_OFFSET,
 };
-use dm_lease_proto::proto::codec::record::{
-    encode, Ballot, BallotRecord, BlockId, Charge, Charges, Generations, HeartbeatRecord,
-    Incarnation, Reading, Record, Register, Reject, Slot, LIMIT_UNLIMITED,
-};
+use dm_lease_proto::proto::codec::record::{encode, BlockId, Reading, Record, Reject};
 use dm_lease_proto::proto::codec::superblock::{self, Superblock, SuperblockError};
 use dm_lease_proto::proto::time::majority;
 use std::io::Write;

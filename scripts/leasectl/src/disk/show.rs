@@ -9,10 +9,11 @@ use crate::cli::Devices;
 use crate::disk::member::{Mailbox, Member, RegisterView, COPY_IS_WHOLE};
 use crate::text::{controllers, mib, ms, utc};
 use anyhow::Result;
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{
-    Ballot, BallotRecord, Charge, Decided, HeartbeatRecord, Reading, Record, RecordRole, Slot,
-};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::charges::Charge;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Side, Slot};
+use dm_lease_proto::proto::codec::record::{Reading, Record};
 use dm_lease_proto::proto::codec::superblock::{DisplayUuid, Superblock};
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
 use dm_lease_proto::proto::time::{Timing, NS_PER_MS};

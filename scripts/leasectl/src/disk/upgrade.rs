@@ -14,14 +14,15 @@
 use crate::cli::Upgrade;
 use crate::disk::device::{refuse_twice, Device};
 use anyhow::{bail, Context, Result};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{SECTOR_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
+use dm_lease_proto::proto::codec::ids::{Side, Slot};
 use dm_lease_proto::proto::codec::layout::{
-    copy_offset, register_offset, Side, MAILBOX_OFFSET, SECTOR_SIZE, SPARE_OFFSET,
-    SUPERBLOCK_OFFSET, ZERO_BLOCK,
+    copy_offset, register_offset, MAILBOX_OFFSET, SPARE_OFFSET, SUPERBLOCK_OFFSET,
 };
-use dm_lease_proto::proto::codec::record::{
-    decode_any, encode, newest, BallotRecord, BlockId, Generations, HeartbeatRecord, Reading,
-    Record, Slot,
-};
+use dm_lease_proto::proto::codec::record::{decode_any, encode, newest, BlockId, Reading, Record};
 use dm_lease_proto::proto::codec::superblock::{
     self, Superblock, INCOMPAT_RECORDS_2, INCOMPAT_UPGRADING,
 };

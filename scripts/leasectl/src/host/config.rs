@@ -7,16 +7,15 @@
 
 use crate::cli::{name, uuid, Uuid};
 use anyhow::{anyhow, Context, Result};
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::superblock::Name;
 use dm_lease_proto::proto::words::table::{
     Claim, FailWith, Features, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
 };
 use serde::de::{Deserialize, Deserializer, Error};
-use std::fs;
-use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// The directory of the files.
 pub const DIRECTORY: &str = "/etc/dm-lease";

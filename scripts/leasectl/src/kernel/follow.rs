@@ -18,7 +18,7 @@ use crate::kernel::events::Events;
 use crate::kernel::sessions::{Key, Look};
 use crate::text::rfc3339;
 use anyhow::Result;
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::words::status::{Charged, Reason, Role, Status};
 use rustix::time::{clock_gettime, ClockId};
 use serde::Serialize;

@@ -4,7 +4,7 @@
 use crate::cli::{Owns, Status as Options};
 use crate::kernel::mapped;
 use anyhow::{Context, Result};
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::words::status::{Charged, Status};
 use serde::Serialize;
 use std::fs;

@@ -6,7 +6,7 @@ use crate::disk::device::Device;
 use crate::disk::member::first_superblock;
 use crate::text;
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::superblock::Superblock;
 use dm_lease_proto::proto::limit::Limit;
 use dm_lease_proto::proto::words::table::{

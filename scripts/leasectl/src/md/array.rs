@@ -14,7 +14,7 @@ use crate::disk::md_layout::MdLayout;
 use crate::disk::member::superblocks;
 use crate::md::gf::Shard;
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::codec::layout::{BLOCK_SECTORS, SECTOR_SIZE};
+use dm_lease_proto::proto::codec::block::{BLOCK_SECTORS, SECTOR_SIZE};
 use std::ops::Range;
 use std::path::PathBuf;
 

@@ -8,7 +8,7 @@
 use crate::disk::md_layout::MdLayout;
 use crate::md::array::Component;
 use anyhow::{bail, ensure, Context, Result};
-use dm_lease_proto::proto::codec::layout::{BLOCK_SIZE, SECTOR_SIZE};
+use dm_lease_proto::proto::codec::block::{BLOCK_SIZE, SECTOR_SIZE};
 use std::ops::Range;
 
 const MAGIC: u32 = 0x6d74_6962;

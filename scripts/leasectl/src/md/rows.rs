@@ -24,7 +24,7 @@ use crate::md::array::{Array, Geometry};
 use crate::md::gf::{Differences, Located, Shard};
 use crate::md::suspects::Rows;
 use anyhow::{bail, Context, Result};
-use dm_lease_proto::proto::codec::layout::{Block, BLOCK_SECTORS, BLOCK_SIZE, SECTOR_SIZE};
+use dm_lease_proto::proto::codec::block::{Block, BLOCK_SECTORS, BLOCK_SIZE, SECTOR_SIZE};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;

@@ -9,7 +9,7 @@ pub mod lines;
 #[path = "../../tests/properties/refusals.rs"]
 mod refusals;
 
-use dm_lease_proto::proto::codec::layout::{seal, Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::block::{seal, Block, BLOCK_SIZE, ZERO_BLOCK};
 
 /// The bytes of a block that its fields fill, at most.
 const HEAD: usize = 620;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What members may say, drawn at random: records, superblocks, and where they stand.
 
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use dm_lease_proto::proto::codec::layout::DATA_OFFSET_SECTORS;
-use dm_lease_proto::proto::codec::record::{
-    Ballot, BallotRecord, BlockId, Charge, Charges, Decided, Generations, HeartbeatRecord,
-    Incarnation, RecordRole, Slot, Value,
-};
+use dm_lease_proto::proto::codec::record::BlockId;
 use dm_lease_proto::proto::codec::superblock::{self, Name, Superblock};
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
 use dm_lease_proto::proto::time::{Timing, MAX_DURATION_NS, MIN_PERIOD_NS};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What users may type and read, drawn at random: what is drawn is valid.
 
-use dm_lease_proto::proto::codec::record::Slot;
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::limit::Limit;
 use dm_lease_proto::proto::words::message::Command;
 use dm_lease_proto::proto::words::status::{Reason, Role, Status};

@@ -6,11 +6,12 @@
 //! it compares nothing but contents.
 
 use crate::print::{print, Shards};
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{
-    BallotRecord, Generations, HeartbeatRecord, Reading, Record, Register, Reject, Slot,
-};
-use dm_lease_proto::proto::round::{Found, Mailboxes};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::generations::Generations;
+use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
+use dm_lease_proto::proto::codec::ids::{Register, Side, Slot};
+use dm_lease_proto::proto::codec::mailbox::{Found, Mailboxes};
+use dm_lease_proto::proto::codec::record::{Reading, Record, Reject};
 
 /// One block of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

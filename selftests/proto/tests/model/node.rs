@@ -11,8 +11,7 @@
 use crate::config::{Config, BATCH};
 use crate::medium::{Answer, Block, Mailbox, Records, Sight, Sights, View};
 use crate::print::print;
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{Decided, Incarnation, Register, Slot};
+use dm_lease_proto::proto::codec::ids::{Decided, Incarnation, Register, Side, Slot};
 use dm_lease_proto::proto::controller::{
     Action, Command, Controller, GateChange, MailboxIo, MemberDevice, Notice, Setup,
 };

@@ -18,7 +18,7 @@ use crate::medium::{Records, Sight};
 use crate::node::{Entry, Event, Node, REGISTERS};
 use crate::print::{print, Shards};
 use crate::sometimes::{Sometimes, Tally};
-use dm_lease_proto::proto::codec::record::{Register, Value};
+use dm_lease_proto::proto::codec::ids::{Register, Value};
 use stateright::{Model, Property};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

@@ -5,10 +5,13 @@
 //! the module `refusals`. A property that does not hold panics.
 
 use crate::refusals::has_own_words;
-use dm_lease_proto::proto::codec::layout::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::block::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
+use dm_lease_proto::proto::codec::charges::{Charges, MAX_CHARGES};
+use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
+use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::record::{
-    self, newest, target, BallotRecord, BlockId, Charges, HeartbeatRecord, Reading, Record,
-    RecordRole, Slot, EXTENSION_AT, MAX_CHARGES,
+    self, newest, target, BlockId, Reading, Record, EXTENSION_AT,
 };
 use dm_lease_proto::proto::codec::superblock::{
     self, DisplayUuid, Name, Superblock, SuperblockError,

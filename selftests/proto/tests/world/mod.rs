@@ -28,8 +28,9 @@ pub use machine::{Call, Image, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
-use dm_lease_proto::proto::codec::layout::Side;
-use dm_lease_proto::proto::codec::record::{BallotRecord, Charge as DeadTerm, Register, Slot};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::charges::Charge as DeadTerm;
+use dm_lease_proto::proto::codec::ids::{Register, Side, Slot};
 use dm_lease_proto::proto::controller::{
     Action, Command, GateChange, MailboxIo, MemberDevice, Notice, Outcome,
 };

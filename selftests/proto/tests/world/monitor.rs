@@ -29,7 +29,9 @@
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
-use dm_lease_proto::proto::codec::record::{Ballot, BallotRecord, Decided, RecordRole, Value};
+use dm_lease_proto::proto::codec::ballot::BallotRecord;
+use dm_lease_proto::proto::codec::heartbeat::RecordRole;
+use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Value};
 use dm_lease_proto::proto::controller::{
     Action, Budget, Command, GateChange, Heartbeat, Notice, Outcome, Transition,
 };
