@@ -7,8 +7,8 @@
 //! carries out all actions of the machine, in order. What waited at a gate that was latched is
 //! failed after that, because failing a bio runs the completions of everything above.
 //!
-//! The portion thread waits for nothing but its bell: it takes no lock whose holder an ordinary
-//! task could push aside [R61], allocates nothing, and prints nothing. The herald thread raises
+//! The portion thread waits for nothing but its waker: it takes no lock whose holder an ordinary
+//! task could push aside [R61], allocates nothing, and prints nothing. The event thread raises
 //! events and prints, so that a slow console cannot delay a heartbeat [R44]. A task that only wants
 //! to look reads [`Shown`], under a spinlock.
 
@@ -224,7 +224,7 @@ impl Session {
         Report {
             lease_ns: timing.lease_ns,
             window_ns: timing.window_ns,
-            period_ns: self.heart.period_ns(),
+            period_ns: self.timer.period_ns(),
             lost: beats.lost,
             latency: beats.latency,
             margin: beats.margin,
@@ -240,10 +240,10 @@ impl Session {
     /// The body of the portion thread.
     pub(super) fn portion_loop(&self, context: &Context, mut machine: Machine) {
         let mut deadline_ns = None;
-        while let Some(reasons) = self.bell.wait(context, deadline_ns) {
+        while let Some(reasons) = self.waker.wait(context, deadline_ns) {
             let next_ns = self.run(&mut machine, reasons);
             if reasons.contains(Reasons::TICK) && self.view().stale_epoch.is_some() {
-                self.herald.ring(Reasons::CHANGE);
+                self.herald.wake(Reasons::CHANGE);
             }
             // What is kept must not outlive its time.
             let kept_ns = self.gate.tend();
@@ -264,7 +264,7 @@ impl Session {
     /// Tells the machine everything that has happened; returns when to look again.
     fn run(&self, machine: &mut Machine, reasons: Reasons) -> Option<u64> {
         machine.controller.note_open(self.gate.count().open);
-        let period_ns = self.heart.period_ns();
+        let period_ns = self.timer.period_ns();
         if machine.controller.setup().period_ns != period_ns {
             let _ = machine.controller.set_period(period_ns);
         }
@@ -350,7 +350,7 @@ impl Session {
         let before = core::mem::replace(&mut self.shown.lock().view, view);
         if before.generations != view.generations {
             // A table on a former disk is to be shut, which the herald sees in the view.
-            self.herald.ring(Reasons::CHANGE);
+            self.herald.wake(Reasons::CHANGE);
         }
         if core::mem::take(&mut machine.latched) {
             self.gate.fail_pending();
@@ -543,6 +543,6 @@ impl Session {
     /// Leaves to the herald what there is to tell [R47].
     fn tell(&self, news: News) {
         self.shown.lock().push(news);
-        self.herald.ring(Reasons::CHANGE);
+        self.herald.wake(Reasons::CHANGE);
     }
 }

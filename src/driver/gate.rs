@@ -42,7 +42,7 @@ pub use table::{GatedTable, LeaseTarget, Rules, TableFlags};
 
 use super::{
     events,
-    waker::{Bell, Reasons},
+    waker::{Reasons, Waker},
 };
 use crate::{
     dm::{
@@ -155,8 +155,8 @@ pub struct PortionGate {
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,
-    portion: Arc<Bell>,
-    dispatcher: Arc<Bell>,
+    portion: Arc<Waker>,
+    dispatcher: Arc<Waker>,
     /// Of each member.
     outboxes: KVec<Arc<Outbox>>,
     #[pin]
@@ -173,8 +173,8 @@ impl PortionGate {
         superblock: &Superblock,
         controller: Slot,
         limit: u32,
-        portion: Arc<Bell>,
-        dispatcher: Arc<Bell>,
+        portion: Arc<Waker>,
+        dispatcher: Arc<Waker>,
     ) -> Result<impl PinInit<Self>> {
         let portion_uuid = superblock.uuid;
         let lease_ns = superblock.timing.lease_ns;
@@ -344,7 +344,7 @@ impl PortionGate {
     /// Sets the limit; 0 closes the gate.
     pub fn set_limit(&self, limit: u32) {
         self.gate.set_limit(limit);
-        self.dispatcher.ring(Reasons::CHANGE);
+        self.dispatcher.wake(Reasons::CHANGE);
     }
 
     /// Whether the gate is closed and empty.
@@ -368,15 +368,15 @@ impl PortionGate {
     }
 
     fn woken_by_permit(&self) {
-        self.dispatcher.ring(Reasons::PERMIT);
-        self.portion.ring(Reasons::PERMIT);
+        self.dispatcher.wake(Reasons::PERMIT);
+        self.portion.wake(Reasons::PERMIT);
     }
 
     /// Passes on what the gate has seen while it refused.
     fn note_refusal(&self, lapsed: bool, wake: bool) {
         if lapsed {
             self.note_lapse();
-            self.portion.ring(Reasons::LAPSE);
+            self.portion.wake(Reasons::LAPSE);
         }
         if wake {
             self.woken_by_permit();

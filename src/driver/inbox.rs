@@ -19,7 +19,7 @@
 //! Locking: `turn` is a mutex that only ordinary tasks take, one for each request. The state is
 //! under an interrupt-disabling spinlock, whose holder cannot be preempted.
 
-use super::waker::{Bell, Reasons};
+use super::waker::{Reasons, Waker};
 use crate::{
     dm::WaitQueue,
     proto::{
@@ -108,7 +108,7 @@ struct State {
 /// The requests of one session; see the top.
 #[pin_data]
 pub struct Inbox {
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     #[pin]
     turn: Mutex<()>,
     #[pin]
@@ -118,10 +118,10 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// An empty inbox for the thread that waits at `bell`.
-    pub fn new(bell: Arc<Bell>) -> impl PinInit<Self> {
+    /// An empty inbox for the thread that waits at `waker`.
+    pub fn new(waker: Arc<Waker>) -> impl PinInit<Self> {
         pin_init!(Self {
-            bell,
+            waker,
             turn <- new_mutex!((), "dm_lease inbox turn"),
             state <- new_spinlock_irq!(
                 State {
@@ -155,7 +155,7 @@ impl Inbox {
             state.reply = None;
             state.request = Some(request);
         }
-        self.bell.ring(Reasons::REQUEST);
+        self.waker.wake(Reasons::REQUEST);
         let mut reply = None;
         self.changed.wait(|| {
             let mut state = self.state.lock();

@@ -2,56 +2,57 @@
 
 //! A list whose elements are allocated before the lock of the list is taken.
 //!
-//! Adding an element to a vector may allocate, and an allocation may wait for memory that is
-//! written back through a suspended device. A [`Chain`] takes [`Link`]s that exist already, and
-//! gives them back when they are removed, so that they are freed without the lock too [R60].
+//! An element that is added to a vector may cause an allocation, and an allocation may wait for
+//! memory that is written back through a suspended device [R60]. A [`List`] takes [`Node`]s that
+//! were allocated before. It returns a node that is removed, so that the caller frees it without
+//! the lock.
 //!
-//! Locking: none; the owner of a chain protects it.
+//! Locking: none; the owner of a list protects it.
 
 use kernel::{alloc::AllocError, prelude::*};
 
-/// One element, and the place of the next one.
-pub struct Link<T> {
+/// An element with the link to the next one.
+pub struct Node<T> {
     value: T,
-    next: Option<KBox<Link<T>>>,
+    next: Option<KBox<Node<T>>>,
 }
 
-impl<T> Link<T> {
-    /// Allocates an element. May wait for I/O: call it without any lock.
+impl<T> Node<T> {
+    /// Allocates a node. May wait for I/O, so the caller holds no lock.
     pub fn new(value: T) -> Result<KBox<Self>, AllocError> {
         KBox::new(Self { value, next: None }, GFP_KERNEL)
     }
 
-    /// The value of an element that is in no chain.
+    /// The value of a node that is in no list.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// The same, to be changed.
+    /// The value of a node that is in no list, mutably.
     pub fn value_mut(&mut self) -> &mut T {
         &mut self.value
     }
 }
 
-/// The list; the element that was added last comes first.
-pub struct Chain<T> {
-    first: Option<KBox<Link<T>>>,
+/// A singly linked list; the element that was added last comes first.
+pub struct List<T> {
+    first: Option<KBox<Node<T>>>,
 }
 
-impl<T> Chain<T> {
+impl<T> List<T> {
     /// A list without elements.
     pub const EMPTY: Self = Self { first: None };
 
     /// Adds an element.
-    pub fn push(&mut self, mut link: KBox<Link<T>>) {
-        link.next = self.first.take();
-        self.first = Some(link);
+    pub fn push(&mut self, mut node: KBox<Node<T>>) {
+        node.next = self.first.take();
+        self.first = Some(node);
     }
 
     /// Removes the first element for which `is_it` holds, and returns it.
-    pub fn take(&mut self, is_it: impl Fn(&T) -> bool) -> Option<KBox<Link<T>>> {
+    pub fn take(&mut self, is_it: impl Fn(&T) -> bool) -> Option<KBox<Node<T>>> {
         let mut place = &mut self.first;
-        while place.as_ref().is_some_and(|link| !is_it(&link.value)) {
+        while place.as_ref().is_some_and(|node| !is_it(&node.value)) {
             place = &mut place.as_mut()?.next;
         }
         let mut taken = place.take()?;
@@ -59,20 +60,20 @@ impl<T> Chain<T> {
         Some(taken)
     }
 
-    /// The values, that of the element added last first.
+    /// The values; the one that was added last comes first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let first = self.first.as_deref();
-        core::iter::successors(first, |link| link.next.as_deref()).map(|link| &link.value)
+        core::iter::successors(first, |node| node.next.as_deref()).map(|node| &node.value)
     }
 
     /// The first value for which `is_it` holds.
     pub fn find_mut(&mut self, is_it: impl Fn(&T) -> bool) -> Option<&mut T> {
         let mut next = self.first.as_deref_mut();
-        while let Some(link) = next {
-            if is_it(&link.value) {
-                return Some(&mut link.value);
+        while let Some(node) = next {
+            if is_it(&node.value) {
+                return Some(&mut node.value);
             }
-            next = link.next.as_deref_mut();
+            next = node.next.as_deref_mut();
         }
         None
     }
@@ -83,11 +84,11 @@ impl<T> Chain<T> {
     }
 }
 
-impl<T> Drop for Chain<T> {
+impl<T> Drop for List<T> {
     fn drop(&mut self) {
-        // One after the other: a long chain must not be a deep recursion.
-        while let Some(link) = self.take(|_| true) {
-            drop(link);
+        // A loop, because recursion over a long list could overflow the stack.
+        while let Some(node) = self.take(|_| true) {
+            drop(node);
         }
     }
 }

@@ -19,7 +19,7 @@
 //! Locking: the places are under an interrupt-disabling spinlock. Buffers are filled and decoded
 //! outside of it.
 
-use super::waker::{Bell, Reasons};
+use super::waker::{Reasons, Waker};
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, Context, IoBuf, IoOp, Request, WaitQueue},
     proto::codec::{
@@ -83,10 +83,10 @@ pub struct Mailbox {
     uuid: [u8; 16],
     own: Slot,
     first: Slot,
-    /// The portion thread's bell.
-    portion: Arc<Bell>,
-    /// The member thread's bell.
-    submitter: Arc<Bell>,
+    /// The portion thread's waker.
+    portion: Arc<Waker>,
+    /// The member thread's waker.
+    submitter: Arc<Waker>,
     #[pin]
     places: SpinLockIrq<Places>,
     /// A transfer of parked mailboxes has come to its place.
@@ -98,7 +98,7 @@ impl Complete for Mailbox {
     fn complete(self: Arc<Self>, buf: Buf, status: BlkStatus) {
         let which = buf.tag as usize;
         self.put(which, Place::Done(buf, status));
-        self.portion.ring(Reasons::IO);
+        self.portion.wake(Reasons::IO);
     }
 }
 
@@ -110,7 +110,7 @@ impl Mailbox {
         member: u8,
         own: Slot,
         slots: u64,
-        portion: Arc<Bell>,
+        portion: Arc<Waker>,
     ) -> Result<Arc<Self>> {
         let first = Slot::all_in(slots).next().ok_or(EINVAL)?;
         let last = Slot::all_in(slots).last().ok_or(EINVAL)?;
@@ -121,7 +121,7 @@ impl Mailbox {
             Place::Idle(IoBuf::new(1, Which::Heartbeat as u64)?),
             Place::Idle(read),
         ];
-        let submitter = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
+        let submitter = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 member,
@@ -168,7 +168,7 @@ impl Mailbox {
     /// Goes on where [`Mailbox::park`] stopped.
     pub fn unpark(&self) {
         self.places.lock().parked = false;
-        self.submitter.ring(Reasons::IO);
+        self.submitter.wake(Reasons::IO);
     }
 
     /// Whether the member has a device.
@@ -249,7 +249,7 @@ impl Mailbox {
                 let which = buf.tag as usize;
                 if let Err((buf, _)) = IoBuf::submit(buf, request, self.clone()) {
                     self.put(which, Place::Done(buf, BlkStatus::IOERR));
-                    self.portion.ring(Reasons::IO);
+                    self.portion.wake(Reasons::IO);
                 }
             }
         }
@@ -287,7 +287,7 @@ impl Mailbox {
     fn hand_over(&self, buf: Buf, request: Request) {
         let which = buf.tag as usize;
         self.put(which, Place::Ready(buf, request));
-        self.submitter.ring(Reasons::IO);
+        self.submitter.wake(Reasons::IO);
     }
 
     fn take_idle(&self, which: Which) -> Option<(Buf, Arc<BlockDevice>, u32)> {

@@ -27,7 +27,7 @@
 //!                                  ^      |    ^                                              |
 //!   map/end_io --lapse, drained----+      |    +---------------- completion (irq) ------------+
 //!   messages, tables, sleep, shutdown:    +--latch, lease, limit--> gate
-//!   requests, through the inbox           +--roles--> herald thread: dm events, openers
+//!   requests, through the inbox           +--roles--> event thread: dm events, openers
 //!   end_io --room--> dispatcher thread --permit--> a thread of each member: submits held bios
 //! ```
 //!
@@ -43,7 +43,7 @@
 //! # Locks, outermost first
 //!
 //! registry > a session's `command` > its `tables` > its inbox's `turn` > spinlocks (mailbox state,
-//! held bios, outboxes, the bells of a timer, the inbox, what is shown). No bio is disposed of, no
+//! held bios, outboxes, the wakers of a timer, the inbox, what is shown). No bio is disposed of, no
 //! event raised and no device opened under a spinlock; `map` and `end_io` take at most the lock of
 //! the held bios.
 //!

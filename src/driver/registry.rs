@@ -16,7 +16,7 @@
 //!            +------------------------------------------+ the spare one goes in, or is of no use
 //! ```
 //!
-//! Also here is what concerns all of them at once: the herald thread, which raises dm events and
+//! Also here is what concerns all of them at once: the event thread, which raises dm events and
 //! looks for openers (nobody waits for it), an orderly shutdown, and system sleep [R43].
 //!
 //! System sleep is noticed in three ways that do not rely on each other. A PM notifier releases the
@@ -35,11 +35,11 @@
 use super::{
     deferred::Deferred,
     gate::LeaseTarget,
-    list::{Chain, Link},
+    list::{List, Node},
     report,
     session::{Running, Session, Table, LEAVE_NS},
-    timer::Beating,
-    waker::Bell,
+    timer::HeartbeatTimer,
+    waker::Waker,
 };
 use crate::{
     dm::{
@@ -79,8 +79,8 @@ const PARK_NS: u64 = 2_000 * NS_PER_MS;
 
 /// See the top of the file.
 pub struct Registry {
-    sessions: Chain<Entry>,
-    herald: Arc<Bell>,
+    sessions: List<Entry>,
+    herald: Arc<Waker>,
     boot_id: [u8; 16],
     /// Between the start of a system suspend and its end.
     asleep: bool,
@@ -145,7 +145,7 @@ enum Step {
     /// It takes part in a session.
     Joined(Membership),
     /// It needs a session, and its controller has this timer, if any.
-    Spare(Option<Arc<Beating>>),
+    Spare(Option<Arc<HeartbeatTimer>>),
 }
 
 /// Why a table cannot join a session.
@@ -211,21 +211,21 @@ pub fn join(joiner: &Joiner<'_>) -> Result<Membership, JoinError> {
     let mut spare = None;
     loop {
         let step = REGISTRY::with(|registry| registry.join(joiner, &mut spare)).ok_or(ENODEV)??;
-        let heart = match step {
+        let timer = match step {
             Step::Joined(membership) => return Ok(membership),
-            Step::Spare(heart) => heart,
+            Step::Spare(timer) => timer,
         };
         // A spare session that did not fit ends here, without the lock.
         drop(spare.take());
-        let heart = match heart {
-            Some(heart) => heart,
+        let timer = match timer {
+            Some(timer) => timer,
             None => Arc::new(
-                Beating::new(joiner.slot, joiner.first_period_ns())?,
+                HeartbeatTimer::new(joiner.slot, joiner.first_period_ns())?,
                 GFP_KERNEL,
             )?,
         };
-        let running = Running::new(joiner.superblock, heart, boot_id, herald.clone())?;
-        spare = Some(Link::new(Entry {
+        let running = Running::new(joiner.superblock, timer, boot_id, herald.clone())?;
+        spare = Some(Node::new(Entry {
             number: 0,
             running,
             tables: 0,
@@ -263,9 +263,9 @@ pub fn set_heartbeat_ms(slot: Slot, period_ms: u32) -> Result<(), Reason> {
         if !registry.sessions_of(slot).all(fits) {
             return Err(Reason::PeriodUnfit);
         }
-        if let Some(heart) = registry.heart(slot) {
+        if let Some(timer) = registry.timer(slot) {
             // The portion threads of its sessions notice at their next tick.
-            heart.set_period_ns(period_ns);
+            timer.set_period_ns(period_ns);
         }
         Ok(())
     });
@@ -281,9 +281,9 @@ fn ms(ns: u64) -> u64 {
 }
 
 impl Registry {
-    fn new(herald: Arc<Bell>) -> Self {
+    fn new(herald: Arc<Waker>) -> Self {
         Self {
-            sessions: Chain::EMPTY,
+            sessions: List::EMPTY,
             herald,
             boot_id: clock::random_u128().to_le_bytes(),
             asleep: false,
@@ -298,8 +298,8 @@ impl Registry {
     }
 
     /// The timer of a controller, if it has one.
-    fn heart(&self, slot: Slot) -> Option<&Arc<Beating>> {
-        self.sessions_of(slot).next().map(|session| &session.heart)
+    fn timer(&self, slot: Slot) -> Option<&Arc<HeartbeatTimer>> {
+        self.sessions_of(slot).next().map(|session| &session.timer)
     }
 
     /// Lets a table take part in its session, or in the spare one. All that the table must agree
@@ -307,18 +307,18 @@ impl Registry {
     fn join(
         &mut self,
         joiner: &Joiner<'_>,
-        spare: &mut Option<KBox<Link<Entry>>>,
+        spare: &mut Option<KBox<Node<Entry>>>,
     ) -> Result<Step, JoinError> {
-        let heart = self.heart(joiner.slot);
-        let period_ns = heart.map_or(joiner.first_period_ns(), |heart| heart.period_ns());
+        let timer = self.timer(joiner.slot);
+        let period_ns = timer.map_or(joiner.first_period_ns(), |timer| timer.period_ns());
         joiner.check_period(period_ns)?;
         let is_it = |entry: &Entry| joiner.is_session(entry.session());
         if !self.sessions.iter().any(is_it) {
             // A controller has one timer: a spare session may have been made with another one.
-            let fits = |session: &Session| heart.is_none_or(|it| Arc::ptr_eq(it, &session.heart));
-            match spare.take_if(|link| fits(link.value().session())) {
-                Some(link) => self.add(link),
-                None => return Ok(Step::Spare(heart.cloned())),
+            let fits = |session: &Session| timer.is_none_or(|it| Arc::ptr_eq(it, &session.timer));
+            match spare.take_if(|node| fits(node.value().session())) {
+                Some(node) => self.add(node),
+                None => return Ok(Step::Spare(timer.cloned())),
             }
         }
         let entry = self.sessions.find_mut(is_it).ok_or(ENOENT)?;
@@ -334,20 +334,20 @@ impl Registry {
         }))
     }
 
-    fn add(&mut self, mut link: KBox<Link<Entry>>) {
+    fn add(&mut self, mut node: KBox<Node<Entry>>) {
         self.made = self.made.wrapping_add(1);
-        let entry = link.value_mut();
+        let entry = node.value_mut();
         entry.number = self.made;
         report::short_lease(entry.session());
         if self.asleep {
             // It has no member yet, so that there is nothing to wait for.
             entry.session().begin_sleep();
         }
-        self.sessions.push(link);
+        self.sessions.push(node);
     }
 
     /// Takes back one table's share; returns a session that nobody needs any more.
-    fn part(&mut self, session: &Arc<Session>) -> Option<KBox<Link<Entry>>> {
+    fn part(&mut self, session: &Arc<Session>) -> Option<KBox<Node<Entry>>> {
         let is_it = |entry: &Entry| Arc::ptr_eq(entry.session(), session);
         let entry = self.sessions.find_mut(is_it)?;
         entry.tables = entry.tables.saturating_sub(1);
@@ -397,10 +397,10 @@ impl TargetModule for Services {
     /// Starts everything.
     fn init() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let bell = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
-            let registry = REGISTRY::install(Registry::new(bell.clone()))?;
-            let herald = Thread::spawn(c"dm_lease_herald", Priority::Normal, move |context| {
-                while bell.wait(context, None).is_some() {
+            let waker = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
+            let registry = REGISTRY::install(Registry::new(waker.clone()))?;
+            let herald = Thread::spawn(c"dm_lease_event", Priority::Normal, move |context| {
+                while waker.wait(context, None).is_some() {
                     for_each_session(Session::herald);
                 }
             })?;

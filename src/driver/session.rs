@@ -33,12 +33,12 @@ use super::{
     engine::{Machine, Shown},
     gate::{PortionGate, TableFlags},
     inbox::{Inbox, Reply, Request, Wishes},
-    list::{Chain, Link},
+    list::{List, Node},
     mailbox::Mailbox,
     registry::JoinError,
     report,
-    timer::Beating,
-    waker::{Bell, Reasons},
+    timer::HeartbeatTimer,
+    waker::{Reasons, Waker},
 };
 use crate::{
     dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread},
@@ -112,7 +112,7 @@ struct Loaded {
 
 /// The tables of a session.
 struct Tables {
-    loaded: Chain<Loaded>,
+    loaded: List<Loaded>,
     /// Which device each member was found on last.
     devices: [Option<DevT>; MAX_MEMBERS as usize],
     /// Counts the tables that became live.
@@ -156,12 +156,12 @@ pub struct Session {
     /// The controller.
     pub controller: Slot,
     /// Its timer.
-    pub heart: Arc<Beating>,
+    pub timer: Arc<HeartbeatTimer>,
     /// The gate.
     #[pin]
     pub gate: PortionGate,
-    pub(super) bell: Arc<Bell>,
-    pub(super) dispatcher: Arc<Bell>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) dispatcher: Arc<Waker>,
     pub(super) mailboxes: KVec<Arc<Mailbox>>,
     /// What the machine last looked like, and what the herald has not told yet.
     #[pin]
@@ -169,7 +169,7 @@ pub struct Session {
     /// The user was told that openers are in the way.
     told_stale: Atomic<bool>,
     /// Who raises events.
-    pub(super) herald: Arc<Bell>,
+    pub(super) herald: Arc<Waker>,
     /// What tasks ask of the portion thread.
     #[pin]
     pub(super) inbox: Inbox,
@@ -191,16 +191,16 @@ impl Running {
     /// A session that rests. May wait for I/O: call it without any lock.
     pub fn new(
         superblock: &Superblock,
-        heart: Arc<Beating>,
+        timer: Arc<HeartbeatTimer>,
         boot_id: [u8; 16],
-        herald: Arc<Bell>,
+        herald: Arc<Waker>,
     ) -> Result<Self> {
-        let (session, machine) = Session::new(superblock, heart, boot_id, herald)?;
-        let bell = Link::new(session.bell.clone())?;
+        let (session, machine) = Session::new(superblock, timer, boot_id, herald)?;
+        let waker = Node::new(session.waker.clone())?;
         let threads = KVec::new();
         let mut running = Self { threads, session };
         running.start(machine)?;
-        running.session.heart.add(bell);
+        running.session.timer.add(waker);
         Ok(running)
     }
 
@@ -231,7 +231,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.session.heart.remove(&self.session.bell);
+        self.session.timer.remove(&self.session.waker);
         // What no thread has submitted yet is not submitted any more.
         self.session.begin_park();
         self.threads.clear();
@@ -243,13 +243,13 @@ impl Session {
     /// A session without threads, and the machine that its portion thread will run.
     fn new(
         superblock: &Superblock,
-        heart: Arc<Beating>,
+        timer: Arc<HeartbeatTimer>,
         boot_id: [u8; 16],
-        herald: Arc<Bell>,
+        herald: Arc<Waker>,
     ) -> Result<(Arc<Self>, Machine)> {
-        let controller = heart.controller;
-        let bell = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
-        let dispatcher = Arc::pin_init(Bell::new(), GFP_KERNEL)?;
+        let controller = timer.controller;
+        let waker = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
+        let dispatcher = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
         let mut mailboxes = KVec::with_capacity(usize::from(superblock.members), GFP_KERNEL)?;
         for member in 0..superblock.members {
             let controllers = superblock.controllers;
@@ -258,15 +258,15 @@ impl Session {
                 member,
                 controller,
                 controllers,
-                bell.clone(),
+                waker.clone(),
             )?;
             mailboxes.push(mailbox, GFP_KERNEL)?;
         }
         let limit = superblock.redundancy.limit(0, 0, None).to_wire();
-        let machine = Machine::new(setup(superblock, &heart, boot_id))?;
+        let machine = Machine::new(setup(superblock, &timer, boot_id))?;
         let shown = Shown::new(&machine)?;
         let tables = Tables {
-            loaded: Chain::EMPTY,
+            loaded: List::EMPTY,
             devices: [None; MAX_MEMBERS as usize],
             attached: 0,
         };
@@ -274,17 +274,17 @@ impl Session {
             superblock,
             controller,
             limit,
-            bell.clone(),
+            waker.clone(),
             dispatcher.clone(),
         )?;
         let session = Arc::pin_init(
             pin_init!(Self {
                 superblock: *superblock,
                 controller,
-                heart,
+                timer,
                 gate <- gate,
-                inbox <- Inbox::new(bell.clone()),
-                bell,
+                inbox <- Inbox::new(waker.clone()),
+                waker,
                 dispatcher,
                 mailboxes,
                 shown <- new_spinlock_irq!(shown, "dm_lease shown"),
@@ -340,8 +340,8 @@ impl Session {
 
     /// A table was loaded; it becomes live later, without allocating anything.
     pub fn enroll(&self, table: Table) -> Result {
-        let link = Link::new(Loaded { table, live: false })?;
-        self.tables.lock().loaded.push(link);
+        let node = Node::new(Loaded { table, live: false })?;
+        self.tables.lock().loaded.push(node);
         Ok(())
     }
 
@@ -417,9 +417,9 @@ impl Session {
 
     /// A table that is not live, or not any more, ends.
     pub fn discharge(&self, id: u64) {
-        let link = self.tables.lock().loaded.take(|it| it.table.id == id);
+        let node = self.tables.lock().loaded.take(|it| it.table.id == id);
         // Freed without the lock.
-        drop(link);
+        drop(node);
     }
 
     /// Tells the machine what the tables mean. The caller holds their lock.
@@ -529,7 +529,7 @@ impl Session {
     pub fn latch_now(&self, reason: Reason) {
         self.inbox.announce_latch(reason);
         self.gate.latch();
-        self.bell.ring(Reasons::LAPSE);
+        self.waker.wake(Reasons::LAPSE);
     }
 
     /// Carries out a command and waits for its end, for less than a second; for six where a
@@ -579,7 +579,7 @@ impl Session {
     }
 
     /// Prints what there is to say, raises an event of each live table, and looks who has one
-    /// open. Called by the herald thread only: a console may be slow, and an event may wait for
+    /// open. Called by the event thread only: a console may be slow, and an event may wait for
     /// memory that is written back through this very portion.
     pub fn herald(&self) {
         // Whatever became of the news: a table that is not shut is written.
@@ -677,9 +677,9 @@ impl Session {
 }
 
 /// What the machine is given at the start.
-fn setup(superblock: &Superblock, heart: &Beating, boot_id: [u8; 16]) -> Setup {
+fn setup(superblock: &Superblock, timer: &HeartbeatTimer, boot_id: [u8; 16]) -> Setup {
     Setup {
-        slot: heart.controller,
+        slot: timer.controller,
         inc: Incarnation(clock::random_u128()),
         boot_id,
         members: superblock.members.min(MAX_MEMBERS),
@@ -687,7 +687,7 @@ fn setup(superblock: &Superblock, heart: &Beating, boot_id: [u8; 16]) -> Setup {
         slots: superblock.controllers,
         home: superblock.home,
         timing: superblock.timing,
-        period_ns: heart.period_ns(),
+        period_ns: timer.period_ns(),
         redundancy: superblock.redundancy,
         batch: None,
         claim_auto: false,

@@ -2,20 +2,20 @@
 
 //! The heartbeat timer of one controller.
 //!
-//! One high-resolution timer on CLOCK_BOOTTIME drives all portions of a controller [R1]. It does
-//! nothing but ring the bell of each portion's thread: what hangs on one disk cannot delay the
-//! others, and hard interrupt context stays short.
+//! One high-resolution timer on CLOCK_BOOTTIME serves all portions of a controller [R1]. At each
+//! expiry it wakes the portion threads and does nothing else. So a disk that hangs cannot delay the
+//! other portions, and the time in hard interrupt context is short.
 //!
-//! The clock of the timer is a steered one, as every timer's is: a period may be a tenth shorter or
-//! longer than it should be, and more. No safety rule counts ticks. What a heartbeat is worth is
-//! decided by the lease clock ([`crate::dm::clock`]), which is read when the portion's thread runs.
+//! NTP may slew the clock of every timer, so a period may be more than a tenth shorter or longer
+//! than it should be. No safety rule counts ticks: the portion thread reads the lease clock
+//! ([`crate::dm::clock`]) when it runs, and that clock decides what a heartbeat is worth.
 //!
-//! Locking: the list of bells is under an interrupt-disabling spinlock. Its elements are allocated
-//! and freed outside of it.
+//! Locking: an interrupt-disabling spinlock protects the list of wakers. Its elements are allocated
+//! and freed outside of the lock.
 
 use super::{
-    list::{Chain, Link}, //
-    waker::{Bell, Reasons},
+    list::{List, Node}, //
+    waker::{Reasons, Waker},
 };
 use crate::proto::codec::ids::Slot;
 use core::ops::Deref;
@@ -44,45 +44,45 @@ use kernel::{
     }, //
 };
 
-/// The timer of a controller, and whom it tells.
+/// The timer of a controller, and the wakers of its portion threads.
 #[pin_data]
-pub struct Heart {
-    /// Whose heart it is.
+pub struct Timer {
+    /// The controller.
     pub controller: Slot,
     period_ns: Atomic<u64>,
     #[pin]
     timer: HrTimer<Self>,
     #[pin]
-    bells: SpinLockIrq<Chain<Arc<Bell>>>,
+    wakers: SpinLockIrq<List<Arc<Waker>>>,
 }
 
-/// A heart whose timer runs. Dropping it stops the timer and waits for it.
-pub struct Beating {
-    heart: Arc<Heart>,
-    _timer: ArcHrTimerHandle<Heart>,
+/// A running timer. Dropping it stops the timer and waits until its callback has ended.
+pub struct HeartbeatTimer {
+    timer: Arc<Timer>,
+    _handle: ArcHrTimerHandle<Timer>,
 }
 
-impl Beating {
+impl HeartbeatTimer {
     /// Starts the timer of a controller.
     pub fn new(controller: Slot, period_ns: u64) -> Result<Self> {
-        let heart = Heart::new(controller, period_ns)?;
-        let delta = Delta::from_nanos(heart.delta());
+        let timer = Timer::new(controller, period_ns)?;
+        let delta = Delta::from_nanos(timer.delta());
         Ok(Self {
-            _timer: HrTimerPointer::start(heart.clone(), delta),
-            heart,
+            _handle: HrTimerPointer::start(timer.clone(), delta),
+            timer,
         })
     }
 }
 
-impl Deref for Beating {
-    type Target = Heart;
+impl Deref for HeartbeatTimer {
+    type Target = Timer;
 
-    fn deref(&self) -> &Heart {
-        &self.heart
+    fn deref(&self) -> &Timer {
+        &self.timer
     }
 }
 
-impl Heart {
+impl Timer {
     /// A timer that is not started.
     fn new(controller: Slot, period_ns: u64) -> Result<Arc<Self>> {
         Arc::pin_init(
@@ -90,7 +90,7 @@ impl Heart {
                 controller,
                 period_ns: Atomic::new(period_ns),
                 timer <- HrTimer::new(),
-                bells <- new_spinlock_irq!(Chain::EMPTY, "dm_lease heart"),
+                wakers <- new_spinlock_irq!(List::EMPTY, "dm_lease timer"),
             }),
             GFP_KERNEL,
         )
@@ -106,14 +106,14 @@ impl Heart {
         let _ = self.period_ns.xchg(period_ns, ordering::Full);
     }
 
-    /// Rings a bell at each heartbeat from now on.
-    pub fn add(&self, bell: KBox<Link<Arc<Bell>>>) {
-        self.bells.lock().push(bell);
+    /// Wakes a thread at each expiry from now on.
+    pub fn add(&self, waker: KBox<Node<Arc<Waker>>>) {
+        self.wakers.lock().push(waker);
     }
 
-    /// Stops ringing `bell`.
-    pub fn remove(&self, bell: &Arc<Bell>) {
-        let removed = self.bells.lock().take(|known| Arc::ptr_eq(known, bell));
+    /// Removes `waker` from the timer.
+    pub fn remove(&self, waker: &Arc<Waker>) {
+        let removed = self.wakers.lock().take(|known| Arc::ptr_eq(known, waker));
         drop(removed);
     }
 
@@ -122,15 +122,15 @@ impl Heart {
     }
 }
 
-impl HrTimerCallback for Heart {
+impl HrTimerCallback for Timer {
     type Pointer<'a> = Arc<Self>;
 
     fn run(
         this: ArcBorrow<'_, Self>,
         mut context: HrTimerCallbackContext<'_, Self>,
     ) -> HrTimerRestart {
-        for bell in this.bells.lock().iter() {
-            bell.ring(Reasons::TICK);
+        for waker in this.wakers.lock().iter() {
+            waker.wake(Reasons::TICK);
         }
         context.forward_now(Delta::from_nanos(this.delta()));
         HrTimerRestart::Restart
@@ -138,7 +138,7 @@ impl HrTimerCallback for Heart {
 }
 
 impl_has_hr_timer! {
-    impl HasHrTimer<Self> for Heart {
+    impl HasHrTimer<Self> for Timer {
         mode: RelativeMode<BootTime>, field: self.timer
     }
 }

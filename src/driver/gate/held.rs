@@ -131,7 +131,7 @@ impl PortionGate {
         }
         held.refused.push(bio);
         held.until_ns = held.until_ns.max(until_ns);
-        self.portion.ring(Reasons::CHANGE);
+        self.portion.wake(Reasons::CHANGE);
     }
 }
 

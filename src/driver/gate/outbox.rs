@@ -20,7 +20,7 @@
 use super::LeaseTarget;
 use crate::{
     dm::{BioList, Context, HeldBio},
-    driver::waker::{Bell, Reasons},
+    driver::waker::{Reasons, Waker},
 };
 use kernel::{
     new_spinlock_irq,
@@ -32,7 +32,7 @@ use kernel::{
 #[pin_data]
 pub struct Outbox {
     #[pin]
-    bell: Bell,
+    waker: Waker,
     #[pin]
     bios: SpinLockIrq<BioList<HeldBio<LeaseTarget>>>,
 }
@@ -42,7 +42,7 @@ impl Outbox {
     pub fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                bell <- Bell::new(),
+                waker <- Waker::new(),
                 bios <- new_spinlock_irq!(BioList::new(), "dm_lease outbox"),
             }),
             GFP_KERNEL,
@@ -52,7 +52,7 @@ impl Outbox {
     /// Leaves a bio that has a permit to the member's thread.
     pub fn push(&self, bio: HeldBio<LeaseTarget>) {
         self.bios.lock().push(bio);
-        self.bell.ring(Reasons::PERMIT);
+        self.waker.wake(Reasons::PERMIT);
     }
 
     /// Takes everything.
@@ -63,7 +63,7 @@ impl Outbox {
     /// The body of the member's thread: calls `submit`, which may block, with one bio after the
     /// other.
     pub fn run(&self, context: &Context, submit: impl Fn(HeldBio<LeaseTarget>)) {
-        while self.bell.wait(context, None).is_some() {
+        while self.waker.wait(context, None).is_some() {
             while let Some(bio) = self.next() {
                 submit(bio);
             }

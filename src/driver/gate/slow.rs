@@ -87,7 +87,7 @@ impl PortionGate {
         let hold = || Ok::<_, Infallible>(bio.hold());
         let Ok((room, outcome)) = waiting::wait(self, charge, hold);
         if room {
-            self.dispatcher.ring(Reasons::PERMIT);
+            self.dispatcher.wake(Reasons::PERMIT);
         }
         if is_recalled {
             self.recall();
@@ -111,7 +111,7 @@ impl PortionGate {
         held.refused.push(kept);
         held.until_ns = held.until_ns.max(until_ns);
         drop(held);
-        self.portion.ring(Reasons::CHANGE);
+        self.portion.wake(Reasons::CHANGE);
         outcome
     }
 }
@@ -290,7 +290,7 @@ pub(super) fn judge_end<'ti>(
     held.late.push(kept);
     held.until_ns = held.until_ns.max(until_ns);
     // With the lock held: once it is released the bio may end, and the session with it.
-    gate.portion.ring(Reasons::CHANGE);
+    gate.portion.wake(Reasons::CHANGE);
     drop(held);
     outcome
 }

@@ -53,7 +53,7 @@ impl PortionGate {
             held.recall_ns = at_ns;
         }
         drop(held);
-        self.portion.ring(Reasons::CHANGE);
+        self.portion.wake(Reasons::CHANGE);
     }
 
     /// Gives back what [`PortionGate::recall`] was called for, if it is time; else returns when.
@@ -68,7 +68,7 @@ impl PortionGate {
             held.waiting.take_all()
         };
         waiting::wait_again(self, requeue_suspending(pending));
-        self.dispatcher.ring(Reasons::CHANGE);
+        self.dispatcher.wake(Reasons::CHANGE);
         None
     }
 }
