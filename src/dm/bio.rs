@@ -17,25 +17,47 @@ use kernel::types::Opaque;
 
 /// The operation of a bio (`enum req_op`), without the flags.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Op(u32);
+pub enum Op {
+    /// Reads sectors. This is the only operation that changes nothing on the device.
+    Read,
+    /// Writes sectors. An empty flush is a `Write` of zero bytes with the preflush flag.
+    Write,
+    /// Tells the device that the contents of sectors are no longer needed.
+    Discard,
+    /// Erases sectors so that their contents cannot be recovered.
+    SecureErase,
+    /// Writes zeroes. The bio carries no data.
+    WriteZeroes,
+    /// Another operation, by its number.
+    Unknown(u32),
+}
 
 impl Op {
-    /// Reads sectors. This is the only operation that changes nothing on the device.
-    pub const READ: Op = Op(bindings::req_op_REQ_OP_READ);
-    /// Writes sectors. An empty flush is a `WRITE` of zero bytes with the preflush flag.
-    pub const WRITE: Op = Op(bindings::req_op_REQ_OP_WRITE);
-    /// Tells the device that the contents of sectors are no longer needed.
-    pub const DISCARD: Op = Op(bindings::req_op_REQ_OP_DISCARD);
-    /// Erases sectors so that their contents cannot be recovered.
-    pub const SECURE_ERASE: Op = Op(bindings::req_op_REQ_OP_SECURE_ERASE);
-    /// Writes zeroes. The bio carries no data.
-    pub const WRITE_ZEROES: Op = Op(bindings::req_op_REQ_OP_WRITE_ZEROES);
-
     const MASK: u32 = (1 << bindings::REQ_OP_BITS) - 1;
+
+    /// Returns the operation in the field `bi_opf` of a bio.
+    #[inline(always)]
+    pub(super) const fn from_opf(opf: u32) -> Self {
+        match opf & Self::MASK {
+            bindings::req_op_REQ_OP_READ => Op::Read,
+            bindings::req_op_REQ_OP_WRITE => Op::Write,
+            bindings::req_op_REQ_OP_DISCARD => Op::Discard,
+            bindings::req_op_REQ_OP_SECURE_ERASE => Op::SecureErase,
+            bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
+            number => Op::Unknown(number),
+        }
+    }
 
     /// Returns the number of the operation, for logs and trace events.
     pub const fn as_raw(self) -> u32 {
-        self.0
+        match self {
+            Op::Read => bindings::req_op_REQ_OP_READ,
+            Op::Write => bindings::req_op_REQ_OP_WRITE,
+            Op::Discard => bindings::req_op_REQ_OP_DISCARD,
+            Op::SecureErase => bindings::req_op_REQ_OP_SECURE_ERASE,
+            Op::WriteZeroes => bindings::req_op_REQ_OP_WRITE_ZEROES,
+            Op::Unknown(number) => number,
+        }
     }
 }
 
@@ -110,8 +132,15 @@ impl Bio {
     }
 
     /// Returns the operation.
+    #[inline(always)]
     pub fn op(&self) -> Op {
-        Op(self.opf() & Op::MASK)
+        Op::from_opf(self.opf())
+    }
+
+    /// Returns whether the operation is [`Op::Read`].
+    #[inline(always)]
+    pub fn is_read(&self) -> bool {
+        self.opf() & Op::MASK == bindings::req_op_REQ_OP_READ
     }
 
     /// Returns whether the device must flush its write cache before it writes the data

@@ -87,8 +87,8 @@ pub use self::{
 use super::{
     bindings,
     bio::{
-        BlkStatus,
-        Op, //
+        Bio,
+        BlkStatus, //
     },
 };
 use core::{
@@ -102,19 +102,19 @@ use kernel::prelude::*;
 pub enum Tracked {
     /// No bio. The target has neither per-bio data nor `end_io`.
     Nothing,
-    /// The bios of all operations except [`Op::READ`].
+    /// The bios of all operations except [`Op::Read`](super::Op::Read).
     AllButReads,
     /// All bios.
     Everything,
 }
 
 impl Tracked {
-    /// Returns whether a bio with this operation is tracked.
+    /// Returns whether a bio is tracked.
     #[inline(always)]
-    const fn has(self, op: Op) -> bool {
+    fn has(self, bio: &Bio) -> bool {
         match self {
             Tracked::Nothing => false,
-            Tracked::AllButReads => op.as_raw() != Op::READ.as_raw(),
+            Tracked::AllButReads => !bio.is_read(),
             Tracked::Everything => true,
         }
     }

@@ -162,14 +162,14 @@ impl Target for LeaseTarget {
     #[inline]
     fn map<'ti>(data: &LeaseTable<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
         // Reads pass everywhere, always [R22].
-        if bio.op() == Op::READ {
+        if bio.is_read() {
             if data.flags.has(TableFlags::OUTDATED) {
                 return bio.end(BlkStatus::IOERR);
             }
             let sector = data.sector(&bio);
             return bio.remap(data.device, sector);
         }
-        if bio.op() == Op::WRITE && bio.size_bytes() == 0 {
+        if bio.op() == Op::Write && bio.size_bytes() == 0 {
             return gate::map_nothing(bio, data);
         }
         data.gate().map(bio, data)

@@ -104,8 +104,7 @@ impl<'ti, T: Target> EndBio<'ti, T> {
         status: NonNull<bindings::blk_status_t>,
     ) -> Option<Self> {
         // SAFETY: `clone_endio()` gives the clone to the target for the duration of the callback.
-        let op = unsafe { bio.cast::<Bio>().as_ref() }.op();
-        if !T::TRACKED.has(op) {
+        if !T::TRACKED.has(unsafe { bio.cast::<Bio>().as_ref() }) {
             return None;
         }
         // SAFETY: The clone was made for a target of type `T`, for which `TargetBuilder::new` set

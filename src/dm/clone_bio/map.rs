@@ -123,7 +123,7 @@ impl<'ti, T: Target> MapBio<'ti, T> {
 
     /// Gives a tracked bio the default per-bio data.
     fn track(&mut self) {
-        if T::TRACKED.has(self.op()) {
+        if T::TRACKED.has(self) {
             // SAFETY: By the type invariant the clone was made for a target of type `T`, for which
             // `TargetBuilder::new` set `per_io_data_size`.
             let slot = unsafe { Slot::<T::PerBio>::of(self.bio) };

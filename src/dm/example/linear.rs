@@ -76,7 +76,7 @@ impl Target for Linear {
     }
 
     fn map<'ti>(range: &Range<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
-        if bio.op() == Op::READ {
+        if bio.is_read() {
             range.reads.fetch_add(1, Relaxed);
         }
         let sector = range.start_sector.wrapping_add(bio.sector());

@@ -394,7 +394,7 @@ impl Target for Relay {
 
     fn map<'ti>(data: &Instance<'ti>, mut bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
         let sector = data.start_sector.wrapping_add(bio.sector());
-        if bio.op() == Op::READ {
+        if bio.is_read() {
             return bio.remap(data.dev, sector);
         }
         if bio.is_nowait() {
