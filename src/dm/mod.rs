@@ -116,14 +116,18 @@ pub mod args;
 pub(crate) mod bindings;
 pub mod bio;
 pub mod block_io;
+pub mod builder;
+pub mod callbacks;
 pub mod clock;
 pub mod clone_bio;
 pub mod device;
 pub mod global;
+pub mod handle;
 pub mod limits;
 pub mod marker;
 pub mod module;
 pub mod notifier;
+pub mod registration;
 pub mod target;
 pub mod thread;
 pub mod trace;
@@ -143,6 +147,8 @@ pub use self::{
         IoOp,
         Request, //
     },
+    builder::TargetBuilder,
+    callbacks::Visitor,
     clone_bio::{
         AimedBio,
         BioList,
@@ -163,9 +169,10 @@ pub use self::{
         DevT,
         DmDevice, //
     },
+    handle::TargetHandle,
     limits::QueueLimits,
     marker::Marker,
-    module::{
+    registration::{
         target_module,
         TargetModule, //
     },
@@ -176,10 +183,7 @@ pub use self::{
         OrCtrError,
         Reply,
         StatusKind,
-        Target,
-        TargetBuilder,
-        TargetHandle,
-        Visitor, //
+        Target, //
     },
     thread::{
         Context,

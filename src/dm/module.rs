@@ -19,13 +19,7 @@
 //! The kernel loads and unloads a module once, on one thread at a time. Uses are counted by an
 //! atomic number; any context may end one.
 
-use super::{
-    bindings,
-    target::{
-        Registration,
-        Target, //
-    },
-};
+use super::bindings;
 use kernel::{
     prelude::*,
     sync::atomic::{
@@ -33,76 +27,6 @@ use kernel::{
         Atomic, //
     },
 };
-
-/// The state of a module with a target: what exists for as long as the module is loaded.
-pub trait TargetModule: Sized + Send + Sync + 'static {
-    /// The target that the module registers.
-    type Target: Target;
-
-    /// Makes the state, before the target type is registered. It is dropped after the target type
-    /// was unregistered.
-    fn init() -> impl PinInit<Self, Error>;
-}
-
-/// Declares a module whose state is `type`, a [`TargetModule`]; at the root of the crate, which has
-/// this directory as its module `dm`. The other fields are those of the kernel's `module!`.
-///
-/// ```ignore
-/// dm::target_module! {
-///     type: State,
-///     name: "dm_example",
-///     authors: ["Somebody"],
-///     description: "An example",
-///     license: "GPL",
-/// }
-/// ```
-#[macro_export]
-macro_rules! target_module {
-    (type: $state:ty, $($metadata:tt)*) => {
-        /// The module as the kernel loads it.
-        type LoadedModule = $crate::dm::module::Loaded<$state>;
-
-        ::kernel::prelude::module! {
-            type: LoadedModule,
-            $($metadata)*
-        }
-
-        // SAFETY: `module!` makes `Loaded<$state>` what the kernel loads, and can be used only once
-        // in a module.
-        unsafe impl $crate::dm::module::IsLoaded for $state {}
-    };
-}
-pub use target_module;
-
-/// The state of a module that [`target_module!`] declares.
-///
-/// # Safety
-///
-/// The type of the module, in the sense of the kernel's `module!`, must be [`Loaded`] of this type.
-#[doc(hidden)]
-pub unsafe trait IsLoaded: TargetModule {}
-
-/// What the kernel keeps of a module that [`target_module!`] declares. The fields are dropped in
-/// this order.
-#[doc(hidden)]
-#[pin_data]
-pub struct Loaded<M: TargetModule> {
-    #[pin]
-    registration: Registration<M::Target>,
-    #[pin]
-    state: M,
-    last: Last,
-}
-
-impl<M: IsLoaded> kernel::InPlaceModule for Loaded<M> {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            last: Last::new()?,
-            state <- M::init(),
-            registration <- Registration::new(),
-        })
-    }
-}
 
 /// No state exists yet.
 const NEW: u32 = 0;
@@ -118,12 +42,12 @@ static USES: Atomic<i64> = Atomic::new(0);
 
 /// Waits for all uses of the module when it is dropped, which is the last thing that happens in
 /// the module.
-struct Last(());
+pub(super) struct Last(());
 
 impl Last {
     /// Begins the life of the module. The kernel's call of [`Loaded::init`] comes before all other
     /// code of the module, so that a later call of it fails here, with `EBUSY`.
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         match STAGE.cmpxchg(NEW, OPEN, ordering::Full) {
             Ok(_) => Ok(Self(())),
             Err(_) => Err(EBUSY),

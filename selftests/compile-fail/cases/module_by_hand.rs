@@ -31,6 +31,6 @@ pub fn load_again(module: &'static ThisModule) -> Result {
 #[cfg(wrong)]
 pub fn load(module: &'static ThisModule) -> Result {
     //~ E0277 the trait bound `Loaded<State>: InPlaceModule` is not satisfied
-    let loaded = <crate::dm::module::Loaded<State> as InPlaceModule>::init(module);
+    let loaded = <crate::dm::registration::Loaded<State> as InPlaceModule>::init(module);
     KBox::pin_init(loaded, GFP_KERNEL).map(drop)
 }

@@ -19,7 +19,7 @@ impl TargetModule for State {
 /// What the macro says of the state that it declares.
 #[cfg(right)]
 pub fn declared() -> bool {
-    fn is_loaded<T: crate::dm::module::IsLoaded>() -> bool {
+    fn is_loaded<T: crate::dm::registration::IsLoaded>() -> bool {
         true
     }
     is_loaded::<crate::Probe>()
@@ -28,4 +28,4 @@ pub fn declared() -> bool {
 /// Says the same of another one.
 #[cfg(wrong)]
 //~ E0200 the trait `IsLoaded` requires an `unsafe impl` declaration
-impl crate::dm::module::IsLoaded for State {}
+impl crate::dm::registration::IsLoaded for State {}

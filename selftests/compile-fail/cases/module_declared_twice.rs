@@ -19,9 +19,9 @@ impl TargetModule for State {
     }
 }
 
-//~ module.rs error symbol `cleanup_module` is already defined
+//~ registration.rs error symbol `cleanup_module` is already defined
 #[cfg(wrong)]
-crate::dm::module::target_module! {
+crate::dm::registration::target_module! {
     type: State,
     name: "dm_second",
     authors: ["dm-lease contributors"],

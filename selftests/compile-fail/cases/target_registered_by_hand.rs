@@ -26,7 +26,7 @@ impl TargetModule for State {
 pub fn register_for_a_moment() -> Result {
     //~ E0603 struct `Registration` is private
     //~ E0624 associated function `new` is private
-    let registration = crate::dm::target::Registration::<crate::Probe>::new();
+    let registration = crate::dm::registration::Registration::<crate::Probe>::new();
     drop(KBox::pin_init(registration, GFP_KERNEL)?);
     Ok(())
 }

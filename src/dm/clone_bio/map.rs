@@ -14,11 +14,11 @@ use crate::dm::{
         Bio,
         BlkStatus, //
     },
+    builder::Instance,
     device::DmDevice,
     marker::Marker,
     target::{
         DmTarget,
-        Instance,
         Target, //
     },
 };
