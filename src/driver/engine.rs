@@ -31,7 +31,7 @@ use crate::{
             Action, Budget, Command, Controller, GateChange, Heartbeat, MailboxIo, Notice, Outcome,
             Setup, Transition,
         },
-        gate::permits::Reign,
+        gate::reign::Reign,
         histogram::{Beats, Report},
         words::status::{Reason, Role},
     },

@@ -52,8 +52,10 @@ use crate::{
     proto::{
         codec::{ids::Slot, superblock::Superblock},
         gate::{
-            permits::{self, Charge, Chunk, Count, Counting, Fields, Gate, Left, Taken, Unit},
-            waiting::Waiting,
+            lanes::{Chunk, Fields, LaneLayout, Place, Unit},
+            permits::{Count, Gate, Left, Taken},
+            waiting::WaitQueues,
+            word::AtomicWord,
         },
         histogram::{is_sampled, Checks},
         limit,
@@ -77,7 +79,7 @@ use slow::{
     pass_noted,
 };
 
-impl permits::Word for Word64 {
+impl AtomicWord for Word64 {
     fn new(value: u64) -> Self {
         Word64::new(value)
     }
@@ -115,7 +117,7 @@ pub struct PerBio {
     /// The epoch whose lease admitted it, while it holds a permit; else with [`WAITS`].
     epoch: u64,
     /// Where in the gate its permit is charged.
-    charge: Charge,
+    charge: Place,
     /// Where it goes on the member, which can no longer be seen when it comes back. Of a completion
     /// that is kept: the number of its table.
     sector: u64,
@@ -133,7 +135,7 @@ impl Default for PerBio {
     fn default() -> Self {
         Self {
             epoch: NO_PERMIT,
-            charge: Charge::ONE,
+            charge: Place::ONE,
             sector: 0,
             bytes: 0,
         }
@@ -201,7 +203,7 @@ impl PortionGate {
             outboxes,
             held <- new_spinlock_irq!(
                 Held {
-                    waiting: Waiting::new(),
+                    waiting: WaitQueues::new(),
                     refused: BioList::new(),
                     late: BioList::new(),
                     until_ns: 0,
@@ -214,9 +216,9 @@ impl PortionGate {
 
     /// What an operation on a member counts in a row.
     pub fn unit(&self, member: u8) -> Unit {
-        match self.gate.counting() {
-            Counting::Rows(fields) => fields.unit(member),
-            Counting::Ops | Counting::Spread => Unit::ONE,
+        match self.gate.layout() {
+            LaneLayout::Rows(fields) => fields.unit(member),
+            LaneLayout::Single | LaneLayout::PerCpu => Unit::ONE,
         }
     }
 
@@ -232,15 +234,15 @@ impl PortionGate {
         }
         let bio = bio.locate();
         // Three times the same, compiled for each way of counting: one decision, and none later.
-        match self.gate.counting() {
-            Counting::Ops => self.admit(bio, table, Counting::Ops, Charge::ONE),
-            Counting::Spread => {
-                let charge = Charge::cpu(CpuId::current().as_u32());
-                self.admit(bio, table, Counting::Spread, charge)
+        match self.gate.layout() {
+            LaneLayout::Single => self.admit(bio, table, LaneLayout::Single, Place::ONE),
+            LaneLayout::PerCpu => {
+                let charge = Place::cpu(CpuId::current().as_u32());
+                self.admit(bio, table, LaneLayout::PerCpu, charge)
             }
-            Counting::Rows(fields) => {
+            LaneLayout::Rows(fields) => {
                 let charge = self.charge(&bio, table.rules().unit);
-                self.admit(bio, table, Counting::Rows(fields), charge)
+                self.admit(bio, table, LaneLayout::Rows(fields), charge)
             }
         }
     }
@@ -250,8 +252,8 @@ impl PortionGate {
         &self,
         bio: LocatedBio<'ti, LeaseTarget>,
         table: &impl GatedTable<'ti>,
-        counting: Counting,
-        charge: Charge,
+        counting: LaneLayout,
+        charge: Place,
     ) -> MapOutcome<'ti> {
         // Read before the permit is taken: what was held up in between counts for the older epoch.
         let epoch = self.gate.epoch();
@@ -273,10 +275,10 @@ impl PortionGate {
     /// Where the permit of a bio is charged that counts in a row [R19]. Plain bios were split at
     /// the end of a row; a discard is as long as it likes.
     #[inline(always)]
-    fn charge(&self, bio: &Bio, unit: Unit) -> Charge {
+    fn charge(&self, bio: &Bio, unit: Unit) -> Place {
         match self.chunk.row(bio.device_sector(), bio.size_bytes()) {
-            Some(row) => Charge::row(unit, row),
-            None => Charge::rows(unit),
+            Some(row) => Place::row(unit, row),
+            None => Place::rows(unit),
         }
     }
 
@@ -390,7 +392,7 @@ fn aim<'ti>(
     bio: LocatedBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
-    charge: Charge,
+    charge: Place,
 ) -> AimedBio<'ti, LeaseTarget> {
     let sector = table.sector(&bio);
     let bytes = bio.size_bytes();
@@ -413,16 +415,16 @@ fn zeros(words: usize) -> Result<KVec<Word64>> {
 }
 
 /// How the permits of a portion are counted, and how long a row is.
-fn counting(superblock: &Superblock) -> (Counting, Chunk) {
+fn counting(superblock: &Superblock) -> (LaneLayout, Chunk) {
     let redundancy = &superblock.redundancy;
     let (counting, chunk_sectors) = match redundancy.counting {
         limit::Counting::Stripe { chunk_sectors } => {
             let fields = Fields::new(superblock.members);
-            (Counting::Rows(fields), chunk_sectors)
+            (LaneLayout::Rows(fields), chunk_sectors)
         }
         limit::Counting::Ops => match redundancy.healthy_limit() {
-            Some(_) => (Counting::Ops, 0),
-            None => (Counting::Spread, 0),
+            Some(_) => (LaneLayout::Single, 0),
+            None => (LaneLayout::PerCpu, 0),
         },
     };
     (counting, Chunk::new(chunk_sectors))

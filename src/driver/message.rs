@@ -13,7 +13,7 @@ use crate::{
     proto::{
         controller,
         words::{
-            message::Command,
+            message::Message,
             status::Reason, //
         }, //
     },
@@ -24,7 +24,7 @@ use kernel::prelude::*;
 /// Carries out a message; an answer goes to `out`.
 pub fn handle(session: &Session, args: Args<'_>, out: &mut TextWriter<'_>) -> Result<Reply> {
     let words = args.map(|word| word.to_bytes());
-    let command = Command::parse(words).map_err(|error| {
+    let command = Message::parse(words).map_err(|error| {
         report::bad_message(session, error.text());
         EINVAL
     })?;
@@ -36,22 +36,22 @@ pub fn handle(session: &Session, args: Args<'_>, out: &mut TextWriter<'_>) -> Re
 
 fn carry_out(
     session: &Session,
-    command: Command,
+    command: Message,
     out: &mut TextWriter<'_>,
 ) -> Result<Reply, Reason> {
     let done = match command {
-        Command::Claim => session.claim(),
-        Command::Release => session.release(None),
-        Command::Handoff(successor) => session.release(Some(successor)),
-        Command::Fence => {
+        Message::Claim => session.claim(),
+        Message::Release => session.release(None),
+        Message::Handoff(successor) => session.release(Some(successor)),
+        Message::Fence => {
             session.fence(Reason::Fence);
             Ok(())
         }
-        Command::Drop => {
+        Message::Drop => {
             session.gate.drop_kept();
             Ok(())
         }
-        Command::ConfirmDead {
+        Message::ConfirmDead {
             controller,
             epoch,
             force,
@@ -63,16 +63,16 @@ fn carry_out(
                 force,
             })
         }
-        Command::AcceptRisk { epoch } => session.command(controller::Command::AcceptRisk { epoch }),
-        Command::Repaired { epoch } => session.command(controller::Command::Repaired { epoch }),
-        Command::Degraded(failed) => {
+        Message::AcceptRisk { epoch } => session.command(controller::Command::AcceptRisk { epoch }),
+        Message::Repaired { epoch } => session.command(controller::Command::Repaired { epoch }),
+        Message::Degraded(failed) => {
             let failed = failed.into();
             session.command(controller::Command::Degraded { failed })
         }
-        Command::HeartbeatMs(period_ms) => {
+        Message::HeartbeatMs(period_ms) => {
             registry::set_heartbeat_ms(session.controller, period_ms)
         }
-        Command::Histogram => {
+        Message::Histogram => {
             let _ = write!(out, "{}", session.histogram());
             return Ok(Reply::Text);
         }

@@ -59,7 +59,7 @@ use crate::{
         time::NS_PER_MS,
         words::{
             status::Reason,
-            table::{Features, TableError},
+            table::{FeatureArgs, TableError},
         },
     },
 };
@@ -114,7 +114,7 @@ pub struct Joiner<'a> {
     /// The mapped device that it is a table of.
     pub mapped: DevT,
     /// What it asks for.
-    pub features: &'a Features,
+    pub features: &'a FeatureArgs,
 }
 
 impl Joiner<'_> {

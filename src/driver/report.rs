@@ -12,7 +12,7 @@ use crate::{
         controller::{Budget, Heartbeat, Transition},
         limit::Limit,
         words::{
-            message::Command,
+            message::Message,
             status::{Charged, Reason, Role},
         },
     },
@@ -201,7 +201,7 @@ pub fn not_parked(session: &Session) {
 }
 
 /// A message was refused.
-pub fn refused_message(session: &Session, command: Command, reason: Reason) {
+pub fn refused_message(session: &Session, command: Message, reason: Reason) {
     let who = Who(session);
     notice(format_args!(
         "{who}: message {command} refused: {}",

@@ -32,7 +32,7 @@ use crate::{
         limit::{Counting, Limit},
         words::{
             status::Reason,
-            table::{Claim, Features, Surroundings, TableLine},
+            table::{Claim, FeatureArgs, Surroundings, TableLine},
         },
     },
 };
@@ -47,7 +47,7 @@ pub struct LeaseTable<'ti> {
     rules: Rules,
     flags: Arc<TableFlags>,
     deferred: Arc<Deferred>,
-    features: Features,
+    features: FeatureArgs,
     controller: Slot,
     membership: Membership,
 }
@@ -265,7 +265,7 @@ impl Target for LeaseTarget {
 struct Made<'ti> {
     device: DmDevice<'ti>,
     superblock: Superblock,
-    line: (Slot, Features),
+    line: (Slot, FeatureArgs),
     membership: Membership,
     own: Arc<BlockDevice>,
     handle: TargetHandle,

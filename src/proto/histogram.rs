@@ -35,7 +35,7 @@
 //! Who calls: the engine and the gate note, the message prints, `leasectl metrics` reads. No
 //! locking.
 
-use super::gate::permits::Word;
+use super::gate::word::AtomicWord;
 use super::words::table::number;
 use core::fmt;
 use core::ops::Deref;
@@ -119,7 +119,7 @@ pub struct Checks<L> {
     words: L,
 }
 
-impl<W: Word, L: Deref<Target = [W]>> Checks<L> {
+impl<W: AtomicWord, L: Deref<Target = [W]>> Checks<L> {
     /// How many words it takes on a machine with so many CPUs.
     pub fn words(cpus: usize) -> usize {
         cpus.clamp(1, SHARDS).saturating_mul(SHARD_STRIDE)
@@ -151,7 +151,7 @@ impl<W: Word, L: Deref<Target = [W]>> Checks<L> {
                 *bucket = bucket.saturating_add(count);
                 sum.count = sum.count.saturating_add(count);
             }
-            let sum_ns = shard.get(SUM).map_or(0, Word::load);
+            let sum_ns = shard.get(SUM).map_or(0, AtomicWord::load);
             sum.sum_ns = sum.sum_ns.saturating_add(sum_ns);
         }
         sum
@@ -389,7 +389,7 @@ mod tests {
 
     fn checks(cpus: usize) -> Checks<Vec<AtomicU64>> {
         let words = Checks::<Vec<AtomicU64>>::words(cpus);
-        Checks::new((0..words).map(|_| Word::new(0)).collect())
+        Checks::new((0..words).map(|_| AtomicWord::new(0)).collect())
     }
 
     #[test]
@@ -408,7 +408,7 @@ mod tests {
         checks.note(3, 1);
         checks.note(4, 1);
         let used: Vec<_> = (0..checks.words.len())
-            .filter(|&at| Word::load(&checks.words[at]) != 0)
+            .filter(|&at| AtomicWord::load(&checks.words[at]) != 0)
             .collect();
         assert_eq!(used, [96, 96 + SUM, 128, 128 + SUM]);
     }

@@ -35,7 +35,7 @@ pub const LIMIT_WINDOW: u32 = LIMIT_UNLIMITED - 1;
 
 /// What repairs strays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum RedundancyKind {
     /// Protection groups with this many parity members.
     Parity(u8),
     /// This many copies of everything.
@@ -44,13 +44,13 @@ pub enum Kind {
     External,
 }
 
-impl Kind {
-    /// m: failures each protection group survives; `None` for [`Kind::External`].
+impl RedundancyKind {
+    /// m: failures each protection group survives; `None` for [`RedundancyKind::External`].
     pub const fn failures(self) -> Option<u32> {
         match self {
-            Kind::Parity(parity) => Some(parity as u32),
-            Kind::Mirror(copies) => Some(copies.saturating_sub(1) as u32),
-            Kind::External => None,
+            RedundancyKind::Parity(parity) => Some(parity as u32),
+            RedundancyKind::Mirror(copies) => Some(copies.saturating_sub(1) as u32),
+            RedundancyKind::External => None,
         }
     }
 }
@@ -80,7 +80,7 @@ pub enum Exhausted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Redundancy {
     /// What repairs strays.
-    pub kind: Kind,
+    pub kind: RedundancyKind,
     /// Whether a layer above recognises strays (end-to-end checksums).
     pub detect: bool,
     /// The configured batch limit: at most M of a healthy portion, and 0 where that is 0 or does
@@ -217,7 +217,7 @@ pub const fn formula(m: u32, f: u32, q: u32, detect: bool) -> u32 {
 impl Redundancy {
     /// Nothing repairs strays: nothing is limited, and nobody is charged.
     pub const EXTERNAL: Self = Self {
-        kind: Kind::External,
+        kind: RedundancyKind::External,
         detect: false,
         batch: 0,
         counting: Counting::Ops,
@@ -276,9 +276,9 @@ impl Redundancy {
     /// The first rule that does not hold, in the order of [`RedundancyError`].
     pub fn validate(&self) -> Result<(), RedundancyError> {
         match self.kind {
-            Kind::Parity(0) => return Err(RedundancyError::NoParity),
-            Kind::Mirror(0 | 1) => return Err(RedundancyError::NoCopies),
-            Kind::External if self.detect => {
+            RedundancyKind::Parity(0) => return Err(RedundancyError::NoParity),
+            RedundancyKind::Mirror(0 | 1) => return Err(RedundancyError::NoCopies),
+            RedundancyKind::External if self.detect => {
                 return Err(RedundancyError::DetectWithoutRedundancy);
             }
             _ => {}
@@ -305,7 +305,7 @@ impl Redundancy {
         let Counting::Stripe { chunk_sectors } = self.counting else {
             return Ok(());
         };
-        if self.kind == Kind::External {
+        if self.kind == RedundancyKind::External {
             return Err(RedundancyError::StripeWithoutRedundancy);
         }
         if chunk_sectors == 0 || u64::from(chunk_sectors) % BLOCK_SECTORS != 0 {
@@ -322,7 +322,7 @@ impl Redundancy {
 mod tests {
     use super::*;
 
-    fn with(kind: Kind, detect: bool) -> Redundancy {
+    fn with(kind: RedundancyKind, detect: bool) -> Redundancy {
         let mut redundancy = Redundancy {
             kind,
             detect,
@@ -339,27 +339,27 @@ mod tests {
     fn r14_the_limits_the_design_states() {
         let healthy = |kind, detect| with(kind, detect).healthy_limit();
         // "plain RAID-6 has 1, plain RAID-5 and two-way mirrors have 0"
-        assert_eq!(healthy(Kind::Parity(2), false), Some(1));
-        assert_eq!(healthy(Kind::Parity(1), false), Some(0));
-        assert_eq!(healthy(Kind::Mirror(2), false), Some(0));
-        assert_eq!(healthy(Kind::Mirror(3), false), Some(1));
-        assert_eq!(healthy(Kind::Parity(2), true), Some(2));
-        assert_eq!(healthy(Kind::Parity(1), true), Some(1));
-        assert_eq!(healthy(Kind::External, false), None);
+        assert_eq!(healthy(RedundancyKind::Parity(2), false), Some(1));
+        assert_eq!(healthy(RedundancyKind::Parity(1), false), Some(0));
+        assert_eq!(healthy(RedundancyKind::Mirror(2), false), Some(0));
+        assert_eq!(healthy(RedundancyKind::Mirror(3), false), Some(1));
+        assert_eq!(healthy(RedundancyKind::Parity(2), true), Some(2));
+        assert_eq!(healthy(RedundancyKind::Parity(1), true), Some(1));
+        assert_eq!(healthy(RedundancyKind::External, false), None);
     }
 
     #[test]
     fn r14_failures_and_charges_lower_the_limit() {
         let raidz3 = Redundancy {
             batch: 3,
-            ..with(Kind::Parity(3), true)
+            ..with(RedundancyKind::Parity(3), true)
         };
         assert_eq!(raidz3.limit(0, 0, None), Limit::Count(3));
         assert_eq!(raidz3.limit(1, 0, None), Limit::Count(2));
         assert_eq!(raidz3.limit(1, 1, None), Limit::Count(1));
         assert_eq!(raidz3.limit(1, 2, None), Limit::Count(0));
         assert_eq!(raidz3.limit(u32::MAX, u32::MAX, None), Limit::Count(0));
-        let plain = with(Kind::Parity(5), false);
+        let plain = with(RedundancyKind::Parity(5), false);
         assert_eq!(plain.healthy_limit(), Some(2));
         // A failure costs half a stray: the first one is free only because of the rounding.
         assert_eq!(formula(5, 1, 0, false), 2);
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn r15_an_exhausted_limit_stops_or_goes_on_as_formatted() {
-        let stop = with(Kind::Mirror(2), false);
+        let stop = with(RedundancyKind::Mirror(2), false);
         assert_eq!(stop.limit(0, 0, None), Limit::Count(0));
         let window = Redundancy {
             exhausted: Exhausted::Window,
@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(window.limit(0, 0, Some(1)), Limit::Window);
         let raid6 = Redundancy {
             exhausted: Exhausted::Window,
-            ..with(Kind::Parity(2), false)
+            ..with(RedundancyKind::Parity(2), false)
         };
         assert_eq!(raid6.limit(0, 0, None), Limit::Count(1));
         assert_eq!(raid6.limit(2, 0, None), Limit::Window);
@@ -406,11 +406,11 @@ mod tests {
     fn r14_a_table_can_only_lower_the_limit() {
         let raidz3 = Redundancy {
             batch: 2,
-            ..with(Kind::Parity(3), true)
+            ..with(RedundancyKind::Parity(3), true)
         };
         assert_eq!(raidz3.limit(0, 0, Some(1)), Limit::Count(1));
         assert_eq!(raidz3.limit(0, 0, Some(7)), Limit::Count(2));
-        let external = with(Kind::External, false);
+        let external = with(RedundancyKind::External, false);
         assert_eq!(external.limit(9, 9, None), Limit::Unlimited);
         assert_eq!(external.limit(9, 9, Some(4)), Limit::Count(4));
     }
@@ -419,7 +419,7 @@ mod tests {
     fn r21_the_default_batch_leaves_room_for_one_undrained_owner() {
         for m in 1..=255 {
             for detect in [false, true] {
-                let redundancy = with(Kind::Parity(m), detect);
+                let redundancy = with(RedundancyKind::Parity(m), detect);
                 assert_eq!(redundancy.validate(), Ok(()));
                 let batch = redundancy.batch;
                 assert_eq!(batch == 0, redundancy.healthy_limit() == Some(0));
@@ -435,10 +435,10 @@ mod tests {
     fn r14_every_misfit_has_its_own_error() {
         let good = Redundancy {
             batch: 1,
-            ..with(Kind::Parity(2), true)
+            ..with(RedundancyKind::Parity(2), true)
         };
-        let external = with(Kind::External, false);
-        let raid5 = with(Kind::Parity(1), false);
+        let external = with(RedundancyKind::External, false);
+        let raid5 = with(RedundancyKind::Parity(1), false);
         let stripe = |chunk_sectors| Counting::Stripe { chunk_sectors };
         let check = |redundancy: Redundancy, error| assert_eq!(redundancy.validate(), Err(error));
         assert_eq!(good.validate(), Ok(()));
@@ -446,14 +446,14 @@ mod tests {
         assert_eq!(raid5.validate(), Ok(()));
         check(
             Redundancy {
-                kind: Kind::Parity(0),
+                kind: RedundancyKind::Parity(0),
                 ..good
             },
             RedundancyError::NoParity,
         );
         check(
             Redundancy {
-                kind: Kind::Mirror(1),
+                kind: RedundancyKind::Mirror(1),
                 ..good
             },
             RedundancyError::NoCopies,
@@ -527,7 +527,7 @@ mod tests {
 
     #[test]
     fn r14_the_last_value_of_every_range_is_accepted() {
-        let good = with(Kind::Parity(2), true);
+        let good = with(RedundancyKind::Parity(2), true);
         let stripe = |chunk_sectors| Counting::Stripe { chunk_sectors };
         for redundancy in [
             Redundancy { batch: 2, ..good },
@@ -547,8 +547,8 @@ mod tests {
                 drain_ns: Some(MAX_DURATION_NS),
                 ..good
             },
-            with(Kind::Parity(1), false),
-            with(Kind::Mirror(2), false),
+            with(RedundancyKind::Parity(1), false),
+            with(RedundancyKind::Mirror(2), false),
         ] {
             assert_eq!(redundancy.validate(), Ok(()), "{redundancy:?}");
         }

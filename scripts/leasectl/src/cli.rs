@@ -7,7 +7,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::superblock::Name;
-use dm_lease_proto::proto::limit::Kind;
+use dm_lease_proto::proto::limit::RedundancyKind;
 use dm_lease_proto::proto::words::table;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -203,7 +203,7 @@ pub struct RedundancyOptions {
     /// The redundancy that repairs late operations of a fenced controller: parity:<members>,
     /// mirror:<copies>, or external if nothing repairs them
     #[arg(long, value_parser = redundancy, required_unless_present = "replace")]
-    pub redundancy: Option<Kind>,
+    pub redundancy: Option<RedundancyKind>,
 
     /// Whether a layer above recognises blocks with old content (end-to-end checksums)
     #[arg(long, value_enum, default_value_t = YesNo::No, conflicts_with = "replace")]
@@ -712,16 +712,16 @@ pub fn uuid(word: &str) -> Result<Uuid, String> {
     }
 }
 
-fn redundancy(word: &str) -> Result<Kind, String> {
+fn redundancy(word: &str) -> Result<RedundancyKind, String> {
     let count = |digits: &str| {
         digits
             .parse()
             .map_err(|_| format!("{digits:?} is not a number from 0 to 255"))
     };
     match word.split_once(':') {
-        None if word == "external" => Ok(Kind::External),
-        Some(("parity", digits)) => Ok(Kind::Parity(count(digits)?)),
-        Some(("mirror", digits)) => Ok(Kind::Mirror(count(digits)?)),
+        None if word == "external" => Ok(RedundancyKind::External),
+        Some(("parity", digits)) => Ok(RedundancyKind::Parity(count(digits)?)),
+        Some(("mirror", digits)) => Ok(RedundancyKind::Mirror(count(digits)?)),
         _ => Err(String::from(
             "say parity:<members>, mirror:<copies> or external",
         )),
@@ -783,9 +783,9 @@ mod tests {
 
     #[test]
     fn r14_redundancy_words() {
-        assert!(redundancy("parity:2") == Ok(Kind::Parity(2)));
-        assert!(redundancy("mirror:3") == Ok(Kind::Mirror(3)));
-        assert!(redundancy("external") == Ok(Kind::External));
+        assert!(redundancy("parity:2") == Ok(RedundancyKind::Parity(2)));
+        assert!(redundancy("mirror:3") == Ok(RedundancyKind::Mirror(3)));
+        assert!(redundancy("external") == Ok(RedundancyKind::External));
         for bad in ["", "parity", "parity:", "parity:256", "external:1", "raid6"] {
             assert!(redundancy(bad).is_err(), "{bad:?}");
         }

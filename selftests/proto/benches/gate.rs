@@ -11,10 +11,10 @@
 //! | design | counts | shared lines written |
 //! |---|---|---|
 //! | `lease alone` | nothing | none |
-//! | `no limit` | [`Counting::Spread`]: a lane for each processor | none |
-//! | `streams` | [`Counting::Rows`], limit 2: a lane by the hash of a row, 64 writes a row | none |
+//! | `no limit` | [`LaneLayout::PerCpu`]: a lane for each processor | none |
+//! | `streams` | [`LaneLayout::Rows`], limit 2: lane by hash of row, 64 writes a row | none |
 //! | `random` | the same with another row for each operation | one of 128 each time |
-//! | `ops` | [`Counting::Ops`]: one lane, limit 16 | the lane |
+//! | `ops` | [`LaneLayout::Single`]: one lane, limit 16 | the lane |
 //! | `per-cpu` | as `percpu_ref`: plain counters, and no limit is possible | none |
 //! | `list` | as krbd: each operation in a list of its device, under a spin lock | lock and list |
 //!
@@ -25,9 +25,9 @@
 //! waiting for a processor: two that take turns on one do not compete for anything.
 
 use criterion::{BenchmarkId, Criterion};
-use dm_lease_proto::proto::gate::permits::{
-    Admission, Charge, Counting, Fields, Gate, Word, SPREAD_STRIDE, UNLIMITED,
-};
+use dm_lease_proto::proto::gate::lanes::{Fields, LaneLayout, Place, PER_CPU_STRIDE, UNLIMITED};
+use dm_lease_proto::proto::gate::permits::{Admission, Gate};
+use dm_lease_proto::proto::gate::word::AtomicWord;
 use std::collections::BTreeMap;
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -55,7 +55,7 @@ const ENOUGH: usize = 5;
 /// The kernel's word.
 struct Kernel(AtomicU64);
 
-impl Word for Kernel {
+impl AtomicWord for Kernel {
     fn new(value: u64) -> Self {
         Self(AtomicU64::new(value))
     }
@@ -122,8 +122,8 @@ struct Shipped<C> {
     charge: C,
 }
 
-impl<C: Fn(usize, u64) -> Charge + Sync> Shipped<C> {
-    fn new(counting: Counting, limit: u32, charge: C) -> Self {
+impl<C: Fn(usize, u64) -> Place + Sync> Shipped<C> {
+    fn new(counting: LaneLayout, limit: u32, charge: C) -> Self {
         let words = counting.words(CPUS);
         let lanes = (0..words).map(|_| Kernel::new(0)).collect();
         let gate = Gate::new(LENGTH_NS, limit, counting, lanes);
@@ -137,7 +137,7 @@ impl<C: Fn(usize, u64) -> Charge + Sync> Shipped<C> {
     }
 }
 
-impl<C: Fn(usize, u64) -> Charge + Sync> Design for Shipped<C> {
+impl<C: Fn(usize, u64) -> Place + Sync> Design for Shipped<C> {
     fn operate(&self, cpu: usize, number: u64) {
         let now = || black_box(self.clock.load(Ordering::Acquire));
         let charge = (self.charge)(cpu, number);
@@ -157,7 +157,7 @@ struct PerCpu {
 
 impl PerCpu {
     fn add(&self, cpu: usize, value: u64) {
-        let counter = &self.counters[cpu * SPREAD_STRIDE];
+        let counter = &self.counters[cpu * PER_CPU_STRIDE];
         let next = counter.load(Ordering::Relaxed).wrapping_add(value);
         counter.store(next, Ordering::Relaxed);
     }
@@ -356,18 +356,18 @@ fn print(designs: &[(&str, Box<dyn Design>)], samples: &Samples) {
 
 fn main() {
     let fields = Fields::new(MEMBERS);
-    let cpu = |cpu: usize, _| Charge::cpu(cpu as u32);
-    let one = |_, _| Charge::ONE;
+    let cpu = |cpu: usize, _| Place::cpu(cpu as u32);
+    let one = |_, _| Place::ONE;
     // Each processor in a region of its own, as streams or as on a device that is large enough.
     let at = move |cpu: usize, row: u64, number: u64| {
-        Charge::row(
+        Place::row(
             fields.unit(number as u8 % MEMBERS),
             ((cpu as u64) << 40) | row,
         )
     };
     let stream = move |cpu, number| at(cpu, number / ROW_OPERATIONS, number);
     let random = move |cpu, number| at(cpu, number, number);
-    let counters = (0..CPUS * SPREAD_STRIDE).map(|_| AtomicU64::new(0));
+    let counters = (0..CPUS * PER_CPU_STRIDE).map(|_| AtomicU64::new(0));
     let per_cpu = PerCpu {
         lease: Lease::new(),
         closed: AtomicU64::new(0),
@@ -377,16 +377,16 @@ fn main() {
         lease: Lease::new(),
         open: spin::Mutex::new(Links(vec![(0, 0); CPUS + 1])),
     };
-    let rows = Counting::Rows(fields);
+    let rows = LaneLayout::Rows(fields);
     let designs: Vec<(&str, Box<dyn Design>)> = vec![
         ("lease alone", Box::new(LeaseAlone(Lease::new()))),
         (
             "no limit",
-            Box::new(Shipped::new(Counting::Spread, UNLIMITED, cpu)),
+            Box::new(Shipped::new(LaneLayout::PerCpu, UNLIMITED, cpu)),
         ),
         ("streams", Box::new(Shipped::new(rows, 2, stream))),
         ("random", Box::new(Shipped::new(rows, 2, random))),
-        ("ops", Box::new(Shipped::new(Counting::Ops, 16, one))),
+        ("ops", Box::new(Shipped::new(LaneLayout::Single, 16, one))),
         ("per-cpu", Box::new(per_cpu)),
         ("list", Box::new(list)),
     ];

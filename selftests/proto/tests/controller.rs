@@ -9,7 +9,7 @@ mod world;
 
 use dm_lease_proto::proto::clocks::LEAP_NS;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
-use dm_lease_proto::proto::codec::charges::{Charge as ChargedTerm, Charges};
+use dm_lease_proto::proto::codec::charges::{Charge, Charges};
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{
@@ -17,8 +17,8 @@ use dm_lease_proto::proto::codec::ids::{
 };
 use dm_lease_proto::proto::codec::mailbox::Mailboxes;
 use dm_lease_proto::proto::controller::{Command, Controller, MemberDevice, Outcome};
-use dm_lease_proto::proto::gate::permits::Charge;
-use dm_lease_proto::proto::limit::{Kind, Redundancy, LIMIT_WINDOW};
+use dm_lease_proto::proto::gate::lanes::Place;
+use dm_lease_proto::proto::limit::{Redundancy, RedundancyKind, LIMIT_WINDOW};
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{
     timing, Clock, Config, Io, Mailbox, Path, Payload, Snapshot, Violation, What, World, MS,
@@ -90,12 +90,12 @@ fn controller(world: &mut World, machine: usize) -> &mut Controller {
 /// An operation of a machine that does not end.
 fn hold_permit(world: &mut World, machine: usize) {
     let local_ns = world.local_ns(machine);
-    world.machines[machine].gate.enter(Charge::ONE, || local_ns);
+    world.machines[machine].gate.enter(Place::ONE, || local_ns);
 }
 
 /// An operation that machine 0 [holds](hold_permit) ends.
 fn end_permit(world: &mut World) {
-    world.machines[0].gate.leave(Charge::ONE);
+    world.machines[0].gate.leave(Place::ONE);
 }
 
 /// An operator's word that the owner of the first epoch, machine 0, is dead.
@@ -725,7 +725,7 @@ fn r34_a_hand_over_that_was_called_off_is_in_the_way_of_none() {
             !w.machines[0].answers.is_empty()
         });
         until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
-        world.machines[0].gate.leave(Charge::ONE);
+        world.machines[0].gate.leave(Place::ONE);
         release(&mut world, 0, Some(slot(next)), SECOND).unwrap();
         let next = usize::from(next);
         // Its own ballot from before is no sign that it is prepared, and another's is no claim.
@@ -1922,7 +1922,7 @@ fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_hea
 fn repairable(controllers: u8, failures: u8, batch: u32) -> Config {
     Config {
         redundancy: Redundancy {
-            kind: Kind::Parity(failures),
+            kind: RedundancyKind::Parity(failures),
             detect: true,
             batch,
             ..Redundancy::EXTERNAL
@@ -1934,9 +1934,7 @@ fn repairable(controllers: u8, failures: u8, batch: u32) -> Config {
 /// The charges that a machine knows: epoch, controller, amount, drained.
 fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
     let controller = world.machines[machine].controller.as_ref().unwrap();
-    let charge = |c: dm_lease_proto::proto::codec::charges::Charge| {
-        (c.epoch, c.slot.index(), c.amount, c.drained)
-    };
+    let charge = |c: Charge| (c.epoch, c.slot.index(), c.amount, c.drained);
     controller.charges().iter().map(charge).collect()
 }
 
@@ -2443,7 +2441,7 @@ fn crowded(controllers: u8, terms: u64, others: u64) -> World {
         for epoch in from..from + terms {
             let inc = Incarnation(epoch.into());
             let slot = slot(1);
-            list.add(ChargedTerm::new(epoch, Value { slot, inc }, 1));
+            list.add(Charge::new(epoch, Value { slot, inc }, 1));
         }
         list
     };
@@ -2511,7 +2509,7 @@ fn r21_a_full_list_locks_nobody_out() {
     let listed = charged(&world, 0);
     for term in listed.iter().filter(|term| !term.3) {
         assert_eq!(world.command(0, all_repaired), Err(Reason::NotDrained));
-        let is_several = |c: &ChargedTerm| c.epoch == term.0 && c.several;
+        let is_several = |c: &Charge| c.epoch == term.0 && c.several;
         let several = controller(&mut world, 0)
             .charges()
             .iter()

@@ -14,7 +14,7 @@ use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use dm_lease_proto::proto::codec::record::{decode, encode, BlockId, Reading, Record, Reject};
 use dm_lease_proto::proto::codec::superblock::{self, Name, Superblock, SuperblockError};
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Redundancy, RedundancyKind};
 use dm_lease_proto::proto::time::Timing;
 use std::fmt::Debug;
 
@@ -242,7 +242,7 @@ fn r39_a_superblock_byte_by_byte() {
             jitter_ns: 50 * MS,
         },
         redundancy: Redundancy {
-            kind: Kind::Parity(3),
+            kind: RedundancyKind::Parity(3),
             detect: true,
             batch: 2,
             counting: Counting::Stripe { chunk_sectors: 128 },

@@ -7,9 +7,8 @@
 
 mod words;
 
-use dm_lease_proto::proto::gate::permits::{
-    Admission, Charge, Check, Counting, Fields, Gate, Taken, UNLIMITED,
-};
+use dm_lease_proto::proto::gate::lanes::{Fields, LaneLayout, Place, UNLIMITED};
+use dm_lease_proto::proto::gate::permits::{Admission, Check, Gate, Taken};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::Arc;
 use loom::thread;
@@ -22,7 +21,7 @@ const FIELDS: Fields = Fields::new(3);
 type Shipped = Gate<Kernel, Vec<Kernel>>;
 
 /// A gate with a lease; as many lanes as a test can follow.
-fn leased(counting: Counting, lanes: usize, limit: u32) -> Arc<Shipped> {
+fn leased(counting: LaneLayout, lanes: usize, limit: u32) -> Arc<Shipped> {
     let words = (0..lanes).map(|_| Kernel::zero()).collect();
     let gate = Gate::new(L, limit, counting, words);
     assert!(gate.open_epoch(7, 7, EXPIRY));
@@ -33,9 +32,9 @@ fn in_time() -> u64 {
     EXPIRY - 1
 }
 
-fn row(member: u8) -> Charge {
+fn row(member: u8) -> Place {
     // Row 0 has lane 0, the only one there is here.
-    Charge::row(FIELDS.unit(member), 0)
+    Place::row(FIELDS.unit(member), 0)
 }
 
 fn granted(admission: Admission) -> Option<Check> {
@@ -46,17 +45,17 @@ fn granted(admission: Admission) -> Option<Check> {
 }
 
 /// Enters and leaves, and says how many were inside at most.
-fn visit(gate: &Shipped, charge: Charge, inside: &AtomicUsize) -> usize {
-    if granted(gate.enter(charge, in_time)).is_none() {
+fn visit(gate: &Shipped, place: Place, inside: &AtomicUsize) -> usize {
+    if granted(gate.enter(place, in_time)).is_none() {
         return 0;
     }
     let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
     inside.fetch_sub(1, Ordering::SeqCst);
-    gate.leave(charge);
+    gate.leave(place);
     now
 }
 
-fn never_more_than_one(counting: Counting, charges: [Charge; 2]) {
+fn never_more_than_one(counting: LaneLayout, charges: [Place; 2]) {
     model(move || {
         let gate = leased(counting, 1, 1);
         let inside = Arc::new(AtomicUsize::new(0));
@@ -74,33 +73,33 @@ fn never_more_than_one(counting: Counting, charges: [Charge; 2]) {
 
 #[test]
 fn r13_two_operations_do_not_share_the_last_permit() {
-    never_more_than_one(Counting::Ops, [Charge::ONE; 2]);
+    never_more_than_one(LaneLayout::Single, [Place::ONE; 2]);
 }
 
 #[test]
 fn r16_two_members_of_a_row_are_not_at_risk_at_once() {
-    never_more_than_one(Counting::Rows(FIELDS), [row(0), row(1)]);
+    never_more_than_one(LaneLayout::Rows(FIELDS), [row(0), row(1)]);
 }
 
 #[test]
 fn r19_nor_a_row_and_an_operation_on_many() {
     never_more_than_one(
-        Counting::Rows(FIELDS),
-        [row(0), Charge::rows(FIELDS.unit(1))],
+        LaneLayout::Rows(FIELDS),
+        [row(0), Place::rows(FIELDS.unit(1))],
     );
 }
 
 #[test]
 fn r13_a_limit_set_later_bounds_all_lanes_together() {
     model(|| {
-        let gate = leased(Counting::Spread, 16, UNLIMITED);
+        let gate = leased(LaneLayout::PerCpu, 16, UNLIMITED);
         gate.set_limit(1);
         let inside = Arc::new(AtomicUsize::new(0));
         let other = {
             let (gate, inside) = (gate.clone(), inside.clone());
-            thread::spawn(move || visit(&gate, Charge::cpu(1), &inside))
+            thread::spawn(move || visit(&gate, Place::cpu(1), &inside))
         };
-        let here = visit(&gate, Charge::cpu(0), &inside);
+        let here = visit(&gate, Place::cpu(0), &inside);
         assert!(here <= 1 && other.join().unwrap() <= 1);
     });
 }
@@ -108,11 +107,11 @@ fn r13_a_limit_set_later_bounds_all_lanes_together() {
 #[test]
 fn r14_a_lowered_limit_holds_for_the_next_permit() {
     model(|| {
-        let gate = leased(Counting::Ops, 1, 2);
-        assert!(granted(gate.enter(Charge::ONE, in_time)).is_some());
+        let gate = leased(LaneLayout::Single, 1, 2);
+        assert!(granted(gate.enter(Place::ONE, in_time)).is_some());
         // As many as may have been there already: the next one finds nothing to note.
-        assert!(granted(gate.enter(Charge::ONE, in_time)).is_some());
-        gate.leave(Charge::ONE);
+        assert!(granted(gate.enter(Place::ONE, in_time)).is_some());
+        gate.leave(Place::ONE);
         let other = {
             let gate = gate.clone();
             thread::spawn(move || {
@@ -120,23 +119,23 @@ fn r14_a_lowered_limit_holds_for_the_next_permit() {
                 gate.count().open
             })
         };
-        let second = granted(gate.enter(Charge::ONE, in_time)).is_some();
+        let second = granted(gate.enter(Place::ONE, in_time)).is_some();
         let open = other.join().unwrap();
         assert!(!second || open == 2, "admitted after the limit was lowered");
     });
 }
 
 /// A release closes the gate and waits until it is empty; from then on nobody is inside.
-fn drained_is_final(counting: Counting, lanes: usize, charges: &'static [Charge]) {
+fn drained_is_final(counting: LaneLayout, lanes: usize, charges: &'static [Place]) {
     model(move || {
         let gate = leased(counting, lanes, UNLIMITED.min(4));
         let (inside, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let others: Vec<_> = charges
             .iter()
-            .map(|&charge| {
+            .map(|&place| {
                 let (gate, inside, over) = (gate.clone(), inside.clone(), over.clone());
                 thread::spawn(move || {
-                    match gate.enter(charge, in_time) {
+                    match gate.enter(place, in_time) {
                         Admission::Granted(_) => {}
                         Admission::Full { wake } => return wake,
                         _ => panic!("the lease is valid"),
@@ -144,7 +143,7 @@ fn drained_is_final(counting: Counting, lanes: usize, charges: &'static [Charge]
                     inside.fetch_add(1, Ordering::SeqCst);
                     assert_eq!(over.load(Ordering::SeqCst), 0, "inside after the drain");
                     inside.fetch_sub(1, Ordering::SeqCst);
-                    gate.leave(charge).wake
+                    gate.leave(place).wake
                 })
             })
             .collect();
@@ -165,31 +164,31 @@ fn drained_is_final(counting: Counting, lanes: usize, charges: &'static [Charge]
 
 #[test]
 fn r34_a_drained_gate_stays_empty() {
-    static CHARGES: [Charge; 2] = [Charge::ONE; 2];
-    drained_is_final(Counting::Ops, 1, &CHARGES);
+    static CHARGES: [Place; 2] = [Place::ONE; 2];
+    drained_is_final(LaneLayout::Single, 1, &CHARGES);
 }
 
 #[test]
 fn r34_a_drained_gate_with_a_lane_for_each_cpu_stays_empty() {
-    static CHARGES: [Charge; 1] = [Charge::cpu(1)];
-    drained_is_final(Counting::Spread, 9, &CHARGES);
+    static CHARGES: [Place; 1] = [Place::cpu(1)];
+    drained_is_final(LaneLayout::PerCpu, 9, &CHARGES);
 }
 
 #[test]
 fn r34_a_drained_gate_that_counts_rows_stays_empty() {
-    static CHARGES: [Charge; 1] = [Charge::rows(FIELDS.unit(2))];
-    drained_is_final(Counting::Rows(FIELDS), 1, &CHARGES);
+    static CHARGES: [Place; 1] = [Place::rows(FIELDS.unit(2))];
+    drained_is_final(LaneLayout::Rows(FIELDS), 1, &CHARGES);
 }
 
 #[test]
 fn r9_a_heartbeat_and_whoever_sees_the_end_do_not_overwrite_each_other() {
     model(|| {
-        let gate = leased(Counting::Ops, 1, 4);
+        let gate = leased(LaneLayout::Single, 1, 4);
         let heart = {
             let gate = gate.clone();
             thread::spawn(move || gate.extend(EXPIRY, EXPIRY + L))
         };
-        let admission = gate.enter(Charge::ONE, || EXPIRY + 1);
+        let admission = gate.enter(Place::ONE, || EXPIRY + 1);
         let extended = heart.join().unwrap();
         match admission {
             Admission::Granted(check) => {
@@ -208,7 +207,7 @@ fn r9_a_heartbeat_and_whoever_sees_the_end_do_not_overwrite_each_other() {
 #[test]
 fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
     model(|| {
-        let gate = leased(Counting::Ops, 1, 4);
+        let gate = leased(LaneLayout::Single, 1, 4);
         let next = {
             let gate = gate.clone();
             thread::spawn(move || {
@@ -228,17 +227,17 @@ fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
 #[test]
 fn r55_nothing_of_an_earlier_reign_passes_when_the_next_one_begins() {
     model(|| {
-        let gate = leased(Counting::Ops, 1, 4);
+        let gate = leased(LaneLayout::Single, 1, 4);
         gate.latch();
         let next = {
             let gate = gate.clone();
             thread::spawn(move || assert!(gate.open_epoch(9, 9, EXPIRY)))
         };
-        let short = match gate.take_short(Counting::Ops, Charge::ONE) {
+        let short = match gate.take_short(LaneLayout::Single, Place::ONE) {
             Taken::No => None,
             Taken::Sure | Taken::Unsure => gate.check_short(7, in_time),
         };
-        let long = gate.enter_waiting(Charge::ONE, 7, in_time);
+        let long = gate.enter_waiting(Place::ONE, 7, in_time);
         next.join().unwrap();
         assert!(short.is_none(), "it passed at a glance");
         assert!(granted(long).is_none(), "it passed the long way");
@@ -246,7 +245,7 @@ fn r55_nothing_of_an_earlier_reign_passes_when_the_next_one_begins() {
 }
 
 /// One operation finds no room and waits, another one leaves: somebody wakes the dispatcher.
-fn no_wake_up_is_lost(counting: Counting, lanes: usize, leaver: Charge, waiter: Charge) {
+fn no_wake_up_is_lost(counting: LaneLayout, lanes: usize, leaver: Place, waiter: Place) {
     model(move || {
         let gate = leased(counting, lanes, if lanes > 1 { UNLIMITED } else { 1 });
         assert!(granted(gate.enter(leaver, in_time)).is_some());
@@ -267,20 +266,20 @@ fn no_wake_up_is_lost(counting: Counting, lanes: usize, leaver: Charge, waiter: 
 
 #[test]
 fn r17_no_wake_up_is_lost() {
-    no_wake_up_is_lost(Counting::Ops, 1, Charge::ONE, Charge::ONE);
+    no_wake_up_is_lost(LaneLayout::Single, 1, Place::ONE, Place::ONE);
 }
 
 #[test]
 fn r17_no_wake_up_is_lost_in_a_row() {
-    no_wake_up_is_lost(Counting::Rows(FIELDS), 1, row(0), row(1));
+    no_wake_up_is_lost(LaneLayout::Rows(FIELDS), 1, row(0), row(1));
 }
 
 #[test]
 fn r17_no_wake_up_is_lost_behind_an_operation_on_many_rows() {
     no_wake_up_is_lost(
-        Counting::Rows(FIELDS),
+        LaneLayout::Rows(FIELDS),
         1,
-        Charge::rows(FIELDS.unit(0)),
+        Place::rows(FIELDS.unit(0)),
         row(1),
     );
 }
@@ -288,16 +287,16 @@ fn r17_no_wake_up_is_lost_behind_an_operation_on_many_rows() {
 #[test]
 fn r17_no_wake_up_is_lost_before_an_operation_on_many_rows() {
     no_wake_up_is_lost(
-        Counting::Rows(FIELDS),
+        LaneLayout::Rows(FIELDS),
         1,
         row(0),
-        Charge::rows(FIELDS.unit(1)),
+        Place::rows(FIELDS.unit(1)),
     );
 }
 
 #[test]
 fn r17_no_wake_up_is_lost_across_lanes() {
-    no_wake_up_is_lost(Counting::Spread, 9, Charge::cpu(1), Charge::cpu(0));
+    no_wake_up_is_lost(LaneLayout::PerCpu, 9, Place::cpu(1), Place::cpu(0));
 }
 
 /// One operation waits for every row, one on a row comes and goes, and does not wait if there is no
@@ -305,7 +304,7 @@ fn r17_no_wake_up_is_lost_across_lanes() {
 #[test]
 fn r17_no_wake_up_is_lost_to_one_that_steps_back() {
     model(|| {
-        let gate = leased(Counting::Rows(FIELDS), 1, 1);
+        let gate = leased(LaneLayout::Rows(FIELDS), 1, 1);
         let other = {
             let gate = gate.clone();
             thread::spawn(move || match gate.enter(row(0), in_time) {
@@ -314,7 +313,7 @@ fn r17_no_wake_up_is_lost_to_one_that_steps_back() {
                 _ => panic!("the lease is valid"),
             })
         };
-        let wide = Charge::rows(FIELDS.unit(1));
+        let wide = Place::rows(FIELDS.unit(1));
         let goes = match gate.enter(wide, in_time) {
             Admission::Granted(_) => true,
             Admission::Full { .. } => gate.wait(wide),
@@ -328,10 +327,10 @@ fn r17_no_wake_up_is_lost_to_one_that_steps_back() {
 #[test]
 fn r17_nobody_overtakes_an_operation_on_many_rows() {
     model(|| {
-        let gate = leased(Counting::Rows(FIELDS), 1, 1);
-        let wide = Charge::rows(FIELDS.unit(1));
+        let gate = leased(LaneLayout::Rows(FIELDS), 1, 1);
+        let wide = Place::rows(FIELDS.unit(1));
         assert!(gate.wait(wide), "the lane is empty");
-        let short = gate.take_short(Counting::Rows(FIELDS), row(0));
+        let short = gate.take_short(LaneLayout::Rows(FIELDS), row(0));
         assert!(!matches!(short, Taken::Sure));
         assert!(granted(gate.enter_long(row(0), 7, short, in_time)).is_none());
         assert!(granted(gate.enter_long(row(0), 7, Taken::No, in_time)).is_none());
@@ -344,18 +343,18 @@ fn r17_nobody_overtakes_an_operation_on_many_rows() {
 #[test]
 fn r17_two_that_step_back_for_each_other_do_not_both_sleep() {
     model(|| {
-        let gate = leased(Counting::Rows(FIELDS), 1, 1);
-        let try_or_wait = |gate: &Shipped, charge| match gate.enter(charge, in_time) {
+        let gate = leased(LaneLayout::Rows(FIELDS), 1, 1);
+        let try_or_wait = |gate: &Shipped, place| match gate.enter(place, in_time) {
             Admission::Granted(_) => {
-                gate.leave(charge);
+                gate.leave(place);
                 true
             }
-            Admission::Full { .. } => gate.wait(charge),
+            Admission::Full { .. } => gate.wait(place),
             _ => panic!("the lease is valid"),
         };
         let other = {
             let gate = gate.clone();
-            thread::spawn(move || try_or_wait(&gate, Charge::rows(FIELDS.unit(1))))
+            thread::spawn(move || try_or_wait(&gate, Place::rows(FIELDS.unit(1))))
         };
         let here = try_or_wait(&gate, row(0));
         assert!(

@@ -12,7 +12,7 @@ mod properties;
 #[path = "properties/refusals.rs"]
 mod refusals;
 
-use dm_lease_proto::proto::words::message::Command;
+use dm_lease_proto::proto::words::message::Message;
 use dm_lease_proto::proto::words::status::Status;
 use dm_lease_proto::proto::words::table::TableLine;
 use inputs::{commands, features, slots, statuses};
@@ -110,7 +110,7 @@ proptest! {
     #[test]
     fn commands_round_trip(command in commands()) {
         let printed = command.to_string();
-        let read = Command::parse(printed.split(' ').map(str::as_bytes));
+        let read = Message::parse(printed.split(' ').map(str::as_bytes));
         prop_assert_eq!(read, Ok(command));
     }
 

@@ -12,7 +12,7 @@ use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Side, Slot, Value};
 use dm_lease_proto::proto::codec::mailbox::Mailboxes;
 use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
-use dm_lease_proto::proto::gate::permits::Charge;
+use dm_lease_proto::proto::gate::lanes::Place;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{Config, Path, Payload, Snapshot, World, MS};
 
@@ -68,7 +68,7 @@ fn hand_over(world: &mut World, within_ns: u64) {
 /// An operation of the owner that does not end.
 fn hold_permit(world: &mut World) {
     let local_ns = world.local_ns(OWNER);
-    world.machines[OWNER].gate.enter(Charge::ONE, || local_ns);
+    world.machines[OWNER].gate.enter(Place::ONE, || local_ns);
 }
 
 fn controller(world: &mut World, machine: usize) -> &mut Controller {

@@ -13,8 +13,8 @@ use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Decided, Incarnation, Side, Slot, Value};
 use dm_lease_proto::proto::codec::mailbox::Mailboxes;
 use dm_lease_proto::proto::controller::{Command, Controller, Outcome};
-use dm_lease_proto::proto::gate::permits::Charge;
-use dm_lease_proto::proto::limit::{Kind, Redundancy};
+use dm_lease_proto::proto::gate::lanes::Place;
+use dm_lease_proto::proto::limit::{Redundancy, RedundancyKind};
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use world::{timing, Config, Mailbox, Path, Payload, Snapshot, What, World, MS};
 
@@ -74,7 +74,7 @@ fn owned(config: Config) -> World {
 fn repairable(controllers: u8, members: u8) -> Config {
     Config {
         redundancy: Redundancy {
-            kind: Kind::Parity(3),
+            kind: RedundancyKind::Parity(3),
             detect: true,
             batch: 2,
             ..Redundancy::EXTERNAL
@@ -104,7 +104,7 @@ fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
 /// An operation of a machine that does not end.
 fn hold_permit(world: &mut World, machine: usize) {
     let local_ns = world.local_ns(machine);
-    world.machines[machine].gate.enter(Charge::ONE, || local_ns);
+    world.machines[machine].gate.enter(Place::ONE, || local_ns);
 }
 
 fn newest_heartbeat(world: &World, member: usize, index: u8) -> Option<HeartbeatRecord> {

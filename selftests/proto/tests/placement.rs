@@ -9,7 +9,7 @@
 //! looks for every row that could have been written. The repair is right if there is one, and if
 //! it is the row that was acknowledged.
 
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Limit, Redundancy, RedundancyKind};
 use reed_solomon_erasure::galois_8::ReedSolomon;
 use std::collections::BTreeSet;
 
@@ -125,8 +125,8 @@ fn geometries() -> Vec<Geometry> {
 /// M, as the module computes it.
 fn limit(data: usize, parity: usize, failed: usize, detect: bool) -> usize {
     let kind = match data {
-        1 => Kind::Mirror(parity as u8 + 1),
-        _ => Kind::Parity(parity as u8),
+        1 => RedundancyKind::Mirror(parity as u8 + 1),
+        _ => RedundancyKind::Parity(parity as u8),
     };
     let mut redundancy = Redundancy {
         kind,

@@ -35,7 +35,7 @@
 
 mod world;
 
-use dm_lease_proto::proto::limit::{Kind, Redundancy};
+use dm_lease_proto::proto::limit::{Redundancy, RedundancyKind};
 use dm_lease_proto::proto::words::status::Reason;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -146,7 +146,7 @@ fn redundancy(rng: &mut Rng) -> Redundancy {
         return Redundancy::EXTERNAL;
     };
     let mut redundancy = Redundancy {
-        kind: Kind::Parity(failures),
+        kind: RedundancyKind::Parity(failures),
         detect: rng.below(2) == 0,
         ..Redundancy::EXTERNAL
     };

@@ -8,8 +8,11 @@
 
 mod words;
 
-use dm_lease_proto::proto::gate::permits::{Admission, Charge, Check, Counting, Fields, Gate};
-use dm_lease_proto::proto::gate::waiting::{dispatch, refuse_if_over, wait, Line, Lobby, Waiting};
+use dm_lease_proto::proto::gate::lanes::{Fields, LaneLayout, Place};
+use dm_lease_proto::proto::gate::permits::{Admission, Check, Gate};
+use dm_lease_proto::proto::gate::waiting::{
+    dispatch, refuse_if_over, wait, Dispatcher, OpList, WaitQueues,
+};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
@@ -20,20 +23,20 @@ const L: u64 = 1_000;
 const EXPIRY: u64 = 2_000;
 const FIELDS: Fields = Fields::new(3);
 
-struct Queue(VecDeque<Charge>);
+struct Queue(VecDeque<Place>);
 
-impl Line for Queue {
-    type Op = Charge;
+impl OpList for Queue {
+    type Op = Place;
 
     fn empty() -> Self {
         Queue(VecDeque::new())
     }
 
-    fn push(&mut self, op: Charge) {
+    fn push(&mut self, op: Place) {
         self.0.push_back(op);
     }
 
-    fn pop(&mut self) -> Option<Charge> {
+    fn pop(&mut self) -> Option<Place> {
         self.0.pop_front()
     }
 
@@ -52,7 +55,7 @@ impl Line for Queue {
 
 struct Portion {
     gate: Gate<Kernel, Vec<Kernel>>,
-    waiting: Mutex<Waiting<Queue>>,
+    waiting: Mutex<WaitQueues<Queue>>,
     bell: AtomicBool,
     /// Operations that went, and that were refused.
     gone: AtomicUsize,
@@ -61,12 +64,12 @@ struct Portion {
 
 impl Portion {
     /// A gate with a lease that has one lane and a limit of one.
-    fn new(counting: Counting) -> Arc<Self> {
+    fn new(counting: LaneLayout) -> Arc<Self> {
         let gate = Gate::new(L, 1, counting, vec![Kernel::zero()]);
         assert!(gate.open_epoch(7, 7, EXPIRY));
         Arc::new(Self {
             gate,
-            waiting: Mutex::new(Waiting::new()),
+            waiting: Mutex::new(WaitQueues::new()),
             bell: AtomicBool::new(false),
             gone: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
@@ -79,28 +82,28 @@ impl Portion {
         }
     }
 
-    fn leave(&self, charge: Charge) {
+    fn leave(&self, place: Place) {
         self.gone.fetch_add(1, Ordering::SeqCst);
-        self.ring(self.gate.leave(charge).wake);
+        self.ring(self.gate.leave(place).wake);
     }
 
     /// An operation comes to the gate.
-    fn arrive(&self, charge: Charge) {
-        match self.gate.enter(charge, || self.now_ns()) {
-            Admission::Granted(_) => self.leave(charge),
+    fn arrive(&self, place: Place) {
+        match self.gate.enter(place, || self.now_ns()) {
+            Admission::Granted(_) => self.leave(place),
             Admission::Full { wake } => {
                 self.ring(wake);
-                let (room, ()) = wait(self, charge, || Ok::<_, ()>((charge, ()))).unwrap();
+                let (room, ()) = wait(self, place, || Ok::<_, ()>((place, ()))).unwrap();
                 self.ring(room);
             }
-            Admission::Refused { wake, .. } => self.refuse(charge, false, wake),
-            Admission::Outlived { wake } => self.fail_outlived(charge, wake),
+            Admission::Refused { wake, .. } => self.refuse(place, false, wake),
+            Admission::Outlived { wake } => self.fail_outlived(place, wake),
         }
     }
 
     /// An operation that holds the only permit until it [leaves](Portion::leave).
-    fn enters(&self, charge: Charge) {
-        let admission = self.gate.enter(charge, || self.now_ns());
+    fn enters(&self, place: Place) {
+        let admission = self.gate.enter(place, || self.now_ns());
         assert!(matches!(admission, Admission::Granted(_)));
     }
 
@@ -123,9 +126,9 @@ impl Portion {
     }
 }
 
-impl Lobby for Portion {
-    type Line = Queue;
-    type Op = Charge;
+impl Dispatcher for Portion {
+    type List = Queue;
+    type Op = Place;
     type Word = Kernel;
     type Lanes = Vec<Kernel>;
 
@@ -133,7 +136,7 @@ impl Lobby for Portion {
         &self.gate
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Waiting<Queue>) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut WaitQueues<Queue>) -> R) -> R {
         f(&mut self.waiting.lock().unwrap())
     }
 
@@ -141,29 +144,29 @@ impl Lobby for Portion {
         EXPIRY - 1
     }
 
-    fn charge(&self, op: &mut Charge) -> Charge {
+    fn place(&self, op: &mut Place) -> Place {
         *op
     }
 
-    fn is_called_back(&self, _op: &Charge) -> bool {
+    fn is_called_back(&self, _op: &Place) -> bool {
         false
     }
 
-    fn arrived(&self, _op: &mut Charge) -> u64 {
+    fn arrived(&self, _op: &mut Place) -> u64 {
         7
     }
 
     fn call_back(&self) {}
 
-    fn fail_outlived(&self, _op: Charge, _wake: bool) {
+    fn fail_outlived(&self, _op: Place, _wake: bool) {
         panic!("there is one reign");
     }
 
-    fn go(&self, op: Charge, _epoch: u64, _check: Check) {
+    fn go(&self, op: Place, _epoch: u64, _check: Check) {
         self.leave(op);
     }
 
-    fn refuse(&self, _op: Charge, _lapsed: bool, wake: bool) {
+    fn refuse(&self, _op: Place, _lapsed: bool, wake: bool) {
         self.ring(wake);
         self.refused.fetch_add(1, Ordering::SeqCst);
     }
@@ -173,13 +176,13 @@ impl Lobby for Portion {
     }
 }
 
-fn row(member: u8) -> Charge {
+fn row(member: u8) -> Place {
     // Row 0 has lane 0, the only one there is here.
-    Charge::row(FIELDS.unit(member), 0)
+    Place::row(FIELDS.unit(member), 0)
 }
 
 /// One operation is inside and leaves, one waits for it, one comes; the dispatcher runs beside.
-fn nobody_waits_for_ever(counting: Counting, inside: Charge, waits: Charge, comes: Charge) {
+fn nobody_waits_for_ever(counting: LaneLayout, inside: Place, waits: Place, comes: Place) {
     model(move || {
         let portion = Portion::new(counting);
         portion.enters(inside);
@@ -199,30 +202,30 @@ fn nobody_waits_for_ever(counting: Counting, inside: Charge, waits: Charge, come
 
 #[test]
 fn r17_nobody_waits_for_ever() {
-    nobody_waits_for_ever(Counting::Ops, Charge::ONE, Charge::ONE, Charge::ONE);
+    nobody_waits_for_ever(LaneLayout::Single, Place::ONE, Place::ONE, Place::ONE);
 }
 
 #[test]
 fn r17_nobody_waits_for_ever_for_a_row() {
-    nobody_waits_for_ever(Counting::Rows(FIELDS), row(0), row(1), row(2));
+    nobody_waits_for_ever(LaneLayout::Rows(FIELDS), row(0), row(1), row(2));
 }
 
 #[test]
 fn r17_an_operation_on_many_rows_that_comes_does_not_lose_its_wake_up() {
     nobody_waits_for_ever(
-        Counting::Rows(FIELDS),
+        LaneLayout::Rows(FIELDS),
         row(0),
         row(1),
-        Charge::rows(FIELDS.unit(2)),
+        Place::rows(FIELDS.unit(2)),
     );
 }
 
 #[test]
 fn r17_nor_one_that_waits() {
     nobody_waits_for_ever(
-        Counting::Rows(FIELDS),
+        LaneLayout::Rows(FIELDS),
         row(0),
-        Charge::rows(FIELDS.unit(1)),
+        Place::rows(FIELDS.unit(1)),
         row(2),
     );
 }
@@ -230,7 +233,7 @@ fn r17_nor_one_that_waits() {
 #[test]
 fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
     model(|| {
-        let portion = Portion::new(Counting::Rows(FIELDS));
+        let portion = Portion::new(LaneLayout::Rows(FIELDS));
         portion.enters(row(0));
         portion.arrive(row(1));
         portion.leave(row(0));
@@ -239,7 +242,7 @@ fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
             thread::spawn(move || portion.serve())
         };
         // It holds a permit of its own for a while, so the newcomer may find no room.
-        portion.arrive(Charge::rows(FIELDS.unit(2)));
+        portion.arrive(Place::rows(FIELDS.unit(2)));
         dispatcher.join().unwrap();
         portion.ends(3);
     });
@@ -248,8 +251,8 @@ fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
 #[test]
 fn r17_what_waits_when_the_lease_is_latched_is_refused() {
     model(|| {
-        let portion = Portion::new(Counting::Ops);
-        portion.enters(Charge::ONE);
+        let portion = Portion::new(LaneLayout::Single);
+        portion.enters(Place::ONE);
         let heart = {
             let portion = portion.clone();
             thread::spawn(move || {
@@ -257,11 +260,11 @@ fn r17_what_waits_when_the_lease_is_latched_is_refused() {
                 refuse_if_over(&*portion);
             })
         };
-        portion.arrive(Charge::ONE);
+        portion.arrive(Place::ONE);
         heart.join().unwrap();
         // Not only when somebody leaves, which may be never.
         assert!(portion.with(|waiting| waiting.is_empty()));
-        portion.leave(Charge::ONE);
+        portion.leave(Place::ONE);
         portion.ends(2);
     });
 }
@@ -269,12 +272,12 @@ fn r17_what_waits_when_the_lease_is_latched_is_refused() {
 #[test]
 fn r17_what_waits_goes_in_order_and_many_rows_first() {
     model(|| {
-        let portion = Portion::new(Counting::Rows(FIELDS));
+        let portion = Portion::new(LaneLayout::Rows(FIELDS));
         portion.enters(row(0));
-        let order = [row(1), Charge::rows(FIELDS.unit(2)), row(2)];
-        order.into_iter().for_each(|charge| portion.arrive(charge));
+        let order = [row(1), Place::rows(FIELDS.unit(2)), row(2)];
+        order.into_iter().for_each(|place| portion.arrive(place));
         let queued = portion.with(|waiting| waiting.take_all());
-        let expected = [Charge::rows(FIELDS.unit(2)), row(1), row(2)];
+        let expected = [Place::rows(FIELDS.unit(2)), row(1), row(2)];
         assert!(queued.0.iter().eq(expected.iter()));
         portion.refuse_all(queued);
         portion.leave(row(0));

@@ -14,25 +14,19 @@ use super::{
     WAITS, //
 };
 use crate::{
-    dm::{
-        clock::leaping_ns,
-        BioList,
-        BlkStatus,
-        HeldBio,
-        HeldEnd,
-        Word64, //
-    },
+    dm::{clock::leaping_ns, BioList, BlkStatus, HeldBio, HeldEnd, Word64},
     driver::waker::Reasons,
-    proto::{
-        gate::permits::{Charge, Check, Gate, Lapsed},
-        gate::waiting::{self, Line, Lobby, Waiting}, //
+    proto::gate::{
+        lanes::Place,
+        permits::{Check, Gate, Lapsed},
+        waiting::{self, Dispatcher, OpList, WaitQueues},
     },
 };
 use kernel::prelude::*;
 
 pub(super) type Bios = BioList<HeldBio<LeaseTarget>>;
 
-impl Line for Bios {
+impl OpList for Bios {
     type Op = HeldBio<LeaseTarget>;
 
     fn empty() -> Self {
@@ -63,7 +57,7 @@ impl Line for Bios {
 /// What waits at the gate.
 pub(super) struct Held {
     /// For a permit.
-    pub(super) waiting: Waiting<Bios>,
+    pub(super) waiting: WaitQueues<Bios>,
     /// Refused, until the hold time is over.
     pub(super) refused: Bios,
     /// Completed too late, until the hold time is over.
@@ -135,8 +129,8 @@ impl PortionGate {
     }
 }
 
-impl Lobby for PortionGate {
-    type Line = Bios;
+impl Dispatcher for PortionGate {
+    type List = Bios;
     type Op = HeldBio<LeaseTarget>;
     type Word = Word64;
     type Lanes = KVec<Word64>;
@@ -145,7 +139,7 @@ impl Lobby for PortionGate {
         &self.gate
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Waiting<Bios>) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut WaitQueues<Bios>) -> R) -> R {
         f(&mut self.held.lock().waiting)
     }
 
@@ -153,7 +147,7 @@ impl Lobby for PortionGate {
         leaping_ns()
     }
 
-    fn charge(&self, bio: &mut Self::Op) -> Charge {
+    fn place(&self, bio: &mut Self::Op) -> Place {
         bio.per_bio().charge
     }
 

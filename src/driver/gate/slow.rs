@@ -18,19 +18,14 @@ use super::{
     WAITS, //
 };
 use crate::{
-    dm::{
-        clock::leaping_ns,
-        AimedBio,
-        BlkStatus,
-        EndBio,
-        EndOutcome,
-        MapBio,
-        MapOutcome, //
-    },
+    dm::{clock::leaping_ns, AimedBio, BlkStatus, EndBio, EndOutcome, MapBio, MapOutcome},
     driver::waker::Reasons,
     proto::{
-        gate::permits::{Admission, Charge, Check, Counting, Lapsed, Left, Taken},
-        gate::waiting, //
+        gate::{
+            lanes::{LaneLayout, Place},
+            permits::{Admission, Check, Lapsed, Left, Taken},
+            waiting,
+        },
         words::table::OnFull,
     },
 };
@@ -178,10 +173,10 @@ fn map_deferred<'ti>(
     let epoch = gate.gate.epoch();
     let arrived = table.deferred().arrived(bio.target(), epoch);
     let bio = bio.locate();
-    let charge = match gate.gate.counting() {
-        Counting::Ops => Charge::ONE,
-        Counting::Spread => Charge::cpu(CpuId::current().as_u32()),
-        Counting::Rows(_) => gate.charge(&bio, table.rules().unit),
+    let charge = match gate.gate.layout() {
+        LaneLayout::Single => Place::ONE,
+        LaneLayout::PerCpu => Place::cpu(CpuId::current().as_u32()),
+        LaneLayout::Rows(_) => gate.charge(&bio, table.rules().unit),
     };
     let bio = aim(bio, table, epoch, charge);
     gate.decide(bio, table, arrived, Taken::No)
@@ -194,7 +189,7 @@ pub(super) fn decide_taken<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
-    charge: Charge,
+    charge: Place,
 ) -> MapOutcome<'ti> {
     let bio = aim(bio.locate(), table, epoch, charge);
     table.gate().decide(bio, table, epoch, Taken::Unsure)
@@ -207,7 +202,7 @@ pub(super) fn decide_free<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
-    charge: Charge,
+    charge: Place,
 ) -> MapOutcome<'ti> {
     let bio = aim(bio.locate(), table, epoch, charge);
     table.gate().decide(bio, table, epoch, Taken::No)
@@ -298,7 +293,7 @@ pub(super) fn judge_end<'ti>(
 /// Wakes whoever waits for the permit of a bio, or for every row's.
 #[cold]
 #[inline(never)]
-pub(super) fn finish_leave<'ti>(table: &impl GatedTable<'ti>, charge: Charge, left: Option<Left>) {
+pub(super) fn finish_leave<'ti>(table: &impl GatedTable<'ti>, charge: Place, left: Option<Left>) {
     let gate = table.gate();
     let left = left.unwrap_or_else(|| gate.gate.leave(charge));
     gate.note_refusal(false, left.wake);

@@ -12,8 +12,8 @@ use crate::{
     dm::{Bio, DmDevice, Word64},
     driver::deferred::Deferred,
     proto::{
-        gate::permits::Unit,
-        words::table::{FailWith, Features, OnFull}, //
+        gate::lanes::Unit,
+        words::table::{FailWith, FeatureArgs, OnFull},
     },
 };
 
@@ -62,7 +62,7 @@ pub struct Rules {
 
 impl Rules {
     /// Brings together what the constructor knows.
-    pub fn of(member: u8, unit: Unit, features: &Features, read_only: bool) -> Self {
+    pub fn of(member: u8, unit: Unit, features: &FeatureArgs, read_only: bool) -> Self {
         Self {
             member,
             unit,

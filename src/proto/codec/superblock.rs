@@ -31,7 +31,7 @@ use super::block::{is_blank, is_sealed, seal, Block, BLOCK_SECTORS, SECTOR_SIZE}
 use super::bytes::{FieldReader, FieldWriter};
 use super::ids::{Slot, MAX_MEMBERS};
 use super::layout::{DATA_OFFSET_SECTORS, TAIL_SIZE};
-use crate::proto::limit::{Counting, Exhausted, Kind, Redundancy, RedundancyError};
+use crate::proto::limit::{Counting, Exhausted, Redundancy, RedundancyError, RedundancyKind};
 use crate::proto::time::{Timing, TimingError};
 use core::fmt;
 
@@ -500,9 +500,9 @@ fn take_timing(from: &mut FieldReader<'_>) -> Timing {
 
 fn put_redundancy(out: &mut FieldWriter<'_>, redundancy: &Redundancy) {
     let (kind, amount) = match redundancy.kind {
-        Kind::Parity(parity) => (1, parity),
-        Kind::Mirror(copies) => (2, copies),
-        Kind::External => (3, 0),
+        RedundancyKind::Parity(parity) => (1, parity),
+        RedundancyKind::Mirror(copies) => (2, copies),
+        RedundancyKind::External => (3, 0),
     };
     let (counting, chunk_sectors) = match redundancy.counting {
         Counting::Ops => (1, 0),
@@ -524,9 +524,9 @@ fn put_redundancy(out: &mut FieldWriter<'_>, redundancy: &Redundancy) {
 
 fn take_redundancy(from: &mut FieldReader<'_>) -> Result<Redundancy, SuperblockError> {
     let kind = match (from.u8(), from.u8()) {
-        (1, parity) => Kind::Parity(parity),
-        (2, copies) => Kind::Mirror(copies),
-        (3, 0) => Kind::External,
+        (1, parity) => RedundancyKind::Parity(parity),
+        (2, copies) => RedundancyKind::Mirror(copies),
+        (3, 0) => RedundancyKind::External,
         _ => return Err(SuperblockError::Field("redundancy")),
     };
     let detect = take_bool(from, "detect")?;
@@ -603,7 +603,7 @@ mod tests {
                 jitter_ns: 50 * NS_PER_MS,
             },
             redundancy: Redundancy {
-                kind: Kind::Parity(3),
+                kind: RedundancyKind::Parity(3),
                 detect: true,
                 batch: 2,
                 counting: Counting::Stripe { chunk_sectors: 128 },
@@ -644,7 +644,7 @@ mod tests {
         other.generation = 7;
         other.redundancy = Redundancy::EXTERNAL;
         assert_eq!(decode(&encoded(&other)), Ok(other));
-        other.redundancy.kind = Kind::Mirror(2);
+        other.redundancy.kind = RedundancyKind::Mirror(2);
         assert_eq!(decode(&encoded(&other)), Ok(other));
     }
 

@@ -28,7 +28,7 @@ use crate::proto::codec::charges::{Charge, Charges};
 use crate::proto::codec::heartbeat::HeartbeatRecord;
 use crate::proto::codec::ids::{Incarnation, Slot, Value};
 use crate::proto::codec::mailbox::Mailboxes;
-use crate::proto::limit::{formula, Exhausted, Kind};
+use crate::proto::limit::{formula, Exhausted, RedundancyKind};
 use crate::proto::paxos::Lists;
 use crate::proto::words::status::Reason;
 
@@ -158,7 +158,7 @@ impl Controller {
 
     /// The list of the next epoch if `value` owns it.
     pub(super) fn charges_after(&self, lists: &Lists, value: Value) -> Charges {
-        if self.setup.redundancy.kind == Kind::External {
+        if self.setup.redundancy.kind == RedundancyKind::External {
             return Charges::NONE;
         }
         let (charges, amount) = lists.of_epoch();
@@ -200,7 +200,7 @@ impl Controller {
         let mut charges = list.with_partial(self.decided.epoch != 0);
         let (_, open) = lists.of_epoch();
         let is_former = |owner: &Value| owner.slot == self.setup.slot;
-        let counts = open != 0 && self.setup.redundancy.kind != Kind::External;
+        let counts = open != 0 && self.setup.redundancy.kind != RedundancyKind::External;
         if let Some(owner) = self.decided.value.filter(is_former).filter(|_| counts) {
             charges.add(Charge::new(self.decided.epoch, owner, open));
         }

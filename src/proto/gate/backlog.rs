@@ -21,7 +21,7 @@
 //! Callers: the suspend hooks, one at a time; [`Backlog::arrived`] the path of a bio.
 //! Locking: none.
 
-use super::permits::Word;
+use super::word::AtomicWord;
 
 /// No operation is held back.
 const NOTHING: u64 = u64::MAX;
@@ -35,7 +35,7 @@ pub struct Backlog<W> {
     since: W,
 }
 
-impl<W: Word> Backlog<W> {
+impl<W: AtomicWord> Backlog<W> {
     /// A device that has never been suspended.
     pub fn new() -> Self {
         Self {
@@ -97,7 +97,7 @@ impl<W: Word> Backlog<W> {
     }
 }
 
-impl<W: Word> Default for Backlog<W> {
+impl<W: AtomicWord> Default for Backlog<W> {
     fn default() -> Self {
         Self::new()
     }

@@ -4,10 +4,10 @@
 //! An operation takes a *permit* out of a *lane*, **then** looks at the lease, with a clock value
 //! read after that, and gives the permit back when there is none. So what passed was counted before
 //! its lease was seen valid, and what never completes keeps its permit [R13, R16]. How many lanes
-//! there are, and what fits into one, is the way of counting:
+//! there are, and what fits into one, is the way of layout:
 //!
-//! * `Ops`: one lane; fewer permits than the limit may be open.
-//! * `Spread`: a lane for each CPU, and no limit; one that is set later is compared with the sum.
+//! * `Single`: one lane; fewer permits than the limit may be open.
+//! * `PerCpu`: a lane for each CPU, and no limit; one that is set later is compared with the sum.
 //! * `Rows`: many lanes; a stripe row goes to one by its hash. The members with open permits in a
 //!   lane, the new one included, may not be more than the limit.
 //!
@@ -52,249 +52,16 @@
 //! world: the kernel's on a controller, a model checker's in the tests. All operations of a `W`
 //! that change it are fully ordered.
 
+use super::lanes::{
+    fits, LaneLayout, Place, COUNT, COUNT_BITS, DETOUR, FIRST, UNLIMITED, WAITERS, WATCH,
+};
+use super::word::{clear_bits, set_bits, AtomicWord};
 use crate::proto::lease::is_within;
 use core::ops::Deref;
 
-/// An atomic 64-bit word whose changes are fully ordered.
-pub trait Word {
-    /// A word with this value.
-    fn new(value: u64) -> Self;
-    /// Reads the word, with acquire ordering at least.
-    fn load(&self) -> u64;
-    /// Writes the word, fully ordered.
-    fn store(&self, value: u64);
-    /// Replaces `old` by `new`; `Err` carries what was found instead.
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64>;
-    /// Adds, wrapping around; returns the value before.
-    fn fetch_add(&self, value: u64) -> u64;
-}
-
-/// A limit that is never reached in practice: what `external` redundancy has.
-pub const UNLIMITED: u32 = (1 << 20) - 1;
-
-/// Lanes of [`Counting::Rows`]: a power of two, many more than operations are open at once.
-pub const ROW_LANES: usize = 1 << ROW_LANE_BITS;
-
-/// From one lane of [`Counting::Spread`] to the next, in words: no two share a cache line.
-pub const SPREAD_STRIDE: usize = 8;
-
-const ROW_LANE_BITS: u32 = 10;
-const SECTOR_SHIFT: u32 = 9;
-/// Bits of a lane that count.
-const COUNT_BITS: u32 = 60;
-const COUNT: u64 = (1 << COUNT_BITS) - 1;
-const WATCH: u64 = 1 << 62;
-const WAITERS: u64 = 1 << 63;
-/// In the word for many rows: the limit is one that the short way does not look at.
-const DETOUR: u64 = 1 << 61;
-/// There, too: nobody has had a permit yet that counts for [`Count::peak`].
-const FIRST: u64 = 1 << 60;
 /// The bit of the lease word that closes the gate. As a time it would be 292 years, which is no
 /// clock's, so a lease that is compared with the bit in it is over.
 const CLOSED: u64 = 1 << 63;
-/// The word that is charged for operations on many rows is no lane.
-const WIDE: usize = usize::MAX;
-
-/// How permits are counted. What comes first here is asked for first, and costs least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counting {
-    /// What counts is how many members have open permits in one stripe row.
-    Rows(Fields),
-    /// Each open permit counts.
-    Ops,
-    /// As `Ops`, with a lane for each CPU, for a portion that has no limit.
-    Spread,
-}
-
-/// The fields of a lane of [`Counting::Rows`], one for each member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fields {
-    bits: u32,
-    /// The bits of the lowest one.
-    ones: u64,
-    /// The highest bit of every field, and all bits below it.
-    high: u64,
-    low: u64,
-}
-
-impl Fields {
-    /// Fields for up to 16 members, as wide as there is room.
-    pub const fn new(members: u8) -> Self {
-        let members = match members {
-            0 => 1,
-            1..=16 => members as u32,
-            _ => 16,
-        };
-        let bits = COUNT_BITS / members;
-        let (mut high, mut low) = (0, 0);
-        let mut shift = 0;
-        while shift < members * bits {
-            high |= 1 << (shift + bits - 1);
-            low |= ((1 << (bits - 1)) - 1) << shift;
-            shift += bits;
-        }
-        let ones = (1 << bits) - 1;
-        Self {
-            bits,
-            ones,
-            high,
-            low,
-        }
-    }
-
-    /// How many fields of a lane are not zero.
-    #[inline]
-    fn members(&self, word: u64) -> u32 {
-        // All ones below the highest bit carry into it from every field that is not zero.
-        (((word & self.low).wrapping_add(self.low) | word) & self.high).count_ones()
-    }
-
-    /// Whether the field of `unit` cannot count any further.
-    fn is_full(&self, word: u64, unit: Unit) -> bool {
-        !word & self.field(unit) == 0
-    }
-
-    /// The bits of the field of `unit`.
-    #[inline]
-    fn field(&self, unit: Unit) -> u64 {
-        self.ones.wrapping_mul(unit.0)
-    }
-
-    /// One operation on a member.
-    pub const fn unit(&self, member: u8) -> Unit {
-        let shift = (member as u32).wrapping_mul(self.bits);
-        Unit(1_u64.wrapping_shl(shift))
-    }
-}
-
-/// One open permit, in the place of a lane where it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unit(u64);
-
-impl Unit {
-    /// Where only the number of permits counts.
-    pub const ONE: Unit = Unit(1);
-}
-
-/// How long a stripe row is on a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    sectors: u64,
-    /// What is left of a sector's number in its row, and where that ends: if the length is a power
-    /// of two. Else nothing ends in time, and rows are found by a division.
-    mask: u64,
-    end: u64,
-}
-
-impl Chunk {
-    /// Rows of so many sectors.
-    pub fn new(sectors: u32) -> Self {
-        let is_power = sectors.is_power_of_two();
-        let sectors = u64::from(sectors);
-        Self {
-            sectors,
-            mask: sectors.wrapping_sub(1),
-            end: if is_power { sectors } else { 0 },
-        }
-    }
-
-    /// The first sector of the only row that some bytes are in; `None` if there are more rows, or
-    /// no bytes.
-    #[inline(always)]
-    pub fn row(&self, sector: u64, bytes: u32) -> Option<u64> {
-        let place = sector & self.mask;
-        // Of no bytes the last one is very far away.
-        let last = u64::from(bytes.wrapping_sub(1) >> SECTOR_SHIFT);
-        match place.wrapping_add(last) < self.end {
-            true => Some(sector.wrapping_sub(place)),
-            false => self.divide(sector, last),
-        }
-    }
-
-    #[cold]
-    fn divide(&self, sector: u64, last: u64) -> Option<u64> {
-        let place = sector.checked_rem(self.sectors)?;
-        (place.wrapping_add(last) < self.sectors).then_some(sector.wrapping_sub(place))
-    }
-}
-
-/// Where an operation is charged: chosen once, remembered until its permit comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Charge {
-    unit: Unit,
-    /// As wide as an index: what is narrower costs an instruction.
-    lane: usize,
-}
-
-impl Charge {
-    /// The only lane there is.
-    pub const ONE: Charge = Charge {
-        unit: Unit::ONE,
-        lane: 0,
-    };
-
-    /// The lane of a CPU; any will do, the one that runs is the fastest.
-    #[inline]
-    pub const fn cpu(cpu: u32) -> Self {
-        Self {
-            unit: Unit::ONE,
-            lane: cpu.wrapping_mul(SPREAD_STRIDE as u32) as usize,
-        }
-    }
-
-    /// A member in a stripe row, which may be named by any number of its own.
-    #[inline]
-    pub const fn row(unit: Unit, row: u64) -> Self {
-        // Multiplicative hashing: Knuth, The Art of Computer Programming, volume 3, section 6.4.
-        let hash = row.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self {
-            unit,
-            lane: (hash >> (64 - ROW_LANE_BITS)) as usize,
-        }
-    }
-
-    /// A member in more rows than one.
-    #[inline]
-    pub const fn rows(unit: Unit) -> Self {
-        Self { unit, lane: WIDE }
-    }
-
-    /// Whether it counts for every row.
-    pub const fn is_wide(self) -> bool {
-        self.lane == WIDE
-    }
-
-    /// The lane, to keep what waits for it in order.
-    pub const fn lane(self) -> usize {
-        self.lane
-    }
-}
-
-impl Counting {
-    /// How many words the lanes take on a machine with so many CPUs.
-    pub const fn words(self, cpus: usize) -> usize {
-        match self {
-            Counting::Ops => 1,
-            Counting::Spread => cpus.wrapping_mul(SPREAD_STRIDE),
-            Counting::Rows(_) => ROW_LANES,
-        }
-    }
-
-    /// [`DETOUR`] if the short way does not do for this limit: it takes whoever comes, or one
-    /// member for a row; where each permit counts it looks at the limit itself.
-    fn detour(self, limit: u32) -> u64 {
-        let short = match self {
-            Counting::Ops => true,
-            Counting::Spread => limit == UNLIMITED,
-            Counting::Rows(_) => limit >= 1,
-        };
-        match short {
-            true => 0,
-            false => DETOUR,
-        }
-    }
-}
-
 /// What is open, and what may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
@@ -304,7 +71,7 @@ pub struct Count {
     /// How many may be open at once; 0 while the gate is closed.
     pub limit: u32,
     /// The highest `open` since the gate was made, of operations that were admitted; not kept for
-    /// [`Counting::Spread`].
+    /// [`LaneLayout::PerCpu`].
     pub peak: u32,
 }
 
@@ -345,39 +112,6 @@ pub struct Check {
     pub expiry_ns: u64,
 }
 
-/// Which terms of this controller follow each other without another controller's in between.
-///
-/// Told of each decided epoch as it becomes known. An epoch that was missed counts as another
-/// controller's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reign {
-    /// The last decided epoch that is known.
-    epoch: u64,
-    /// The first epoch of the reign it belongs to; 0 if it is another controller's.
-    since: u64,
-}
-
-impl Reign {
-    /// Takes note of the highest decided epoch; `is_mine` if it is this controller's.
-    pub fn note(&mut self, epoch: u64, is_mine: bool) {
-        let follows = epoch == self.epoch || epoch == self.epoch.wrapping_add(1);
-        self.since = match (is_mine, follows && self.since != 0) {
-            (true, true) => self.since,
-            (true, false) => epoch,
-            (false, _) => 0,
-        };
-        self.epoch = epoch;
-    }
-
-    /// The first epoch of the reign that `epoch` belongs to.
-    pub fn since(&self, epoch: u64) -> u64 {
-        match self.epoch == epoch && self.since != 0 {
-            true => self.since,
-            false => epoch,
-        }
-    }
-}
-
 /// What a look at the lease showed.
 enum Sight {
     Valid(Check),
@@ -406,7 +140,7 @@ pub struct Left {
     pub wake: bool,
 }
 
-/// The gate of one portion. `L` holds the lanes, [`Counting::words`] of them, all zero at first.
+/// The gate of one portion. `L` holds the lanes, [`LaneLayout::words`] of them, all zero at first.
 pub struct Gate<W, L> {
     /// The end of the lease, and whether the gate is closed.
     expiry: W,
@@ -420,16 +154,16 @@ pub struct Gate<W, L> {
     wide: W,
     lanes: L,
     length_ns: u64,
-    counting: Counting,
+    layout: LaneLayout,
 }
 
-impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
+impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     /// A gate without a lease, with a lease time of `length_ns`.
-    pub fn new(length_ns: u64, limit: u32, counting: Counting, lanes: L) -> Self {
+    pub fn new(length_ns: u64, limit: u32, layout: LaneLayout, lanes: L) -> Self {
         let closed = if limit == 0 { CLOSED } else { 0 };
-        let first = match counting {
-            Counting::Rows(_) => FIRST,
-            Counting::Ops | Counting::Spread => 0,
+        let first = match layout {
+            LaneLayout::Rows(_) => FIRST,
+            LaneLayout::Single | LaneLayout::PerCpu => 0,
         };
         let limit = limit.min(UNLIMITED);
         Self {
@@ -438,17 +172,17 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
             since: W::new(0),
             limit: W::new(limit.into()),
             peak: W::new(0),
-            wide: W::new(first | counting.detour(limit)),
+            wide: W::new(first | layout.detour(limit)),
             lanes,
             length_ns,
-            counting,
+            layout,
         }
     }
 
     /// How permits are counted.
     #[inline]
-    pub fn counting(&self) -> Counting {
-        self.counting
+    pub fn layout(&self) -> LaneLayout {
+        self.layout
     }
 
     /// Asks to perform a state-changing operation that arrives now [R12, R13].
@@ -456,32 +190,32 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// `now` is read after the permit was taken, so that a stall between the two cannot pass.
     ///
     /// Whoever comes while others wait for the same lane goes behind them.
-    pub fn enter(&self, charge: Charge, now: impl Fn() -> u64) -> Admission {
+    pub fn enter(&self, place: Place, now: impl Fn() -> u64) -> Admission {
         let arrived = self.epoch();
-        let taken = self.take_short(self.counting, charge);
+        let taken = self.take_short(self.layout, place);
         if let Taken::Sure = taken {
             if let Some(check) = self.check_short(arrived, &now) {
                 return Admission::Granted(check);
             }
         }
-        self.enter_long(charge, arrived, taken, now)
+        self.enter_long(place, arrived, taken, now)
     }
 
     /// The first half of [`Gate::enter`]: takes a permit the short way, if there is one; mostly
-    /// there is. `counting` is that of the gate: a caller who has chosen his charge by it knows it
+    /// there is. `layout` is that of the gate: a caller who has chosen his place by it knows it
     /// already, and compiles only what is needed for that.
     ///
     /// Where each permit counts: below the limit. Where there is no limit: always, since there is
     /// nothing to exceed; a limit that was set later is looked at with the permit taken. Where
     /// members of a row count: in a lane where this member is the only one, which is empty mostly.
     #[inline(always)]
-    pub fn take_short(&self, counting: Counting, charge: Charge) -> Taken {
-        let Some(lane) = self.lanes.get(charge.lane) else {
+    pub fn take_short(&self, layout: LaneLayout, place: Place) -> Taken {
+        let Some(lane) = self.lanes.get(place.lane) else {
             return Taken::No;
         };
-        let unit = charge.unit.0;
-        let sure = match counting {
-            Counting::Ops => {
+        let unit = place.unit.0;
+        let sure = match layout {
+            LaneLayout::Single => {
                 let word = lane.load();
                 let next = word.wrapping_add(unit);
                 if word >= self.limit.load() || lane.compare_exchange(word, next).is_err() {
@@ -489,15 +223,15 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
                 }
                 next <= self.limit.load() && next <= self.peak.load()
             }
-            Counting::Spread => {
+            LaneLayout::PerCpu => {
                 lane.fetch_add(unit);
                 // Whoever waits for all lanes marks this word first.
                 self.wide.load() == 0
             }
-            Counting::Rows(fields) => {
+            LaneLayout::Rows(fields) => {
                 if let Err(word) = lane.compare_exchange(0, unit) {
                     let next = word.wrapping_add(unit);
-                    let others = next & !fields.field(charge.unit);
+                    let others = next & !fields.field(place.unit);
                     if others != 0 || lane.compare_exchange(word, next).is_err() {
                         return Taken::No;
                     }
@@ -525,26 +259,26 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     #[cold]
     pub fn enter_long(
         &self,
-        charge: Charge,
+        place: Place,
         arrived: u64,
         taken: Taken,
         now: impl Fn() -> u64,
     ) -> Admission {
         let taken = match taken {
-            Taken::Sure | Taken::Unsure => self.keep(charge),
+            Taken::Sure | Taken::Unsure => self.keep(place),
             Taken::No if self.expiry_ns() == 0 => return self.refuse_at_once(),
-            Taken::No => self.take(charge, false),
+            Taken::No => self.take(place, false),
         };
-        self.decide(charge, arrived, taken, now)
+        self.decide(place, arrived, taken, now)
     }
 
     /// Asks for the operation that has waited longest for its lane, and arrived in the epoch
     /// `arrived`.
-    pub fn enter_waiting(&self, charge: Charge, arrived: u64, now: impl Fn() -> u64) -> Admission {
+    pub fn enter_waiting(&self, place: Place, arrived: u64, now: impl Fn() -> u64) -> Admission {
         if self.expiry_ns() == 0 {
             return self.refuse_at_once();
         }
-        self.decide(charge, arrived, self.take(charge, true), now)
+        self.decide(place, arrived, self.take(place, true), now)
     }
 
     /// A controller without a lease, a secondary mostly, need not take what it would give back.
@@ -558,7 +292,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// Looks at the lease, with a permit or without room for one.
     fn decide(
         &self,
-        charge: Charge,
+        place: Place,
         arrived: u64,
         taken: Result<u32, Left>,
         now: impl Fn() -> u64,
@@ -568,18 +302,18 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         let is_outlived = self.since.load() > arrived;
         match (taken, sight) {
             (taken, Sight::Valid(_) | Sight::Closed) if is_outlived => Admission::Outlived {
-                wake: taken.map_or_else(|left| left.wake, |_| self.leave(charge).wake),
+                wake: taken.map_or_else(|left| left.wake, |_| self.leave(place).wake),
             },
             (Ok(used), Sight::Valid(check)) => {
                 self.note_peak(used);
                 Admission::Granted(check)
             }
             (Ok(_), Sight::Closed) => Admission::Full {
-                wake: self.leave(charge).wake,
+                wake: self.leave(place).wake,
             },
             (Ok(_), Sight::Over { lapsed }) => Admission::Refused {
                 lapsed,
-                wake: self.leave(charge).wake,
+                wake: self.leave(place).wake,
             },
             (Err(Left { wake }), Sight::Valid(_) | Sight::Closed) => Admission::Full { wake },
             (Err(Left { wake }), Sight::Over { lapsed }) => Admission::Refused { lapsed, wake },
@@ -620,24 +354,24 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Gives a permit back.
-    pub fn leave(&self, charge: Charge) -> Left {
-        self.leave_short(charge)
-            .unwrap_or_else(|| self.leave_wide(charge))
+    pub fn leave(&self, place: Place) -> Left {
+        self.leave_short(place)
+            .unwrap_or_else(|| self.leave_wide(place))
     }
 
     /// As [`Gate::leave`], for an operation in one row; `None`, and nothing done, for another.
     #[inline(always)]
-    pub fn leave_short(&self, charge: Charge) -> Option<Left> {
-        let lane = self.lanes.get(charge.lane)?;
-        let word = lane.fetch_add(charge.unit.0.wrapping_neg());
+    pub fn leave_short(&self, place: Place) -> Option<Left> {
+        let lane = self.lanes.get(place.lane)?;
+        let word = lane.fetch_add(place.unit.0.wrapping_neg());
         // All bits above those that count are marks, which few lanes have.
-        let wake = word >> COUNT_BITS != 0 && wakes(word.wrapping_sub(charge.unit.0));
+        let wake = word >> COUNT_BITS != 0 && wakes(word.wrapping_sub(place.unit.0));
         Some(Left { wake })
     }
 
     /// Whoever waits, for whatever row, may wait for this.
-    fn leave_wide(&self, charge: Charge) -> Left {
-        self.wide.fetch_add(charge.unit.0.wrapping_neg());
+    fn leave_wide(&self, place: Place) -> Left {
+        self.wide.fetch_add(place.unit.0.wrapping_neg());
         Left { wake: true }
     }
 
@@ -645,60 +379,61 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     /// because nobody who leaves will.
     ///
     /// The caller has queued the operation, under its own lock, before the call.
-    pub fn wait(&self, charge: Charge) -> bool {
+    pub fn wait(&self, place: Place) -> bool {
         let limit = self.limit();
-        let fits = match self.waits_for_all(charge) {
-            true => self.wait_for_all(charge, limit),
-            false => self.wait_for_lane(charge, limit),
+        let fits = match self.waits_for_all(place) {
+            true => self.wait_for_all(place, limit),
+            false => self.wait_for_lane(place, limit),
         };
         fits && !self.is_closed()
     }
 
     /// Marks the lane of an operation, and says whether it fits.
-    fn wait_for_lane(&self, charge: Charge, limit: u32) -> bool {
-        let Some(lane) = self.lanes.get(charge.lane) else {
+    fn wait_for_lane(&self, place: Place, limit: u32) -> bool {
+        let Some(lane) = self.lanes.get(place.lane) else {
             return true;
         };
         let word = set_bits(lane, WAITERS);
-        let next = word.wrapping_add(charge.unit.0);
-        fits(self.counting, word, charge, limit)
-            && self.used(self.counting, charge, next, limit) <= limit
+        let next = word.wrapping_add(place.unit.0);
+        fits(self.layout, word, place, limit) && self.used(self.layout, place, next, limit) <= limit
     }
 
     /// Marks all lanes that are in use, and says whether an operation fits beside them. What came
     /// to a lane after it was found empty does not count, because its end would wake nobody. Looks
     /// at every lane, and changes few.
-    fn wait_for_all(&self, charge: Charge, limit: u32) -> bool {
+    fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
-        let own = match charge.is_wide() {
-            true => wide.wrapping_add(charge.unit.0),
+        let own = match place.is_wide() {
+            true => wide.wrapping_add(place.unit.0),
             false => wide,
         };
-        let mut used = match self.counting {
-            Counting::Rows(fields) => fields.members(own & COUNT),
-            Counting::Ops | Counting::Spread => 1,
+        let mut used = match self.layout {
+            LaneLayout::Rows(fields) => fields.members(own & COUNT),
+            LaneLayout::Single | LaneLayout::PerCpu => 1,
         };
         for lane in self.lanes.iter().filter(|lane| lane.load() & COUNT != 0) {
             let word = set_bits(lane, WAITERS);
-            used = match self.counting {
-                Counting::Rows(fields) => used.max(fields.members((word | own) & COUNT)),
-                Counting::Ops | Counting::Spread => used.saturating_add((word & COUNT) as u32),
+            used = match self.layout {
+                LaneLayout::Rows(fields) => used.max(fields.members((word | own) & COUNT)),
+                LaneLayout::Single | LaneLayout::PerCpu => {
+                    used.saturating_add((word & COUNT) as u32)
+                }
             };
         }
-        let is_full = match self.counting {
-            Counting::Rows(fields) => fields.is_full(wide, charge.unit),
-            Counting::Ops | Counting::Spread => false,
+        let is_full = match self.layout {
+            LaneLayout::Rows(fields) => fields.is_full(wide, place.unit),
+            LaneLayout::Single | LaneLayout::PerCpu => false,
         };
         used <= limit && !is_full
     }
 
     /// Notes that nothing waits for this lane any more.
-    pub fn no_waiters(&self, charge: Charge) {
-        match self.waits_for_all(charge) {
+    pub fn no_waiters(&self, place: Place) {
+        match self.waits_for_all(place) {
             true => self.no_waiters_at_all(),
             false => self
                 .lanes
-                .get(charge.lane)
+                .get(place.lane)
                 .into_iter()
                 .for_each(|lane| clear_bits(lane, WAITERS)),
         }
@@ -715,7 +450,7 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     pub fn set_limit(&self, limit: u32) {
         let limit = limit.min(UNLIMITED);
         self.limit.store(limit.into());
-        match self.counting.detour(limit) {
+        match self.layout.detour(limit) {
             0 => clear_bits(&self.wide, DETOUR),
             bits => {
                 set_bits(&self.wide, bits);
@@ -741,8 +476,8 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         let mut open = 0_u32;
         for lane in self.lanes.iter() {
             let word = lane.load();
-            open = match self.counting {
-                Counting::Rows(fields) => open.max(fields.members((word | wide) & COUNT)),
+            open = match self.layout {
+                LaneLayout::Rows(fields) => open.max(fields.members((word | wide) & COUNT)),
                 _ => open.saturating_add((word & COUNT) as u32),
             };
         }
@@ -845,9 +580,9 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
         self.limit.load() as u32
     }
 
-    fn lane(&self, charge: Charge) -> Option<&W> {
-        match charge.is_wide() {
-            false => self.lanes.get(charge.lane),
+    fn lane(&self, place: Place) -> Option<&W> {
+        match place.is_wide() {
+            false => self.lanes.get(place.lane),
             true => Some(&self.wide),
         }
     }
@@ -857,8 +592,8 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Whether an operation may wait for whoever leaves any lane: for the sum of all, or for a row.
-    fn waits_for_all(&self, charge: Charge) -> bool {
-        charge.is_wide() || self.counting == Counting::Spread
+    fn waits_for_all(&self, place: Place) -> bool {
+        place.is_wide() || self.layout == LaneLayout::PerCpu
     }
 
     /// Whether an operation that comes to a lane with this word goes behind others.
@@ -867,22 +602,22 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Takes a permit; the number is what is used now, as [`Count::open`].
-    fn take(&self, charge: Charge, has_waited: bool) -> Result<u32, Left> {
+    fn take(&self, place: Place, has_waited: bool) -> Result<u32, Left> {
         let no = Left { wake: false };
-        let (Some(lane), limit) = (self.lane(charge), self.limit()) else {
+        let (Some(lane), limit) = (self.lane(place), self.limit()) else {
             return Err(no);
         };
         let mut word = lane.load();
         loop {
             let goes_behind = !has_waited && self.is_waited_for(word);
-            if goes_behind || !fits(self.counting, word, charge, limit) {
+            if goes_behind || !fits(self.layout, word, place, limit) {
                 return Err(no);
             }
-            let next = word.wrapping_add(charge.unit.0);
+            let next = word.wrapping_add(place.unit.0);
             match lane.compare_exchange(word, next) {
                 // Who marks the word for many rows from now on sees this lane in use.
-                Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(charge)),
-                Ok(_) => return self.confirm(charge, next),
+                Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(place)),
+                Ok(_) => return self.confirm(place, next),
                 Err(found) => word = found,
             }
         }
@@ -890,35 +625,35 @@ impl<W: Word, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Looks again at a permit that was taken the short way. As whoever takes the long way it goes
     /// behind those that wait.
-    fn keep(&self, charge: Charge) -> Result<u32, Left> {
-        match self.lane(charge).map(W::load) {
-            Some(word) if !self.is_waited_for(word) => self.confirm(charge, word),
-            _ => Err(self.leave(charge)),
+    fn keep(&self, place: Place) -> Result<u32, Left> {
+        match self.lane(place).map(W::load) {
+            Some(word) if !self.is_waited_for(word) => self.confirm(place, word),
+            _ => Err(self.leave(place)),
         }
     }
 
     /// With the permit taken, and the lane `word`: looks at a limit that was lowered meanwhile, and
     /// at what other words hold.
-    fn confirm(&self, charge: Charge, word: u64) -> Result<u32, Left> {
+    fn confirm(&self, place: Place, word: u64) -> Result<u32, Left> {
         let limit = self.limit();
-        match self.used(self.counting, charge, word, limit) {
+        match self.used(self.layout, place, word, limit) {
             used if used <= limit => Ok(used),
-            _ => Err(self.leave(charge)),
+            _ => Err(self.leave(place)),
         }
     }
 
     /// What is used of the limit when the lane of `charge` is `word`.
-    fn used(&self, counting: Counting, charge: Charge, word: u64, limit: u32) -> u32 {
-        match counting {
-            Counting::Ops => (word & COUNT) as u32,
-            Counting::Spread if limit == UNLIMITED => 0,
-            Counting::Spread => self.count().open,
-            Counting::Rows(fields) if charge.is_wide() => self
+    fn used(&self, layout: LaneLayout, place: Place, word: u64, limit: u32) -> u32 {
+        match layout {
+            LaneLayout::Single => (word & COUNT) as u32,
+            LaneLayout::PerCpu if limit == UNLIMITED => 0,
+            LaneLayout::PerCpu => self.count().open,
+            LaneLayout::Rows(fields) if place.is_wide() => self
                 .lanes
                 .iter()
                 .map(|lane| fields.members((lane.load() | word) & COUNT))
                 .fold(fields.members(word & COUNT), u32::max),
-            Counting::Rows(fields) => fields.members((word | self.wide.load()) & COUNT),
+            LaneLayout::Rows(fields) => fields.members((word | self.wide.load()) & COUNT),
         }
     }
 
@@ -947,543 +682,5 @@ fn wakes(word: u64) -> bool {
     word & WAITERS != 0 || word & WATCH != 0 && word & COUNT == 0
 }
 
-/// Whether one more fits into a lane, as far as the lane itself says.
-fn fits(counting: Counting, word: u64, charge: Charge, limit: u32) -> bool {
-    match counting {
-        Counting::Ops | Counting::Spread => word & COUNT < limit.into(),
-        Counting::Rows(fields) => {
-            !fields.is_full(word, charge.unit)
-                && fields.members((word & COUNT).wrapping_add(charge.unit.0)) <= limit
-        }
-    }
-}
-
-/// Returns the word with the bits set.
-fn set_bits<W: Word>(word: &W, bits: u64) -> u64 {
-    change(word, |value| value | bits)
-}
-
-fn clear_bits<W: Word>(word: &W, bits: u64) {
-    change(word, |value| value & !bits);
-}
-
-/// Changes a word, or makes sure with full ordering that it is so already; returns what it is then.
-fn change<W: Word>(word: &W, change: impl Fn(u64) -> u64) -> u64 {
-    let mut seen = word.load();
-    loop {
-        let next = change(seen);
-        match word.compare_exchange(seen, next) {
-            Ok(_) => return next,
-            Err(found) => seen = found,
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
-    impl Word for AtomicU64 {
-        fn new(value: u64) -> Self {
-            AtomicU64::new(value)
-        }
-        fn load(&self) -> u64 {
-            AtomicU64::load(self, SeqCst)
-        }
-        fn store(&self, value: u64) {
-            AtomicU64::store(self, value, SeqCst);
-        }
-        fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-            AtomicU64::compare_exchange(self, old, new, SeqCst, SeqCst)
-        }
-        fn fetch_add(&self, value: u64) -> u64 {
-            AtomicU64::fetch_add(self, value, SeqCst)
-        }
-    }
-
-    const L: u64 = 1_000;
-
-    fn is_granted(admission: Admission) -> bool {
-        matches!(admission, Admission::Granted(_))
-    }
-
-    type Lanes = std::vec::Vec<AtomicU64>;
-
-    fn counted(counting: Counting, cpus: usize, limit: u32) -> Gate<AtomicU64, Lanes> {
-        let lanes = (0..counting.words(cpus)).map(|_| AtomicU64::new(0));
-        let gate = Gate::new(L, limit, counting, lanes.collect());
-        assert!(gate.open_epoch(7, 7, 2_000));
-        gate
-    }
-
-    fn leased(limit: u32) -> Gate<AtomicU64, Lanes> {
-        counted(Counting::Ops, 1, limit)
-    }
-
-    const ONE: Charge = Charge::ONE;
-    const FULL: Admission = Admission::Full { wake: false };
-
-    #[test]
-    fn r13_the_limit_bounds_the_open_permits() {
-        let gate = leased(2);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        assert_eq!(gate.enter(ONE, || 1_500), FULL);
-        assert!(!gate.wait(ONE));
-        assert!(gate.leave(ONE).wake);
-        assert_eq!(gate.enter(ONE, || 1_500), FULL, "others wait already");
-        assert!(is_granted(gate.enter_waiting(ONE, 7, || 1_500)));
-        gate.no_waiters(ONE);
-        assert_eq!(gate.count().peak, 2);
-    }
-
-    #[test]
-    fn r13_the_clock_is_read_with_the_permit_taken() {
-        let gate = leased(2);
-        for open in 1..=2 {
-            let counted = || {
-                assert_eq!(gate.count().open, open);
-                1_500
-            };
-            assert!(is_granted(gate.enter(ONE, counted)));
-        }
-        let gate = rows(2);
-        for open in 1..=2 {
-            let counted = || {
-                assert_eq!(gate.count().open, open);
-                1_500
-            };
-            // The second one does not find the lane empty: it goes the long way.
-            assert!(is_granted(gate.enter(row(9, open as u8), counted)));
-        }
-    }
-
-    #[test]
-    fn r6_an_expired_lease_refuses_and_latches() {
-        let gate = leased(2);
-        assert!(!gate.is_latched());
-        assert_eq!(
-            gate.enter(ONE, || 2_000),
-            Admission::Refused {
-                lapsed: true,
-                wake: false
-            }
-        );
-        assert!(gate.is_latched());
-        assert_eq!(
-            gate.enter(ONE, || 1_500),
-            Admission::Refused {
-                lapsed: false,
-                wake: false
-            }
-        );
-        assert_eq!(gate.count().open, 0);
-        assert!(!gate.extend(2_000, 3_000));
-    }
-
-    #[test]
-    fn r6_a_full_gate_refuses_once_the_lease_is_gone() {
-        let gate = leased(1);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        assert_eq!(
-            gate.enter(ONE, || 2_500),
-            Admission::Refused {
-                lapsed: true,
-                wake: false
-            }
-        );
-        assert_eq!(gate.count().open, 1);
-    }
-
-    #[test]
-    fn r18_success_counts_only_for_the_epoch_and_time_of_the_lease() {
-        let gate = leased(1);
-        assert!(gate.acknowledge(7, || 1_999).is_ok());
-        assert!(gate.acknowledge_short(&7, || 1_999));
-        assert!(gate.acknowledge(6, || 1_999).is_err());
-        assert!(!gate.acknowledge_short(&6, || 1_999));
-        assert!(!gate.acknowledge_short(&7, || 2_000));
-        assert_eq!(gate.acknowledge(7, || 2_000), Err(Lapsed(true)));
-        gate.latch();
-        assert!(gate.acknowledge(7, || 1_999).is_err());
-        assert!(!gate.acknowledge_short(&7, || 1_999));
-        assert!(gate.open_epoch(8, 7, 2_500));
-        assert!(gate.acknowledge(7, || 1_999).is_err());
-        assert!(!gate.acknowledge_short(&7, || 1_999));
-    }
-
-    #[test]
-    fn r17_whoever_is_held_up_does_not_end_a_lease_that_was_extended_meanwhile() {
-        let gate = leased(2);
-        // The clock is read after the lease; by then another thread has extended it.
-        let late = || {
-            gate.extend(2_000, 3_000);
-            2_500
-        };
-        assert!(is_granted(gate.enter(ONE, late)));
-        let late = || {
-            gate.extend(3_000, 4_000);
-            3_500
-        };
-        assert!(gate.acknowledge(7, late).is_ok());
-        assert_eq!(gate.expiry_ns(), 4_000);
-    }
-
-    #[test]
-    fn r34_a_permit_that_is_given_back_at_once_wakes_who_waits_for_an_empty_gate() {
-        let gate = leased(1);
-        let closing = || {
-            gate.set_limit(0);
-            2_500
-        };
-        let refused = Admission::Refused {
-            lapsed: true,
-            wake: true,
-        };
-        assert_eq!(gate.enter(ONE, closing), refused);
-    }
-
-    #[test]
-    fn r55_nothing_passes_in_a_later_reign_than_it_arrived_in() {
-        let gate = leased(1);
-        gate.latch();
-        assert!(gate.open_epoch(9, 9, 2_500));
-        let outlived = Admission::Outlived { wake: false };
-        assert_eq!(gate.enter_waiting(ONE, 7, || 2_000), outlived);
-        assert_eq!(gate.enter_waiting(ONE, 8, || 2_000), outlived);
-        assert_eq!(gate.enter_long(ONE, 7, Taken::No, || 2_000), outlived);
-        assert!(matches!(gate.take_short(Counting::Ops, ONE), Taken::Unsure));
-        assert_eq!(gate.check_short(7, || 2_000), None);
-        assert_eq!(gate.enter_long(ONE, 7, Taken::Sure, || 2_000), outlived);
-        assert_eq!(gate.count().open, 0, "its permit went back");
-
-        assert!(is_granted(gate.enter_waiting(ONE, 9, || 2_000)));
-        assert_eq!(
-            gate.enter_waiting(ONE, 8, || 2_000),
-            outlived,
-            "it does not wait for room either"
-        );
-        gate.set_limit(0);
-        assert_eq!(gate.enter_waiting(ONE, 8, || 2_000), outlived);
-    }
-
-    #[test]
-    fn r55_what_arrived_in_an_earlier_term_of_the_same_reign_passes() {
-        let gate = leased(1);
-        gate.latch();
-        assert!(gate.open_epoch(8, 7, 2_500));
-        assert!(is_granted(gate.enter_waiting(ONE, 7, || 2_000)));
-        assert!(gate.check_short(7, || 2_000).is_some());
-    }
-
-    #[test]
-    fn r55_a_reign_ends_with_the_term_of_another_controller() {
-        let mut reign = Reign::default();
-        let mut since = |epoch, is_mine| {
-            reign.note(epoch, is_mine);
-            reign.since(epoch)
-        };
-        assert_eq!(since(4, true), 4, "the first term that is known");
-        assert_eq!(since(5, true), 4, "consecutive terms are one reign");
-        assert_eq!(since(5, true), 4, "the same term is told of many times");
-        assert_eq!(since(6, false), 6);
-        assert_eq!(since(7, true), 7, "another controller's was before");
-        assert_eq!(since(9, true), 9, "nobody knows whose the one between was");
-        assert_eq!(reign.since(10), 10, "a term that was not told of");
-    }
-
-    #[test]
-    fn r34_a_closed_gate_lets_nobody_in_and_drains() {
-        let gate = leased(2);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        gate.set_limit(0);
-        assert_eq!(gate.enter(ONE, || 1_500), FULL);
-        assert!(!gate.is_drained());
-        assert!(gate.leave(ONE).wake);
-        assert!(gate.is_drained());
-    }
-
-    #[test]
-    fn no_wake_up_is_lost_when_room_appears_while_queueing() {
-        let gate = leased(1);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        assert_eq!(gate.enter(ONE, || 1_500), FULL);
-        assert!(!gate.leave(ONE).wake);
-        assert!(
-            gate.wait(ONE),
-            "there is room, and nobody left to notice the waiter"
-        );
-    }
-
-    #[test]
-    fn unlimited_is_wide_enough() {
-        let gate = leased(UNLIMITED);
-        for _ in 0..1_000 {
-            assert!(is_granted(gate.enter(ONE, || 1_500)));
-        }
-        assert_eq!(gate.count().limit, UNLIMITED);
-    }
-
-    #[test]
-    fn r13_a_limit_that_is_lowered_while_a_permit_is_taken_is_not_exceeded() {
-        let gate = leased(2);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        gate.set_limit(1);
-        assert_eq!(gate.enter(ONE, || 1_500), FULL);
-        gate.set_limit(2);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        assert_eq!((gate.count().open, gate.count().peak), (2, 2));
-    }
-
-    #[test]
-    fn r34_a_closed_gate_keeps_its_lease_and_stays_closed_over_a_latch() {
-        let gate = leased(2);
-        let closing = || {
-            gate.set_limit(0);
-            1_500
-        };
-        // The clock is read after the lease: this one was let in before the gate was closed.
-        assert!(is_granted(gate.enter(ONE, closing)));
-        assert!(!gate.is_drained());
-        assert_eq!(gate.enter(ONE, || 1_500), FULL);
-        assert!(gate.leave(ONE).wake && gate.is_drained());
-        assert!(gate.extend(2_000, 2_500), "a closed gate keeps its lease");
-        gate.latch();
-        assert!(gate.is_drained(), "a latched one stays closed");
-        assert!(gate.open_epoch(8, 7, 3_000));
-        assert_eq!(gate.enter(ONE, || 2_500), FULL);
-    }
-
-    const MEMBERS: u8 = 3;
-    const FIELDS: Fields = Fields::new(MEMBERS);
-
-    #[test]
-    fn r17_in_a_closed_gate_the_last_one_to_leave_wakes_the_dispatcher() {
-        let gate = leased(2);
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        assert!(is_granted(gate.enter(ONE, || 1_500)));
-        gate.set_limit(0);
-        assert!(!gate.leave(ONE).wake);
-        assert!(gate.leave(ONE).wake);
-    }
-
-    /// Whether an operation goes the short way all along; its permit is kept.
-    fn is_short(gate: &Gate<AtomicU64, Lanes>, charge: Charge) -> bool {
-        let taken = gate.take_short(gate.counting(), charge);
-        matches!(taken, Taken::Sure) && gate.check_short(7, || 1_500).is_some()
-    }
-
-    /// The first operation goes the long way, which notes that there was one.
-    fn used(gate: Gate<AtomicU64, Lanes>, charge: Charge) -> Gate<AtomicU64, Lanes> {
-        assert!(is_granted(gate.enter(charge, || 1_500)));
-        assert!(!gate.leave(charge).wake);
-        gate
-    }
-
-    #[test]
-    fn r13_members_of_a_row_are_counted_with_those_of_all_rows_once_each() {
-        let gate = rows(2);
-        let takes = |charge, open| {
-            assert!(is_granted(gate.enter(charge, || 1_500)));
-            assert_eq!(gate.count().open, open);
-        };
-        takes(row(9, 2), 1);
-        takes(Charge::rows(FIELDS.unit(2)), 1);
-        takes(row(9, 1), 2);
-        takes(row(other(9), 1), 2);
-    }
-
-    #[test]
-    fn r13_a_member_that_is_open_for_a_row_and_for_all_leaves_no_room_for_another() {
-        let all = |member| Charge::rows(FIELDS.unit(member));
-        let open = |limit, charges: &[Charge]| {
-            let gate = rows(limit);
-            for charge in charges {
-                assert!(is_granted(gate.enter(*charge, || 1_500)));
-            }
-            gate
-        };
-        let gate = open(1, &[row(9, 2), all(2)]);
-        assert!(!is_granted(gate.enter(row(9, 1), || 1_500)));
-        let gate = open(2, &[row(9, 0), row(9, 1), all(0)]);
-        assert!(!is_granted(gate.enter(all(2), || 1_500)));
-        let gate = open(2, &[row(9, 0), all(0), all(1)]);
-        assert!(!is_granted(gate.enter(row(9, 2), || 1_500)));
-    }
-
-    #[test]
-    fn r13_an_ordinary_operation_goes_the_short_way() {
-        let gate = used(leased(2), ONE);
-        assert!(is_short(&gate, ONE));
-        assert!(!is_short(&gate, ONE), "as many as never before");
-
-        let lane = Charge::cpu(1);
-        let gate = used(counted(Counting::Spread, 2, UNLIMITED), lane);
-        assert!((0..3).all(|_| is_short(&gate, lane)));
-        gate.set_limit(8);
-        assert!(!is_short(&gate, lane), "there is a limit to look at");
-        gate.set_limit(UNLIMITED);
-        assert!(is_short(&gate, lane));
-
-        let gate = used(rows(1), row(9, 0));
-        assert!((0..3).all(|_| is_short(&gate, row(9, 0))), "one member");
-        assert!(!is_short(&gate, row(9, 1)), "another one of the same row");
-        assert!(is_short(&gate, row(other(9), 1)), "of another row");
-    }
-
-    fn rows(limit: u32) -> Gate<AtomicU64, Lanes> {
-        counted(Counting::Rows(FIELDS), 1, limit)
-    }
-
-    fn row(row: u64, member: u8) -> Charge {
-        Charge::row(FIELDS.unit(member), row)
-    }
-
-    /// Another row than `first` that has a lane of its own.
-    fn other(first: u64) -> u64 {
-        let lane = row(first, 0).lane();
-        (first + 1..).find(|&it| row(it, 0).lane() != lane).unwrap()
-    }
-
-    #[test]
-    fn r19_fields_count_every_member_of_every_width() {
-        for members in 1..=16 {
-            let fields = Fields::new(members);
-            let last = fields.unit(members - 1).0;
-            assert!(last <= COUNT && last.leading_zeros() >= 4);
-            let top = (1 << fields.bits) - 1;
-            let mut word = 0;
-            for member in 0..members {
-                let unit = fields.unit(member);
-                for count in [1, 2, top / 2, top / 2 + 1, top] {
-                    let word = word + count * unit.0;
-                    assert_eq!(fields.members(word), u32::from(member) + 1);
-                    assert_eq!(fields.is_full(word, unit), count == top);
-                }
-                word += top * unit.0;
-                assert_eq!(word & !COUNT, 0);
-            }
-        }
-    }
-
-    #[test]
-    fn r19_sectors_are_in_one_row_or_in_more() {
-        for sectors in [8, 24, 128, 1000, 1024] {
-            let chunk = Chunk::new(sectors);
-            let sectors = u64::from(sectors);
-            for first in [0, sectors, 7 * sectors, 1_000_003 * sectors] {
-                for place in [0, 1, 7, sectors / 2, sectors - 1] {
-                    for bytes in [512, 1024, 4096, 512 * sectors as u32, u32::MAX - 511] {
-                        let fits = place * 512 + u64::from(bytes) <= sectors * 512;
-                        let row = chunk.row(first + place, bytes);
-                        assert_eq!(row, fits.then_some(first), "{place} {bytes}");
-                    }
-                    assert_eq!(chunk.row(first + place, 0), None);
-                }
-            }
-        }
-        assert_eq!(Chunk::new(0).row(5, 512), None);
-    }
-
-    #[test]
-    fn r19_many_operations_on_one_member_of_a_row_put_one_shard_at_risk() {
-        let gate = rows(1);
-        for _ in 0..20 {
-            assert!(is_granted(gate.enter(row(9, 1), || 1_500)));
-        }
-        assert_eq!(gate.enter(row(9, 0), || 1_500), FULL);
-        assert_eq!(gate.enter(row(9, 2), || 1_500), FULL);
-        assert!(
-            is_granted(gate.enter(row(other(9), 0), || 1_500)),
-            "rows are independent"
-        );
-        assert_eq!((gate.count().open, gate.count().peak), (1, 1));
-        for _ in 0..20 {
-            assert!(!gate.leave(row(9, 1)).wake);
-        }
-        assert!(is_granted(gate.enter(row(9, 0), || 1_500)));
-    }
-
-    #[test]
-    fn r16_a_row_never_has_more_members_at_risk_than_the_limit() {
-        let gate = rows(2);
-        assert!(is_granted(gate.enter(row(9, 0), || 1_500)));
-        assert!(is_granted(gate.enter(row(9, 1), || 1_500)));
-        assert_eq!(gate.enter(row(9, 2), || 1_500), FULL);
-        assert!(!gate.wait(row(9, 2)));
-        assert!(gate.leave(row(9, 0)).wake);
-        assert!(is_granted(gate.enter_waiting(row(9, 2), 7, || 1_500)));
-        assert_eq!(gate.count().peak, 2);
-    }
-
-    #[test]
-    fn r19_an_operation_on_many_rows_counts_for_every_row() {
-        let gate = rows(1);
-        let wide = |member| Charge::rows(FIELDS.unit(member));
-        assert!(is_granted(gate.enter(wide(1), || 1_500)));
-        assert_eq!(gate.enter(row(9, 0), || 1_500), FULL);
-        assert!(
-            is_granted(gate.enter(row(9, 1), || 1_500)),
-            "the same shard"
-        );
-        assert_eq!(gate.enter(wide(2), || 1_500), FULL);
-        assert!(gate.leave(wide(1)).wake, "whoever waits may wait for this");
-        assert_eq!(
-            gate.enter(wide(2), || 1_500),
-            Admission::Full { wake: true },
-            "a row is in use by another member: the permit goes back"
-        );
-        assert!(!gate.wait(wide(2)));
-        let marked = gate.all().filter(|lane| Word::load(*lane) & WAITERS != 0);
-        assert_eq!(marked.count(), 2, "the row in use, and the word for all");
-        assert_eq!(
-            gate.enter(row(other(9), 2), || 1_500),
-            FULL,
-            "nobody overtakes it"
-        );
-        assert!(!is_short(&gate, row(other(9), 2)), "nor the short way");
-        assert_eq!(
-            gate.enter_long(row(other(9), 2), 7, Taken::Unsure, || 1_500),
-            FULL
-        );
-        assert!(gate.leave(row(9, 1)).wake);
-        assert!(is_granted(gate.enter_waiting(wide(2), 7, || 1_500)));
-        gate.no_waiters(wide(2));
-        assert!(gate.all().all(|lane| Word::load(lane) & WAITERS == 0));
-        gate.set_limit(0);
-        assert!(!gate.is_drained());
-        gate.leave(wide(2));
-        assert!(gate.is_drained());
-    }
-
-    #[test]
-    fn r13_a_limit_that_is_set_later_bounds_the_sum_of_all_lanes() {
-        let gate = counted(Counting::Spread, 4, UNLIMITED);
-        for cpu in 0..4 {
-            assert!(is_granted(gate.enter(Charge::cpu(cpu), || 1_500)));
-        }
-        assert_eq!((gate.count().open, gate.count().peak), (4, 0));
-        gate.set_limit(4);
-        assert!(matches!(
-            gate.enter(Charge::cpu(0), || 1_500),
-            Admission::Full { .. }
-        ));
-        assert!(!gate.wait(Charge::cpu(0)));
-        assert!(gate.leave(Charge::cpu(3)).wake, "it waits for every lane");
-        assert_eq!(
-            gate.enter(Charge::cpu(1), || 1_500),
-            Admission::Full { wake: true },
-            "there is room, and somebody waits for it already"
-        );
-        assert!(is_granted(gate.enter_waiting(Charge::cpu(0), 7, || 1_500)));
-        gate.no_waiters_at_all();
-        assert!(gate.all().all(|lane| Word::load(lane) & WAITERS == 0));
-        gate.set_limit(0);
-        for cpu in [0, 0, 1, 2] {
-            assert!(!gate.is_drained());
-            gate.leave(Charge::cpu(cpu));
-        }
-        assert!(gate.is_drained());
-    }
-}
+mod tests;

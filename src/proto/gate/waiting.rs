@@ -23,17 +23,19 @@
 //! Callers: the driver's gate; the loom models of `selftests/proto/tests/waiting.rs`, with another
 //! lock and another kind of operation. One thread at a time calls [`dispatch`].
 //!
-//! Locking: [`Lobby::with`] takes the lock of the queues. Nothing is admitted, refused or ended
-//! under it.
+//! Locking: [`Dispatcher::with`] takes the lock of the queues. No operation is admitted, refused or
+//! ended under it.
 
-use super::permits::{Admission, Charge, Check, Counting, Gate, Word, ROW_LANES};
+use super::lanes::{LaneLayout, Place, ROW_LANES};
+use super::permits::{Admission, Check, Gate};
+use super::word::AtomicWord;
 use core::ops::Deref;
 
 /// Queues for operations that are charged in one lane.
 const QUEUES: usize = 16;
 
 /// Some operations, in order.
-pub trait Line {
+pub trait OpList {
     /// An operation that waits.
     type Op;
 
@@ -52,7 +54,7 @@ pub trait Line {
 }
 
 /// The queues of a gate.
-pub struct Waiting<L> {
+pub struct WaitQueues<L> {
     narrow: [L; QUEUES],
     wide: L,
     /// What the dispatcher has passed in the queue that it looks through now: older than all that
@@ -68,21 +70,21 @@ struct Full(u64);
 const _: () = assert!(ROW_LANES <= QUEUES * u64::BITS as usize);
 
 impl Full {
-    const fn bit(charge: Charge) -> u64 {
-        1_u64.wrapping_shl((charge.lane() / QUEUES) as u32)
+    const fn bit(place: Place) -> u64 {
+        1_u64.wrapping_shl((place.lane() / QUEUES) as u32)
     }
 
     /// Whether what is charged like this waits behind another one.
-    const fn has(self, charge: Charge) -> bool {
-        self.0 & Self::bit(charge) != 0
+    const fn has(self, place: Place) -> bool {
+        self.0 & Self::bit(place) != 0
     }
 
-    fn add(&mut self, charge: Charge) {
-        self.0 |= Self::bit(charge);
+    fn add(&mut self, place: Place) {
+        self.0 |= Self::bit(place);
     }
 }
 
-impl<L: Line> Waiting<L> {
+impl<L: OpList> WaitQueues<L> {
     /// Queues in which nothing waits.
     pub fn new() -> Self {
         Self {
@@ -115,10 +117,10 @@ impl<L: Line> Waiting<L> {
     }
 
     /// The queue for what is charged like this.
-    fn queue(&mut self, charge: Charge) -> &mut L {
-        let queue = charge.lane() % QUEUES;
+    fn queue(&mut self, place: Place) -> &mut L {
+        let queue = place.lane() % QUEUES;
         match self.narrow.get_mut(queue) {
-            Some(narrow) if !charge.is_wide() => narrow,
+            Some(narrow) if !place.is_wide() => narrow,
             _ => &mut self.wide,
         }
     }
@@ -136,10 +138,10 @@ impl<L: Line> Waiting<L> {
         &mut self,
         queue: usize,
         full: Full,
-        charge: impl Fn(&mut L::Op) -> Charge,
+        place: impl Fn(&mut L::Op) -> Place,
     ) -> Option<L::Op> {
         while let Some(mut op) = self.numbered(queue).pop() {
-            if !full.has(charge(&mut op)) {
+            if !full.has(place(&mut op)) {
                 return Some(op);
             }
             self.passed.push(op);
@@ -154,31 +156,31 @@ impl<L: Line> Waiting<L> {
     }
 }
 
-impl<L: Line> Default for Waiting<L> {
+impl<L: OpList> Default for WaitQueues<L> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// Where operations wait: the lock of the queues, and what becomes of an operation.
-pub trait Lobby {
+pub trait Dispatcher {
     /// A queue.
-    type Line: Line<Op = Self::Op>;
+    type List: OpList<Op = Self::Op>;
     /// An operation.
     type Op;
     /// The gate's word and lanes.
-    type Word: Word;
+    type Word: AtomicWord;
     /// The lanes of the gate.
     type Lanes: Deref<Target = [Self::Word]>;
 
     /// The gate.
     fn gate(&self) -> &Gate<Self::Word, Self::Lanes>;
     /// Calls `f` with the queues, which nobody else touches meanwhile.
-    fn with<R>(&self, f: impl FnOnce(&mut Waiting<Self::Line>) -> R) -> R;
+    fn with<R>(&self, f: impl FnOnce(&mut WaitQueues<Self::List>) -> R) -> R;
     /// The clock.
     fn now_ns(&self) -> u64;
     /// Where the operation is charged.
-    fn charge(&self, op: &mut Self::Op) -> Charge;
+    fn place(&self, op: &mut Self::Op) -> Place;
     /// The epoch in which it arrived.
     fn arrived(&self, op: &mut Self::Op) -> u64;
     /// Whether the operation shall go back to where it came from, rather than wait.
@@ -192,7 +194,7 @@ pub trait Lobby {
     /// It arrived in an earlier reign. `wake` as in [`Admission::Outlived`].
     fn fail_outlived(&self, op: Self::Op, wake: bool);
     /// Everything that waits has lost its lease.
-    fn refuse_all(&self, ops: Self::Line);
+    fn refuse_all(&self, ops: Self::List);
 }
 
 /// Makes an operation that found no room wait, as the last of its queue; whether there is room
@@ -202,104 +204,104 @@ pub trait Lobby {
 /// # Errors
 ///
 /// Those of `op`: then nothing waits.
-pub fn wait<L: Lobby, T, E>(
-    lobby: &L,
-    charge: Charge,
+pub fn wait<L: Dispatcher, T, E>(
+    dispatcher: &L,
+    place: Place,
     op: impl FnOnce() -> Result<(L::Op, T), E>,
 ) -> Result<(bool, T), E> {
-    let (room, rest) = lobby.with(|waiting| {
+    let (room, rest) = dispatcher.with(|waiting| {
         let (op, rest) = op()?;
-        waiting.queue(charge).push(op);
-        Ok((lobby.gate().wait(charge), rest))
+        waiting.queue(place).push(op);
+        Ok((dispatcher.gate().wait(place), rest))
     })?;
     // The lease may have been latched, and all that waited refused, before this one was queued.
-    refuse_if_over(lobby);
+    refuse_if_over(dispatcher);
     Ok((room, rest))
 }
 
 /// Queues what came back, as it was, in front of what came meanwhile.
-pub fn wait_again<L: Lobby>(lobby: &L, mut ops: L::Line) {
-    lobby.with(|waiting| {
+pub fn wait_again<L: Dispatcher>(dispatcher: &L, mut ops: L::List) {
+    dispatcher.with(|waiting| {
         ops.append(waiting.take_all());
         while let Some(mut op) = ops.pop() {
-            let charge = lobby.charge(&mut op);
-            waiting.queue(charge).push(op);
-            lobby.gate().wait(charge);
+            let place = dispatcher.place(&mut op);
+            waiting.queue(place).push(op);
+            dispatcher.gate().wait(place);
         }
     });
     // The lease may have been latched while they were away.
-    refuse_if_over(lobby);
+    refuse_if_over(dispatcher);
 }
 
 /// Lets go whatever there is room for. Each operation passes the gate with a fresh look at the
 /// lease.
-pub fn dispatch<L: Lobby>(lobby: &L) {
+pub fn dispatch<L: Dispatcher>(dispatcher: &L) {
     // Who waits for every row comes first, or would wait for ever.
-    if dispatch_queue(lobby, QUEUES) {
+    if dispatch_queue(dispatcher, QUEUES) {
         for queue in 0..QUEUES {
-            dispatch_queue(lobby, queue);
+            dispatch_queue(dispatcher, queue);
         }
     }
 }
 
 /// Refuses everything that waits, all together, unless there is a lease [R17].
-pub fn refuse_if_over<L: Lobby>(lobby: &L) {
-    if lobby.gate().expiry_ns() != 0 {
+pub fn refuse_if_over<L: Dispatcher>(dispatcher: &L) {
+    if dispatcher.gate().expiry_ns() != 0 {
         return;
     }
-    let ops = lobby.with(|waiting| {
-        if lobby.gate().expiry_ns() != 0 {
-            return L::Line::empty();
+    let ops = dispatcher.with(|waiting| {
+        if dispatcher.gate().expiry_ns() != 0 {
+            return L::List::empty();
         }
-        lobby.gate().no_waiters_at_all();
+        dispatcher.gate().no_waiters_at_all();
         waiting.take_all()
     });
-    lobby.refuse_all(ops);
+    dispatcher.refuse_all(ops);
 }
 
 /// Lets go from one queue whatever there is room for; whether it is empty then.
-fn dispatch_queue<L: Lobby>(lobby: &L, queue: usize) -> bool {
-    while pass(lobby, queue) {}
-    lobby.with(|waiting| waiting.numbered(queue).is_empty())
+fn dispatch_queue<L: Dispatcher>(dispatcher: &L, queue: usize) -> bool {
+    while pass(dispatcher, queue) {}
+    dispatcher.with(|waiting| waiting.numbered(queue).is_empty())
 }
 
 /// Goes through one queue; whether to do it again, because there is room after all.
-fn pass<L: Lobby>(lobby: &L, queue: usize) -> bool {
+fn pass<L: Dispatcher>(dispatcher: &L, queue: usize) -> bool {
     let (mut full, mut again) = (Full(0), false);
     loop {
         // It is out of the queue while it is decided about, so nobody else disposes of it.
-        let next = |waiting: &mut Waiting<L::Line>| {
-            let next = waiting.next(queue, full, |op| lobby.charge(op));
+        let next = |waiting: &mut WaitQueues<L::List>| {
+            let next = waiting.next(queue, full, |op| dispatcher.place(op));
             if next.is_none() {
                 waiting.end_pass(queue);
             }
             next
         };
-        let Some(mut op) = lobby.with(next) else {
+        let Some(mut op) = dispatcher.with(next) else {
             return again;
         };
-        let (charge, arrived) = (lobby.charge(&mut op), lobby.arrived(&mut op));
+        let (place, arrived) = (dispatcher.place(&mut op), dispatcher.arrived(&mut op));
         // Read before the permit is taken: what was held up in between counts for the older epoch.
-        let epoch = lobby.gate().epoch();
-        let admission = lobby
+        let epoch = dispatcher.gate().epoch();
+        let admission = dispatcher
             .gate()
-            .enter_waiting(charge, arrived, || lobby.now_ns());
+            .enter_waiting(place, arrived, || dispatcher.now_ns());
         match admission {
             Admission::Granted(check) => {
-                stop_waiting(lobby, charge);
-                lobby.go(op, epoch, check);
+                stop_waiting(dispatcher, place);
+                dispatcher.go(op, epoch, check);
             }
             Admission::Full { .. } => {
-                full.add(charge);
-                again |= wait_on(lobby, op, charge);
+                full.add(place);
+                again |= wait_on(dispatcher, op, place);
             }
             Admission::Outlived { wake } => {
-                stop_waiting(lobby, charge);
-                lobby.fail_outlived(op, wake);
+                stop_waiting(dispatcher, place);
+                dispatcher.fail_outlived(op, wake);
             }
             Admission::Refused { lapsed, wake } => {
-                lobby.refuse(op, lapsed, wake);
-                refuse_if_over(lobby);
+                dispatcher.refuse(op, lapsed, wake);
+                refuse_if_over(dispatcher);
             }
         }
     }
@@ -308,42 +310,41 @@ fn pass<L: Lobby>(lobby: &L, queue: usize) -> bool {
 /// If nothing waits any more that this lane, or every lane, is marked for, takes the mark away.
 /// A mark that is left too long is found out when the next one has waited for its lane; one that
 /// is taken away from under an operation on many rows would cost it its wake-up.
-fn stop_waiting<L: Lobby>(lobby: &L, charge: Charge) {
-    lobby.with(|waiting| {
-        let everywhere = charge.is_wide() || lobby.gate().counting() == Counting::Spread;
-        let alone = waiting.wide.is_empty()
-            && waiting.passed.is_empty()
-            && waiting.queue(charge).is_empty();
+fn stop_waiting<L: Dispatcher>(dispatcher: &L, place: Place) {
+    dispatcher.with(|waiting| {
+        let everywhere = place.is_wide() || dispatcher.gate().layout() == LaneLayout::PerCpu;
+        let alone =
+            waiting.wide.is_empty() && waiting.passed.is_empty() && waiting.queue(place).is_empty();
         if alone && (!everywhere || waiting.is_empty()) {
-            lobby.gate().no_waiters(charge);
+            dispatcher.gate().no_waiters(place);
         }
     });
 }
 
 /// Passes an operation; whether there is room for it after all.
-fn wait_on<L: Lobby>(lobby: &L, op: L::Op, charge: Charge) -> bool {
-    let is_called_back = lobby.is_called_back(&op);
-    let room = lobby.with(|waiting| {
+fn wait_on<L: Dispatcher>(dispatcher: &L, op: L::Op, place: Place) -> bool {
+    let is_called_back = dispatcher.is_called_back(&op);
+    let room = dispatcher.with(|waiting| {
         waiting.passed.push(op);
-        lobby.gate().wait(charge)
+        dispatcher.gate().wait(place)
     });
     if is_called_back {
-        lobby.call_back();
+        dispatcher.call_back();
     }
-    refuse_if_over(lobby);
+    refuse_if_over(dispatcher);
     room
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::permits::Fields;
     use super::*;
+    use crate::proto::gate::lanes::Fields;
     use core::cell::{Cell, RefCell};
     use core::sync::atomic::AtomicU64;
     use std::collections::VecDeque;
     use std::vec::Vec;
 
-    impl<T> Line for VecDeque<T> {
+    impl<T> OpList for VecDeque<T> {
         type Op = T;
 
         fn empty() -> Self {
@@ -372,11 +373,11 @@ mod tests {
     }
 
     /// An operation: its name, and where it is charged.
-    type Op = (u32, Charge);
+    type Op = (u32, Place);
 
     struct Portion {
         gate: Gate<AtomicU64, Vec<AtomicU64>>,
-        waiting: RefCell<Waiting<VecDeque<Op>>>,
+        waiting: RefCell<WaitQueues<VecDeque<Op>>>,
         gone: RefCell<Vec<u32>>,
         /// What comes while the next one goes.
         comes: RefCell<Option<Op>>,
@@ -388,8 +389,8 @@ mod tests {
         calls: Cell<u32>,
     }
 
-    impl Lobby for Portion {
-        type Line = VecDeque<Op>;
+    impl Dispatcher for Portion {
+        type List = VecDeque<Op>;
         type Op = Op;
         type Word = AtomicU64;
         type Lanes = Vec<AtomicU64>;
@@ -398,7 +399,7 @@ mod tests {
             &self.gate
         }
 
-        fn with<R>(&self, f: impl FnOnce(&mut Waiting<Self::Line>) -> R) -> R {
+        fn with<R>(&self, f: impl FnOnce(&mut WaitQueues<Self::List>) -> R) -> R {
             f(&mut self.waiting.borrow_mut())
         }
 
@@ -406,7 +407,7 @@ mod tests {
             1_999
         }
 
-        fn charge(&self, op: &mut Op) -> Charge {
+        fn place(&self, op: &mut Op) -> Place {
             op.1
         }
 
@@ -436,20 +437,20 @@ mod tests {
             self.outlived.borrow_mut().push(op.0);
         }
 
-        fn refuse_all(&self, _ops: Self::Line) {}
+        fn refuse_all(&self, _ops: Self::List) {}
     }
 
     const FIELDS: Fields = Fields::new(3);
 
     /// A gate that counts rows, with a limit of one.
     fn portion() -> Portion {
-        let counting = Counting::Rows(FIELDS);
-        let lanes = (0..counting.words(1)).map(|_| AtomicU64::new(0));
-        let gate = Gate::new(1_000, 1, counting, lanes.collect());
+        let layout = LaneLayout::Rows(FIELDS);
+        let lanes = (0..layout.words(1)).map(|_| AtomicU64::new(0));
+        let gate = Gate::new(1_000, 1, layout, lanes.collect());
         assert!(gate.open_epoch(7, 7, 2_000));
         Portion {
             gate,
-            waiting: RefCell::new(Waiting::new()),
+            waiting: RefCell::new(WaitQueues::new()),
             gone: RefCell::default(),
             comes: RefCell::default(),
             arrived: Cell::new(7),
@@ -461,15 +462,15 @@ mod tests {
 
     /// A row of another lane than row 0, which waits in the same queue.
     fn neighbour() -> u64 {
-        let lane = |row| Charge::row(FIELDS.unit(0), row).lane();
+        let lane = |row| Place::row(FIELDS.unit(0), row).lane();
         let queue = |row| lane(row) % QUEUES;
         (1..)
             .find(|&row| queue(row) == queue(0) && lane(row) != lane(0))
             .unwrap()
     }
 
-    fn enters(portion: &Portion, charge: Charge) {
-        let admission = portion.gate.enter(charge, || 1_999);
+    fn enters(portion: &Portion, place: Place) {
+        let admission = portion.gate.enter(place, || 1_999);
         assert!(matches!(admission, Admission::Granted(_)));
     }
 
@@ -481,25 +482,25 @@ mod tests {
     fn r17_rows_that_share_a_queue_do_not_wait_for_each_other() {
         let portion = portion();
         let (stuck, other) = (0, neighbour());
-        enters(&portion, Charge::row(FIELDS.unit(0), stuck));
-        enters(&portion, Charge::row(FIELDS.unit(0), other));
+        enters(&portion, Place::row(FIELDS.unit(0), stuck));
+        enters(&portion, Place::row(FIELDS.unit(0), other));
         for (name, row) in [(1, stuck), (2, other), (3, stuck)] {
-            waits(&portion, (name, Charge::row(FIELDS.unit(1), row)));
+            waits(&portion, (name, Place::row(FIELDS.unit(1), row)));
         }
         assert_eq!(portion.with(|waiting| waiting.len()), 3);
         // The second row gets room; the first one hangs for ever.
-        portion.gate.leave(Charge::row(FIELDS.unit(0), other));
+        portion.gate.leave(Place::row(FIELDS.unit(0), other));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2]);
-        waits(&portion, (4, Charge::row(FIELDS.unit(2), stuck)));
-        portion.gate.leave(Charge::row(FIELDS.unit(0), stuck));
+        waits(&portion, (4, Place::row(FIELDS.unit(2), stuck)));
+        portion.gate.leave(Place::row(FIELDS.unit(0), stuck));
         dispatch(&portion);
         // The two on one member fit together; the third one is on another.
         assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
         assert_eq!(portion.with(|waiting| waiting.len()), 1);
         assert!(!portion.with(|waiting| waiting.is_empty()));
-        portion.gate.leave(Charge::row(FIELDS.unit(1), stuck));
-        portion.gate.leave(Charge::row(FIELDS.unit(1), stuck));
+        portion.gate.leave(Place::row(FIELDS.unit(1), stuck));
+        portion.gate.leave(Place::row(FIELDS.unit(1), stuck));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1, 3, 4]);
         assert!(portion.with(|waiting| waiting.is_empty()));
@@ -509,12 +510,12 @@ mod tests {
     fn r17_what_was_passed_stays_in_front_of_what_comes_meanwhile() {
         let portion = portion();
         let (stuck, other) = (0, neighbour());
-        enters(&portion, Charge::row(FIELDS.unit(0), stuck));
-        waits(&portion, (1, Charge::row(FIELDS.unit(1), stuck)));
-        waits(&portion, (2, Charge::row(FIELDS.unit(1), other)));
-        *portion.comes.borrow_mut() = Some((3, Charge::row(FIELDS.unit(1), stuck)));
+        enters(&portion, Place::row(FIELDS.unit(0), stuck));
+        waits(&portion, (1, Place::row(FIELDS.unit(1), stuck)));
+        waits(&portion, (2, Place::row(FIELDS.unit(1), other)));
+        *portion.comes.borrow_mut() = Some((3, Place::row(FIELDS.unit(1), stuck)));
         dispatch(&portion);
-        portion.gate.leave(Charge::row(FIELDS.unit(0), stuck));
+        portion.gate.leave(Place::row(FIELDS.unit(0), stuck));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
     }
@@ -522,10 +523,10 @@ mod tests {
     #[test]
     fn r17_an_operation_on_many_rows_goes_before_those_on_one() {
         let portion = portion();
-        enters(&portion, Charge::row(FIELDS.unit(0), 0));
-        waits(&portion, (1, Charge::row(FIELDS.unit(1), 0)));
-        waits(&portion, (2, Charge::rows(FIELDS.unit(1))));
-        portion.gate.leave(Charge::row(FIELDS.unit(0), 0));
+        enters(&portion, Place::row(FIELDS.unit(0), 0));
+        waits(&portion, (1, Place::row(FIELDS.unit(1), 0)));
+        waits(&portion, (2, Place::rows(FIELDS.unit(1))));
+        portion.gate.leave(Place::row(FIELDS.unit(0), 0));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2, 1]);
     }
@@ -533,13 +534,13 @@ mod tests {
     #[test]
     fn r17_within_a_row_nobody_is_passed() {
         let portion = portion();
-        enters(&portion, Charge::row(FIELDS.unit(0), 0));
+        enters(&portion, Place::row(FIELDS.unit(0), 0));
         // The second one would fit beside what is inside; the first one came earlier.
-        waits(&portion, (1, Charge::row(FIELDS.unit(1), 0)));
-        waits(&portion, (2, Charge::row(FIELDS.unit(0), 0)));
+        waits(&portion, (1, Place::row(FIELDS.unit(1), 0)));
+        waits(&portion, (2, Place::row(FIELDS.unit(0), 0)));
         dispatch(&portion);
         assert!(portion.gone.borrow().is_empty());
-        portion.gate.leave(Charge::row(FIELDS.unit(0), 0));
+        portion.gate.leave(Place::row(FIELDS.unit(0), 0));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [1]);
     }
@@ -547,10 +548,10 @@ mod tests {
     #[test]
     fn r55_what_waited_since_an_earlier_reign_fails_and_others_do_not_wait_for_it() {
         let portion = portion();
-        let stuck = Charge::row(FIELDS.unit(0), 0);
+        let stuck = Place::row(FIELDS.unit(0), 0);
         enters(&portion, stuck);
-        waits(&portion, (1, Charge::row(FIELDS.unit(1), 0)));
-        waits(&portion, (2, Charge::row(FIELDS.unit(1), 0)));
+        waits(&portion, (1, Place::row(FIELDS.unit(1), 0)));
+        waits(&portion, (2, Place::row(FIELDS.unit(1), 0)));
         // The dispatcher was held up: it did not see the latch, nor the term of another controller.
         portion.gate.latch();
         assert!(portion.gate.open_epoch(9, 9, 2_000));
@@ -569,9 +570,9 @@ mod tests {
     #[test]
     fn r55_who_calls_an_operation_back_is_told_when_it_waits_again() {
         let portion = portion();
-        enters(&portion, Charge::row(FIELDS.unit(0), 0));
+        enters(&portion, Place::row(FIELDS.unit(0), 0));
         for name in [1, 2] {
-            waits(&portion, (name, Charge::row(FIELDS.unit(1), 0)));
+            waits(&portion, (name, Place::row(FIELDS.unit(1), 0)));
         }
         dispatch(&portion);
         assert_eq!(portion.calls.get(), 0);

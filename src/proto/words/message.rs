@@ -21,7 +21,7 @@
 //! here, device-mapper keeps those for itself.
 //!
 //! Who calls: the target's message function, which logs the text of an error and answers EINVAL.
-//! A [`Command`] prints as it is written. No state, no locking.
+//! A [`Message`] prints as it is written. No state, no locking.
 
 use super::table::{number, ranged, slot, NumberError, HEARTBEAT_MS};
 use crate::proto::codec::ids::{Slot, MAX_MEMBERS};
@@ -29,7 +29,7 @@ use core::fmt;
 
 /// What an operator asks of a portion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Message {
     /// Become owner.
     Claim,
     /// Give the portion up, cleanly.
@@ -138,7 +138,7 @@ impl fmt::Display for MessageError {
     }
 }
 
-impl Command {
+impl Message {
     /// Reads the words of a message, as device-mapper has split them.
     ///
     /// # Errors
@@ -227,7 +227,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Words<I> {
     }
 }
 
-impl fmt::Display for Command {
+impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim => f.write_str("claim"),
@@ -258,8 +258,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::string::ToString;
 
-    fn read(line: &str) -> Result<Command, MessageError> {
-        Command::parse(line.split_ascii_whitespace().map(str::as_bytes))
+    fn read(line: &str) -> Result<Message, MessageError> {
+        Message::parse(line.split_ascii_whitespace().map(str::as_bytes))
     }
 
     fn controller(number: u8) -> Slot {
@@ -268,28 +268,28 @@ mod tests {
 
     #[test]
     fn each_message_is_read_and_printed() {
-        let dead = |controller, epoch, force| Command::ConfirmDead {
+        let dead = |controller, epoch, force| Message::ConfirmDead {
             controller,
             epoch,
             force,
         };
         for (line, command) in [
-            ("claim", Command::Claim),
-            ("release", Command::Release),
-            ("handoff 64", Command::Handoff(controller(64))),
-            ("fence", Command::Fence),
-            ("drop", Command::Drop),
+            ("claim", Message::Claim),
+            ("release", Message::Release),
+            ("handoff 64", Message::Handoff(controller(64))),
+            ("fence", Message::Fence),
+            ("drop", Message::Drop),
             ("confirm_dead 1 7", dead(controller(1), 7, false)),
             ("confirm_dead 1 7 force", dead(controller(1), 7, true)),
             (
                 "accept_risk 18446744073709551615",
-                Command::AcceptRisk { epoch: u64::MAX },
+                Message::AcceptRisk { epoch: u64::MAX },
             ),
-            ("repaired 1", Command::Repaired { epoch: 1 }),
-            ("degraded 0", Command::Degraded(0)),
-            ("degraded 16", Command::Degraded(16)),
-            ("heartbeat_ms 60000", Command::HeartbeatMs(60_000)),
-            ("histogram", Command::Histogram),
+            ("repaired 1", Message::Repaired { epoch: 1 }),
+            ("degraded 0", Message::Degraded(0)),
+            ("degraded 16", Message::Degraded(16)),
+            ("heartbeat_ms 60000", Message::HeartbeatMs(60_000)),
+            ("histogram", Message::Histogram),
         ] {
             assert_eq!(read(line), Ok(command), "{line}");
             assert_eq!(command.to_string(), line);

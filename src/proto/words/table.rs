@@ -48,12 +48,12 @@ pub struct TableLine<'a> {
     /// The controller that the mapped device belongs to.
     pub controller: Slot,
     /// The optional settings.
-    pub features: Features,
+    pub features: FeatureArgs,
 }
 
 /// The optional settings of a table line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
+pub struct FeatureArgs {
     /// The heartbeat period of the controller, in milliseconds; `None` leaves it as it is [R1].
     pub heartbeat_ms: Option<u32>,
     /// Who starts a claim.
@@ -99,7 +99,7 @@ pub enum FailWith {
     Medium,
 }
 
-impl Features {
+impl FeatureArgs {
     /// The settings of a line without features.
     pub const DEFAULT: Self = Self {
         heartbeat_ms: None,
@@ -145,7 +145,7 @@ impl Features {
     }
 }
 
-impl Default for Features {
+impl Default for FeatureArgs {
     fn default() -> Self {
         Self::DEFAULT
     }
@@ -423,7 +423,7 @@ pub struct Surroundings {
     pub controllers: u64,
 }
 
-impl Features {
+impl FeatureArgs {
     /// Compares `heartbeat_ms` with the period of the controller, which its first table set.
     ///
     /// # Errors
@@ -459,7 +459,7 @@ impl<'a> TableLine<'a> {
     }
 
     /// Compares a line that was read with what it stands in. Not `heartbeat_ms`: for the period of
-    /// the controller see [`Features::check_heartbeat`], for the portion's timing inequality the
+    /// the controller see [`FeatureArgs::check_heartbeat`], for the portion's timing inequality the
     /// timings [R10].
     ///
     /// # Errors
@@ -507,8 +507,8 @@ fn controller(word: &[u8]) -> Result<Slot, TableError> {
 }
 
 /// Reads the counted group, if there is one, up to the end of the line.
-fn features<'a>(arguments: &mut impl Iterator<Item = &'a [u8]>) -> Result<Features, TableError> {
-    let mut features = Features::DEFAULT;
+fn features<'a>(arguments: &mut impl Iterator<Item = &'a [u8]>) -> Result<FeatureArgs, TableError> {
+    let mut features = FeatureArgs::DEFAULT;
     let Some(count) = arguments.next() else {
         return Ok(features);
     };
@@ -731,7 +731,7 @@ mod tests {
         words
     }
 
-    fn features_of(line: &str) -> Result<Features, TableError> {
+    fn features_of(line: &str) -> Result<FeatureArgs, TableError> {
         let words = split(line);
         TableLine::parse(words.iter().map(|word| word.as_bytes())).map(|line| line.features)
     }
@@ -757,7 +757,7 @@ mod tests {
     #[test]
     fn a_line_without_features_has_the_defaults() {
         for line in ["/dev/sda 1", "8:16 64", "/dev/sda 1 0", "  /dev/sda   07 "] {
-            assert_eq!(features_of(line), Ok(Features::DEFAULT), "{line}");
+            assert_eq!(features_of(line), Ok(FeatureArgs::DEFAULT), "{line}");
         }
         let line = TableLine::parse([b"8:16".as_slice(), b"64"]).unwrap();
         assert_eq!((line.device, line.controller.controller()), ("8:16", 64));
@@ -767,7 +767,7 @@ mod tests {
     fn each_feature_is_read() {
         let line = "/dev/sda 3 13 stateless lapse_hold_ms 600000 fail_with medium on_full fail \
                     batch 1 claim manual heartbeat_ms 60000";
-        let expected = Features {
+        let expected = FeatureArgs {
             heartbeat_ms: Some(60_000),
             claim: Claim::Manual,
             batch: Some(1),
@@ -920,7 +920,7 @@ mod tests {
 
     #[test]
     fn r47_a_printed_line_is_read_back() {
-        let chosen = Features {
+        let chosen = FeatureArgs {
             heartbeat_ms: Some(50),
             claim: Claim::Manual,
             batch: Some(2),

@@ -9,7 +9,7 @@ use crate::cli::{Count, RedundancyOptions, Timings, WhenExhausted, YesNo};
 use crate::text::{controllers, ms, ns, round_up_ms};
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::superblock::Superblock;
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Limit, Redundancy, RedundancyKind};
 use dm_lease_proto::proto::time::{majority, Timing};
 use std::io::{self, Write};
 
@@ -91,11 +91,11 @@ fn refuse_unwritable(redundancy: &Redundancy) -> Result<()> {
 
 /// Compares the redundancy with the number of members: the members that repair strays must all lie
 /// in this portion, because each portion has its own limit, and the strays of two portions add up.
-pub fn compare(kind: Kind, members: u8) -> Result<()> {
+pub fn compare(kind: RedundancyKind, members: u8) -> Result<()> {
     let (needed, what) = match kind {
-        Kind::Parity(parity) => (parity.saturating_add(1), format!("parity:{parity}")),
-        Kind::Mirror(copies) => (copies, format!("mirror:{copies}")),
-        Kind::External => return Ok(()),
+        RedundancyKind::Parity(parity) => (parity.saturating_add(1), format!("parity:{parity}")),
+        RedundancyKind::Mirror(copies) => (copies, format!("mirror:{copies}")),
+        RedundancyKind::External => return Ok(()),
     };
     if members < needed {
         bail!(
@@ -174,9 +174,9 @@ fn explain_limit(redundancy: &Redundancy, out: &mut impl Write) -> io::Result<()
         return writeln!(out, "limit: none; the throughput is not limited");
     };
     let (what, count) = match redundancy.kind {
-        Kind::Parity(parity) => ("parity", parity),
-        Kind::Mirror(copies) => ("mirror", copies),
-        Kind::External => ("external", 0),
+        RedundancyKind::Parity(parity) => ("parity", parity),
+        RedundancyKind::Mirror(copies) => ("mirror", copies),
+        RedundancyKind::External => ("external", 0),
     };
     let healthy = redundancy.healthy_limit().unwrap_or(0);
     let formula = if redundancy.detect {

@@ -15,7 +15,7 @@ use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Side, Slot};
 use dm_lease_proto::proto::codec::record::{Reading, Record};
 use dm_lease_proto::proto::codec::superblock::{DisplayUuid, Superblock};
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Limit, Redundancy};
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Limit, Redundancy, RedundancyKind};
 use dm_lease_proto::proto::time::{Timing, NS_PER_MS};
 use dm_lease_proto::proto::words::status::Reason;
 use serde::Serialize;
@@ -114,9 +114,9 @@ fn show_superblock(member: &Member, out: &mut impl Write) -> Result<()> {
 
 fn redundancy_text(redundancy: &Redundancy) -> String {
     let kind = match redundancy.kind {
-        Kind::Parity(parity) => format!("parity {parity}"),
-        Kind::Mirror(copies) => format!("mirror {copies}"),
-        Kind::External => String::from("external redundancy"),
+        RedundancyKind::Parity(parity) => format!("parity {parity}"),
+        RedundancyKind::Mirror(copies) => format!("mirror {copies}"),
+        RedundancyKind::External => String::from("external redundancy"),
     };
     let detect = if redundancy.detect {
         "detected"
@@ -424,9 +424,9 @@ fn redundancy_json(redundancy: &Redundancy) -> RedundancyJson {
     };
     RedundancyJson {
         kind: match redundancy.kind {
-            Kind::Parity(_) => "parity",
-            Kind::Mirror(_) => "mirror",
-            Kind::External => "external",
+            RedundancyKind::Parity(_) => "parity",
+            RedundancyKind::Mirror(_) => "mirror",
+            RedundancyKind::External => "external",
         },
         failures: redundancy.kind.failures(),
         detect: redundancy.detect,

@@ -10,7 +10,7 @@ use anyhow::{anyhow, Context, Result};
 use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::superblock::Name;
 use dm_lease_proto::proto::words::table::{
-    Claim, FailWith, Features, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
+    Claim, FailWith, FeatureArgs, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
 };
 use serde::de::{Deserialize, Deserializer, Error};
 use std::ops::RangeInclusive;
@@ -120,9 +120,9 @@ impl Declaration {
     }
 
     /// The optional settings of the table lines.
-    pub fn features(&self) -> Features {
+    pub fn features(&self) -> FeatureArgs {
         let words = &self.features;
-        Features {
+        FeatureArgs {
             heartbeat_ms: words.heartbeat_ms,
             claim: match words.claim {
                 ClaimWord::Auto => Claim::Auto,
@@ -250,7 +250,7 @@ mod tests {
         let declaration = parse(LEAST).unwrap();
         assert_eq!(declaration.portion.as_str(), "alpha");
         assert_eq!(declaration.controller.controller(), 2);
-        assert_eq!(declaration.features(), Features::DEFAULT);
+        assert_eq!(declaration.features(), FeatureArgs::DEFAULT);
         assert_eq!(declaration.device_name(1), "lease-alpha-1");
         assert_eq!(declaration.wait_s, 30);
         assert!(declaration.devices.is_none() && declaration.uuid.is_none());
@@ -266,12 +266,12 @@ mod tests {
         assert_eq!(declaration.device_name(0), "lease-alpha-0");
         assert_eq!(declaration.wait_s, WAIT_S);
         assert_eq!(declaration.on_loss, OnLoss::default());
-        let features = Features {
+        let features = FeatureArgs {
             heartbeat_ms: None,
             batch: None,
             ..declaration.features()
         };
-        assert_eq!(features, Features::DEFAULT);
+        assert_eq!(features, FeatureArgs::DEFAULT);
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
              stateless = true\n"
         );
         let declaration = parse(&text).unwrap();
-        let expected = Features {
+        let expected = FeatureArgs {
             heartbeat_ms: Some(250),
             claim: Claim::Manual,
             batch: Some(3),

@@ -10,7 +10,7 @@ use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::superblock::Superblock;
 use dm_lease_proto::proto::limit::Limit;
 use dm_lease_proto::proto::words::table::{
-    Claim, FailWith, Features, OnFull, Surroundings, TableLine,
+    Claim, FailWith, FeatureArgs, OnFull, Surroundings, TableLine,
 };
 use std::io::Write;
 use std::path::Path;
@@ -33,7 +33,7 @@ pub fn line(
     device: &Path,
     superblock: &Superblock,
     controller: Slot,
-    features: Features,
+    features: FeatureArgs,
 ) -> Result<String> {
     let line = TableLine {
         device: device.to_str().context("the path is not text")?,
@@ -69,8 +69,8 @@ pub fn line(
     Ok(line)
 }
 
-fn features(options: &Table) -> Features {
-    Features {
+fn features(options: &Table) -> FeatureArgs {
+    FeatureArgs {
         heartbeat_ms: options.heartbeat_ms,
         claim: match options.claim_manual {
             true => Claim::Manual,

@@ -9,7 +9,7 @@ use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Valu
 use dm_lease_proto::proto::codec::layout::DATA_OFFSET_SECTORS;
 use dm_lease_proto::proto::codec::record::BlockId;
 use dm_lease_proto::proto::codec::superblock::{self, Name, Superblock};
-use dm_lease_proto::proto::limit::{Counting, Exhausted, Kind, Redundancy};
+use dm_lease_proto::proto::limit::{Counting, Exhausted, Redundancy, RedundancyKind};
 use dm_lease_proto::proto::time::{Timing, MAX_DURATION_NS, MIN_PERIOD_NS};
 use proptest::collection::vec;
 use proptest::option;
@@ -160,16 +160,16 @@ prop_compose! {
     /// Redundancies, with a limit that fits.
     pub fn redundancies()(
         kind in prop_oneof![
-            (1..=255_u8).prop_map(Kind::Parity),
-            (2..=255_u8).prop_map(Kind::Mirror),
-            Just(Kind::External),
+            (1..=255_u8).prop_map(RedundancyKind::Parity),
+            (2..=255_u8).prop_map(RedundancyKind::Mirror),
+            Just(RedundancyKind::External),
         ],
         (detect, window, batch) in any::<(bool, bool, u32)>(),
         chunk_blocks in option::of(1..=(1_u32 << 18)),
         drain_ns in option::of(1..=MAX_DURATION_NS),
     ) -> Redundancy {
         let exhausted = if window { Exhausted::Window } else { Exhausted::Stop };
-        let external = kind == Kind::External;
+        let external = kind == RedundancyKind::External;
         let counting = match chunk_blocks {
             Some(blocks) if !external => Counting::Stripe { chunk_sectors: blocks * 8 },
             _ => Counting::Ops,

@@ -3,10 +3,10 @@
 
 use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::limit::Limit;
-use dm_lease_proto::proto::words::message::Command;
+use dm_lease_proto::proto::words::message::Message;
 use dm_lease_proto::proto::words::status::{Reason, Role, Status};
 use dm_lease_proto::proto::words::table::{
-    Claim, FailWith, Features, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
+    Claim, FailWith, FeatureArgs, OnFull, BATCH, HEARTBEAT_MS, LAPSE_HOLD_MS,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ pub fn slots() -> impl Strategy<Value = Slot> {
 }
 
 /// Optional settings of a table line.
-pub fn features() -> impl Strategy<Value = Features> {
+pub fn features() -> impl Strategy<Value = FeatureArgs> {
     (
         option::of(HEARTBEAT_MS),
         select(vec![Claim::Auto, Claim::Manual]),
@@ -33,40 +33,42 @@ pub fn features() -> impl Strategy<Value = Features> {
         any::<bool>(),
     )
         .prop_map(
-            |(heartbeat_ms, claim, batch, on_full, fail_with, lapse_hold_ms, stateless)| Features {
-                heartbeat_ms,
-                claim,
-                batch,
-                on_full,
-                fail_with,
-                lapse_hold_ms,
-                stateless,
+            |(heartbeat_ms, claim, batch, on_full, fail_with, lapse_hold_ms, stateless)| {
+                FeatureArgs {
+                    heartbeat_ms,
+                    claim,
+                    batch,
+                    on_full,
+                    fail_with,
+                    lapse_hold_ms,
+                    stateless,
+                }
             },
         )
 }
 
 /// Messages.
-pub fn commands() -> impl Strategy<Value = Command> {
+pub fn commands() -> impl Strategy<Value = Message> {
     prop_oneof![
         select(vec![
-            Command::Claim,
-            Command::Release,
-            Command::Fence,
-            Command::Drop,
-            Command::Histogram
+            Message::Claim,
+            Message::Release,
+            Message::Fence,
+            Message::Drop,
+            Message::Histogram
         ]),
-        slots().prop_map(Command::Handoff),
+        slots().prop_map(Message::Handoff),
         (slots(), 1_u64.., any::<bool>()).prop_map(|(controller, epoch, force)| {
-            Command::ConfirmDead {
+            Message::ConfirmDead {
                 controller,
                 epoch,
                 force,
             }
         }),
-        (1_u64..).prop_map(|epoch| Command::AcceptRisk { epoch }),
-        (1_u64..).prop_map(|epoch| Command::Repaired { epoch }),
-        (0u8..=16).prop_map(Command::Degraded),
-        HEARTBEAT_MS.prop_map(Command::HeartbeatMs),
+        (1_u64..).prop_map(|epoch| Message::AcceptRisk { epoch }),
+        (1_u64..).prop_map(|epoch| Message::Repaired { epoch }),
+        (0u8..=16).prop_map(Message::Degraded),
+        HEARTBEAT_MS.prop_map(Message::HeartbeatMs),
     ]
 }
 

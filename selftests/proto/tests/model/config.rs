@@ -8,7 +8,7 @@ use crate::node::fence;
 use crate::node::Budget;
 use crate::sometimes::Sometimes;
 use dm_lease_proto::proto::controller::Command;
-use dm_lease_proto::proto::limit::{Kind, Redundancy};
+use dm_lease_proto::proto::limit::{Redundancy, RedundancyKind};
 use dm_lease_proto::proto::time::Timing;
 
 /// Where an exploration starts.
@@ -76,7 +76,7 @@ pub struct Config {
 impl Config {
     /// Whether permits are counted: where nothing repairs strays there is no limit.
     pub fn is_limited(&self) -> bool {
-        self.redundancy.kind != Kind::External
+        self.redundancy.kind != RedundancyKind::External
     }
 
     /// What a gate begins with; nothing, where it is not counted.

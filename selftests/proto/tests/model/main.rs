@@ -43,7 +43,7 @@ mod print;
 mod sometimes;
 
 use dm_lease_proto::proto::controller::Command;
-use dm_lease_proto::proto::limit::{Kind, Redundancy};
+use dm_lease_proto::proto::limit::{Redundancy, RedundancyKind};
 
 use config::{base, ticks, Config, Start};
 use explore::explore;
@@ -413,7 +413,7 @@ fn r18_no_acknowledged_write_is_lost() {
 /// Redundancy that repairs so many strays that something above it recognises.
 fn parity(failures: u8) -> Redundancy {
     Redundancy {
-        kind: Kind::Parity(failures),
+        kind: RedundancyKind::Parity(failures),
         detect: true,
         batch: 1,
         ..Redundancy::EXTERNAL

@@ -5,7 +5,7 @@
 //! the module `refusals`. A property that does not hold panics.
 
 use crate::refusals::has_own_words;
-use dm_lease_proto::proto::words::message::Command;
+use dm_lease_proto::proto::words::message::Message;
 use dm_lease_proto::proto::words::status::Status;
 use dm_lease_proto::proto::words::table::{Surroundings, TableError, TableLine};
 use std::cell::Cell;
@@ -87,13 +87,13 @@ fn fits_or_says_why(line: &TableLine<'_>) {
 /// What is accepted prints as a message that means the same; what is refused is told why.
 pub fn message_is_sound(words: &[Vec<u8>]) {
     let taken = Cell::new(0);
-    let parsed = Command::parse(counted(words, &taken));
+    let parsed = Message::parse(counted(words, &taken));
     assert!(taken.get() <= MESSAGE_WORDS, "{} words read", taken.get());
     match parsed {
         Ok(command) => {
             assert_eq!(taken.get(), words.len(), "words left unread");
             let printed = command.to_string();
-            let again = Command::parse(printed.split(' ').map(str::as_bytes));
+            let again = Message::parse(printed.split(' ').map(str::as_bytes));
             assert_eq!(again, Ok(command), "{printed}");
         }
         Err(error) => has_own_words(error, error),

@@ -4,7 +4,7 @@
 //! A word's changes are fully ordered, in the kernel by the memory model's value-returning atomics,
 //! here by fences around them: loom knows sequential consistency of fences only.
 
-use dm_lease_proto::proto::gate::permits::Word;
+use dm_lease_proto::proto::gate::word::AtomicWord;
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
 
 /// The kernel's word.
@@ -13,11 +13,11 @@ pub struct Kernel(AtomicU64);
 impl Kernel {
     /// A word of which nothing was taken.
     pub fn zero() -> Self {
-        Word::new(0)
+        AtomicWord::new(0)
     }
 }
 
-impl Word for Kernel {
+impl AtomicWord for Kernel {
     fn new(value: u64) -> Self {
         Kernel(AtomicU64::new(value))
     }

@@ -29,12 +29,13 @@ pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
-use dm_lease_proto::proto::codec::charges::Charge as DeadTerm;
+use dm_lease_proto::proto::codec::charges::Charge;
 use dm_lease_proto::proto::codec::ids::{Register, Side, Slot};
 use dm_lease_proto::proto::controller::{
     Action, Command, GateChange, MailboxIo, MemberDevice, Notice, Outcome,
 };
-use dm_lease_proto::proto::gate::permits::{Admission, Charge, Lapsed};
+use dm_lease_proto::proto::gate::lanes::Place;
+use dm_lease_proto::proto::gate::permits::{Admission, Lapsed};
 use dm_lease_proto::proto::limit::Redundancy;
 use dm_lease_proto::proto::time::Timing;
 use dm_lease_proto::proto::words::status::{Reason, Role};
@@ -1474,7 +1475,7 @@ impl World {
     fn enter(&mut self, machine: usize) -> bool {
         let it = &mut self.machines[machine];
         let gate_ns = it.gate_ns(self.now_ns);
-        match it.gate.enter(Charge::ONE, || gate_ns) {
+        match it.gate.enter(Place::ONE, || gate_ns) {
             Admission::Granted(_) => {
                 let epoch = it.gate.epoch();
                 let op = it.begin_op(epoch);
@@ -1808,7 +1809,7 @@ impl World {
     /// Whether a machine counts a term as drained on an operator's word alone, and wrongly.
     fn is_deceived(&self, machine: usize) -> bool {
         let controller = self.machines[machine].controller.as_ref();
-        let wrong = |charge: DeadTerm| charge.vouched && self.monitor.is_open(charge.epoch);
+        let wrong = |charge: Charge| charge.vouched && self.monitor.is_open(charge.epoch);
         controller.is_some_and(|controller| controller.charges().iter().any(wrong))
     }
 
