@@ -134,8 +134,8 @@ pub struct Faults {
     pub told: u64,
     /// Per second and member: its disk is replaced, if an operator may do that.
     pub replace: u64,
-    /// A machine that looks for a replaced member finds the former disk first. A tenth as often, per
-    /// second and machine, the former disk comes back in the place of the member that it has.
+    /// A machine that looks for a replaced member finds the former disk first. A tenth as often,
+    /// per second and machine, the former disk comes back in the place of the member that it has.
     pub returns: u64,
 }
 

@@ -23,9 +23,10 @@
 //! | R15: nothing is admitted beside what somebody risked in an earlier term | admission |
 //! | R58: only a member that forgot something is said to have gone back | alarm |
 //!
-//! Where one memory runs on two machines, or an earlier one runs again, a machine holds a lease that
-//! it remembers and has no right to. The rules above hold for everybody else at any time, and for
-//! all when that lease has ended: of a machine and its copy one at most extends it.
+//! Where one memory runs on two machines, or an earlier one runs again, a machine holds a lease
+//! that it remembers and has no right to. The rules above hold for everybody else at any time, and
+//! for all when that lease has ended: of a machine and its copy one at most extends it. Until then
+//! the machine may also write a ballot that it had begun before: in one of two blocks.
 
 use super::{Config, Machine, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -128,15 +129,15 @@ counters! {
     alarms,
     copies,
     withdrew,
-    /// Owners that were copied, machines that were put back to a snapshot of their memory and those
-    /// of them that remembered a lease, machines that noticed it [R58], and machines that were told.
+    /// Owners that were copied, machines that were put back to a snapshot of their memory and
+    /// those of them that remembered a lease, machines that noticed it [R58] or were told.
     copied_owners,
     put_back,
     put_back_owners,
     noticed,
     told_copied,
-    /// Members that were replaced, and those of them while somebody owned; former disks that machines
-    /// found, and those that were dropped.
+    /// Members that were replaced, and those of them while somebody owned; former disks that
+    /// machines found, and those that were dropped.
     replaced,
     replaced_owned,
     returned,
@@ -621,9 +622,10 @@ impl Monitor {
                 ..
             } => {
                 let floor = self.counted(machine);
+                let forgot = self.only_remembers(machine, it.clock.true_ns(local_ns));
                 ensure!(
                     self,
-                    Some(promised(record)) >= floor,
+                    forgot || Some(promised(record)) >= floor,
                     "R35",
                     "machine {machine} writes {record:?} after promising {floor:?}"
                 );
