@@ -152,8 +152,8 @@ impl<P: Copy + Default> Slot<P> {
     ///   has not freed.
     /// - The `per_io_data_size` of that target must be [`Self::SIZE_BYTES`].
     unsafe fn of(bio: NonNull<bindings::bio>) -> NonNull<Self> {
-        // SAFETY: By the safety requirements `bio` is part of a `struct dm_target_io`. The bio sets of
-        // the table reserve the slot in front of it (`dm_table_alloc_md_mempools()`).
+        // SAFETY: By the safety requirements `bio` is part of a `struct dm_target_io`. The bio sets
+        // of the table reserve the slot in front of it (`dm_table_alloc_md_mempools()`).
         let slot = unsafe { bindings::dm_per_bio_data(bio.as_ptr(), size_of::<Self>()) };
         // SAFETY: `dm_per_bio_data()` subtracts a constant from the address of a live clone. The
         // result lies in the same allocation and is not null.

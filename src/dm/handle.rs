@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Handles by which code outside of the callbacks reaches a target.
+//!
+//! # Locking
+//!
+//! A mutex guards each target's pointer. It is held while a function uses the target, so that the
+//! destructor of the target waits for the function. The functions may take locks that the callbacks
+//! take: no callback runs with the mutex held.
 
 use super::{
     bindings,
@@ -15,42 +21,42 @@ use kernel::{
     },
 };
 
-/// A way to reach a target from outside of its callbacks, for instance to raise an event from a
-/// work item. It works from the end of the constructor, which has the target to itself, to the
-/// beginning of the destructor. Cloning is cheap.
+/// A handle by which code outside of the callbacks reaches a target, for instance a thread that
+/// raises an event. The handle works from the end of the constructor to the beginning of the
+/// destructor. A clone shares the target.
 #[derive(Clone)]
 pub struct TargetHandle(pub(super) Arc<Link>);
 
 impl TargetHandle {
-    /// Calls `f` with the target; `None` unless its constructor has succeeded and its destructor
-    /// has not begun. May sleep.
+    /// Calls `f` with the target. Returns `None` if the constructor of the target has not succeeded
+    /// yet, or if its destructor has begun. May sleep.
     ///
     /// The destructor waits for `f` to return.
     pub fn with<R>(&self, f: impl FnOnce(&DmTarget) -> R) -> Option<R> {
         let guard = self.0.ti.lock();
         let ti = guard.as_ref()?;
-        // SAFETY: The pointer is removed before the target goes away, which the lock delays.
+        // SAFETY: `Resources::revoke` removes the pointer at the beginning of the `dtr` callback,
+        // and takes the lock for that, which is held here.
         Some(f(unsafe { DmTarget::from_raw(ti.0) }))
     }
 
-    /// Raises an event of the target, see [`DmTarget::event`].
-    ///
-    /// Returns whether the target could be reached.
+    /// Raises an event of the target; see [`DmTarget::event`]. Returns whether the handle reached
+    /// the target.
     pub fn event(&self) -> bool {
         self.with(DmTarget::event).is_some()
     }
 }
 
-/// A pointer to a target that may be sent to another thread, where [`Link`] guards its use.
+/// A pointer to a target. [`Link`] guards its use.
 pub(super) struct TargetPtr(pub(super) NonNull<bindings::dm_target>);
 
-// SAFETY: A target is not bound to a thread.
+// SAFETY: A `struct dm_target` is not bound to a thread.
 unsafe impl Send for TargetPtr {}
 
-/// What the clones of one [`TargetHandle`] share.
+/// The part that the clones of one [`TargetHandle`] share.
 #[pin_data]
 pub(super) struct Link {
-    /// `None` until the constructor of the target has succeeded, and once its destructor has begun.
+    /// The target, from the end of its constructor to the beginning of its destructor.
     #[pin]
     pub(super) ti: Mutex<Option<TargetPtr>>,
 }

@@ -2,8 +2,9 @@
 /*
  * C bodies for inline functions and macros that Rust cannot call.
  *
- * Each is one line, named rust_helper_ and the C name it stands for; bindings.rs shows it under
- * the C name. No logic lives here. Those named dm_* stand for more than one C name.
+ * Each function has one line, which calls the C function or macro that follows rust_helper_ in its
+ * name. bindings.rs declares it under the C name. A function named dm_* is one expression of more
+ * than one C name.
  */
 
 #include <linux/blkdev.h>
@@ -16,7 +17,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 
-/* Nobody declares these in C: their only caller is Rust. */
+/* These functions have no declaration in C, because only Rust calls them. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 #pragma GCC diagnostic ignored "-Wmissing-declarations"
 
@@ -27,36 +28,24 @@ void rust_helper_bio_wouldblock_error(struct bio *bio)
 	bio_wouldblock_error(bio);
 }
 
-int rust_helper_dm_end_held(int code)
-{
-	if (code == DM_ENDIO_INCOMPLETE)
-		rcu_read_unlock();
-	return code;
-}
-
 /* Mapped devices. */
 
-dev_t rust_helper_dm_target_md_devt(struct dm_target *ti)
+dev_t rust_helper_disk_devt(struct gendisk *disk)
 {
-	return disk_devt(dm_disk(dm_table_get_md(ti->table)));
+	return disk_devt(disk);
 }
 
-unsigned int rust_helper_dm_target_md_openers(struct dm_target *ti)
+unsigned int rust_helper_disk_openers(struct gendisk *disk)
 {
-	return disk_openers(dm_disk(dm_table_get_md(ti->table)));
+	return disk_openers(disk);
 }
 
-struct block_device *rust_helper_dm_target_md_bdev(struct dm_target *ti)
+void rust_helper_dm_disk_submit_bio(struct gendisk *disk, struct bio *bio)
 {
-	return dm_disk(dm_table_get_md(ti->table))->part0;
+	disk->fops->submit_bio(bio);
 }
 
-void rust_helper_dm_target_md_submit_bio(struct dm_target *ti, struct bio *bio)
-{
-	dm_disk(dm_table_get_md(ti->table))->fops->submit_bio(bio);
-}
-
-/* Lockdep takes what lies between these two for something that memory reclaim waits for. */
+/* To lockdep the code between these two is code that memory reclaim waits for. */
 
 void rust_helper_dm_reclaim_waits_begin(void)
 {
@@ -116,7 +105,7 @@ struct file *rust_helper_bdev_open_as_kernel(dev_t dev, blk_mode_t mode)
 		return bdev_file_open_by_dev(dev, mode, NULL, NULL);
 }
 
-/* Threads. The name is data, not a format. */
+/* Threads. The "%s" keeps a name from being used as a format. */
 
 struct task_struct *rust_helper_dm_kthread_create(int (*main)(void *), void *data, const char *name)
 {
@@ -150,12 +139,7 @@ int rust_helper_dm_unregister_vmfork_notifier(struct notifier_block *block)
 	return unregister_random_vmfork_notifier(block);
 }
 
-/* The module this is linked into. */
-
-struct module *rust_helper_dm_this_module(void)
-{
-	return THIS_MODULE;
-}
+/* The module that this file is linked into. */
 
 void rust_helper_dm_hold_this_module(void)
 {

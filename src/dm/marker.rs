@@ -1,21 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding out when dm core has mapped everything that it deferred during a suspend.
+//! A marker behind the bios that dm core has deferred during a suspend.
 //!
 //! While a device is suspended, dm core puts the bios that are sent to it into a list. After the
-//! resume a work item of the device maps them, in this order, beside those that arrive then
-//! (`dm_wq_work()` in `drivers/md/dm.c`). Nothing tells a target when it has come to the end.
+//! resume a work item of the device maps them in this order, while new bios are mapped as well
+//! (`dm_wq_work()` in `drivers/md/dm.c`). dm core does not tell the target when the list is empty.
 //!
-//! A [`Marker`] is an empty bio that the target sends to its own device from [`Target::resume`],
-//! when bios are still deferred: so it becomes the last one of the list. When it is mapped
-//! ([`MapBio::is_marker`]), everything that was deferred before has been mapped.
+//! A [`Marker`] is an empty bio that the target sends to its own device from [`Target::resume`]. dm
+//! core still defers bios then, so that the marker becomes the last one in the list. When the
+//! marker is mapped ([`MapBio::is_marker`]), all bios that were deferred before have been mapped.
 //!
 //! ```text
 //!   resume: send() --> deferred list --> map: is_marker() --> end() --> it may be sent again
 //! ```
 //!
-//! A bio that blk-throttle holds back once more, between the list and `map`, is not covered: to the
-//! target it is one that arrives later.
+//! blk-throttle may delay a bio between the list and `map`. To the target such a bio is one that
+//! arrived after the resume.
+//!
+//! # Limits
+//!
+//! dm core can also suspend a device without calling its targets (`dm_internal_suspend_fast()`).
+//! dm-stats does so when a region is created (`dmsetup stats create`), and dm-snapshot when it
+//! merges into an origin. The target then sees neither `presuspend` nor `resume`, and no marker is
+//! sent. dm core first waits for all bios of the device, including the held ones. The bios that it
+//! defers meanwhile look to the target like bios that have just arrived.
+//!
+//! # States
+//!
+//! ```text
+//!   out:     send() has handed the bio to dm core; it belongs to dm core
+//!   not out: the bio has ended, or was never sent; it belongs to the marker
+//! ```
 //!
 //! [`Target::resume`]: super::Target::resume
 //! [`MapBio::is_marker`]: super::MapBio::is_marker
@@ -23,7 +38,7 @@
 use super::{
     bindings,
     module::Use,
-    target::DmTarget,
+    target::Resuming,
     thread::{new_wait_queue, WaitQueue}, //
 };
 use kernel::{
@@ -35,18 +50,20 @@ use kernel::{
     types::Opaque, //
 };
 
-/// See the top of the file.
+/// A bio by which a target learns that all deferred bios have been mapped; see the module
+/// documentation.
 ///
 /// # Invariants
 ///
-/// While `is_out`, `bio` has been handed to dm core and has not ended, and a reference on this
-/// value belongs to it; otherwise nobody uses `bio`.
+/// - While `is_out`, dm core owns `bio`, which has not ended, and the bio owns a reference on this
+///   value (`bi_private`).
+/// - Otherwise no one uses `bio`.
 #[pin_data]
 pub struct Marker {
     #[pin]
     bio: Opaque<bindings::bio>,
-    /// Its address tells a clone of the marker from every other bio. Nothing is ever read from it,
-    /// since the bio is empty.
+    /// The address that `bi_io_vec` of the bio and of its clones has. No one reads the vector,
+    /// because the bio is empty.
     #[pin]
     vec: Opaque<bindings::bio_vec>,
     is_out: Atomic<bool>,
@@ -55,9 +72,9 @@ pub struct Marker {
     _in_use: Use,
 }
 
-// SAFETY: The task that sets `is_out` has the bio to itself; nothing is bound to a thread.
+// SAFETY: Neither the bio nor the wait queue is bound to a thread.
 unsafe impl Send for Marker {}
-// SAFETY: As above.
+// SAFETY: The one task that changes `is_out` to true uses the bio, until it has sent it.
 unsafe impl Sync for Marker {}
 
 impl Marker {
@@ -76,11 +93,10 @@ impl Marker {
         )
     }
 
-    /// Puts the marker behind everything that was deferred for the device of `ti`, unless it is
-    /// there already. Only from `preresume` or `resume`: at other times it would be mapped at once.
-    /// In an interrupt nothing happens.
-    pub fn send(self: &Arc<Self>, ti: &DmTarget) {
-        // In an interrupt dm core would use the list of bios of the interrupted task.
+    /// Appends the marker to the bios that dm core has deferred for the device of `ti`, unless the
+    /// marker is among them already. In an interrupt this does nothing.
+    pub fn send(self: &Arc<Self>, ti: &Resuming<'_>) {
+        // In an interrupt dm core would use `current->bio_list` of the interrupted task.
         // SAFETY: Has no preconditions.
         let in_task = unsafe { bindings::dm_in_task() };
         if !in_task || self.is_out.xchg(true, ordering::Full) {
@@ -88,41 +104,50 @@ impl Marker {
         }
         let bio = self.bio.get();
         let opf = bindings::req_op_REQ_OP_WRITE;
-        // SAFETY: By the type invariant nobody uses the bio, as `is_out` was false, and what it
-        // points to lives until it has ended.
-        unsafe { bindings::bio_init(bio, ti.as_bdev_ptr(), self.vec.get(), 0, opf) };
-        // INVARIANT: This is the reference that belongs to the bio.
+        // SAFETY: The disk of the mapped device exists, and `part0` does not change.
+        let bdev = unsafe { (*ti.disk()).part0 };
+        // SAFETY: By the type invariant no one uses the bio, because `is_out` was false. The bio
+        // and the vector exist until the bio has ended, because it gets a reference below.
+        unsafe { bindings::bio_init(bio, bdev, self.vec.get(), 0, opf) };
+        // INVARIANT: The bio owns this reference.
         let owner = Arc::into_raw(self.clone());
-        // SAFETY: The bio is initialised and ours.
+        // SAFETY: The bio was initialised above and is ours.
         unsafe { (*bio).bi_private = owner.cast_mut().cast() };
-        // SAFETY: As above.
+        // SAFETY: The bio was initialised above and is ours.
         unsafe { (*bio).bi_end_io = Some(Self::end_io) };
-        // SAFETY: The bio is complete. This is what the block layer calls for a bio of the device,
-        // which exists; it is left out because it could hold the bio back, so that the marker would
-        // not be the last one.
-        unsafe { bindings::dm_target_md_submit_bio(ti.as_raw(), bio) };
+        // The bio does not pass `submit_bio()`, which could throttle it. The marker would then not
+        // be the last one in the list.
+        // SAFETY: The bio is complete. `fops->submit_bio` of a bio-based mapped device is
+        // `dm_submit_bio()`, and the block layer calls it in process context, too.
+        unsafe { bindings::dm_disk_submit_bio(ti.disk(), bio) };
     }
 
-    /// Waits until the marker is not out. The device must not be suspended.
+    /// Waits until the bio has ended. The device must not be suspended, or the wait does not end.
     pub fn wait(&self) {
         self.back.wait(|| !self.is_out.load(ordering::Acquire));
     }
 
-    /// Returns what the clones of the marker point to, and no other bio does.
+    /// Returns the address that `bi_io_vec` of the marker's clones has, and that of no other bio
+    /// has.
     pub(super) fn vec_ptr(&self) -> *mut bindings::bio_vec {
         self.vec.get()
     }
 
+    /// Takes the bio back.
+    ///
     /// # Safety
     ///
-    /// Only for the block layer: `bio` was sent by [`Marker::send`] and has ended.
+    /// Only `bio_endio()` may call this. `bio` must be a bio that [`Marker::send`] has sent, and
+    /// that has ended.
     unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
-        // SAFETY: `send` stored the reference that belongs to the bio. It is dropped last, and with
-        // it, perhaps, the last `Use` of the module, whose end waits for this function.
+        // SAFETY: `send` stored the reference that the bio owns, and it is taken back once.
+        // Dropping it at the end may drop the last `Use` of the module. The end of the module then
+        // waits until this function has returned (`synchronize_rcu_tasks()`).
         let marker = unsafe { Arc::from_raw((*bio).bi_private.cast_const().cast::<Self>()) };
-        // SAFETY: The bio is ours again; drops what the block layer attached to it.
+        // SAFETY: The bio has ended and is ours again. `bio_uninit()` drops the objects that the
+        // block layer has attached to it.
         unsafe { bindings::bio_uninit(bio) };
-        // INVARIANT: The bio has ended, and its reference ends below.
+        // INVARIANT: The bio has ended. Its reference is dropped at the end of this function.
         let _ = marker.is_out.xchg(false, ordering::Full);
         marker.back.wake_all();
     }

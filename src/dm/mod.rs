@@ -182,6 +182,7 @@ pub use self::{
         Features,
         OrCtrError,
         Reply,
+        Resuming,
         StatusKind,
         Target, //
     },

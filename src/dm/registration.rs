@@ -1,6 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registration of a target type, by the module that declares it.
+//! The registration of a target type by the module that declares it.
+//!
+//! [`target_module!`] declares a module in place of the kernel's `module!`. It is the only way to
+//! register a target type. The target type is a static of the module.
+//!
+//! Loading the module first makes the module's own state, a [`TargetModule`], and then registers
+//! the target type. The registration comes last, because tables can be loaded as soon as the target
+//! type is registered, so that nothing may fail afterwards. Unloading the module unregisters the
+//! target type and then drops the state. No table exists then, because each table holds a reference
+//! on the module.
+//!
+//! The kernel loads and unloads a module once, on one thread at a time. No lock is needed here.
+//!
+//! C source: `drivers/md/dm-target.c`.
 
 use super::{
     bindings,
@@ -11,32 +24,27 @@ use super::{
 use core::marker::PhantomData;
 use kernel::{
     error::to_result,
+    module::this_module,
     prelude::*,
-    types::Opaque, //
+    types::Opaque,
+    ModuleMetadata, //
 };
 
-/// The state of a module with a target: what exists for as long as the module is loaded.
+/// The state of a module with a target. It exists for as long as the module is loaded.
 pub trait TargetModule: Sized + Send + Sync + 'static {
     /// The target that the module registers.
     type Target: Target;
 
-    /// Makes the state, before the target type is registered. It is dropped after the target type
-    /// was unregistered.
+    /// Makes the state, before the target type is registered. The state is dropped after the target
+    /// type was unregistered.
     fn init() -> impl PinInit<Self, Error>;
 }
 
-/// Declares a module whose state is `type`, a [`TargetModule`]; at the root of the crate, which has
-/// this directory as its module `dm`. The other fields are those of the kernel's `module!`.
+/// Declares a module with a target.
 ///
-/// ```ignore
-/// dm::target_module! {
-///     type: State,
-///     name: "dm_example",
-///     authors: ["Somebody"],
-///     description: "An example",
-///     license: "GPL",
-/// }
-/// ```
+/// The field `type` names the state of the module, a [`TargetModule`]. The other fields are those
+/// of the kernel's `module!`. Use the macro at the root of the crate, which must have this
+/// directory as its module `dm`. The documentation of [`dm`](super) has an example.
 #[macro_export]
 macro_rules! target_module {
     (type: $state:ty, $($metadata:tt)*) => {
@@ -48,27 +56,41 @@ macro_rules! target_module {
             $($metadata)*
         }
 
-        // SAFETY: `module!` makes `Loaded<$state>` what the kernel loads, and can be used only once
-        // in a module.
-        unsafe impl $crate::dm::registration::IsLoaded for $state {}
+        // SAFETY:
+        // - `module!` makes `Loaded<$state>` the type of the module, and can be used only once.
+        // - The target type is a static that is visible nowhere else.
+        unsafe impl $crate::dm::registration::IsLoaded for $state {
+            fn target_type() -> &'static $crate::dm::registration::TargetType<
+                <Self as $crate::dm::TargetModule>::Target,
+            > {
+                static TARGET_TYPE: $crate::dm::registration::TargetType<
+                    <$state as $crate::dm::TargetModule>::Target,
+                > = $crate::dm::registration::TargetType::new::<LoadedModule>();
+                &TARGET_TYPE
+            }
+        }
     };
 }
 pub use target_module;
 
-/// The state of a module that [`target_module!`] declares.
+/// Implemented by [`target_module!`] for the state of the module.
 ///
 /// # Safety
 ///
-/// The type of the module, in the sense of the kernel's `module!`, must be [`Loaded`] of this type.
+/// - The type of the module, in the sense of the kernel's `module!`, must be [`Loaded`] of this
+///   type.
+/// - `target_type` must always return the same static, which is made for that module and is used
+///   for nothing else.
 #[doc(hidden)]
-pub unsafe trait IsLoaded: TargetModule {}
+pub unsafe trait IsLoaded: TargetModule {
+    /// Returns the static target type of the module.
+    fn target_type() -> &'static TargetType<Self::Target>;
+}
 
-/// What the kernel keeps of a module that [`target_module!`] declares. The fields are dropped in
-/// this order.
+/// The type of a module that [`target_module!`] declares. The fields are dropped in this order.
 #[doc(hidden)]
 #[pin_data]
 pub struct Loaded<M: TargetModule> {
-    #[pin]
     registration: Registration<M::Target>,
     #[pin]
     state: M,
@@ -80,51 +102,66 @@ impl<M: IsLoaded> kernel::InPlaceModule for Loaded<M> {
         try_pin_init!(Self {
             last: Last::new()?,
             state <- M::init(),
-            registration <- Registration::new(),
+            registration: Registration::new(M::target_type())?,
         })
     }
 }
 
-/// A registered target type, which is unregistered when this is dropped.
-///
-/// Tables point to it, and each holds a reference on the module. So it must exist until there are
-/// no such references; [`super::module`] sees to that.
+/// A target type in static storage (`struct target_type`).
 ///
 /// # Invariants
 ///
-/// `inner` is a `struct target_type` registered with dm core.
-#[pin_data(PinnedDrop)]
-struct Registration<T: Target> {
-    #[pin]
+/// - All fields of `inner` except `list` have the values that [`Callbacks::target_type`] returned.
+/// - No one but dm core reads or writes `inner.list`.
+#[doc(hidden)]
+#[repr(transparent)]
+pub struct TargetType<T: Target> {
     inner: Opaque<bindings::target_type>,
-    _target: PhantomData<T>,
+    _target: PhantomData<fn() -> T>,
 }
 
-// SAFETY: A target type may be unregistered on another thread than it was registered on.
-unsafe impl<T: Target> Send for Registration<T> {}
-// SAFETY: Nothing can be done with a shared reference.
-unsafe impl<T: Target> Sync for Registration<T> {}
+// SAFETY: dm core protects `inner.list` with a lock (`_lock` in `drivers/md/dm-target.c`). By the
+// type invariant the other fields do not change.
+unsafe impl<T: Target> Sync for TargetType<T> {}
 
-impl<T: Target> Registration<T> {
-    /// Registers the target type. Errors: `EBUSY` if the name is taken.
-    fn new() -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            inner <- Opaque::try_ffi_init(|slot: *mut bindings::target_type| {
-                // SAFETY: The slot is valid for writes.
-                unsafe { slot.write(Callbacks::<T>::target_type()) };
-                // SAFETY: The target type is filled in, and stays where it is until it is
-                // unregistered, because it is pinned.
-                to_result(unsafe { bindings::dm_register_target(slot) })
-            }),
+impl<T: Target> TargetType<T> {
+    /// Makes the target type of a module.
+    pub const fn new<M: ModuleMetadata>() -> Self {
+        // INVARIANT: The value comes from `Callbacks::target_type`, and is not registered yet.
+        Self {
+            inner: Opaque::new(Callbacks::<T>::target_type(this_module::<M>().as_ptr())),
             _target: PhantomData,
-        })
+        }
     }
 }
 
-#[pinned_drop]
-impl<T: Target> PinnedDrop for Registration<T> {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered.
-        unsafe { bindings::dm_unregister_target(self.inner.get()) };
+/// A registered target type. Dropping the registration unregisters the target type.
+///
+/// # Invariants
+///
+/// `target_type` is registered with dm core.
+struct Registration<T: Target> {
+    target_type: &'static TargetType<T>,
+}
+
+impl<T: Target> Registration<T> {
+    /// Registers a target type.
+    ///
+    /// Errors: `EBUSY` if the name is taken.
+    fn new(target_type: &'static TargetType<T>) -> Result<Self> {
+        // SAFETY: `dm_register_target()` needs a complete target type that exists until it is
+        // unregistered. It is static, and complete by its type invariant.
+        to_result(unsafe { bindings::dm_register_target(target_type.inner.get()) })?;
+        // INVARIANT: The target type was registered just above.
+        Ok(Self { target_type })
+    }
+}
+
+impl<T: Target> Drop for Registration<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the target type is registered. No table uses it: each table
+        // holds a reference on the module (`get_target_type()` in `drivers/md/dm-target.c`), and
+        // the registration is dropped when the module is unloaded or its load fails.
+        unsafe { bindings::dm_unregister_target(self.target_type.inner.get()) };
     }
 }

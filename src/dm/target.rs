@@ -44,6 +44,7 @@ use super::{
     bindings,
     builder::{
         Instance,
+        Private,
         TargetBuilder, //
     },
     callbacks::Visitor,
@@ -60,13 +61,17 @@ use super::{
 };
 use core::{
     convert::Infallible,
+    ops::Deref,
     ptr::NonNull, //
 };
 use kernel::{
     alloc::AllocError,
     fmt,
     prelude::*,
-    types::Opaque, //
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    },
 };
 
 /// Why a constructor refuses a table line.
@@ -246,8 +251,9 @@ pub trait Target: Sized + 'static {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// The device is resumed with this table; bios arrive next.
-    fn resume(_data: &Self::Data<'_>, _ti: &DmTarget) {
+    /// The device is about to be resumed with this table. dm core still defers all bios. They
+    /// arrive after this function has returned.
+    fn resume(_data: &Self::Data<'_>, _ti: &Resuming<'_>) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
@@ -295,10 +301,11 @@ impl DmTarget {
         self.0.get()
     }
 
-    /// Returns the mapped device as a block device.
-    pub(super) fn as_bdev_ptr(&self) -> *mut bindings::block_device {
-        // SAFETY: The mapped device outlives its tables.
-        unsafe { bindings::dm_target_md_bdev(self.as_raw()) }
+    /// Returns the disk of the mapped device.
+    pub(super) fn disk(&self) -> *mut bindings::gendisk {
+        // SAFETY: `dm_disk()` needs a mapped device, which outlives its tables (`__unbind()` in
+        // `free_dev()`).
+        unsafe { bindings::dm_disk(self.md()) }
     }
 
     fn table(&self) -> *mut bindings::dm_table {
@@ -343,8 +350,8 @@ impl DmTarget {
 
     /// Returns the number of the mapped device.
     pub fn device_number(&self) -> DevT {
-        // SAFETY: The mapped device outlives its tables.
-        DevT::from_raw(unsafe { bindings::dm_target_md_devt(self.as_raw()) })
+        // SAFETY: `disk_devt()` needs a disk. That of the mapped device outlives its tables.
+        DevT::from_raw(unsafe { bindings::disk_devt(self.disk()) })
     }
 
     /// Returns how many openers the mapped device has: processes, mounts, devices stacked on it.
@@ -352,8 +359,8 @@ impl DmTarget {
     /// The answer may be out of date when it arrives. Who wants to know whether the device was held
     /// open without a break must see zero to believe in a break.
     pub fn open_count(&self) -> u32 {
-        // SAFETY: The mapped device outlives its tables.
-        unsafe { bindings::dm_target_md_openers(self.as_raw()) }
+        // SAFETY: `disk_openers()` needs a disk. That of the mapped device outlives its tables.
+        unsafe { bindings::disk_openers(self.disk()) }
     }
 
     /// Returns whether a noflush suspend is going on: bios may be requeued and must not be waited
@@ -395,10 +402,10 @@ impl DmTarget {
     ///
     /// # Safety
     ///
-    /// The constructor of type `T` must have succeeded for this target, and the destructor must
-    /// not run before the end of `'ti`.
+    /// - The target must be of type `T`, and its constructor must have succeeded.
+    /// - The destructor of the target must not run before the end of `'ti`.
     pub(super) unsafe fn data<'ti, T: Target>(&self) -> &'ti T::Data<'ti> {
-        // SAFETY: The caller's promise.
+        // SAFETY: By the safety requirements.
         unsafe { &self.instance::<T>().data }
     }
 
@@ -408,7 +415,37 @@ impl DmTarget {
     ///
     /// As for [`DmTarget::data`].
     pub(super) unsafe fn instance<'ti, T: Target>(&self) -> &'ti Instance<'ti, T> {
-        // SAFETY: By the safety requirements `private` points to the instance.
-        unsafe { &*(*self.as_raw()).private.cast::<Instance<'ti, T>>() }
+        // SAFETY: `ctr` has stored the instance in `private`, which does not change afterwards. By
+        // the safety requirements `dtr` does not take it back before the end of `'ti`.
+        unsafe { Private::<'ti, T>::borrow((*self.as_raw()).private) }.get_ref()
+    }
+}
+
+/// A target during [`Target::resume`].
+///
+/// It proves that dm core still defers the bios of the mapped device: `__dm_resume()` in
+/// `drivers/md/dm.c` calls `dm_queue_flush()` after the `resume` callbacks of all targets.
+///
+/// # Invariants
+///
+/// The `resume` callback of the target runs while the value exists.
+pub struct Resuming<'a>(&'a DmTarget);
+
+impl<'a> Resuming<'a> {
+    /// Wraps the target of a `resume` callback.
+    ///
+    /// Only [`Callbacks`](super::callbacks::Callbacks) calls this, for the duration of the
+    /// callback.
+    pub(super) fn new(target: &'a DmTarget) -> Self {
+        // INVARIANT: The caller is the `resume` callback.
+        Self(target)
+    }
+}
+
+impl Deref for Resuming<'_> {
+    type Target = DmTarget;
+
+    fn deref(&self) -> &DmTarget {
+        self.0
     }
 }

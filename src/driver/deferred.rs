@@ -18,7 +18,7 @@
 //! Locking: none. dm core calls the suspend hooks of a device one at a time.
 
 use crate::{
-    dm::{DevT, DmTarget, Marker, Word64},
+    dm::{DevT, DmTarget, Marker, Resuming, Word64},
     proto::gate::backlog::Backlog,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -69,7 +69,7 @@ impl Deferred {
 
     /// The device is being resumed; whether there may be bios that were deferred. Then
     /// the [marker](Deferred::marker) comes behind them.
-    pub fn resume(&self, ti: &DmTarget) -> bool {
+    pub fn resume(&self, ti: &Resuming<'_>) -> bool {
         let is_any = self.backlog.is_any();
         if is_any {
             self.backlog.mark();

@@ -23,8 +23,8 @@ use super::{
 use crate::{
     dm::{
         Access, Args, Bio, BlkStatus, BlockDevice, CtrError, DmDevice, DmTarget, EndBio,
-        EndOutcome, MapBio, MapOutcome, Op, OrCtrError, QueueLimits, Reply, StatusKind, Target,
-        TargetBuilder, TargetHandle, TextWriter, Tracked, Visitor,
+        EndOutcome, MapBio, MapOutcome, Op, OrCtrError, QueueLimits, Reply, Resuming, StatusKind,
+        Target, TargetBuilder, TargetHandle, TextWriter, Tracked, Visitor,
     },
     proto::{
         codec::{ids::Slot, superblock::Superblock},
@@ -202,7 +202,7 @@ impl Target for LeaseTarget {
         data.membership.session.attach(data.membership.id)
     }
 
-    fn resume(data: &LeaseTable<'_>, ti: &DmTarget) {
+    fn resume(data: &LeaseTable<'_>, ti: &Resuming<'_>) {
         data.flags.clear(TableFlags::NOFLUSH);
         if data.flags.has(TableFlags::FOREIGN) {
             data.deferred.disown();

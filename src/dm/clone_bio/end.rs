@@ -62,14 +62,24 @@ impl EndOutcome<'_> {
     /// Returns the code for dm core (`DM_ENDIO_*`). The target's data must not be used afterwards.
     #[inline(always)]
     pub(in crate::dm) fn into_raw(self) -> c_int {
-        // The function returns either a constant or the result of the C function. So the common
+        // The function returns either a constant or the result of the cold function. So the common
         // path does not have to keep the code in a register over a call.
         if self.0 == bindings::DM_ENDIO_DONE as c_int {
             return bindings::DM_ENDIO_DONE as c_int;
         }
-        // SAFETY: `rcu_read_unlock()` needs a critical section to leave. By the type invariant this
-        // value owns one if the code is `DM_ENDIO_INCOMPLETE`, and the value ends here.
-        unsafe { bindings::dm_end_held(self.0) }
+        self.into_raw_held()
+    }
+
+    /// As [`EndOutcome::into_raw`], for the codes other than `DM_ENDIO_DONE`.
+    #[cold]
+    #[inline(never)]
+    fn into_raw_held(self) -> c_int {
+        if self.0 == bindings::DM_ENDIO_INCOMPLETE as c_int {
+            // SAFETY: `rcu_read_unlock()` needs a critical section to leave. By the type invariant
+            // this value owns one, and the value ends here.
+            unsafe { bindings::rcu_read_unlock() };
+        }
+        self.0
     }
 }
 
