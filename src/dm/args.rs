@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The words of a table line or a message.
+//! The arguments of a table line or a message.
 //!
-//! dm core splits the text at blanks, undoes backslash escapes, and hands over an array of C
-//! strings that lives as long as the callback. [`Args`] is an iterator over them: it never runs
-//! past the end, whatever the user typed.
+//! dm core splits the text at blanks and undoes backslash escapes. It passes an array of C strings
+//! that exists until the callback returns. [`Args`] is an iterator over the array that never reads
+//! past its end.
 //!
 //! C source: `dm_split_args()` in `drivers/md/dm-table.c`.
 
 use core::iter::FusedIterator;
 use kernel::prelude::*;
 
-/// The words not yet consumed, from left to right.
+/// The arguments that have not been consumed yet, from left to right.
 ///
 /// # Invariants
 ///
-/// Each pointer in `words` is a null-terminated string that lives for `'a` and does not change.
+/// Each pointer in `words` points to a null-terminated string that exists and does not change
+/// during `'a`.
 #[derive(Clone)]
 pub struct Args<'a> {
     words: &'a [*mut c_char],
@@ -26,34 +27,37 @@ impl<'a> Args<'a> {
     ///
     /// # Safety
     ///
-    /// `argv` must be an array of `argc` null-terminated strings that stay valid and unchanged for
-    /// `'a`; it may be null if `argc` is zero.
+    /// - `argv` must be null if `argc` is zero, or point to an array of `argc` pointers that exists
+    ///   and does not change during `'a`.
+    /// - Each pointer must point to a null-terminated string that exists and does not change during
+    ///   `'a`.
     pub(super) unsafe fn from_raw(argc: c_uint, argv: *mut *mut c_char) -> Self {
         if argc == 0 || argv.is_null() {
-            // INVARIANT: No word at all.
+            // INVARIANT: There is no pointer.
             return Self { words: &[] };
         }
-        // SAFETY: The caller's promise.
+        // SAFETY: By the safety requirements.
         let words = unsafe { core::slice::from_raw_parts(argv, argc as usize) };
-        // INVARIANT: The caller's promise.
+        // INVARIANT: By the safety requirements.
         Self { words }
     }
 
-    /// Returns the word `index` places after the next one, without consuming anything.
+    /// Returns the argument `index` places behind the next one, without consuming an argument.
     pub fn peek(&self, index: usize) -> Option<&'a CStr> {
         let word = self.words.get(index)?;
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the pointer is a null-terminated string that exists for
+        // `'a`.
         Some(unsafe { CStr::from_char_ptr(*word) })
     }
 
-    /// Returns whether all words have been consumed.
+    /// Returns whether all arguments have been consumed.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
-    /// Consumes the next word as an unsigned decimal number.
+    /// Consumes the next argument as an unsigned decimal number.
     ///
-    /// Returns `None` if there is no word, or if it is not a number that fits.
+    /// Returns `None` if there is no argument, or if it is not a number of 64 bits.
     pub fn next_u64(&mut self) -> Option<u64> {
         parse_u64(self.next()?.to_bytes())
     }
@@ -76,7 +80,7 @@ impl<'a> Iterator for Args<'a> {
 impl ExactSizeIterator for Args<'_> {}
 impl FusedIterator for Args<'_> {}
 
-/// Parses an unsigned decimal number: digits only, at least one, no sign, no blank.
+/// Parses an unsigned decimal number, which consists of one or more digits and nothing else.
 pub fn parse_u64(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C declarations that the kernel crate's own bindings lack.
+//! The C declarations that the bindings of the kernel crate do not have.
 //!
-//! The build runs bindgen twice (see `Kbuild`): over `bindings_helper.h` for types, constants and
-//! functions of `<linux/device-mapper.h>`, and over `helpers.c` for the inline functions and macros
-//! that need a C body. Bindgen follows no type out of what `bindgen_parameters` names; what it
-//! refers to comes from `kernel::bindings`, so that a `bio` here *is* the kernel crate's `bio`.
-//! Together they appear as one namespace.
+//! The build runs bindgen twice (see `Kbuild`): over `bindings_helper.h` for the types, constants
+//! and functions of `<linux/device-mapper.h>`, and over `helpers.c` for inline functions and
+//! macros. Bindgen declares only the items that `bindgen_parameters` names. All other types come
+//! from `kernel::bindings`, so that a `bio` here is the same type as in the kernel crate. This
+//! module shows all of them in one namespace.
 
 /// Types, constants and functions.
 #[allow(
@@ -27,14 +27,14 @@
     unsafe_op_in_unsafe_fn
 )]
 mod generated {
-    // Names defined in the included file win over those of a glob import, here and for importers.
+    // A name in the included file takes precedence over one of a glob import, also for importers.
     pub(crate) use kernel::bindings::*;
     use kernel::ffi;
 
     include!(concat!(env!("DM_BINDINGS"), "/bindings_generated.rs"));
 }
 
-/// The C shims of `helpers.c`, by the name of what they stand for.
+/// The functions of `helpers.c`, by the names of the C functions that they call.
 #[allow(
     clippy::all,
     dead_code,

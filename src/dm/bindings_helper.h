@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Input of bindgen for src/dm/bindings.rs: what the module needs beyond the kernel crate's bindings.
+ * Input of bindgen for src/dm/bindings.rs: headers and constants that the bindings of the kernel crate
+ * lack.
  *
- * A macro with a cast is no constant to bindgen. It is written as
+ * Bindgen does not declare a macro with a cast. Such a macro is written as
  *	const type RUST_CONST_HELPER_NAME = NAME;
- * and the build strips the prefix, as the kernel does for its own bindings.
+ * and the build removes the prefix, as the kernel's build does for its own bindings.
  */
 
 #include <linux/blkdev.h>
@@ -35,5 +36,5 @@ const blk_features_t RUST_CONST_HELPER_BLK_FEAT_ATOMIC_WRITES = BLK_FEAT_ATOMIC_
 const blk_mode_t RUST_CONST_HELPER_BLK_OPEN_READ = BLK_OPEN_READ;
 const blk_mode_t RUST_CONST_HELPER_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 
-/* Level 0 of a class is the class itself, shifted. IOPRIO_PRIO_VALUE() is no constant expression. */
+/* IOPRIO_PRIO_VALUE(IOPRIO_CLASS_RT, 0), which is no constant expression in C. */
 const unsigned short RUST_CONST_HELPER_DM_IOPRIO_RT = IOPRIO_CLASS_RT << IOPRIO_CLASS_SHIFT;

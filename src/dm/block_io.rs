@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading and writing blocks of a device on one's own account, without allocation.
+//! Reading and writing blocks of a device, without an allocation for each transfer.
 //!
-//! An [`IoBuf`] is a bio and the blocks it transfers, both allocated once. It always has exactly
-//! one owner:
+//! An [`IoBuf`] is a bio together with the blocks that it transfers. Both are allocated once. A
+//! buffer always has exactly one owner:
 //!
 //! ```text
-//!   IoBuf::new --> you --- submit ---> the block layer --- the end ---> Complete::complete
-//!                  | ^                                                      |       |
-//!                  | +--- Err, if the request makes no sense                |       +--- drop
-//!                  | +----------------- handed back ------------------------+
+//!   IoBuf::new --> caller --- submit ---> block layer --- transfer ends ---> Complete::complete
+//!                  | ^                                                           |       |
+//!                  | +--- Err, if the request is refused                         |       +-- drop
+//!                  | +------------------- handed back ---------------------------+
 //!                  +--- drop
 //! ```
 //!
-//! So nobody can touch a block while the device does, and memory under a device that hangs is never
-//! freed: it stays with the I/O, which also holds a reference on the device, on the context, and on
-//! this module: an `rmmod` is refused as busy until the I/O comes back, and a module that submits
-//! I/O while it is unloaded, or while its load fails, ends when that has come back.
+//! Hence no one can access a block while the device does. If a device hangs, the memory of the
+//! transfer is not freed. The transfer also holds references on the device, on the context and on
+//! this module. `rmmod` fails with `EBUSY` until the transfer has ended. A module that submits a
+//! transfer while it is being unloaded, or while its load fails, waits until the transfer has
+//! ended.
 //!
-//! # Context, locking
+//! # Context and locking
 //!
-//! [`IoBuf::submit`] may block, for tags or because the queue is frozen: process context, and one
-//! thread per device if one device must not delay another. Completion runs in whatever context the
-//! device completes in, usually interrupt; see [`Complete`].
+//! [`IoBuf::submit`] needs process context. It may wait for tags or for a frozen queue. If one
+//! device must not delay another, use one thread for each device. The completion runs in the
+//! context in which the device completes, which is usually an interrupt; see [`Complete`]. This
+//! module takes no locks.
 
 use super::{
     bindings,
@@ -41,33 +43,33 @@ use kernel::{
     types::Opaque, //
 };
 
-/// Bytes in one block.
+/// The number of bytes in a block.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// Sectors (512 bytes) in one block.
+/// The number of sectors (512 bytes) in a block.
 pub const BLOCK_SECTORS: u64 = (BLOCK_BYTES >> kernel::block::SECTOR_SHIFT) as u64;
 
-/// Most blocks in one [`IoBuf`].
+/// The maximum number of blocks in an [`IoBuf`].
 pub const MAX_BLOCKS: usize = bindings::BIO_MAX_VECS as usize;
 
-/// One block of memory, aligned so that it never straddles a page.
+/// One block of memory. Because of its alignment it lies within one page.
 #[repr(C, align(4096))]
 struct Block([u8; BLOCK_BYTES]);
 
-/// What to do with the blocks, and how urgent it is.
+/// The operation of a transfer.
 ///
-/// Everything is sent as synchronous, idle-marked metadata of real-time I/O priority. `REQ_SYNC`
-/// alone would not do: writeback throttling exempts only `REQ_SYNC | REQ_IDLE`
-/// (`wbt_should_throttle()` in `block/blk-wbt.c`).
+/// Each transfer is sent as metadata with real-time I/O priority and the flags `REQ_SYNC |
+/// REQ_IDLE`. Writeback throttling exempts a bio only if it has both flags (`wbt_should_throttle()`
+/// in `block/blk-wbt.c`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum IoOp {
-    /// Read the blocks.
+    /// Reads the blocks.
     Read,
-    /// Write the blocks; they may still be in a volatile cache when the write completes.
+    /// Writes the blocks. They may still be in a volatile cache when the write has ended.
     Write,
-    /// Write the blocks durably (`REQ_FUA`), without regard to what was written before.
+    /// Writes the blocks durably (`REQ_FUA`). Earlier writes may still be in a volatile cache.
     WriteFua,
-    /// Make everything completed so far durable, then write the blocks durably.
+    /// Makes all writes that have ended durable, and then writes the blocks durably.
     WriteFlushFua,
 }
 
@@ -89,37 +91,39 @@ impl IoOp {
 /// One transfer.
 #[derive(Clone)]
 pub struct Request {
-    /// The device, kept open until the transfer has ended.
+    /// The device. It stays open until the transfer has ended.
     pub dev: Arc<BlockDevice>,
     /// The operation.
     pub op: IoOp,
     /// The first sector (512 bytes) on the device; a multiple of its logical block size.
     pub sector: u64,
-    /// Which blocks of the buffer are transferred.
+    /// The blocks of the buffer that are transferred.
     pub blocks: Range<usize>,
-    /// Fail with [`BlkStatus::AGAIN`] rather than block in `submit`.
+    /// Makes the transfer fail with [`BlkStatus::AGAIN`] if `submit` would have to wait.
     pub nowait: bool,
 }
 
-/// Who is told of the end of a transfer.
+/// The context of a transfer, which is called when the transfer ends.
 pub trait Complete: Send + Sync + 'static {
-    /// Takes the buffer back. `status` says how the transfer ended.
+    /// Takes the buffer back. `status` is the status of the transfer.
     ///
-    /// Called in any context, interrupts included, and possibly before `submit` has returned: do
-    /// not sleep, hand over to a thread. If this holds the last reference to the context, the
-    /// context is dropped here too; a context that cannot be dropped in interrupt context must be
-    /// kept by somebody who waits for its buffers.
+    /// This runs in any context, including interrupts, and possibly before `submit` has returned.
+    /// It must not sleep; wake a thread for the rest of the work. If `self` is the last reference
+    /// to the context, the context is dropped here, too. If the context cannot be dropped in an
+    /// interrupt, its user must keep another reference until all buffers are back.
     fn complete(self: Arc<Self>, buf: KBox<IoBuf<Self>>, status: BlkStatus)
     where
         Self: Sized;
 }
 
-/// A bio with its blocks. `C` is who is told when a transfer ends.
+/// A bio with its blocks. `C` is the type of the context.
 ///
 /// # Invariants
 ///
-/// `vecs` has room for one element per block. Between transfers the bio owns nothing. During one,
-/// the bio points to this allocation, and `dev`, `context` and `in_flight` are set.
+/// - `vecs` has room for one element for each block.
+/// - Between transfers the bio owns no other objects.
+/// - During a transfer `bi_private` of the bio points to this allocation, which the bio owns, and
+///   `dev`, `context` and `in_flight` are set.
 pub struct IoBuf<C: Complete> {
     bio: Opaque<bindings::bio>,
     vecs: KVec<bindings::bio_vec>,
@@ -129,14 +133,14 @@ pub struct IoBuf<C: Complete> {
     in_flight: Option<Use>,
     submitted_ns: u64,
     ended_ns: u64,
-    /// For the owner to tell buffers and transfers apart; not used here.
+    /// A number by which the user tells buffers and transfers apart. It is not used here.
     pub tag: u64,
 }
 
-// SAFETY: The pointers in `bio` and `vecs` point to what this value owns, or, during a transfer,
-// when nobody has this value, to what the block layer uses; nothing is bound to a thread.
+// SAFETY: Between transfers `bio` and `vecs` point only to memory that this value owns. During a
+// transfer the block layer has the value. Nothing is bound to a thread.
 unsafe impl<C: Complete> Send for IoBuf<C> {}
-// SAFETY: Shared references give access to the blocks and the times for reading only.
+// SAFETY: A shared reference gives access to the blocks and times only for reading.
 unsafe impl<C: Complete> Sync for IoBuf<C> {}
 
 impl<C: Complete> IoBuf<C> {
@@ -148,10 +152,11 @@ impl<C: Complete> IoBuf<C> {
         let mut blocks = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             let block = KBox::<Block>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
-            // SAFETY: The allocation was zeroed, and any bytes are a valid block.
+            // SAFETY: `__GFP_ZERO` has zeroed the allocation, and zeroes are a valid `Block`.
             blocks.push(unsafe { block.assume_init() }, GFP_KERNEL)?;
         }
-        // INVARIANT: There is room for `count` elements, and no transfer.
+        // INVARIANT: `vecs` has room for `count` elements. There is no transfer, and the bio is
+        // zeroed.
         Ok(KBox::new(
             Self {
                 bio: Opaque::zeroed(),
@@ -168,7 +173,7 @@ impl<C: Complete> IoBuf<C> {
         )?)
     }
 
-    /// Returns how many blocks the buffer has.
+    /// Returns the number of blocks.
     pub fn block_count(&self) -> usize {
         self.blocks.len()
     }
@@ -178,27 +183,29 @@ impl<C: Complete> IoBuf<C> {
         self.blocks.get(index).map(|block| &block.0)
     }
 
-    /// Returns a block to be changed.
+    /// Returns a block for writing.
     pub fn block_mut(&mut self, index: usize) -> Option<&mut [u8; BLOCK_BYTES]> {
         self.blocks.get_mut(index).map(|block| &mut block.0)
     }
 
-    /// Returns when the last transfer was submitted, in nanoseconds of `CLOCK_MONOTONIC_RAW`.
+    /// Returns the time at which the last transfer was submitted, in nanoseconds of
+    /// `CLOCK_MONOTONIC_RAW`.
     pub fn submitted_ns(&self) -> u64 {
         self.submitted_ns
     }
 
-    /// Returns when the last transfer ended, in nanoseconds of `CLOCK_MONOTONIC_RAW`.
+    /// Returns the time at which the last transfer ended, in nanoseconds of `CLOCK_MONOTONIC_RAW`.
     pub fn ended_ns(&self) -> u64 {
         self.ended_ns
     }
 
-    /// Starts a transfer. May block; see the module documentation.
+    /// Starts a transfer. May sleep; see the module documentation.
     ///
-    /// The buffer comes back through [`Complete::complete`] of `context`, exactly once. If the
-    /// request makes no sense (an empty or impossible range of blocks, or sectors beyond the end of
-    /// the device) it comes back at once with `EINVAL`, and nothing happens; with `EDEADLK` if this
-    /// is an interrupt; with `ENODEV` if the module has ended.
+    /// The buffer comes back exactly once: through [`Complete::complete`] of `context`, or at once
+    /// with an error, without a transfer.
+    ///
+    /// Errors: `EINVAL` for a range of blocks that is empty or not in the buffer, and for sectors
+    /// beyond the end of the device; `EDEADLK` in an interrupt; `ENODEV` if the module has ended.
     pub fn submit(
         mut buf: KBox<Self>,
         request: Request,
@@ -207,8 +214,8 @@ impl<C: Complete> IoBuf<C> {
         if !buf.accepts(&request) {
             return Err((buf, EINVAL));
         }
-        // In an interrupt the block layer would use the list of bios of the interrupted task.
-        // SAFETY: Has no preconditions.
+        // In an interrupt `submit_bio()` would use `current->bio_list` of the interrupted task.
+        // SAFETY: `in_task()` may be called in any context.
         if !unsafe { bindings::dm_in_task() } {
             return Err((buf, EDEADLK));
         }
@@ -216,27 +223,30 @@ impl<C: Complete> IoBuf<C> {
             Ok(used) => Some(used),
             Err(error) => return Err((buf, error)),
         };
-        // SAFETY: The request was checked just above, and no transfer is going on.
+        // SAFETY: `accepts` has checked the request above. No transfer is going on, because the
+        // caller owns the buffer.
         unsafe { buf.prepare(&request) };
         buf.submitted_ns = raw_ns();
         buf.dev = Some(request.dev);
         buf.context = Some(context);
         let bio = buf.bio.get();
         let owner = KBox::into_raw(buf);
-        // SAFETY: The bio was initialised by `prepare` and has not been submitted.
+        // SAFETY: `prepare` has initialised the bio, which has not been submitted.
         unsafe { (*bio).bi_private = owner.cast() };
-        // SAFETY: As above.
+        // SAFETY: `prepare` has initialised the bio, which has not been submitted.
         unsafe { (*bio).bi_end_io = Some(Self::end_io) };
-        // This makes `rmmod` fail; `in_flight` is what keeps the module.
-        // SAFETY: This code is running, so that the module is there to be held. The reference is
-        // given back at the end of `end_io`.
+        // The reference makes `rmmod` fail with `EBUSY`. `in_flight` keeps the module also when it
+        // is being unloaded.
+        // SAFETY: `__module_get()` needs a module that cannot go away during the call. The module
+        // exists while its code runs here. `end_io` drops the reference.
         unsafe { bindings::dm_hold_this_module() };
-        // SAFETY: The bio is complete, and bio, blocks and device live until `end_io`.
+        // SAFETY: The bio is complete. The bio, the blocks and the device exist until `end_io`,
+        // because the bio owns the buffer.
         unsafe { bindings::submit_bio(bio) };
         Ok(())
     }
 
-    /// Returns whether the buffer and the device have what the request asks for.
+    /// Returns whether the buffer has the blocks, and the device the sectors, of a request.
     fn accepts(&self, request: &Request) -> bool {
         let range = &request.blocks;
         let sectors = (range.len() as u64).saturating_mul(BLOCK_SECTORS);
@@ -252,15 +262,17 @@ impl<C: Complete> IoBuf<C> {
     ///
     /// # Safety
     ///
-    /// The request must be accepted by [`IoBuf::accepts`], and no transfer may be going on.
+    /// - [`IoBuf::accepts`] must have accepted the request.
+    /// - No transfer of the buffer may be going on.
     unsafe fn prepare(&mut self, request: &Request) {
         let bio = self.bio.get();
         let mut opf = request.op.opf();
         if request.nowait {
             opf |= bindings::REQ_NOWAIT;
         }
-        // SAFETY: The bio owns nothing that would be lost, and `vecs` has room for as many elements
-        // as there are blocks (at most `MAX_BLOCKS`, hence the cast).
+        // SAFETY: `bio_init()` needs memory for a bio that owns no other objects, which holds by
+        // the type invariant, and an open device. `vecs` has room for one element for each block.
+        // There are at most `MAX_BLOCKS` blocks, so that the cast keeps the number.
         unsafe {
             bindings::bio_init(
                 bio,
@@ -270,17 +282,18 @@ impl<C: Complete> IoBuf<C> {
                 opf,
             )
         };
-        // SAFETY: The bio was initialised just above and is ours.
+        // SAFETY: The bio was initialised above and is ours.
         unsafe { (*bio).bi_iter.bi_sector = request.sector };
-        // SAFETY: As above.
+        // SAFETY: The bio was initialised above and is ours.
         unsafe { (*bio).bi_ioprio = bindings::DM_IOPRIO_RT };
         for block in self
             .blocks
             .get_mut(request.blocks.clone())
             .unwrap_or_default()
         {
-            // SAFETY: There is room for each block, and the block is kmalloc memory that stays
-            // where it is until `end_io`.
+            // SAFETY: `bio_add_virt_nofail()` needs room in `vecs`, which has an element for each
+            // block, and memory of the direct mapping. The block was allocated by `kmalloc()` and
+            // exists until `end_io`.
             unsafe {
                 bindings::bio_add_virt_nofail(bio, (&raw mut block.0).cast(), BLOCK_BYTES as u32)
             };
@@ -291,30 +304,33 @@ impl<C: Complete> IoBuf<C> {
     ///
     /// # Safety
     ///
-    /// Only for the block layer: `bio` was submitted by [`IoBuf::submit`] and has ended.
+    /// Only `bio_endio()` may call this. `bio` must be a bio that [`IoBuf::submit`] has submitted,
+    /// and that has ended.
     unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
-        // The module waits for `in_flight`, and then for RCU readers and for tasks that were
-        // preempted in its code; that covers the rest of this function.
+        // The end of the module waits for `in_flight`. Afterwards `synchronize_rcu_tasks()` waits
+        // for RCU readers and for tasks that were preempted in the module's code, and thus for the
+        // rest of this function.
         let _rcu = rcu::read_lock();
-        // SAFETY: `submit` stored the address of the box it gave up.
+        // SAFETY: `submit` has stored the address of the box here, and gave the box up.
         let mut buf = unsafe { KBox::from_raw((*bio).bi_private.cast::<Self>()) };
         // SAFETY: The bio is part of the buffer, which is ours again.
         let status = BlkStatus::from_raw(unsafe { (*bio).bi_status });
-        // SAFETY: As above; drops what the block layer attached to the bio.
+        // SAFETY: The bio has ended and is ours again. `bio_uninit()` drops the objects that the
+        // block layer has attached to it.
         unsafe { bindings::bio_uninit(bio) };
         buf.ended_ns = raw_ns();
         buf.dev = None;
         let in_flight = buf.in_flight.take();
-        // By the type invariant there is a context.
+        // By the type invariant `context` is set.
         if let Some(context) = buf.context.take() {
             context.complete(buf, status);
         }
-        // SAFETY: `submit` took this reference.
+        // SAFETY: `submit` has taken this reference.
         unsafe { bindings::dm_release_this_module() };
         drop(in_flight);
     }
 }
 
-// The block layer copies `bio_vec`s of kernel memory by the page they are in.
+// `bio_add_virt_nofail()` takes memory within one page.
 static_assert!(kernel::page::PAGE_SIZE % BLOCK_BYTES == 0);
 static_assert!(align_of::<Block>() == BLOCK_BYTES);

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block devices: those a table opened for its target, and those opened by oneself.
+//! Open block devices.
 //!
-//! - [`Bdev`] is what can be asked of any open block device.
-//! - [`DmDevice`] is opened and closed by dm core as part of a table (`dm_get_device()`). dm core
-//!   keeps such devices in a list of the table that must not change once the table is complete, so
-//!   they are closed by this crate, after the destructor of the target, and not before; a
-//!   [`DmDevice`] is a copyable reference that cannot outlive `'ti`, the life of the target.
-//! - [`BlockDevice`] is an open of one's own that belongs to no table and may live in an `Arc`.
+//! - [`Bdev`] is any open block device, and shows its properties.
+//! - [`DmDevice`] is a device of a table, which dm core opens and closes (`dm_get_device()`). dm
+//!   core keeps these devices in a list of the table, which must not change after the table is
+//!   complete. Therefore they are closed only after the destructor of the target. A [`DmDevice`] is
+//!   a reference that can be copied and cannot outlive `'ti`, the lifetime of the target.
+//! - [`BlockDevice`] is a device that the caller opens. It belongs to no table and can be shared in
+//!   an `Arc`.
 //!
-//! dm core claims what it opens, but all mapped devices share one claim, and a [`BlockDevice`]
-//! makes none: neither keeps another opener away.
+//! Neither excludes other openers. All mapped devices share one claim on the devices of their
+//! tables, and a [`BlockDevice`] makes no claim.
 //!
 //! C headers: `include/linux/device-mapper.h`, `include/linux/blkdev.h`.
 
@@ -34,10 +35,10 @@ pub struct DevT(u32);
 impl DevT {
     const MINOR_BITS: u32 = bindings::MINORBITS;
 
-    /// Finds the number of the device that `path` names, or that it states as `major:minor`.
+    /// Finds the number of a device by the path of its node, or by `major:minor`.
     ///
-    /// May sleep. Errors: those of the path lookup; `ENOTBLK` if it is no block device;
-    /// `EOVERFLOW` for impossible numbers.
+    /// May sleep. Errors: those of the path lookup; `ENOTBLK` if the node is no block device;
+    /// `EOVERFLOW` if a number is out of range.
     pub fn from_path(path: &CStr) -> Result<Self> {
         let mut dev = 0;
         // SAFETY: `path` is null-terminated and `dev` is valid for writes.
@@ -60,7 +61,7 @@ impl DevT {
         self.0 & ((1 << Self::MINOR_BITS) - 1)
     }
 
-    /// Returns the kernel's encoding of both in one number.
+    /// Returns both numbers in the kernel's encoding.
     pub const fn as_raw(self) -> u32 {
         self.0
     }
@@ -82,20 +83,22 @@ impl fmt::Display for DevT {
 ///
 /// # Invariants
 ///
-/// The inner `struct block_device` stays open while a reference exists.
+/// While a reference exists, the inner `struct block_device` is open.
 #[repr(transparent)]
 pub struct Bdev(Opaque<bindings::block_device>);
 
-// SAFETY: Everything offered here reads values that are constant or that the block layer changes
-// atomically.
+// SAFETY: The methods only read fields that do not change while the device is open, or that the
+// block layer changes atomically.
 unsafe impl Sync for Bdev {}
 
 impl Bdev {
+    /// Wraps a block device.
+    ///
     /// # Safety
     ///
-    /// `bdev` must stay open for `'a`.
+    /// `bdev` must point to a block device that is open during `'a`.
     unsafe fn from_raw<'a>(bdev: *mut bindings::block_device) -> &'a Self {
-        // SAFETY: `Bdev` is transparent; the caller promises the rest.
+        // SAFETY: `Bdev` is a transparent wrapper. The rest holds by the safety requirements.
         unsafe { &*bdev.cast() }
     }
 
@@ -105,59 +108,59 @@ impl Bdev {
 
     /// Returns the number of the device.
     pub fn devt(&self) -> DevT {
-        // SAFETY: By the type invariant; the field never changes.
+        // SAFETY: By the type invariant the device is open. `bd_dev` does not change while it is.
         DevT(unsafe { (*self.as_raw()).bd_dev })
     }
 
     /// Returns the size in sectors of 512 bytes.
     pub fn capacity_sectors(&self) -> u64 {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_nr_sectors(self.as_raw()) }
     }
 
     /// Returns the smallest unit the device can address, in bytes.
     pub fn logical_block_bytes(&self) -> u32 {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_logical_block_size(self.as_raw()) }
     }
 
     /// Returns the smallest unit the device writes without reading first, in bytes.
     pub fn physical_block_bytes(&self) -> u32 {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_physical_block_size(self.as_raw()) }
     }
 
-    /// Returns whether the device has zones that must be written in sequence.
+    /// Returns whether the device is zoned.
     pub fn is_zoned(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_is_zoned(self.as_raw()) }
     }
 
-    /// Returns whether the device is marked read-only. Nothing but a warning follows from that:
-    /// the block layer lets writes pass (`bio_check_ro()` in `block/blk-core.c`).
+    /// Returns whether the device is marked as read-only. The block layer only warns about a write
+    /// to such a device and lets it pass (`bio_check_ro()` in `block/blk-core.c`).
     pub fn is_read_only(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_read_only(self.as_raw()) }
     }
 
-    /// Returns whether the device has a write cache that only a flush or FUA gets past.
+    /// Returns whether the device has a volatile write cache.
     pub fn has_write_cache(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_write_cache(self.as_raw()) }
     }
 
-    /// Returns whether the device itself understands FUA; if not, it is emulated by a flush.
+    /// Returns whether the device supports FUA. If not, the block layer emulates it with a flush.
     pub fn has_fua(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_fua(self.as_raw()) }
     }
 
-    /// Returns the name the kernel uses in its log, such as `sda1`.
+    /// Returns the name that the kernel uses in its log, such as `sda1`.
     pub fn name(&self) -> DeviceName {
         let mut name = DeviceName {
             text: [0; DeviceName::CAPACITY],
         };
-        // SAFETY: By the type invariant, and the buffer has the size stated.
+        // SAFETY: By the type invariant the device is open. The buffer has the given size.
         unsafe {
             bindings::bdev_name(
                 self.as_raw(),
@@ -212,9 +215,9 @@ pub struct DmDevice<'ti> {
     _brand: PhantomData<fn(&'ti ()) -> &'ti ()>,
 }
 
-// SAFETY: The fields of a `struct dm_dev` do not change while it is open.
+// SAFETY: The fields of a `struct dm_dev` do not change while the device is open.
 unsafe impl Send for DmDevice<'_> {}
-// SAFETY: As above.
+// SAFETY: The fields of a `struct dm_dev` do not change while the device is open.
 unsafe impl Sync for DmDevice<'_> {}
 
 impl DmDevice<'_> {
@@ -222,9 +225,10 @@ impl DmDevice<'_> {
     ///
     /// # Safety
     ///
-    /// The caller must guarantee the type invariant.
+    /// `dev` must be a reference that `dm_get_device()` has returned, and that is not put before
+    /// the end of `'ti`.
     pub(super) unsafe fn from_raw(dev: NonNull<bindings::dm_dev>) -> Self {
-        // INVARIANT: The caller's promise.
+        // INVARIANT: By the safety requirements.
         Self {
             dev,
             _brand: PhantomData,
@@ -236,13 +240,14 @@ impl DmDevice<'_> {
     }
 
     pub(super) fn as_bdev_ptr(&self) -> *mut bindings::block_device {
-        // SAFETY: By the type invariant; the field does not change.
+        // SAFETY: By the type invariant the device is open. The field does not change while it is.
         unsafe { (*self.dev.as_ptr()).bdev }
     }
 
-    /// Returns `major:minor`, which is how the device is named in a table line.
+    /// Returns the name of the device in a table line, which is `major:minor`.
     pub fn table_name(&self) -> &CStr {
-        // SAFETY: By the type invariant; dm core keeps a null-terminated string in this field.
+        // SAFETY: By the type invariant the device is open. dm core has stored a null-terminated
+        // string in this field (`dm_get_device()`).
         unsafe { CStr::from_char_ptr((&raw const (*self.dev.as_ptr()).name).cast()) }
     }
 }
@@ -256,55 +261,56 @@ impl Deref for DmDevice<'_> {
     }
 }
 
-/// What a [`BlockDevice`] is opened for.
+/// The access for which a [`BlockDevice`] is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Reading only.
+    /// Access for reading.
     Read,
-    /// Reading and writing.
+    /// Access for reading and writing.
     ReadWrite,
 }
 
-/// A block device opened by oneself, not by a table, and claimed by nobody.
+/// A block device that the caller has opened, without a claim.
 ///
-/// It is opened with the credentials of the kernel, so that it does not pin those of the process
-/// that happens to load a table.
+/// The device is opened with the credentials of the kernel. Otherwise it would hold those of the
+/// process that loads a table.
 ///
-/// Dropping it closes the device; as the last reference may go away in the completion of an I/O,
-/// this may happen in any context, and the rest of closing is then done later by the kernel.
+/// Dropping the value closes the device. This works in any context, because the completion of a
+/// transfer may drop the last reference. The kernel then does the rest in process context
+/// (`fput()`).
 ///
 /// # Invariants
 ///
-/// `file` is an open block device file, owned by this value.
+/// `file` is an open file of a block device, on which this value owns a reference.
 pub struct BlockDevice {
     file: NonNull<bindings::file>,
 }
 
-// SAFETY: A `struct file` is reference-counted and not bound to a thread.
+// SAFETY: A reference on a `struct file` is not bound to a thread.
 unsafe impl Send for BlockDevice {}
-// SAFETY: Nothing offered here changes the file.
+// SAFETY: The methods only read the file.
 unsafe impl Sync for BlockDevice {}
 
 impl BlockDevice {
     /// Opens the device with number `dev`. May sleep.
     ///
-    /// Errors: `ENXIO` if there is no such device, `EACCES` for writing to a read-only one, and
-    /// whatever the driver says.
+    /// Errors: `ENXIO` if there is no such device; `EACCES` for write access to a read-only device;
+    /// those of the driver.
     pub fn open(dev: DevT, access: Access) -> Result<Self> {
         let mode = match access {
             Access::Read => bindings::BLK_OPEN_READ,
             Access::ReadWrite => bindings::BLK_OPEN_READ | bindings::BLK_OPEN_WRITE,
         };
-        // SAFETY: Neither argument is a pointer.
+        // SAFETY: `bdev_file_open_by_dev()` needs process context. Neither argument is a pointer.
         let file = from_err_ptr(unsafe { bindings::bdev_open_as_kernel(dev.0, mode) })?;
-        // INVARIANT: The file was opened just now, and its reference is ours.
+        // INVARIANT: The file was opened just above, and its reference is ours.
         Ok(Self {
             file: NonNull::new(file).ok_or(ENXIO)?,
         })
     }
 
     pub(super) fn as_bdev_ptr(&self) -> *mut bindings::block_device {
-        // SAFETY: By the type invariant it is a block device file.
+        // SAFETY: By the type invariant `file` is an open file of a block device.
         unsafe { bindings::file_bdev(self.file.as_ptr()) }
     }
 }
@@ -320,8 +326,8 @@ impl Deref for BlockDevice {
 
 impl Drop for BlockDevice {
     fn drop(&mut self) {
-        // There is no claim to yield, hence `fput()`, which is allowed in any context, and not
-        // `bdev_fput()`, which would take a mutex for the claim.
+        // `bdev_fput()` would take a mutex to end the claim. There is no claim, so `fput()`
+        // suffices, which works in any context.
         // SAFETY: By the type invariant the reference is ours, and this value ends here.
         unsafe { bindings::fput(self.file.as_ptr()) };
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A value that exists from the start of the module to its end, behind a mutex.
+//! A static value of the module, protected by a mutex.
 //!
-//! The callbacks of a target are plain functions; what all targets of a module share has to be
-//! reachable from a static. [`module_global!`](crate::module_global) makes one that is empty until
-//! the module's init function installs a value, and empty again once the returned guard is dropped.
+//! The callbacks of a target are functions without a context. Data that all targets of a module
+//! share must therefore be reachable through a static. [`module_global!`](crate::module_global)
+//! declares a static that is empty at first. The module's init function installs a value and gets a
+//! guard. The static is empty again after the guard was dropped.
 
 use core::{
     cell::UnsafeCell,
@@ -22,19 +23,21 @@ use kernel::{
     },
 };
 
-/// A static place for one value, see [`module_global!`](crate::module_global).
+/// A static place for one value; see [`module_global!`](crate::module_global).
 ///
 /// # Invariants
 ///
-/// `stage` only grows. At [`Self::READY`] the mutex is initialised, and stays so.
+/// - `stage` only grows.
+/// - At [`Self::READY`] `mutex` is initialised.
+/// - At [`Self::BUSY`] only the call of `install` that has changed `stage` uses `mutex`.
 #[doc(hidden)]
 pub struct Place<T: Send + Unpin> {
     stage: Atomic<u32>,
     mutex: UnsafeCell<MaybeUninit<Mutex<Option<T>>>>,
 }
 
-// SAFETY: Once it is ready, the place gives out shared references to the mutex only, and a mutex
-// may be shared if its value may be sent. Before, only the first caller of `install` uses it.
+// SAFETY: By the type invariant one thread uses `mutex` before the place is ready. Afterwards all
+// threads get shared references to the mutex, which is `Sync` because `T` is `Send`.
 unsafe impl<T: Send + Unpin> Sync for Place<T> {}
 
 impl<T: Send + Unpin> Place<T> {
@@ -42,17 +45,17 @@ impl<T: Send + Unpin> Place<T> {
     const BUSY: u32 = 1;
     const READY: u32 = 2;
 
-    /// Makes a place that never had a value.
+    /// Makes an empty place.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
-        // INVARIANT: It is not ready.
+        // INVARIANT: The place is empty.
         Self {
             stage: Atomic::new(Self::EMPTY),
             mutex: UnsafeCell::new(MaybeUninit::uninit()),
         }
     }
 
-    /// Puts a value in its place, once; `EBUSY` afterwards.
+    /// Installs a value. This works once. Each later call fails with `EBUSY`.
     pub fn install(&'static self, value: T) -> Result<Installed<T>> {
         if self
             .stage
@@ -63,10 +66,10 @@ impl<T: Send + Unpin> Place<T> {
         }
         let mutex = self.mutex.get().cast::<Mutex<Option<T>>>();
         let init = new_mutex!(Some(value), "module_global");
-        // SAFETY: The place is valid for writes and never moves, because it is static; nobody else
-        // uses it before it is ready, and this happens once.
+        // SAFETY: `mutex` is valid for writes and does not move, because the place is static. By
+        // the type invariant no one else uses it before the place is ready.
         unsafe { ::pin_init::raw_init(mutex, init) };
-        // INVARIANT: The mutex was just initialised, and nothing ends it.
+        // INVARIANT: The mutex was initialised just above, and is never dropped.
         self.stage.store(Self::READY, ordering::Release);
         Ok(Installed(self))
     }
@@ -79,14 +82,14 @@ impl<T: Send + Unpin> Place<T> {
         Some(unsafe { (*self.mutex.get()).assume_init_ref() })
     }
 
-    /// Calls `f` with the value, with its mutex held; `None` while there is none.
+    /// Calls `f` with the value while holding the mutex. Returns `None` if the place is empty.
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let mut value = self.mutex()?.lock();
         (*value).as_mut().map(f)
     }
 }
 
-/// Takes the value out of its place when it is dropped.
+/// The guard of an installed value. Dropping it drops the value.
 #[doc(hidden)]
 pub struct Installed<T: Send + Unpin + 'static>(&'static Place<T>);
 
@@ -97,16 +100,25 @@ impl<T: Send + Unpin + 'static> Drop for Installed<T> {
     }
 }
 
-/// Declares a static place for one value of a type, reachable through `with`.
+/// Declares a static place for one value of a type.
 ///
-/// ```ignore
+/// ```
+/// # use crate::dm::global::module_global;
+/// # use kernel::prelude::*;
 /// module_global! {
-///     /// All there is.
-///     pub struct STATE(State);
+///     /// The number of tables.
+///     pub struct TABLES(u32);
 /// }
 ///
-/// let installed = STATE::install(State::new())?; // kept in the module's data
-/// STATE::with(|state| state.count());            // `None` while nothing is installed
+/// /// Installs the value. The module keeps the guard.
+/// pub fn init() -> Result<TABLES> {
+///     TABLES::install(0)
+/// }
+///
+/// /// Returns `None` while no value is installed.
+/// pub fn count() -> Option<u32> {
+///     TABLES::with(|tables| *tables)
+/// }
 /// ```
 #[macro_export]
 macro_rules! module_global {
@@ -124,14 +136,14 @@ macro_rules! module_global {
                 &PLACE
             }
 
-            /// Puts the value in its place, where it stays until the guard is dropped.
-            /// Works once in the life of the module; `EBUSY` afterwards.
+            /// Installs a value, which exists until the guard is dropped. This works once. Each
+            /// later call fails with `EBUSY`.
             $vis fn install(value: $type) -> ::kernel::error::Result<Self> {
                 let _installed = Self::place().install(value)?;
                 Ok(Self { _installed })
             }
 
-            /// Calls `f` with the value, with its mutex held; `None` while there is none.
+            /// Calls `f` with the value while holding the mutex. Returns `None` if there is none.
             $vis fn with<R>(f: impl FnOnce(&mut $type) -> R) -> Option<R> {
                 Self::place().with(f)
             }

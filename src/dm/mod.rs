@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writing device-mapper targets in safe Rust.
+//! Abstractions for device-mapper targets in safe Rust.
 //!
-//! This is the manual of the module; the details are with the items. It knows nothing of what any
-//! particular target does, and could move into the `kernel` crate as `kernel::dm`.
+//! This page describes how to write a target. The items have the details. Nothing here depends on a
+//! particular target, and the directory could become `kernel::dm`.
 //!
 //! # A target
 //!
-//! Implement [`Target`] (with `#[vtable]`) for an empty type that names the target, say what an
-//! instance consists of ([`Target::Data`]) and what is remembered for each bio
-//! ([`Target::PerBio`]). Declare the module with [`target_module!`], which registers the target;
-//! what else exists while the module is loaded is its [`TargetModule`]:
+//! To write a target,
 //!
-//! ```ignore
+//! - implement [`Target`] with `#[vtable]` for an empty type that names the target. Its associated
+//!   types are the data of one instance ([`Target::Data`]) and the data of one bio
+//!   ([`Target::PerBio`]);
+//! - implement [`TargetModule`] for the state of the module, which exists while the module is
+//!   loaded;
+//! - declare the module with [`target_module!`], which registers the target.
+//!
+//! ```
+//! # use dm::*;
+//! # use kernel::prelude::*;
 //! dm::target_module! {
 //!     type: Zero,
 //!     name: "dm_example_zero",
@@ -21,7 +27,7 @@
 //!     license: "GPL",
 //! }
 //!
-//! /// The target type, and also the state of the module, which is empty.
+//! /// The target type. It is also the state of the module, which is empty.
 //! pub struct Zero;
 //!
 //! impl TargetModule for Zero {
@@ -60,57 +66,94 @@
 //! }
 //! ```
 //!
-//! `example/linear.rs` is a complete one with a device; `example/relay.rs` uses everything else.
+//! `example/linear.rs` is a complete target with a device. `example/relay.rs` uses everything else.
 //!
-//! # Who owns what
+//! # Ownership
 //!
-//! | what | owner | until |
+//! | value | owner | lifetime |
 //! |---|---|---|
-//! | instance data `Data<'ti>` | this module | after `dtr`; callbacks borrow it, concurrently |
-//! | [`DmDevice<'ti>`](DmDevice) | the table | after the data was dropped; it is a reference |
-//! | [`TargetHandle`] | anybody, also beyond `'ti` | it reaches the target from `ctr` to `dtr` |
-//! | [`MapBio`] | `map` | it is consumed by a disposition, which gives the [`MapOutcome`] |
-//! | [`LocatedBio`] | `map` | it becomes an [`AimedBio`], with per-bio data and a direction |
-//! | [`AimedBio`] | `map` | as [`MapBio`] |
-//! | [`HeldBio`], [`HeldEnd`] | whoever has it | it is submitted, ended, finished or dropped |
-//! | per-bio data | the bio | its completion has passed `end_io` |
-//! | [`IoBuf`] | one owner, or the device | see [`block_io`] |
-//! | [`BlockDevice`], [`Thread`], notifiers | whoever has them | drop, which closes, or waits |
+//! | instance data `Data<'ti>` | `ti->private` | until the end of `dtr`; callbacks share it |
+//! | [`DmDevice<'ti>`](DmDevice) | the table | until the instance data has been dropped |
+//! | [`TargetHandle`] | its holder | unlimited; reaches the target between `ctr` and `dtr` |
+//! | [`MapBio`], [`LocatedBio`], [`AimedBio`] | `map` | until its disposition |
+//! | [`EndBio`] | `end_io` | until its disposition |
+//! | [`HeldBio`], [`HeldEnd`] | its holder | until it is submitted, ended, finished or dropped |
+//! | per-bio data | the bio | until its completion has passed `end_io` |
+//! | [`IoBuf`] | its holder, or the device | see [`block_io`] |
+//! | [`BlockDevice`], [`Thread`], notifiers | its holder | until it is dropped |
 //!
-//! `'ti` is the life of one target instance. Each callback is generic over it, so that nothing that
-//! carries it can be stored anywhere but in the instance's own data, exchanged with another
-//! target's, or outlive the instance.
+//! `'ti` is the lifetime of one target instance. Each callback is generic over `'ti`. Therefore a
+//! value that carries `'ti` can be stored only in the data of its own instance. It can neither
+//! outlive the instance nor be exchanged for a value of another target.
 //!
 //! # Soundness
 //!
-//! Code without `unsafe` outside of this directory cannot cause undefined behaviour through it;
-//! `selftests/compile-fail` has the attempts that the compiler refuses. What the types cannot
-//! refuse, the run-time checks make harmless: a second load of the module's state fails, I/O
-//! submitted in an interrupt fails, and a module does not end before its threads, notifiers and
-//! transfers have. As in the rest of the kernel crate, the types do not say what may sleep where.
+//! Code without `unsafe` outside of this directory cannot cause undefined behaviour through these
+//! abstractions. `selftests/compile-fail` contains attempts that the compiler must refuse. Run-time
+//! checks cover the cases that types cannot: the state of a module is loaded once, I/O submitted in
+//! an interrupt fails, and a module waits for its threads, notifiers and transfers before it ends.
+//! As in the rest of the kernel crate, types do not express in which context a function may sleep.
 //!
-//! One exception is open: a [`Marker`] has to be ended by `map`. A target that holds it or passes
-//! it on could use its data after the device was removed, because no opener of the device waits
+//! There is one open exception: `map` must end a [`Marker`]. If a target holds a marker or passes
+//! it on, it can use its data after the device was removed, because no opener of the device waits
 //! for the marker.
 //!
-//! # Rules that the types cannot express
+//! # Rules without types
 //!
-//! Code that breaks one of these rules hangs, or the kernel warns.
+//! Breaking one of these rules causes a hang or a kernel warning.
 //!
-//! - `map` and `end_io` must not sleep, allocate, or wait for one another's bios.
+//! - `map` and `end_io` must not sleep, allocate memory, or wait for other bios of the device.
 //! - Do not end, finish, submit or drop a bio while holding a lock that `map` or `end_io` takes.
-//! - After `presuspend` of an ordinary (flushing) suspend, held bios must still be submitted or
-//!   ended, because dm core waits for them; during a noflush suspend they must be requeued.
-//! - `event` only from process context, and nothing that a bio waits for may wait for it.
+//! - After `presuspend` of a flushing suspend the target must still submit or end its held bios,
+//!   because dm core waits for them. During a noflush suspend it must requeue them.
+//! - Call [`DmTarget::event`] only in process context. Bios must not wait for the call.
 //!
-//! # Parts
+//! # Features that are not offered
 //!
-//! [`target`] callbacks; [`module`] loading and unloading; [`args`] the words of a table line;
-//! [`bio`] bios; [`clone_bio`] those of a target and their dispositions; [`device`] block devices;
-//! [`limits`] queue limits; [`writer`] status text; [`marker`] the end of what was deferred during
-//! a suspend; [`block_io`] I/O of one's own; [`thread`] real-time threads and waiting; [`notifier`]
-//! reboot and system sleep; [`clock`] time and random numbers; [`word`] atomic words; [`trace`]
-//! trace events; [`global`] what all targets of a module share.
+//! A target that needs one of these features cannot be written with this version:
+//!
+//! - *Partial bios*: `dm_accept_partial_bio()`. A fixed maximum size is possible
+//!   ([`TargetBuilder::set_max_io_sectors`]).
+//! - *Bios of the target's own*: allocating, cloning, splitting or chaining bios in `map`, and
+//!   `dm_submit_bio_remap()` for a bio other than the clone. [`IoBuf`] is for metadata.
+//! - *Access to the data of a bio* (`bio_for_each_segment()`).
+//! - *The number of a duplicate bio* (`dm_bio_get_target_bio_nr()`), which a target with more than
+//!   one flush or discard bio needs.
+//! - *Request-based targets* such as multipath: `clone_and_map_rq`, `release_clone_rq`,
+//!   `rq_end_io`, `busy`, and the delayed requeue codes.
+//! - *Zoned devices*: `report_zones`, the zoned features, zone append. Zone operations are
+//!   [`Op::Unknown`].
+//! - *DAX*: `direct_access`, `dax_zero_page_range`, `dax_recovery_write`.
+//! - *Integrity data and inline encryption*: `DM_TARGET_INTEGRITY`, `DM_TARGET_PASSES_INTEGRITY`,
+//!   `DM_TARGET_PASSES_CRYPTO`, `mempool_needs_integrity`.
+//! - *ioctls*: `prepare_ioctl` is null, so that dm core answers ioctls and persistent reservations
+//!   with an error.
+//! - *Several target types in one module*, and the wildcard target (`DM_TARGET_WILDCARD`).
+//! - *The libraries of dm*: `dm-io`, `dm-kcopyd`, `dm-bufio`, persistent data, dirty logs, path
+//!   selectors, exception stores.
+//! - *Statistics*: dm core collects `dmsetup stats` without the target. It suspends the device for
+//!   a moment when a region is created, and the target is not told; see [`marker`].
+//!
+//! # Modules
+//!
+//! | module | contents | uses targets |
+//! |---|---|---|
+//! | [`target`] | the trait, its callbacks and their rules | yes |
+//! | [`builder`], [`handle`] | instances, and handles to reach them | yes |
+//! | [`callbacks`], [`registration`] | `struct target_type` | yes |
+//! | [`clone_bio`] | the bios of a target and their dispositions | yes |
+//! | [`marker`] | the end of the bios that were deferred during a suspend | yes |
+//! | [`args`], [`limits`], [`writer`] | arguments, queue limits, status text of a callback | no |
+//! | [`bio`] | the fields of a bio | no |
+//! | [`device`] | block devices | no |
+//! | [`block_io`] | I/O without allocation | no |
+//! | [`thread`] | real-time threads and waiting | no |
+//! | [`notifier`] | reboot and system sleep | no |
+//! | [`clock`] | time and random numbers | no |
+//! | [`word`] | atomic words without a function call | no |
+//! | [`trace`] | trace events | no |
+//! | [`global`] | a static value of the module | no |
+//! | [`module`] | the wait for the users of a module's code | no |
 
 pub mod args;
 pub(crate) mod bindings;

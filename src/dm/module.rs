@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Modules: how one with a target is loaded, and what must have ended before its code goes away.
-//!
-//! [`target_module!`] declares a module in place of the kernel's `module!`, and is the only way to
-//! register a target type. When the module is loaded, it makes the module's own state, a
-//! [`TargetModule`], and then registers the target type, last: a table may be loaded as soon as the
-//! target type is registered, so that nothing may fail after that. When the module is unloaded, it
-//! unregisters the target type (no table exists then, because each of them holds a reference on the
-//! module), and drops the state.
+//! The wait for the users of a module's code.
 //!
 //! Other parts of the kernel call code of the module as long as a [`Thread`](super::Thread) or a
-//! notifier exists, or an [`IoBuf`](super::IoBuf) is in flight. Each of these holds a [`Use`]. The
-//! end of the module, and the end of a failed load, wait until there is none: a value that was
-//! forgotten (`core::mem::forget`) makes that wait last for ever, and the log says so.
+//! notifier exists, or an [`IoBuf`](super::IoBuf) is in flight. Each of them holds a [`Use`]. A
+//! module that is being unloaded, or whose load has failed, waits until no [`Use`] is left. A value
+//! that was forgotten (`core::mem::forget`) keeps its [`Use`]: the module then waits for ever and
+//! logs a line.
+//!
+//! This module does not depend on targets. [`registration`](super::registration) uses it.
 //!
 //! # Locking
 //!
-//! The kernel loads and unloads a module once, on one thread at a time. Uses are counted by an
-//! atomic number; any context may end one.
+//! An atomic number counts the uses. A use can end in any context.
 
 use super::bindings;
 use kernel::{
@@ -30,23 +25,22 @@ use kernel::{
 
 /// No state exists yet.
 const NEW: u32 = 0;
-/// The module is being loaded, or is loaded.
+/// The module is being loaded or is loaded.
 const OPEN: u32 = 1;
 /// The state of the module was dropped.
 const CLOSED: u32 = 2;
 
 static STAGE: Atomic<u32> = Atomic::new(NEW);
 
-/// How many [`Use`]s there are.
+/// The number of [`Use`]s.
 static USES: Atomic<i64> = Atomic::new(0);
 
-/// Waits for all uses of the module when it is dropped, which is the last thing that happens in
-/// the module.
+/// Waits for all uses of the module when it is dropped. The drop is the last action of the module.
 pub(super) struct Last(());
 
 impl Last {
-    /// Begins the life of the module. The kernel's call of [`Loaded::init`] comes before all other
-    /// code of the module, so that a later call of it fails here, with `EBUSY`.
+    /// Begins the life of the module. The first call is that of the kernel, which comes before all
+    /// other code of the module. Each later call fails with `EBUSY`.
     pub(super) fn new() -> Result<Self> {
         match STAGE.cmpxchg(NEW, OPEN, ordering::Full) {
             Ok(_) => Ok(Self(())),
@@ -57,7 +51,8 @@ impl Last {
 
 impl Drop for Last {
     fn drop(&mut self) {
-        // Either a `Use` that begins now sees this, or it is seen below: both are fully ordered.
+        // This and `Use::new` are fully ordered. Either a new use sees `CLOSED`, or the loop sees
+        // it.
         let _ = STAGE.xchg(CLOSED, ordering::Full);
         let mut rounds = 0u32;
         while USES.load(ordering::Acquire) != 0 {
@@ -65,20 +60,23 @@ impl Drop for Last {
             if rounds == Use::ROUNDS_TO_WARN {
                 pr_err!("cannot end: threads, notifiers or transfers were never ended\n");
             }
-            // SAFETY: The module is loaded and unloaded in process context.
+            // SAFETY: `msleep()` needs process context, in which the kernel loads and unloads
+            // modules.
             unsafe { bindings::msleep(Use::ROUND_MS) };
         }
-        // What ended the last use may still be on its way out of this module's code.
-        // SAFETY: As above.
+        // The function that ended the last use may not have returned yet. It runs in a task, or in
+        // an interrupt that has interrupted one, or with RCU locked.
+        // SAFETY: `synchronize_rcu_tasks()` needs process context, see above.
         unsafe { bindings::dm_synchronize_rcu_tasks() };
     }
 }
 
-/// Something by which the kernel may call code of this module; the module stays while it exists.
+/// A use of the module's code by another part of the kernel. The module waits for it before it
+/// ends.
 ///
 /// # Invariants
 ///
-/// It is counted in [`USES`].
+/// The value is counted in [`USES`].
 pub(super) struct Use(());
 
 impl Use {
@@ -89,7 +87,7 @@ impl Use {
     /// [`target_module!`].
     pub(super) fn new() -> Result<Self> {
         let _ = USES.fetch_add(1, ordering::Full);
-        // INVARIANT: It was counted just now. It is given up at once if the module has ended.
+        // INVARIANT: It was counted just above. It is dropped at once if the module has ended.
         let this = Self(());
         match STAGE.load(ordering::Acquire) {
             OPEN => Ok(this),
@@ -100,7 +98,7 @@ impl Use {
 
 impl Drop for Use {
     fn drop(&mut self) {
-        // By the type invariant it is counted.
+        // By the type invariant the value is counted.
         let _ = USES.fetch_sub(1, ordering::Full);
     }
 }

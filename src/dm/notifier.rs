@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being told that the machine goes down, or to sleep, or was copied.
+//! Notifiers for reboot, system sleep and copies of the virtual machine.
 //!
-//! Four registrations, each pinned and undone when dropped (which waits for a call in progress).
-//! The module does not end before all of them are undone:
+//! There are four registrations. Each is pinned. Dropping it ends the registration and waits for a
+//! call in progress. The module does not end before all registrations have ended.
 //!
-//! - [`RebootNotifier`]: orderly reboot, halt, power off, kexec; devices still work. Not called on
-//!   panic, `sysrq-b` or a forced reboot.
-//! - [`PmNotifier`]: before suspend, hibernation and restore, and after; everything still works.
-//! - [`SyscoreHook`]: the last moment before suspend, on one CPU with interrupts off.
-//! - [`VmForkNotifier`]: this virtual machine was copied, or put back to a snapshot of its memory.
+//! - [`RebootNotifier`]: an orderly reboot, halt, power off or kexec. Devices still work. It is not
+//!   called after a panic, `sysrq-b` or a forced reboot.
+//! - [`PmNotifier`]: before and after suspend, hibernation and restore. Everything works.
+//! - [`SyscoreHook`]: directly before and after a suspend, on one CPU with interrupts off.
+//! - [`VmForkNotifier`]: the virtual machine was copied, or returned to a snapshot of its memory.
 //!
 //! # Locking
 //!
-//! All but the hook run in process context with the lock of their chain held, one after the other:
-//! they delay everybody behind them. Do not register or unregister from within.
+//! All handlers except those of the hook run in process context. The lock of their chain is held,
+//! so that a handler delays all others of the chain. A handler must not register or unregister.
 //!
 //! C headers: `include/linux/notifier.h`, `reboot.h`, `suspend.h`, `syscore_ops.h`.
 
@@ -28,42 +28,42 @@ use kernel::{
     types::Opaque, //
 };
 
-/// How the machine goes down.
+/// The kind of a shutdown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// It starts again, or another kernel does.
+    /// The machine restarts, or another kernel starts (kexec).
     Restart,
-    /// It stops and stays on.
+    /// The machine stops and stays on.
     Halt,
-    /// It is switched off.
+    /// The machine is switched off.
     PowerOff,
 }
 
-/// Is told that the machine goes down.
+/// A handler of the shutdown of the machine.
 pub trait OnReboot: Send + Sync + 'static {
-    /// Called once. May sleep, but the shutdown waits.
+    /// Handles the shutdown. This is called once. It may sleep, and the shutdown waits.
     fn reboot(&self, how: Shutdown);
 }
 
-/// What happens to the running system.
+/// A step of a system sleep.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum PmEvent {
-    /// It is about to be suspended.
+    /// The system is about to be suspended.
     SuspendPrepare,
-    /// It was resumed, or the suspend was given up.
+    /// The system was resumed, or the suspend was aborted.
     PostSuspend,
-    /// It is about to be written to disk.
+    /// The system is about to be written to disk.
     HibernationPrepare,
-    /// It was restored from disk, or the hibernation was given up.
+    /// The system was restored from disk, or the hibernation was aborted.
     PostHibernation,
-    /// It is about to be replaced by a system restored from disk.
+    /// The system is about to be replaced by one that is restored from disk.
     RestorePrepare,
     /// The restore failed.
     PostRestore,
 }
 
 impl PmEvent {
-    /// Returns whether the system stands still, or ends, after this event.
+    /// Returns whether the system is about to stop.
     pub fn is_before(self) -> bool {
         matches!(
             self,
@@ -72,31 +72,33 @@ impl PmEvent {
     }
 }
 
-/// Is told of system sleep.
+/// A handler of system sleep.
 pub trait OnPm: Send + Sync + 'static {
-    /// An error vetoes what is [about to happen](PmEvent::is_before): whoever asked for it gets
-    /// this error. It is ignored afterwards.
+    /// Handles a step of a system sleep. An error before the system [stops](PmEvent::is_before) is
+    /// a veto: the sleep is aborted, and its caller gets the error. Later errors are ignored.
     fn pm(&self, event: PmEvent) -> Result;
 }
 
-/// Is told of system sleep at the last and the first moment.
+/// A handler of the last moment before a system sleep and of the first moment after it.
 pub trait OnSyscore: Send + Sync + 'static {
-    /// All other CPUs are off, interrupts are disabled, devices are suspended. Only set a flag.
+    /// Handles the last moment. All other CPUs are off, interrupts are disabled, and devices are
+    /// suspended. This should only set a flag.
     fn suspend(&self);
 
-    /// As above, on the way back.
+    /// Handles the first moment, in the same context.
     fn resume(&self);
 }
 
-/// Is told that this virtual machine is a copy.
+/// A handler of copies of the virtual machine.
 pub trait OnVmFork: Send + Sync + 'static {
-    /// The hypervisor has given the machine a new generation number: it was resumed from a snapshot
-    /// of its memory, or cloned. Tasks have been running since, for a short time. The kernel's
-    /// random numbers differ from those of every other copy by now. May sleep.
+    /// Handles a new generation number from the hypervisor, which means that the machine was
+    /// resumed from a snapshot of its memory or was cloned. Tasks have already been running for a
+    /// short time. The kernel's random numbers already differ from those of all other copies. May
+    /// sleep.
     fn vm_fork(&self);
 }
 
-/// A registered [`OnReboot`].
+/// A registered handler of the shutdown.
 ///
 /// # Invariants
 ///
@@ -109,14 +111,14 @@ pub struct RebootNotifier<H: OnReboot> {
     _use: Use,
 }
 
-// SAFETY: The chain has its own lock, and the handler may be shared.
+// SAFETY: The chain has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnReboot> Send for RebootNotifier<H> {}
-// SAFETY: As above.
+// SAFETY: The chain has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnReboot> Sync for RebootNotifier<H> {}
 
 impl<H: OnReboot> RebootNotifier<H> {
-    /// Registers `handler`. Higher priorities are called earlier: software RAID and bcache use
-    /// `i32::MAX`, dm-integrity one less, most drivers zero.
+    /// Registers `handler`. Handlers of a higher priority are called earlier. Software RAID and
+    /// bcache use `i32::MAX`, dm-integrity uses `i32::MAX - 1`, and most drivers use zero.
     pub fn new(handler: H, priority: i32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _use: Use::new()?,
@@ -125,9 +127,12 @@ impl<H: OnReboot> RebootNotifier<H> {
         })
     }
 
+    /// Calls the handler.
+    ///
     /// # Safety
     ///
-    /// Only for the notifier chain: `block` is the field of a registered `Self`.
+    /// Only `notifier_call_chain()` may call this. `block` must be the field of a registered
+    /// `Self`.
     unsafe extern "C" fn call(
         block: *mut bindings::notifier_block,
         action: c_ulong,
@@ -149,12 +154,13 @@ impl<H: OnReboot> RebootNotifier<H> {
 #[pinned_drop]
 impl<H: OnReboot> PinnedDrop for RebootNotifier<H> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered.
+        // SAFETY: By the type invariant it is registered. The call waits for a running handler, by
+        // the lock of the chain.
         unsafe { bindings::unregister_reboot_notifier(self.block.get()) };
     }
 }
 
-/// A registered [`OnPm`].
+/// A registered handler of system sleep.
 ///
 /// # Invariants
 ///
@@ -167,13 +173,13 @@ pub struct PmNotifier<H: OnPm> {
     _use: Use,
 }
 
-// SAFETY: The chain has its own lock, and the handler may be shared.
+// SAFETY: The chain has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnPm> Send for PmNotifier<H> {}
-// SAFETY: As above.
+// SAFETY: The chain has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnPm> Sync for PmNotifier<H> {}
 
 impl<H: OnPm> PmNotifier<H> {
-    /// Registers `handler`. Higher priorities are called earlier.
+    /// Registers `handler`. Handlers of a higher priority are called earlier.
     pub fn new(handler: H, priority: i32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _use: Use::new()?,
@@ -182,9 +188,12 @@ impl<H: OnPm> PmNotifier<H> {
         })
     }
 
+    /// Calls the handler.
+    ///
     /// # Safety
     ///
-    /// Only for the notifier chain: `block` is the field of a registered `Self`.
+    /// Only `notifier_call_chain()` may call this. `block` must be the field of a registered
+    /// `Self`.
     unsafe extern "C" fn call(
         block: *mut bindings::notifier_block,
         action: c_ulong,
@@ -209,8 +218,8 @@ impl<H: OnPm> PmNotifier<H> {
     }
 }
 
-/// Encodes an error for a notifier chain, as `notifier_from_errno()`: the chain stops, and its
-/// caller returns this error to user space.
+/// Encodes an error for a notifier chain, as `notifier_from_errno()` does. The chain stops, and its
+/// caller returns the error to user space.
 fn veto(error: Error) -> c_int {
     let code = (bindings::NOTIFY_OK as c_int).wrapping_sub(error.to_errno());
     bindings::NOTIFY_STOP_MASK as c_int | code
@@ -219,18 +228,19 @@ fn veto(error: Error) -> c_int {
 #[pinned_drop]
 impl<H: OnPm> PinnedDrop for PmNotifier<H> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered.
+        // SAFETY: By the type invariant it is registered. The call waits for a running handler, by
+        // the lock of the chain.
         unsafe { bindings::unregister_pm_notifier(self.block.get()) };
     }
 }
 
-/// A registered [`OnVmFork`].
+/// A registered handler of copies of the virtual machine.
 ///
 /// # Invariants
 ///
-/// `block` is registered with the notifier chain of the random number generator for new generations
-/// of the virtual machine; or the kernel has no driver for the device that tells them
-/// (`CONFIG_VMGENID`), and `block` is registered nowhere.
+/// `block` is registered with the notifier chain of the random number generator for copies of the
+/// virtual machine. Without `CONFIG_VMGENID` the chain does not exist, and `block` is not
+/// registered.
 #[pin_data(PinnedDrop)]
 pub struct VmForkNotifier<H: OnVmFork> {
     handler: H,
@@ -239,13 +249,13 @@ pub struct VmForkNotifier<H: OnVmFork> {
     _use: Use,
 }
 
-// SAFETY: The chain has its own lock, and the handler may be shared.
+// SAFETY: The chain has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnVmFork> Send for VmForkNotifier<H> {}
-// SAFETY: As above.
+// SAFETY: The chain has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnVmFork> Sync for VmForkNotifier<H> {}
 
 impl<H: OnVmFork> VmForkNotifier<H> {
-    /// Registers `handler`. Higher priorities are called earlier.
+    /// Registers `handler`. Handlers of a higher priority are called earlier.
     pub fn new(handler: H, priority: i32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _use: Use::new()?,
@@ -258,9 +268,12 @@ impl<H: OnVmFork> VmForkNotifier<H> {
         })
     }
 
+    /// Calls the handler.
+    ///
     /// # Safety
     ///
-    /// Only for the notifier chain: `block` is the field of a registered `Self`.
+    /// Only `notifier_call_chain()` may call this. `block` must be the field of a registered
+    /// `Self`.
     unsafe extern "C" fn call(
         block: *mut bindings::notifier_block,
         _action: c_ulong,
@@ -277,7 +290,7 @@ impl<H: OnVmFork> VmForkNotifier<H> {
 #[pinned_drop]
 impl<H: OnVmFork> PinnedDrop for VmForkNotifier<H> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered, or the call does nothing.
+        // SAFETY: By the type invariant `block` is registered, or the call does nothing.
         unsafe { bindings::dm_unregister_vmfork_notifier(self.block.get()) };
     }
 }
@@ -296,13 +309,12 @@ fn register(
         };
         // SAFETY: The slot is valid for writes.
         unsafe { slot.write(block) };
-        // SAFETY: The block is filled in and stays where it is, because it is pinned, until it is
-        // unregistered.
+        // SAFETY: The block is complete and pinned. The `PinnedDrop` of its owner unregisters it.
         to_result(unsafe { register(slot) })
     })
 }
 
-/// A registered [`OnSyscore`].
+/// A registered handler of the moments before and after a system sleep.
 ///
 /// # Invariants
 ///
@@ -316,9 +328,9 @@ pub struct SyscoreHook<H: OnSyscore> {
     _use: Use,
 }
 
-// SAFETY: The list of hooks has its own lock, and the handler may be shared.
+// SAFETY: The list of hooks has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnSyscore> Send for SyscoreHook<H> {}
-// SAFETY: As above.
+// SAFETY: The list of hooks has a lock of its own. The handler is `Send` and `Sync`.
 unsafe impl<H: OnSyscore> Sync for SyscoreHook<H> {}
 
 impl<H: OnSyscore> SyscoreHook<H> {
@@ -334,7 +346,7 @@ impl<H: OnSyscore> SyscoreHook<H> {
             _use: Use::new()?,
             handler: Opaque::new(handler),
             hook <- Opaque::ffi_init(move |slot: *mut bindings::syscore| {
-                // SAFETY: The handler is initialised before the hook and pinned.
+                // SAFETY: The handler was initialised before the hook, and is pinned.
                 let data = unsafe { Opaque::cast_into(&raw const (*this.as_ptr()).handler) };
                 let hook = bindings::syscore {
                     ops: &Self::OPS,
@@ -343,24 +355,28 @@ impl<H: OnSyscore> SyscoreHook<H> {
                 };
                 // SAFETY: The slot is valid for writes.
                 unsafe { slot.write(hook) };
-                // SAFETY: The hook is filled in and pinned until it is unregistered.
+                // SAFETY: The hook is complete and pinned. `PinnedDrop` unregisters it.
                 unsafe { bindings::register_syscore(slot) };
             }),
         })
     }
 
+    /// Calls the handler before a system sleep.
+    ///
     /// # Safety
     ///
-    /// Only for the syscore code: `data` is the handler of a registered `Self`.
+    /// Only `syscore_suspend()` may call this. `data` must be the handler of a registered `Self`.
     unsafe extern "C" fn suspend(data: *mut c_void) -> c_int {
         // SAFETY: By the safety requirements.
         unsafe { &*data.cast::<H>() }.suspend();
         0
     }
 
+    /// Calls the handler after a system sleep.
+    ///
     /// # Safety
     ///
-    /// As for `suspend`.
+    /// Only `syscore_resume()` may call this. `data` must be the handler of a registered `Self`.
     unsafe extern "C" fn resume(data: *mut c_void) {
         // SAFETY: By the safety requirements.
         unsafe { &*data.cast::<H>() }.resume();
@@ -370,9 +386,10 @@ impl<H: OnSyscore> SyscoreHook<H> {
 #[pinned_drop]
 impl<H: OnSyscore> PinnedDrop for SyscoreHook<H> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered.
+        // SAFETY: By the type invariant the hook is registered.
         unsafe { bindings::unregister_syscore(self.hook.get()) };
-        // SAFETY: The handler was initialised by `new`, and nobody calls it any more.
+        // SAFETY: `new` has initialised the handler. The hook was removed above. Hooks run only
+        // while no task runs (`syscore_suspend()`), so that no call is left.
         unsafe { core::ptr::drop_in_place(self.handler.get()) };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Targets: what implements one, how it is registered, and the callbacks dm core makes.
+//! The trait that a target implements, and the target as its callbacks see it.
 //!
 //! # Life of a target
 //!
@@ -13,28 +13,28 @@
 //!                   +----- map, end_io ----+
 //! ```
 //!
-//! A table that is loaded may never be resumed, and on a reload the destructor of the old target
-//! runs *after* the resume of the new one: activity belongs between `resume` and `dtr`, not into
-//! `ctr`.
+//! A loaded table may never be resumed. On a reload the destructor of the old target runs *after*
+//! the resume of the new one. Therefore a target should become active in `resume` and not in `ctr`.
 //!
 //! # Ownership
 //!
-//! The constructor returns an initialiser for the private data. This module puts the data into an
-//! allocation of its own together with what the target obtained through the [`TargetBuilder`]
-//! (devices, a [`TargetHandle`]), and hands out shared references to the data only, because the
-//! callbacks of one target run concurrently. After `dtr` it drops the data first, then closes the
-//! devices.
+//! The constructor returns an initialiser for the data of the instance. The data is allocated
+//! together with the devices and the [`TargetHandle`](super::TargetHandle) that the target has
+//! obtained from the [`TargetBuilder`]. The callbacks get shared references to the data, because
+//! they run concurrently. After `dtr` the data is dropped first, and the devices are closed then.
 //!
-//! # Locking, context
+//! # Context and locking
 //!
-//! `map` runs in the context of the submitter, or in that of dm core's work queue, inside an SRCU
-//! section of dm core (`dm_submit_bio()`): the instance exists until `map` returns, also if the bio
-//! has ended before. `end_io` often runs in interrupt context; the instance exists until `end_io`
-//! returns, because the bio is pending until then, or, once it was held, because of an RCU section
-//! (see [`EndBio::hold`]). Neither may sleep or allocate. `status` and `message` run in process
-//! context inside the same SRCU section, so that a message that waits delays every suspend of the
-//! device. The others run in process context under `md->suspend_lock` or `md->type_lock`. No lock
-//! of this module is held during a callback.
+//! | callback | context | the instance exists because of |
+//! |---|---|---|
+//! | `map` | the submitter, or a work queue of dm core | SRCU (`dm_submit_bio()`) |
+//! | `end_io` | any, often an interrupt | the pending bio, or RCU after [`EndBio::hold`] |
+//! | `status`, `message` | process | SRCU (`dm_get_live_table()`) |
+//! | `ctr`, `dtr` and the others | process | `md->suspend_lock` or `md->type_lock` |
+//!
+//! `map` and `end_io` must not sleep. `dm_sync_table()` waits for SRCU and RCU before `dtr`. A
+//! `message` that waits delays each suspend of the device. No lock of this module is held during a
+//! callback.
 //!
 //! C header: `include/linux/device-mapper.h`; callers: `dm.c`, `dm-table.c` and `dm-ioctl.c` in
 //! `drivers/md`.
@@ -74,24 +74,24 @@ use kernel::{
     },
 };
 
-/// Why a constructor refuses a table line.
+/// The reason why a constructor refuses a table line.
 ///
-/// dm core prints one line, `<device>: <target>: <message> (<errno>)`, for every failed
-/// constructor. There is deliberately no conversion from a bare [`Error`], so that a failure
-/// without a message does not compile; use [`OrCtrError`].
+/// dm core prints one line, `<device>: <target>: <message> (<errno>)`, for each constructor that
+/// fails. A bare [`Error`] does not convert into this type, so that a failure without a message
+/// does not compile. [`OrCtrError`] adds the message.
 pub struct CtrError {
     pub(super) errno: Error,
     pub(super) message: &'static CStr,
 }
 
 impl CtrError {
-    /// States the errno for the ioctl and the message for the log.
+    /// Makes an error from the errno for the ioctl and the message for the log.
     pub const fn new(errno: Error, message: &'static CStr) -> Self {
         Self { errno, message }
     }
 
-    /// States also what no constant text can say; it is logged in a line of its own, just before
-    /// that of dm core, which keeps only a pointer to constant text.
+    /// Makes an error and logs `detail` in a line of its own, directly before the line of dm core.
+    /// dm core keeps only a pointer to the message, which must be constant.
     pub fn with_detail(
         errno: Error,
         message: &'static CStr,
@@ -115,9 +115,9 @@ impl From<Infallible> for CtrError {
     }
 }
 
-/// Gives an error the message a constructor needs.
+/// Adds the message that a [`CtrError`] needs.
 pub trait OrCtrError<T> {
-    /// Turns the error into a [`CtrError`] with `message`; an absent value into `EINVAL`.
+    /// Converts an error into a [`CtrError`] with `message`, and `None` into one with `EINVAL`.
     fn or_ctr(self, message: &'static CStr) -> Result<T, CtrError>;
 }
 
@@ -138,50 +138,51 @@ impl<T> OrCtrError<T> for Option<T> {
 pub struct Features(pub(super) u64);
 
 impl Features {
-    /// None of the below.
+    /// No feature.
     pub const NONE: Features = Features(0);
-    /// The target must be the only one of its table.
+    /// The target must be the only target of its table.
     pub const SINGLETON: Features = Features(bindings::DM_TARGET_SINGLETON as u64);
     /// The target cannot be part of a read-only table.
     pub const ALWAYS_WRITEABLE: Features = Features(bindings::DM_TARGET_ALWAYS_WRITEABLE as u64);
-    /// A device with this target never gets a table with another one.
+    /// A device with this target never gets a table with another target.
     pub const IMMUTABLE: Features = Features(bindings::DM_TARGET_IMMUTABLE as u64);
     /// `map` does not block for bios marked [nowait](super::Bio::is_nowait).
     pub const NOWAIT: Features = Features(bindings::DM_TARGET_NOWAIT as u64);
     /// Atomic writes may be passed on.
     pub const ATOMIC_WRITES: Features = Features(bindings::DM_TARGET_ATOMIC_WRITES as u64);
 
-    /// Returns both sets together.
+    /// Returns the features of both sets.
     pub const fn and(self, other: Features) -> Features {
         Features(self.0 | other.0)
     }
 }
 
-/// What a status line is wanted for (`status_type_t`).
+/// The purpose of a status line (`status_type_t`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum StatusKind {
-    /// `dmsetup status`: the current state. Must not block.
+    /// The current state, for `dmsetup status`. Writing it must not block.
     Info,
-    /// `dmsetup table`: the arguments; fed back to the constructor they must make the same target.
+    /// The arguments of the table line, for `dmsetup table`. The constructor must make the same
+    /// target from them.
     Table,
-    /// The measurement for the IMA log: `name=value` pairs separated by commas. Name and version
-    /// of the target have already been written.
+    /// The measurement for the IMA log: `name=value` pairs, separated by commas. The name and
+    /// version of the target have already been written.
     Ima,
 }
 
-/// What a message handler answers.
+/// The answer of a message handler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing but success.
+    /// Success, without text.
     Done,
-    /// The text it has written.
+    /// Success, with the text that the handler has written.
     Text,
 }
 
 /// A device-mapper target.
 ///
-/// The implementing type itself is only a name for the set of functions; what a target instance
-/// consists of is [`Target::Data`]. See the documentation of the parent module for an example.
+/// The implementing type is a name for the set of functions and has no values. An instance consists
+/// of [`Target::Data`]. The documentation of the parent module has an example.
 #[vtable]
 pub trait Target: Sized + 'static {
     /// The name in table lines.
@@ -193,74 +194,76 @@ pub trait Target: Sized + 'static {
     /// Properties of the target type.
     const FEATURES: Features = Features::NONE;
 
-    /// The private data of one instance, shared by concurrent callbacks. `'ti` is its life from
-    /// `ctr` to `dtr`, and that of its [devices](DmDevice).
+    /// The data of one instance. Concurrent callbacks share it. `'ti` is the lifetime of the
+    /// instance from `ctr` to `dtr`, and of its [devices](super::DmDevice).
     type Data<'ti>: Send + Sync;
 
-    /// What is kept for each tracked bio from `map` to `end_io`; plain data without destructor.
+    /// The data of one tracked bio, from `map` to `end_io`. It has no destructor.
     type PerBio: Copy + Default + Send + 'static;
 
-    /// Which bios have per-bio data and pass [`Target::end_io`]. It is a constant because `map` and
-    /// `end_io` must agree on every bio: `end_io` reads what `map` wrote.
+    /// The bios that have per-bio data and pass [`Target::end_io`]. This is a constant, because
+    /// `end_io` reads the data that `map` has written, and both must agree about each bio.
     const TRACKED: Tracked;
 
-    /// Makes an instance out of the arguments of a table line.
+    /// Makes an instance from the arguments of a table line.
     ///
-    /// Returns an initialiser of the data: `try_init!(... ? CtrError)`, or `try_pin_init!` if there
-    /// are pinned fields such as locks. Runs under `md->type_lock` and should not wait for anything
-    /// slow.
+    /// Returns an initialiser of the data: `try_init!(... ? CtrError)`, or `try_pin_init!` if the
+    /// data has pinned fields such as locks. This runs under `md->type_lock` and should not wait
+    /// long.
     fn ctr<'ti>(
         ti: &mut TargetBuilder<'ti>,
         args: Args<'_>,
     ) -> Result<impl PinInit<Self::Data<'ti>, CtrError>, CtrError>;
 
-    /// Stops what the instance has going on; afterwards its data is dropped.
+    /// Stops the activities of the instance. Its data is dropped afterwards.
     fn dtr(_data: &Self::Data<'_>, _ti: &DmTarget) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// Decides what becomes of a bio.
+    /// Disposes of a bio.
     fn map<'ti>(data: &Self::Data<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti>;
 
-    /// Sees the end of a tracked bio, including those the target ended itself.
+    /// Disposes of a tracked bio that has ended. This includes bios that the target itself has
+    /// ended.
     fn end_io<'ti>(_data: &Self::Data<'ti>, _bio: EndBio<'ti, Self>) -> EndOutcome<'ti> {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// A suspend begins. Bios still arrive, of frozen filesystems for instance, and dm core will
-    /// wait for those that are held; see [`DmTarget::noflush_suspending`].
+    /// Prepares for a suspend. Bios still arrive, for instance from a file system that is being
+    /// frozen. dm core waits for held bios later; see [`DmTarget::noflush_suspending`].
     fn presuspend(_data: &Self::Data<'_>, _ti: &DmTarget) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// The suspend announced by `presuspend` failed.
+    /// Undoes `presuspend` after the suspend has failed.
     fn presuspend_undo(_data: &Self::Data<'_>, _ti: &DmTarget) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// The device is suspended and no bio is in flight (except when the device is being removed).
+    /// Completes a suspend. No bio is in flight, except when the device is being removed.
     fn postsuspend(_data: &Self::Data<'_>, _ti: &DmTarget) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// The device is about to be resumed with this table; an error keeps it suspended.
+    /// Prepares for a resume with this table. After an error the device stays suspended.
     ///
-    /// Must neither allocate memory nor take a lock that is held over an allocation, as long as
-    /// the allocation may wait for I/O: the I/O may be one to this very device, which is suspended.
+    /// This must not allocate memory in a way that waits for I/O, and must not take a lock that is
+    /// held elsewhere over such an allocation. The allocation could wait for I/O to this device,
+    /// which is suspended.
     fn preresume(_data: &Self::Data<'_>, _ti: &DmTarget) -> Result {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// The device is about to be resumed with this table. dm core still defers all bios. They
-    /// arrive after this function has returned.
+    /// Becomes active with this table. dm core still defers all bios. They arrive after this
+    /// function has returned.
     fn resume(_data: &Self::Data<'_>, _ti: &Resuming<'_>) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// Writes a status line. Must not block on I/O.
+    /// Writes a status line. This must not wait for I/O.
     fn status(data: &Self::Data<'_>, ti: &DmTarget, kind: StatusKind, out: &mut TextWriter<'_>);
 
-    /// Handles `dmsetup message`. Text reaches user space only with [`Reply::Text`].
+    /// Handles `dmsetup message`. User space gets the written text only after [`Reply::Text`].
     fn message(
         _data: &Self::Data<'_>,
         _ti: &DmTarget,
@@ -270,10 +273,10 @@ pub trait Target: Sized + 'static {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
 
-    /// Shows `visitor` each range of each device that the target uses.
+    /// Shows `visitor` each range of a device that the target uses.
     fn iterate_devices<'ti>(data: &Self::Data<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>);
 
-    /// Adjusts the limits that dm core derived from the devices.
+    /// Adjusts the queue limits that dm core has derived from the devices.
     fn io_hints(_data: &Self::Data<'_>, _ti: &DmTarget, _limits: &mut QueueLimits<'_>) {
         build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
     }
@@ -283,17 +286,20 @@ pub trait Target: Sized + 'static {
 ///
 /// # Invariants
 ///
-/// The inner `struct dm_target` is part of a table that exists while the reference does, and its
+/// While a reference exists, the inner `struct dm_target` is part of a table that exists, and its
 /// constructor has been called.
 #[repr(transparent)]
 pub struct DmTarget(Opaque<bindings::dm_target>);
 
 impl DmTarget {
+    /// Wraps a target of dm core.
+    ///
     /// # Safety
     ///
-    /// The type invariant must hold for `'a`.
+    /// `ti` must be a target whose `ctr` callback has begun, and whose `dtr` callback does not end
+    /// before the end of `'a`.
     pub(super) unsafe fn from_raw<'a>(ti: NonNull<bindings::dm_target>) -> &'a Self {
-        // SAFETY: `DmTarget` is transparent; the caller promises the rest.
+        // SAFETY: `DmTarget` is a transparent wrapper. The rest holds by the safety requirements.
         unsafe { ti.cast().as_ref() }
     }
 
@@ -303,48 +309,50 @@ impl DmTarget {
 
     /// Returns the disk of the mapped device.
     pub(super) fn disk(&self) -> *mut bindings::gendisk {
-        // SAFETY: `dm_disk()` needs a mapped device, which outlives its tables (`__unbind()` in
-        // `free_dev()`).
+        // SAFETY: The mapped device outlives its tables (`free_dev()` comes after `__unbind()`).
         unsafe { bindings::dm_disk(self.md()) }
     }
 
     fn table(&self) -> *mut bindings::dm_table {
-        // SAFETY: By the type invariant; the field never changes.
+        // SAFETY: By the type invariant the target exists. The field does not change after
+        // `dm_table_add_target()` has set it.
         unsafe { (*self.as_raw()).table }
     }
 
     fn md(&self) -> *mut bindings::mapped_device {
-        // SAFETY: A target is part of a table for its whole life.
+        // SAFETY: A target is part of a table from its constructor to its destructor.
         unsafe { bindings::dm_table_get_md(self.table()) }
     }
 
     /// Returns the first sector of the target on the mapped device.
     pub fn begin_sectors(&self) -> u64 {
-        // SAFETY: By the type invariant; the field never changes.
+        // SAFETY: By the type invariant the target exists. The field does not change after
+        // `dm_table_add_target()` has set it.
         unsafe { (*self.as_raw()).begin }
     }
 
     /// Returns how many sectors the target has.
     pub fn len_sectors(&self) -> u64 {
-        // SAFETY: By the type invariant; the field never changes.
+        // SAFETY: By the type invariant the target exists. The field does not change after
+        // `dm_table_add_target()` has set it.
         unsafe { (*self.as_raw()).len }
     }
 
     /// Returns whether the table was loaded as read-only.
     ///
-    /// dm core marks the mapped device so, but neither it nor the block layer keeps writes from
-    /// arriving at the target.
+    /// dm core marks the mapped device as read-only. Writes can reach the target all the same,
+    /// because neither dm core nor the block layer refuses them (`bio_check_ro()`).
     pub fn is_read_only(&self) -> bool {
-        // SAFETY: A target is part of a table for its whole life.
+        // SAFETY: A target is part of a table from its constructor to its destructor.
         let mode = unsafe { bindings::dm_table_get_mode(self.table()) };
         mode & bindings::BLK_OPEN_WRITE == 0
     }
 
-    /// Returns `major:minor` of the mapped device, which is also its name in messages of dm core.
+    /// Returns `major:minor` of the mapped device. dm core uses this name in its messages.
     pub fn device_name(&self) -> &CStr {
-        // SAFETY: The mapped device outlives its tables.
+        // SAFETY: The mapped device outlives its tables (`free_dev()` comes after `__unbind()`).
         let name = unsafe { bindings::dm_device_name(self.md()) };
-        // SAFETY: It is null-terminated and part of the mapped device.
+        // SAFETY: The name is a null-terminated string in the mapped device (`md->name`).
         unsafe { CStr::from_char_ptr(name) }
     }
 
@@ -354,51 +362,54 @@ impl DmTarget {
         DevT::from_raw(unsafe { bindings::disk_devt(self.disk()) })
     }
 
-    /// Returns how many openers the mapped device has: processes, mounts, devices stacked on it.
+    /// Returns the number of openers of the mapped device: processes, mounts, and devices above it.
     ///
-    /// The answer may be out of date when it arrives. Who wants to know whether the device was held
-    /// open without a break must see zero to believe in a break.
+    /// The number can change at any time. Only a zero proves that the device was not open without
+    /// interruption.
     pub fn open_count(&self) -> u32 {
         // SAFETY: `disk_openers()` needs a disk. That of the mapped device outlives its tables.
         unsafe { bindings::disk_openers(self.disk()) }
     }
 
-    /// Returns whether a noflush suspend is going on: bios may be requeued and must not be waited
-    /// for. Otherwise a suspend must let all bios pass.
+    /// Returns whether a noflush suspend has begun. The target must then requeue its held bios.
+    /// During other suspends the target must pass or end them.
     pub fn noflush_suspending(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the target exists, and its table belongs to a mapped
+        // device.
         unsafe { bindings::dm_noflush_suspending(self.as_raw()) != 0 }
     }
 
     /// Returns whether the device is suspended.
     pub fn is_suspended(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the target exists, and its table belongs to a mapped
+        // device.
         unsafe { bindings::dm_suspended(self.as_raw()) != 0 }
     }
 
-    /// Returns whether the calling thread is a worker of dm core's own for this device. All bios
-    /// that were deferred while the device was suspended are mapped by one of these; few others
-    /// are. Any context.
+    /// Returns whether the current thread runs a work item of dm core for this device. Such a
+    /// thread maps all bios that were deferred while the device was suspended, and few others.
+    /// Works in any context.
     pub fn is_own_worker(&self) -> bool {
-        // A `struct mapped_device` is smaller, and its work items are part of it.
+        // The work items are part of `struct mapped_device`, which is smaller than this.
         const AT_MOST_BYTES: usize = 16 << 10;
-        // SAFETY: May be called in any context.
+        // SAFETY: `current_work()` may be called in any context and returns null outside of work
+        // items.
         let work = unsafe { bindings::current_work() };
         (work as usize).wrapping_sub(self.md() as usize) < AT_MOST_BYTES
     }
 
-    /// Raises an event: wakes `dmsetup wait` and pollers of the control device.
+    /// Raises an event, which wakes `dmsetup wait` and pollers of the control device. Does nothing
+    /// if the table is not the live one.
     ///
-    /// Takes a mutex shared by all of device-mapper, whose holders may allocate memory and thereby
-    /// write through this very target: process context only, with no lock held that `map` or
-    /// `end_io` takes, and nothing a bio waits for may wait for it. Does nothing unless the table
-    /// is the live one.
+    /// This takes a mutex of dm core (`_event_lock`). A holder of the mutex may allocate memory,
+    /// and the allocation may write through this target. Call this only in process context and
+    /// without a lock that `map` or `end_io` takes. A bio must not wait for the call.
     pub fn event(&self) {
-        // SAFETY: A target is part of a table for its whole life.
+        // SAFETY: A target is part of a table from its constructor to its destructor.
         unsafe { bindings::dm_table_event(self.table()) };
     }
 
-    /// Returns the private data.
+    /// Returns the data of the instance.
     ///
     /// # Safety
     ///
@@ -409,7 +420,7 @@ impl DmTarget {
         unsafe { &self.instance::<T>().data }
     }
 
-    /// Returns the private data and what goes with it.
+    /// Returns the instance.
     ///
     /// # Safety
     ///

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel threads that must run on time, and how they wait.
+//! Kernel threads with real-time priority, and wait queues.
 //!
 //! # Vocabulary
 //!
-//! - A [`Thread`] runs a closure with real-time priority (`SCHED_FIFO`): ordinary tasks and work
-//!   queues, also the high-priority ones, cannot hold it up. Dropping the `Thread` asks the closure
-//!   to return and waits until it has.
-//! - The closure gets a [`Context`], by which it learns that it is to return, and waits.
-//! - A [`WaitQueue`] is where it waits: until woken and a condition holds, or until a point in time
-//!   given in nanoseconds of [`raw_ns`], or until it is to stop.
+//! - A [`Thread`] runs a closure with real-time priority (`SCHED_FIFO`). Ordinary tasks and all
+//!   work queues cannot delay it. Dropping the `Thread` asks the closure to return and waits for
+//!   it.
+//! - The closure gets a [`Context`]. Through the context it waits, and learns that it must return.
+//! - A [`WaitQueue`] is a list of waiting threads. A thread waits until it was woken and a
+//!   condition holds, until a deadline, or until it must stop. A deadline is a time of [`raw_ns`].
 //!
-//! # Points in time
+//! # Deadlines
 //!
-//! No timer of the kernel runs on the raw clock. A wait sets a high-resolution timer, without
-//! slack, of a steered clock for the time that is left. When that clock runs fast the timer fires
-//! early, and is set again for the rest: a wait never ends before its point in time. When the clock
-//! runs slow, the wait ends late by as much, 10 % of its length and more. So a deadline says when
-//! to look, and whoever looks reads the raw clock.
+//! The kernel has no timers of the raw clock. A wait sets a high-resolution timer of a steered
+//! clock, without slack, for the remaining time. If that clock runs fast, the timer fires early and
+//! is set again for the rest. Hence a wait does not end before its deadline. If that clock runs
+//! slow, the wait ends late, by 10 % of its length or more. Therefore code that depends on the time
+//! must read the raw clock after the wait.
 //!
 //! # Locking
 //!
-//! A condition is evaluated with the task state already set to sleeping, so that no wake-up is
-//! lost; it may take spinlocks but must not sleep. Waking is allowed in any context.
+//! A condition is evaluated after the task state was set to sleeping, so that no wake-up is lost.
+//! The condition may take spinlocks but must not sleep. Waking works in any context.
 //!
 //! C headers: `include/linux/kthread.h`, `include/linux/wait.h`, `include/linux/hrtimer.h`.
 
@@ -45,14 +45,14 @@ use kernel::{
     }, //
 };
 
-/// What ended a wait.
+/// The reason why a wait has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wake {
     /// The condition holds.
     Ready,
-    /// The point in time was reached, and the condition does not hold.
+    /// The deadline was reached, and the condition does not hold.
     Timeout,
-    /// The thread is to stop.
+    /// The thread must stop.
     Stop,
 }
 
@@ -65,7 +65,7 @@ macro_rules! new_wait_queue {
 }
 pub use new_wait_queue;
 
-/// A place where threads wait and are woken (`struct wait_queue_head`).
+/// A list of waiting threads (`struct wait_queue_head`).
 #[pin_data]
 pub struct WaitQueue {
     #[pin]
@@ -74,17 +74,17 @@ pub struct WaitQueue {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A wait queue has its own lock and is meant to be used by many threads.
+// SAFETY: A wait queue has a lock of its own (`head.lock`).
 unsafe impl Send for WaitQueue {}
-// SAFETY: As above.
+// SAFETY: A wait queue has a lock of its own (`head.lock`).
 unsafe impl Sync for WaitQueue {}
 
 impl WaitQueue {
-    /// Makes an initialiser; use [`new_wait_queue!`].
+    /// Makes an initialiser. Use [`new_wait_queue!`] instead.
     pub fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
         pin_init!(Self {
             head <- Opaque::ffi_init(|slot| {
-                // SAFETY: The slot is valid for writes; name and key live for ever.
+                // SAFETY: The slot is valid for writes. The name and the key are static.
                 unsafe {
                     bindings::__init_waitqueue_head(slot, name.as_char_ptr(), key.as_ptr())
                 }
@@ -93,11 +93,11 @@ impl WaitQueue {
         })
     }
 
-    /// Wakes all waiters. Any context.
+    /// Wakes all waiting threads, which then evaluate their conditions. Works in any context.
     ///
-    /// What makes a condition true must be written before this is called.
+    /// The caller must have made the condition true before the call.
     pub fn wake_all(&self) {
-        // SAFETY: The queue is initialised.
+        // SAFETY: `new` has initialised the queue.
         unsafe {
             bindings::__wake_up(
                 self.head.get(),
@@ -113,25 +113,26 @@ impl WaitQueue {
         self.sleep_until(None, || condition().then_some(Wake::Ready));
     }
 
-    /// Waits until `condition` holds or `deadline_ns` of [`raw_ns`] is reached. Process
-    /// context, not interruptible by signals. Returns whether the condition holds.
+    /// Waits until `condition` holds or `deadline_ns` of [`raw_ns`] is reached. Returns whether the
+    /// condition holds. Process context, not interruptible by signals.
     pub fn wait_until(&self, deadline_ns: u64, mut condition: impl FnMut() -> bool) -> bool {
         self.sleep_until(Some(deadline_ns), || condition().then_some(Wake::Ready)) == Wake::Ready
     }
 
-    /// Sleeps until `check` gives an answer, or else until the deadline.
+    /// Sleeps until `check` returns a reason or the deadline is reached.
     fn sleep_until(
         &self,
         deadline_ns: Option<u64>,
         mut check: impl FnMut() -> Option<Wake>,
     ) -> Wake {
         let entry = Opaque::<bindings::wait_queue_entry>::uninit();
-        // SAFETY: The entry is valid for writes.
+        // SAFETY: The entry is valid for writes, and does not move in this function.
         unsafe { bindings::init_wait(entry.get()) };
         let mut late = false;
         let wake = loop {
-            // SAFETY: Queue and entry are initialised and stay where they are until `finish_wait`.
-            // Idle sleep is neither a hung task nor load, and no signal wakes it.
+            // SAFETY: The queue and the entry are initialised and do not move before
+            // `finish_wait()`. `TASK_IDLE` counts neither as a hung task nor as load, and signals
+            // do not wake it.
             unsafe {
                 bindings::prepare_to_wait(
                     self.head.get(),
@@ -147,31 +148,32 @@ impl WaitQueue {
             }
             late = sleep(deadline_ns);
         };
-        // SAFETY: As above.
+        // SAFETY: The queue and the entry are those of `prepare_to_wait()`.
         unsafe { bindings::finish_wait(self.head.get(), entry.get()) };
         wake
     }
 }
 
-/// The shortest time for which a timer is set: what is left after a timer that fired early may be
-/// less than it takes to set one.
+/// The shortest time for which a timer is set. After a timer has fired early, the remaining time
+/// may be shorter than it takes to set a timer.
 const SHORTEST_NS: u64 = 1_000;
 
-/// Sleeps, in the task state already set, until woken or until the deadline, or less long. Returns
-/// whether the deadline was reached.
+/// Sleeps until the task is woken or the deadline is reached, or less long. The caller has set the
+/// task state. Returns whether the deadline was reached.
 fn sleep(deadline_ns: Option<u64>) -> bool {
     let Some(deadline_ns) = deadline_ns else {
-        // SAFETY: Process context, by the contract of the callers.
+        // SAFETY: `schedule()` needs process context, which the callers document.
         unsafe { bindings::schedule() };
         return false;
     };
     let left_ns = deadline_ns.saturating_sub(raw_ns());
-    // Zero makes the C function set the task running and return at once.
+    // With zero the C function sets the task state to running and returns at once.
     let mut expires = match left_ns {
         0 => 0,
         left_ns => i64::try_from(left_ns.max(SHORTEST_NS)).unwrap_or(i64::MAX),
     };
-    // SAFETY: As above; the pointer is valid, and the timer is gone when this returns.
+    // SAFETY: The function needs process context, which the callers document. The pointer is valid,
+    // and the timer has ended when the function returns.
     let _ = unsafe {
         bindings::schedule_hrtimeout_range_clock(
             &mut expires,
@@ -180,7 +182,7 @@ fn sleep(deadline_ns: Option<u64>) -> bool {
             bindings::CLOCK_BOOTTIME as bindings::clockid_t,
         )
     };
-    // The timer may have fired before.
+    // The timer may have fired before the deadline.
     raw_ns() >= deadline_ns
 }
 
@@ -188,14 +190,15 @@ fn sleep(deadline_ns: Option<u64>) -> bool {
 pub struct Context(NotThreadSafe);
 
 impl Context {
-    /// Returns whether the thread is to return.
+    /// Returns whether the thread must return.
     pub fn should_stop(&self) -> bool {
-        // SAFETY: The current task is a kernel thread, as a context exists only in one.
+        // SAFETY: `kthread_should_stop()` must be called by a kernel thread. A `Context` exists
+        // only in `main`, which is the function of one, and is not `Send`.
         unsafe { bindings::kthread_should_stop() }
     }
 
-    /// Waits on `queue` until `condition` holds, or `deadline_ns` of [`raw_ns`] (if any) is
-    /// reached, or the thread is to stop, which takes precedence.
+    /// Waits on `queue` until `condition` holds, until `deadline_ns` of [`raw_ns`], or until the
+    /// thread must stop. A stop takes precedence.
     pub fn wait(
         &self,
         queue: &WaitQueue,
@@ -211,14 +214,16 @@ impl Context {
         })
     }
 
-    /// Sleeps until `deadline_ns` of [`raw_ns`], or until the thread is to stop.
+    /// Sleeps until `deadline_ns` of [`raw_ns`] or until the thread must stop.
     pub fn sleep_until(&self, deadline_ns: u64) -> Wake {
         loop {
-            // SAFETY: Only changes the state of the current task. A stop sets its flag first and
-            // then wakes the task, so that none is lost between the check and the sleep.
+            // `kthread_stop()` sets its flag before it wakes the task, so that no stop is lost
+            // between the check and the sleep.
+            // SAFETY: The function changes only the state of the current task, which is a kernel
+            // thread.
             unsafe { bindings::dm_set_current_state_idle() };
             if self.should_stop() {
-                // SAFETY: As above.
+                // SAFETY: The function changes only the state of the current task.
                 unsafe { bindings::dm_set_current_state_running() };
                 return Wake::Stop;
             }
@@ -229,73 +234,76 @@ impl Context {
     }
 }
 
-/// How urgent a [`Thread`] is.
+/// The priority of a [`Thread`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
-    /// Real-time (`SCHED_FIFO`, middle): before everything that is not real-time.
+    /// Real-time priority in the middle (`sched_set_fifo()`).
     Realtime,
-    /// Real-time (`SCHED_FIFO`, lowest).
+    /// The lowest real-time priority (`sched_set_fifo_low()`).
     RealtimeLow,
-    /// Like any other task.
+    /// The priority of an ordinary task.
     Normal,
 }
 
-/// A kernel thread; dropping it stops it and waits for it.
+/// A kernel thread. Dropping it stops the thread and waits for its end.
 ///
 /// # Invariants
 ///
-/// `task` is a kernel thread made to run [`main`] with `body`, and a reference on it is held by
-/// this value. `body` belongs to the thread as soon as that has run at all, and is otherwise to be
-/// dropped by `drop_body`.
+/// - `task` is a kernel thread that was created to run [`main`] with `body`. This value owns a
+///   reference on it.
+/// - `body` is owned by the thread after it has started to run, and by this value before.
+///   `drop_body` drops it.
 pub struct Thread {
     task: NonNull<bindings::task_struct>,
     body: *mut c_void,
     drop_body: unsafe fn(*mut c_void),
-    /// Given up when the thread has ended, after `drop`.
+    /// Dropped after `drop`, when the thread has ended.
     _use: Use,
 }
 
-// SAFETY: Stopping a thread may be done by any other thread, and so may dropping the body.
+// SAFETY: Any other thread may call `kthread_stop()`, and may drop the body, which is `Send`.
 unsafe impl Send for Thread {}
-// SAFETY: Nothing can be done with a shared reference.
+// SAFETY: There are no methods on a shared reference.
 unsafe impl Sync for Thread {}
 
 impl Thread {
-    /// Starts a thread. `name` shows in `ps`, cut to 15 characters in some places. May sleep.
+    /// Starts a thread. `ps` shows its `name`, in some places only 15 characters. May sleep.
     ///
-    /// `body` should return soon after [`Context::should_stop`] has become true; when it returns
-    /// before, the thread just ends. It must not own the `Thread` itself, not even indirectly: the
-    /// last reference would wait for itself.
+    /// `body` should return soon after [`Context::should_stop`] has become true. It may also return
+    /// earlier. `body` must not own the `Thread`, not even indirectly, because dropping it there
+    /// would wait for itself.
     pub fn spawn<F>(name: &CStr, priority: Priority, body: F) -> Result<Self>
     where
         F: FnOnce(&Context) + Send + 'static,
     {
         let used = Use::new()?;
         let body = KBox::into_raw(KBox::new(body, GFP_KERNEL)?).cast::<c_void>();
-        // SAFETY: The function gets the pointer it expects, and the name is copied.
+        // SAFETY: `main::<F>` gets a box of `F` that was given up. `kthread_create()` copies the
+        // name.
         let task =
             unsafe { bindings::dm_kthread_create(Some(main::<F>), body, name.as_char_ptr()) };
         let task = match from_err_ptr(task).and_then(|task| NonNull::new(task).ok_or(ENOMEM)) {
             Ok(task) => task,
             Err(error) => {
-                // SAFETY: There is no thread, so that the box is still ours.
+                // SAFETY: No thread was created, so that the box is still ours.
                 unsafe { drop_box::<F>(body) };
                 return Err(error);
             }
         };
         match priority {
-            // SAFETY: The new thread has not run; its task exists.
+            // SAFETY: The task exists, because the thread has not been woken yet.
             Priority::Realtime => unsafe { bindings::sched_set_fifo(task.as_ptr()) },
-            // SAFETY: As above.
+            // SAFETY: The task exists, because the thread has not been woken yet.
             Priority::RealtimeLow => unsafe { bindings::sched_set_fifo_low(task.as_ptr()) },
             Priority::Normal => (),
         }
-        // SAFETY: The task exists; the reference keeps it so that it can be stopped even after it
-        // has ended by itself.
+        // The reference keeps the task, so that `kthread_stop()` may be called after the thread has
+        // ended.
+        // SAFETY: The task exists, because the thread has not been woken yet.
         unsafe { bindings::get_task_struct(task.as_ptr()) };
-        // SAFETY: As above.
+        // SAFETY: The task exists, because this value owns a reference on it.
         unsafe { bindings::wake_up_process(task.as_ptr()) };
-        // INVARIANT: Just made so.
+        // INVARIANT: The task was created for `main` and `body`, and its reference was taken above.
         Ok(Self {
             task,
             body,
@@ -307,14 +315,16 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the task exists.
+        // SAFETY: `kthread_stop()` needs a kernel thread on which the caller has a reference, which
+        // holds by the type invariant.
         let ret = unsafe { bindings::kthread_stop(self.task.as_ptr()) };
         if ret == EINTR.to_errno() {
-            // The thread was stopped before it ran for the first time.
+            // `kthread_stop()` returns `EINTR` if the thread was stopped before it ran for the
+            // first time.
             // SAFETY: By the type invariant the body is still ours.
             unsafe { (self.drop_body)(self.body) };
         }
-        // SAFETY: `spawn` took this reference.
+        // SAFETY: `spawn` has taken this reference.
         unsafe { bindings::put_task_struct(self.task.as_ptr()) };
     }
 }
@@ -323,7 +333,7 @@ impl Drop for Thread {
 ///
 /// # Safety
 ///
-/// Only for the kthread code: `body` is a box of `F` that was given up.
+/// Only the kthread code may call this, once. `body` must be a box of `F` that was given up.
 unsafe extern "C" fn main<F: FnOnce(&Context)>(body: *mut c_void) -> c_int {
     // SAFETY: By the safety requirements.
     let body = unsafe { KBox::from_raw(body.cast::<F>()) };
@@ -335,7 +345,7 @@ unsafe extern "C" fn main<F: FnOnce(&Context)>(body: *mut c_void) -> c_int {
 ///
 /// # Safety
 ///
-/// `body` must be a box of `F` that was given up.
+/// `body` must be a box of `F` that was given up, and that no one else uses.
 unsafe fn drop_box<F>(body: *mut c_void) {
     // SAFETY: By the safety requirements.
     drop(unsafe { KBox::from_raw(body.cast::<F>()) });

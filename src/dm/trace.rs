@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calling tracepoints that are defined in C.
+//! Calls of trace events that are defined in C.
 //!
-//! A trace event itself can only be defined by C macros: a header with `TRACE_EVENT(name, ...)` and
-//! a C file that includes it with `CREATE_TRACE_POINTS` and `CREATE_RUST_TRACE_POINTS` defined. The
-//! kernel's own macro for the Rust side looks for its symbols in the `bindings` crate, where those
-//! of a module out of tree are not. The build runs bindgen over the header instead (see `Kbuild`),
-//! and [`trace_events!`](crate::trace_events) calls what bindgen declares, so that the compiler
-//! compares the signature of each event with that in C.
+//! Only C macros can define a trace event. A header has `TRACE_EVENT(name, ...)`, and a C file
+//! includes the header with `CREATE_TRACE_POINTS` and `CREATE_RUST_TRACE_POINTS` defined. The
+//! kernel's macro for the Rust side takes its symbols from the `bindings` crate, which does not
+//! have those of an out-of-tree module. Therefore the build runs bindgen over the header (see
+//! `Kbuild`), and [`trace_events!`](crate::trace_events) calls the functions that bindgen declares.
+//! The compiler thus compares the signature of each event with the signature in C.
 //!
-//! A disabled event costs one no-operation instruction, and whatever it takes to have its arguments
-//! at hand. For each `event()` there is an `event_enabled()`, as in C, to ask before that.
+//! A disabled event costs one no-operation instruction and the computation of its arguments. As in
+//! C, `event_enabled()` tells a caller of `event()` whether the arguments are needed.
 //!
 //! C header: `include/linux/tracepoint.h`.
 
-/// A short word in the form a trace event takes: an array padded with zeroes.
+/// A short text as an argument of a trace event: an array padded with zeroes.
 #[repr(transparent)]
 pub struct Word([u8; Self::BYTES]);
 
 impl Word {
-    /// Bytes of the array, of which at least the last is zero.
+    /// The size of the array. At least the last byte is zero.
     pub const BYTES: usize = 24;
 
-    /// Copies a word, cut off if it is too long.
+    /// Copies a text. A text that is too long is cut off.
     pub fn new(word: &str) -> Self {
         let mut bytes = [0; Self::BYTES];
         bytes
@@ -38,9 +38,9 @@ mod private {
     pub trait Sealed {}
 }
 
-/// What an event can be given.
+/// The types of arguments of an event.
 pub trait Argument: private::Sealed {
-    /// What C gets.
+    /// The type of the argument in C.
     #[doc(hidden)]
     type C;
 
@@ -86,20 +86,20 @@ impl Argument for &Word {
 
 /// Declares functions that emit trace events.
 ///
-/// ```ignore
+/// ```text
 /// trace_events! {
 ///     /// Emits the event `sample_done`.
 ///     pub fn sample_done(sector: u64, name: &[u8; 16]);
 /// }
 /// ```
 ///
-/// The signature must be that of `TP_PROTO` in C, with a reference to an array where C has a
-/// pointer to a constant array (`const u8 (*name)[16]`). A plain pointer, whose length C does not
-/// say, fits nothing.
+/// The signature must be that of `TP_PROTO` in C. For a pointer to a constant array in C (`const u8
+/// (*name)[16]`) it has a reference to an array. There is no type for other pointers, because C
+/// does not state the length of their objects.
 #[macro_export]
 macro_rules! trace_events {
     ($($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?);)*) => {
-        /// What bindgen makes of the header that defines the events.
+        /// The declarations that bindgen has made from the header that defines the events.
         #[cfg(CONFIG_TRACEPOINTS)]
         #[allow(
             clippy::all,
@@ -122,15 +122,16 @@ macro_rules! trace_events {
         $(
             $(#[$attr])*
             #[inline(always)]
-            // An event has as many arguments as it records.
+            // An event has one argument for each recorded value.
             #[allow(clippy::too_many_arguments)]
             $vis fn $name($($arg: $type),*) {
                 ::kernel::macros::paste! {
                     if [<$name _enabled>]() {
                         $(let $arg = $crate::dm::trace::Argument::into_c($arg);)*
                         #[cfg(CONFIG_TRACEPOINTS)]
-                        // SAFETY: Declaration and event come from the same header. A pointer is
-                        // one to a constant array of the length declared, and valid for this call.
+                        // SAFETY: Bindgen has made the declaration from the header that defines the
+                        // event. Each pointer is valid during the call and points to an array of
+                        // the declared length.
                         unsafe { trace_bindings::[<rust_do_trace_ $name>]($($arg),*) };
                         #[cfg(not(CONFIG_TRACEPOINTS))]
                         {
@@ -141,12 +142,11 @@ macro_rules! trace_events {
             }
 
             ::kernel::macros::paste! {
-                #[doc = concat!("Whether somebody wants to see `", stringify!($name), "`, for a")]
-                /// caller whose arguments are not at hand.
+                #[doc = concat!("Returns whether the event `", stringify!($name), "` is enabled.")]
                 #[inline(always)]
                 $vis fn [<$name _enabled>]() -> bool {
                     #[cfg(CONFIG_TRACEPOINTS)]
-                    // SAFETY: The key is that of a tracepoint defined by C.
+                    // SAFETY: The key is that of a tracepoint that C has defined, and is static.
                     return unsafe {
                         ::kernel::jump_label::static_branch_unlikely!(
                             trace_bindings::[<__tracepoint_ $name>],

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Text that dm core carries to user space: status lines and answers to messages.
+//! Text for user space: status lines and the answers to messages.
 //!
-//! dm core hands over a buffer and afterwards takes the string it finds there. If that string fills
-//! the buffer to its last byte, user space is told that the buffer was too small and comes back
-//! with a larger one; text that does not fit must therefore be cut off exactly at the end, as
-//! `DMEMIT` does, and not before.
+//! dm core passes a buffer to a callback, and takes the string in it afterwards. If the string
+//! fills the buffer, dm core tells user space that the buffer was too small, and user space repeats
+//! the call with a larger one. Therefore text that does not fit must fill the buffer completely, as
+//! `DMEMIT` does.
 //!
 //! C source: `retrieve_status()` and `target_message()` in `drivers/md/dm-ioctl.c`.
 
@@ -16,14 +16,14 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// A bounded text buffer; use it with `write!`.
+/// A text buffer of a fixed size, for use with `write!`.
 ///
-/// Writing never fails: what does not fit is cut off.
+/// Writing does not fail. Text that does not fit is cut off.
 ///
 /// # Invariants
 ///
-/// `buffer` is valid for writes of `capacity` bytes for `'a`, `len < capacity` (or both are zero),
-/// and the byte at `len` is zero.
+/// - `buffer` is valid for writes of `capacity` bytes during `'a`.
+/// - Either `len < capacity`, and the byte at `len` is zero; or both numbers are zero.
 pub struct TextWriter<'a> {
     buffer: *mut u8,
     capacity: usize,
@@ -33,19 +33,20 @@ pub struct TextWriter<'a> {
 }
 
 impl TextWriter<'_> {
-    /// Wraps a buffer of dm core and empties it.
+    /// Wraps a buffer of dm core, and makes it empty.
     ///
     /// # Safety
     ///
-    /// `buffer` must be valid for writes of `capacity` bytes, by nobody else, for the lifetime of
-    /// the result; it may be anything if `capacity` is zero.
+    /// Unless `capacity` is zero, `buffer` must be valid for writes of `capacity` bytes for the
+    /// lifetime of the result, and no one else may use the buffer during that time.
     pub(super) unsafe fn from_raw(buffer: *mut c_char, capacity: c_uint) -> Self {
         let buffer = buffer.cast::<u8>();
         if capacity != 0 {
-            // SAFETY: There is at least one byte.
+            // SAFETY: By the safety requirements at least one byte is valid for writes.
             unsafe { buffer.write(0) };
         }
-        // INVARIANT: The caller's promise, and the text is empty and terminated.
+        // INVARIANT: By the safety requirements. The text is empty, and its terminator was just
+        // written.
         Self {
             buffer,
             capacity: capacity as usize,
@@ -55,23 +56,25 @@ impl TextWriter<'_> {
         }
     }
 
-    /// Returns whether nothing has been written.
+    /// Returns whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Appends text as it is.
+    /// Appends bytes.
     pub fn push_bytes(&mut self, text: &[u8]) {
         let room = self.capacity.saturating_sub(self.len).saturating_sub(1);
         let count = text.len().min(room);
         if count == 0 {
             return;
         }
-        // SAFETY: By the type invariant there are `room` bytes and a terminator after `len`.
+        // SAFETY: By the type invariant `room` bytes and a terminator are valid for writes behind
+        // `len`.
         unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), self.buffer.add(self.len), count) };
-        // INVARIANT: `count <= room`, hence the sum is less than `capacity`.
+        // INVARIANT: `count <= room`, so that the sum is less than `capacity`. The terminator
+        // follows.
         self.len = self.len.wrapping_add(count);
-        // SAFETY: By the type invariant.
+        // SAFETY: `len` is less than `capacity`, see above.
         unsafe { self.buffer.add(self.len).write(0) };
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An example: the smallest useful target, written with the abstractions of `dm`.
+//! An example of the smallest useful target, written with the abstractions of `dm`.
 //!
-//! `example_linear <device> <sector>` maps its range to that of `<device>` starting at `<sector>`,
-//! as dm-linear does. The message `reads` answers how many reads it has mapped, and `sync` raises
-//! an event. It needs no lock: its data never changes but for one atomic counter.
+//! `example_linear <device> <sector>` maps its range to the range of `<device>` that begins at
+//! `<sector>`, as dm-linear does. The message `reads` returns the number of mapped reads, and
+//! `sync` raises an event. The target needs no lock, because its data has only one atomic counter
+//! that changes.
 
 use core::fmt::Write;
 use dm::*;
@@ -27,7 +28,7 @@ target_module! {
     license: "GPL",
 }
 
-/// The target type, and the state of the module, which is empty.
+/// The target type. It is also the state of the module, which is empty.
 struct Linear;
 
 impl TargetModule for Linear {

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A test of what `linear.rs` does not use: held bios and completions, threads, own I/O, handles.
+//! A test of the abstractions that `linear.rs` does not use: held bios and completions, threads,
+//! I/O of the target's own, and handles.
 //!
 //! `example_relay <device> <sector> <milliseconds>` maps like `example_linear`, but holds each
-//! write and, when it has completed, its completion; a thread relays both, the writes after the
-//! time given. A noflush suspend gets held writes back. Status: writes relayed, completions
-//! relayed, writes requeued, bios held now. Messages:
+//! write and later its completion. A thread submits the writes after the given time, and finishes
+//! the completions. A noflush suspend requeues held writes. The status has four numbers: submitted
+//! writes, finished completions, requeued writes, and bios that are held. Messages:
 //!
-//! - `fail <n>`: the next n held writes are dropped, which must fail them with `EIO`.
-//! - `io <block>`: writes a pattern to 4 KiB block `<block>` of the device by itself, durably,
-//!   reads it back and answers `ok` and how long both took.
-//! - `event`: raises an event from the thread, through a [`TargetHandle`].
-//! - `linger <milliseconds>`: from now on completions are finished inside of `end_io`, which then
-//!   goes on for that long; the log says if the instance is destroyed meanwhile.
-//! - `keep`: when the module is unloaded it reads a block of the device; the log says when that has
-//!   come back.
+//! - `fail <n>`: the thread drops the next n held writes, which must fail with `EIO`.
+//! - `io <block>`: the target writes a pattern durably to a 4 KiB block of the device and reads it
+//!   back. It answers `ok` and the durations of both.
+//! - `event`: the thread raises an event through a [`TargetHandle`].
+//! - `linger <milliseconds>`: from now on `end_io` finishes completions itself and then goes on for
+//!   the given time. The log shows an error if the instance is destroyed meanwhile.
+//! - `keep`: the module reads a block of the device when it is unloaded. The log shows when the
+//!   transfer has ended.
 //!
-//! Locking: `queues` is taken with interrupts off by `map`, `end_io` and the thread, and never held
-//! while a bio is disposed of. `io` serialises the messages.
+//! Locking: `map`, `end_io` and the thread take `queues` with interrupts off, and do not hold it
+//! while they dispose of a bio. `io` serialises the messages.
 
 use core::fmt::Write;
 use dm::*;
@@ -48,7 +49,7 @@ target_module! {
     license: "GPL",
 }
 
-/// What exists while the module is loaded.
+/// The state of the module.
 #[pin_data]
 struct RelayModule {
     #[pin]
@@ -76,17 +77,17 @@ impl TargetModule for RelayModule {
 }
 
 global::module_global! {
-    /// What the message `keep` keeps.
+    /// The buffer and device of the message `keep`.
     struct KEPT(Option<Kept>);
 }
 
-/// What a transfer needs that begins when the module is unloaded.
+/// The buffer and device of the transfer that begins when the module is unloaded.
 struct Kept {
     buf: KBox<IoBuf<Farewell>>,
     dev: Arc<BlockDevice>,
 }
 
-/// Begins the transfer that was kept, and logs its end.
+/// Begins the kept transfer when it is dropped, and logs the end of the transfer.
 struct Farewell {
     _kept: Option<KEPT>,
 }
@@ -115,7 +116,7 @@ impl Complete for Farewell {
     }
 }
 
-/// Logs what the notifiers say.
+/// Logs the calls of the notifiers.
 struct Announce;
 
 impl notifier::OnReboot for Announce {
@@ -144,13 +145,14 @@ impl notifier::OnSyscore for Announce {
 /// The target type.
 struct Relay;
 
-/// What is known of a held write.
+/// The per-bio data of a held write.
 #[derive(Clone, Copy, Default)]
 struct Held {
     due_ns: u64,
 }
 
-/// One instance. The thread is dropped, hence stopped, first.
+/// One instance. The thread is the first field, so that it is stopped before the others are
+/// dropped.
 #[pin_data]
 struct Instance<'ti> {
     thread: Thread,
@@ -159,13 +161,13 @@ struct Instance<'ti> {
     delay_ns: u64,
     own: Arc<BlockDevice>,
     shared: Arc<Shared>,
-    /// Calls of `end_io` that go on.
+    /// The number of calls of `end_io` that have not returned.
     ending: Atomic<i32>,
     #[pin]
     io: Mutex<Option<KBox<IoBuf<Shared>>>>,
 }
 
-/// What instance, thread and own I/O share.
+/// The data that the instance, the thread and the transfers share.
 #[pin_data]
 struct Shared {
     #[pin]
@@ -188,7 +190,7 @@ struct Queues {
     requeued: u64,
 }
 
-/// What the thread does next, decided under the lock and done outside of it.
+/// The next step of the thread. It is chosen under the lock and done without the lock.
 enum Step {
     Submit(HeldBio<Relay>),
     Fail(HeldBio<Relay>),
@@ -212,7 +214,7 @@ impl Shared {
         };
         let due_ns = write.per_bio().due_ns;
         if clock::raw_ns() < due_ns {
-            // Writes are held in order of their time, so that this one stays the first.
+            // Writes are held in the order of their times. So this one stays the first.
             let rest = queues.writes.take_all();
             queues.writes.push(write);
             queues.writes.append(rest);
@@ -273,7 +275,7 @@ impl Complete for Shared {
 }
 
 impl<'ti> Instance<'ti> {
-    /// Keeps a completion for the thread; or finishes it, and lingers.
+    /// Holds a completion for the thread, or finishes it and lingers.
     fn relay_end(&self, bio: EndBio<'ti, Relay>) -> EndOutcome<'ti> {
         let linger_ns = self.shared.queues.lock().linger_ns;
         let status = bio.status();
@@ -295,7 +297,7 @@ impl<'ti> Instance<'ti> {
         outcome
     }
 
-    /// Keeps what the module needs to read a block when it is unloaded.
+    /// Keeps the buffer and device that the module needs to read a block when it is unloaded.
     fn keep(&self) -> Result {
         let kept = Kept {
             buf: IoBuf::new(1, 0)?,
@@ -304,7 +306,7 @@ impl<'ti> Instance<'ti> {
         KEPT::with(|place| *place = Some(kept)).ok_or(ENODEV)
     }
 
-    /// Writes a pattern to a block, reads it back, and returns how long both took.
+    /// Writes a pattern to a block, reads it back, and returns the durations of both.
     fn check_block(&self, block: u64) -> Result<(u64, u64)> {
         let sector = block.checked_mul(block_io::BLOCK_SECTORS).ok_or(ERANGE)?;
         let mut slot = self.io.lock();
