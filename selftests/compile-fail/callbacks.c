@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The functions that C calls through a pointer, with the types of the kernel's headers and the names
- * that they have in src/dm. See the file callbacks.
+ * The functions that C calls through a pointer. They have the types of the kernel's headers, and the
+ * names of the callbacks in src/dm. The script callbacks uses this file.
  */
 
 #include <linux/blk_types.h>
@@ -20,7 +20,7 @@ FUNCTION(message, dm_message_fn);
 FUNCTION(iterate_devices, dm_iterate_devices_fn);
 FUNCTION(io_hints, dm_io_hints_fn);
 
-/* With their address taken, the compiler states the types. */
+/* The compiler emits the type of a function whose address is taken. */
 void *const callbacks[] = {
 	ctr, dtr, map, end_io, presuspend, status, message, iterate_devices, io_hints,
 };

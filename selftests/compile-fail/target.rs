@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A correct target. `run` appends `pub mod dm`, which is src/dm, and the cases, and compiles the
+//! A correct target. `run` appends `pub mod dm`, which is src/dm, and the cases. It compiles the
 //! result as the crate of a module.
 
 use dm::*;
@@ -30,7 +30,7 @@ impl TargetModule for Probe {
 pub struct Instance<'ti> {
     /// The device below.
     pub dev: DmDevice<'ti>,
-    /// A place for another device.
+    /// A place for a second device.
     #[pin]
     pub spare: kernel::sync::Mutex<Option<DmDevice<'ti>>>,
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A bio is disposed of once, and nobody uses it afterwards.
+//! A bio is disposed of once, and is not used afterwards.
 
 use crate::{
     dm::*,
     Probe, //
 };
 
-/// A bio is held, and submitted later.
+/// A held bio is submitted.
 #[cfg(right)]
 pub fn submit(bio: HeldBio<Probe>) {
     bio.submit();
 }
 
-/// A bio is submitted, and then used.
+/// A held bio is submitted and used afterwards.
 #[cfg(wrong)]
 pub fn use_after_submit(bio: HeldBio<Probe>) -> u32 {
     bio.submit();
@@ -21,7 +21,7 @@ pub fn use_after_submit(bio: HeldBio<Probe>) -> u32 {
     bio.sectors()
 }
 
-/// The data of the target outlives the bio that keeps the target.
+/// The device of a target is used after the held bio that keeps the target.
 #[cfg(wrong)]
 pub fn keep_data(bio: HeldBio<Probe>) {
     let mut device = None;
@@ -30,7 +30,7 @@ pub fn keep_data(bio: HeldBio<Probe>) {
     bio.submit();
 }
 
-/// A bio is ended, and passed on.
+/// A bio is passed on and ended.
 #[cfg(wrong)]
 pub fn end_twice<'ti>(bio: AimedBio<'ti, Probe>) -> MapOutcome<'ti> {
     let outcome = bio.pass();
@@ -39,7 +39,7 @@ pub fn end_twice<'ti>(bio: AimedBio<'ti, Probe>) -> MapOutcome<'ti> {
     bio.end(BlkStatus::IOERR)
 }
 
-/// A completion is kept back, and passed on.
+/// A completion is held and passed on.
 #[cfg(wrong)]
 pub fn hold_and_pass<'ti>(bio: EndBio<'ti, Probe>) -> (HeldEnd<Probe>, EndOutcome<'ti>) {
     let (held, _outcome) = bio.hold(BlkStatus::OK);

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device belongs to the table of one target. In the data of another target it would be used
-//! after it was closed.
+//! A device belongs to the table of one target. Another target could use the device after it was
+//! closed.
 
 use crate::{
-    dm::HeldBio,
+    dm::*,
     Probe, //
 };
 
-/// A device may be used while a bio of its target is held.
+/// A target uses its own device while it holds a bio.
 #[cfg(right)]
 pub fn same_target(bio: &HeldBio<Probe>) {
     bio.with_data(|data| *data.spare.lock() = Some(data.dev));
 }
 
-/// The device of one held bio's target goes into the data of another's.
+/// The device of one held bio's target is stored in the data of another target.
 #[cfg(wrong)]
 pub fn move_device(a: &HeldBio<Probe>, b: &HeldBio<Probe>) {
     a.with_data(|a| {
@@ -23,4 +23,18 @@ pub fn move_device(a: &HeldBio<Probe>, b: &HeldBio<Probe>) {
             *a.spare.lock() = Some(b.dev);
         })
     });
+}
+
+/// A bio is sent to the device of another target.
+#[cfg(wrong)]
+pub fn remap_elsewhere<'a, 'b>(bio: MapBio<'a, Probe>, dev: DmDevice<'b>) -> MapOutcome<'a> {
+    //~ error lifetime may not live long enough
+    bio.remap(dev, 0)
+}
+
+/// A bio is aimed at the device of another target.
+#[cfg(wrong)]
+pub fn aim_elsewhere<'a, 'b>(bio: MapBio<'a, Probe>, dev: DmDevice<'b>) -> AimedBio<'a, Probe> {
+    //~ error lifetime may not live long enough
+    bio.locate().aim(dev, 0, 0)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guard of a global value belongs to `install`, also where its macro is used.
+//! Only `install` makes the guard of a global value.
 
 use crate::dm::global::{
     module_global,
@@ -15,13 +15,13 @@ module_global! {
 
 static OTHER: Place<u32> = Place::new();
 
-/// A place may be made without the macro.
+/// Code can make a place without the macro.
 #[cfg(right)]
 pub fn install() -> kernel::error::Result<Installed<u32>> {
     OTHER.install(1)
 }
 
-/// The guard of a place that has no value.
+/// Safe code makes the guard of a place that has no value.
 #[cfg(wrong)]
 pub fn without_value() -> PLACE {
     PLACE {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guard of a global value cannot be made by hand: dropping it would use a mutex that was never
+//! Safe code cannot make the guard of a global value. Dropping it would use a mutex that was never
 //! initialised.
 
 use crate::dm::global::module_global;
@@ -12,7 +12,7 @@ module_global! {
     pub struct PLACE(u32);
 }
 
-/// A value is installed, and read while it is.
+/// Code installs a value and reads it.
 #[cfg(right)]
 pub fn install() -> Result<Option<u32>> {
     let installed = PLACE::install(1)?;
@@ -21,7 +21,7 @@ pub fn install() -> Result<Option<u32>> {
     Ok(value)
 }
 
-/// The guard without a value.
+/// Safe code makes a guard without a value.
 #[cfg(wrong)]
 pub fn without_value() {
     //~ E0423 expected function, tuple struct or tuple variant, found struct `PLACE`

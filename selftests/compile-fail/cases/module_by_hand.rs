@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `target_module!` makes cannot be a part of another module's state, which could forget it or
-//! fail after it.
+//! The module type that `target_module!` makes cannot be used for another state. Such a state could
+//! be forgotten, or its load could fail after the registration.
 
 use crate::dm::TargetModule;
 use kernel::{
@@ -20,14 +20,14 @@ impl TargetModule for State {
     }
 }
 
-/// The module that is declared may be named, but its second load fails with `EBUSY`.
+/// Safe code can name the declared module. A second load fails with `EBUSY`.
 #[cfg(right)]
 pub fn load_again(module: &'static ThisModule) -> Result {
     let loaded = crate::LocalModule::init(module);
     KBox::pin_init(loaded, GFP_KERNEL).map(drop)
 }
 
-/// Loads another state beside.
+/// Safe code loads another state.
 #[cfg(wrong)]
 pub fn load(module: &'static ThisModule) -> Result {
     //~ E0277 the trait bound `Loaded<State>: InPlaceModule` is not satisfied

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! That a module was declared by `target_module!` is said by that macro, and by nothing else.
+//! Only `target_module!` can declare the state of a module.
 
 use crate::dm::TargetModule;
 use kernel::prelude::*;
@@ -16,7 +16,7 @@ impl TargetModule for State {
     }
 }
 
-/// What the macro says of the state that it declares.
+/// The macro implements `IsLoaded` for the state that it declares.
 #[cfg(right)]
 pub fn declared() -> bool {
     fn is_loaded<T: crate::dm::registration::IsLoaded>() -> bool {
@@ -25,7 +25,11 @@ pub fn declared() -> bool {
     is_loaded::<crate::Probe>()
 }
 
-/// Says the same of another one.
+/// Safe code implements `IsLoaded` for another state.
 #[cfg(wrong)]
 //~ E0200 the trait `IsLoaded` requires an `unsafe impl` declaration
-impl crate::dm::registration::IsLoaded for State {}
+impl crate::dm::registration::IsLoaded for State {
+    fn target_type() -> &'static crate::dm::registration::TargetType<crate::Probe> {
+        <crate::Probe as crate::dm::registration::IsLoaded>::target_type()
+    }
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handler of a notifier borrows nothing: a registration that is forgotten goes on, and calls
-//! it when what it borrowed no longer exists.
+//! The handler of a notifier cannot borrow. A registration that was forgotten remains, and calls
+//! the handler after the borrowed value has gone.
 
 use crate::dm::notifier::{
     OnPm,
@@ -21,7 +21,7 @@ use kernel::{
     }, //
 };
 
-/// Owns what it uses.
+/// A handler that owns its data.
 pub struct Owning(pub Arc<Atomic<u64>>);
 
 impl OnReboot for Owning {
@@ -30,7 +30,7 @@ impl OnReboot for Owning {
     }
 }
 
-/// Borrows what it uses.
+/// A handler that borrows its data.
 #[cfg(wrong)]
 pub struct Borrowing<'a>(pub &'a Atomic<u64>);
 
@@ -61,7 +61,7 @@ impl OnSyscore for Borrowing<'_> {
     fn resume(&self) {}
 }
 
-/// Registers a handler and forgets it; the module does not end then.
+/// A registration is forgotten. The module then does not end.
 #[cfg(right)]
 pub fn forget(handler: Owning) -> Result {
     use crate::dm::notifier::RebootNotifier;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one call of `map` or `end_io` decided cannot be returned by another: nor can it be made.
+//! The outcome of one call of `map` or `end_io` cannot be returned from another call.
 
 use crate::{
     dm::*,
     Probe, //
 };
 
-/// The outcome of this call is returned.
+/// A call returns its own outcome.
 #[cfg(right)]
 pub fn pass_on<'ti>(bio: EndBio<'ti, Probe>) -> EndOutcome<'ti> {
     bio.pass_on()
 }
 
-/// The outcome for the bio of another target.
+/// A call of `end_io` returns the outcome for the bio of another target.
 #[cfg(wrong)]
 pub fn exchange<'a, 'b>(a: EndBio<'a, Probe>, b: EndBio<'b, Probe>) -> EndOutcome<'a> {
     let _a = a.pass_on();
@@ -21,11 +21,19 @@ pub fn exchange<'a, 'b>(a: EndBio<'a, Probe>, b: EndBio<'b, Probe>) -> EndOutcom
     b.pass_on()
 }
 
-/// What the data of a target may hold.
+/// A call of `map` returns the outcome for the bio of another target.
+#[cfg(wrong)]
+pub fn exchange_map<'a, 'b>(a: MapBio<'a, Probe>, b: MapBio<'b, Probe>) -> MapOutcome<'a> {
+    let _a = a.end(BlkStatus::OK);
+    //~ error lifetime may not live long enough
+    b.end(BlkStatus::OK)
+}
+
+/// Accepts the types that the data of a target can have.
 #[cfg(wrong)]
 fn shared<T: Send + Sync>(_: T) {}
 
-/// The outcome goes into the data of the target.
+/// The outcome is stored in the data of the target.
 #[cfg(wrong)]
 pub fn keep(bio: EndBio<'_, Probe>) {
     //~ E0277 cannot be sent between threads safely

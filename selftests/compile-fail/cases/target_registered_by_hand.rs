@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A target type is registered by `target_module!` alone. One that is registered by hand could go
-//! away while tables use it, or fail the load of its module after tables were made.
+//! Only `target_module!` can register a target type. A target type that other code registers could
+//! be unregistered while tables use it, or the load of its module could fail after tables were
+//! made.
 
 use crate::dm::{
+    registration::TargetType,
     Target,
     TargetModule, //
 };
 use kernel::prelude::*;
 
-/// What a module says of its target: the type.
+/// The state of a module, which names the target by its type.
 pub struct State;
 
 #[cfg(right)]
@@ -21,15 +23,18 @@ impl TargetModule for State {
     }
 }
 
-/// Registers the target for a moment.
+/// Safe code can make a target type, but cannot register it.
+pub static TARGET_TYPE: TargetType<crate::Probe> = TargetType::new::<crate::LoadedModule>();
+
+/// Safe code registers a target type for a moment.
 #[cfg(wrong)]
 pub fn register_for_a_moment() -> Result {
     //~ E0603 struct `Registration` is private
     //~ E0624 associated function `new` is private
-    let registration = crate::dm::registration::Registration::<crate::Probe>::new();
-    drop(KBox::pin_init(registration, GFP_KERNEL)?);
+    let registration = crate::dm::registration::Registration::<crate::Probe>::new(&TARGET_TYPE)?;
+    drop(registration);
     Ok(())
 }
 
-/// The name of a target may be asked for.
+/// Safe code can read the name of a target.
 pub const NAME: &CStr = <crate::Probe as Target>::NAME;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A trace event that C does not define, or that takes other arguments there, cannot be emitted.
+//! A trace event must be defined in C, with the same arguments.
 
 use crate::dm::trace::trace_events;
 
@@ -19,12 +19,12 @@ trace_events! {
 
 #[cfg(wrong)]
 trace_events! {
-    /// Something that C has, but no event.
+    /// A C function that is no event.
     //~ trace.rs E0425 cannot find function `rust_do_trace_printk`
     //~ trace.rs E0425 cannot find value `__tracepoint_printk`
     pub fn printk(sector: u64);
 
-    /// An event with an argument less.
+    /// An event with too few arguments.
     //~ trace.rs E0061 this function takes 6 arguments but 5 arguments were supplied
     pub fn dm_lease_heartbeat(
         portion: &[u8; 16],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An array that a trace event is given has the length that C declares, which reads all of it.
+//! An array argument of a trace event must have the length that C declares.
 
 use crate::dm::trace::trace_events;
 

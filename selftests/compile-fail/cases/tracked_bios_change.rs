@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which bios are tracked cannot change between `map` and `end_io`, because `end_io` reads the
-//! per-bio data that `map` wrote.
+//! The set of tracked bios cannot change between `map` and `end_io`, because `end_io` reads the
+//! per-bio data that `map` has written.
 
 use crate::dm::Tracked;
 #[cfg(wrong)]
@@ -10,7 +10,7 @@ use kernel::sync::atomic::{
     Relaxed, //
 };
 
-/// A choice made once, when the module is compiled.
+/// The set depends on the configuration of the kernel.
 #[cfg(right)]
 pub const TRACKED: Tracked = match cfg!(MODULE) {
     true => Tracked::Everything,
@@ -20,7 +20,7 @@ pub const TRACKED: Tracked = match cfg!(MODULE) {
 #[cfg(wrong)]
 static FLIP: Atomic<bool> = Atomic::new(false);
 
-/// A choice that depends on when it is asked.
+/// The set depends on a variable.
 #[cfg(wrong)]
 //~ E0015 cannot call non-const
 pub const TRACKED: Tracked = match FLIP.load(Relaxed) {
