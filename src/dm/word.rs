@@ -10,6 +10,7 @@
 //!
 //! | here | in C | order |
 //! |---|---|---|
+//! | [`Word64::peek`] | `atomic64_read()` | none |
 //! | [`Word64::load`] | `atomic64_read_acquire()` | acquire |
 //! | [`Word64::swap`] | `atomic64_xchg()` | full |
 //! | [`Word64::compare_exchange`] | `atomic64_cmpxchg()` | full if it succeeds |
@@ -41,7 +42,7 @@ mod arch {
             Self(UnsafeCell::new(value))
         }
 
-        /// Reads the word, in no order with anything else.
+        /// Reads the word, in no order with other accesses.
         #[inline(always)]
         pub fn peek(&self) -> u64 {
             // SAFETY: The pointer is valid and aligned. A volatile load of this size is one load.
@@ -109,6 +110,11 @@ mod arch {
         /// Makes a word with this value.
         pub const fn new(value: u64) -> Self {
             Self(Atomic::new(value))
+        }
+
+        /// Reads the word, in no order with other accesses.
+        pub fn peek(&self) -> u64 {
+            self.0.load(ordering::Relaxed)
         }
 
         /// Reads the word.
