@@ -59,6 +59,9 @@
 //!
 //! C header: `include/linux/device-mapper.h`; callers: `__map_bio()` and `clone_endio()` in
 //! `drivers/md/dm.c`.
+//!
+//! [`Target::TRACKED`]: super::Target::TRACKED
+//! [`Target::end_io`]: super::Target::end_io
 
 mod end;
 mod held;

@@ -84,7 +84,7 @@ impl Use {
     const ROUNDS_TO_WARN: u32 = 1000;
 
     /// Begins a use. Errors: `ENODEV` if the module has ended, or was not declared by
-    /// [`target_module!`].
+    /// `target_module!`.
     pub(super) fn new() -> Result<Self> {
         let _ = USES.fetch_add(1, ordering::Full);
         // INVARIANT: It was counted just above. It is dropped at once if the module has ended.

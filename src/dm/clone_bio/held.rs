@@ -25,8 +25,8 @@ use core::{
 
 /// A clone that `map` holds, and that already points to its device.
 ///
-/// A held bio can be moved to another thread or put into a [`BioList`] without an allocation. It
-/// must be submitted or ended later. Dropping it ends it with [`BlkStatus::IOERR`].
+/// A held bio can be moved to another thread or put into a [`BioList`](super::BioList) without an
+/// allocation. It must be submitted or ended later. Dropping it ends it with [`BlkStatus::IOERR`].
 ///
 /// The table of the bio, with its target and devices, exists as long as the held bio. dm core
 /// replaces a table only while the mapped device is suspended, and a suspend waits for all bios
@@ -129,8 +129,8 @@ impl<T: Target> Drop for HeldBio<T> {
 
 /// A completion that `end_io` holds.
 ///
-/// A held completion can be moved to another thread or put into a [`BioList`]. It must be finished
-/// later. Dropping it reports [`BlkStatus::IOERR`].
+/// A held completion can be moved to another thread or put into a [`BioList`](super::BioList). It
+/// must be finished later. Dropping it reports [`BlkStatus::IOERR`].
 ///
 /// # Invariants
 ///
@@ -187,7 +187,8 @@ mod private {
     impl<T: super::Target> Sealed for super::HeldEnd<T> {}
 }
 
-/// The two types of elements that a [`BioList`] can have: [`HeldBio`] and [`HeldEnd`].
+/// The two types of elements that a [`BioList`](super::BioList) can have: [`HeldBio`] and
+/// [`HeldEnd`].
 pub trait Held: private::Sealed + Sized {
     /// Converts the value into its bio, without ending the bio.
     #[doc(hidden)]
