@@ -217,7 +217,7 @@ format_portion() {
 		--heartbeat-ms 100 "$@" $(members "$portion") >/dev/null
 }
 
-# A test may have created the device for the mailboxes or for the data before, of another kind.
+# A test may already have created the device for the mailboxes or for the data, with another target.
 make_path() {
 	device=$(member "$2" "$3") name=p$2m$3
 	[ ! -e "/dev/mapper/${name}w$1" ] || return 0

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fail_nth: does one thing again and again, and the Nth time its Nth allocation fails.
+ * fail_nth: repeats one operation; in attempt N the Nth allocation of the operation fails.
  *
- * usage: fail_nth [-t TASK] load NAME TABLE-LINE     the constructor: a table is loaded, and dropped
+ * usage: fail_nth [-t TASK] load NAME TABLE-LINE     the constructor: a table is loaded and cleared
  *        fail_nth [-t TASK] resume NAME TABLE-LINE   a new device gets the table, is resumed, removed
  *        fail_nth [-t TASK] reload NAME TABLE-LINE   a live device gets the table and is resumed
  *        fail_nth [-t TASK] remove NAME TABLE-LINE   a live device is removed
@@ -10,14 +10,14 @@
  *        fail_nth [-t TASK] status NAME INFO|TABLE|IMA
  *        fail_nth [-t TASK] insmod FILE NAME         a module is loaded, and unloaded
  *
- * What is done before and after it (a device made, a table loaded) has all the memory it wants. It
- * ends when an attempt needs less than N allocations, and that attempt must succeed. Each one before
- * it must succeed all the same or fail with ENOMEM. The last line says how many did which.
+ * Allocations before and after the operation (creating a device, loading a table) do not fail. The
+ * program ends when an attempt needs fewer than N allocations; this attempt must succeed. Each earlier
+ * attempt must succeed without its allocation or fail with ENOMEM. The last line counts both.
  *
- * TASK is the task whose allocations fail, this one by default; 2 is the kernel's, which makes its
- * threads. Then what else that task does counts too, so N ends at a limit as well.
+ * TASK is the task whose allocations fail, by default this process. Task 2 is kthreadd, which creates
+ * the kernel's threads. It also does other work, so N has an upper limit then.
  *
- * Which allocations count is set in /sys/kernel/debug/failslab and fail_page_alloc.
+ * The files in /sys/kernel/debug/failslab and fail_page_alloc select the allocations that can fail.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,7 +56,7 @@ static struct dm_ioctl *header(const char *name, unsigned int flags)
 	return head;
 }
 
-/* As any ioctl: 0, or -1 and errno. */
+/* Returns like an ioctl: 0, or -1 with errno. */
 static int simple(unsigned long command, const char *name, unsigned int flags)
 {
 	return ioctl(control, command, header(name, flags));
@@ -102,7 +102,7 @@ static int insmod(const char *path)
 	return result;
 }
 
-/* What must work before the attempt. */
+/* Prepares an attempt. No allocation fails here. */
 static void before(const char *what, const char *name, const char *argument)
 {
 	if (!strcmp(what, "resume") || !strcmp(what, "remove")) {
@@ -136,7 +136,7 @@ static int attempt(const char *what, const char *name, const char *argument)
 	return simple(DM_TABLE_STATUS, name, DM_NOFLUSH_FLAG);
 }
 
-/* Whatever the attempt came to, the next one begins where this one began. */
+/* Restores the state from before the attempt, for either result. */
 static void after(const char *what, const char *name, const char *argument, int succeeded)
 {
 	if (!strcmp(what, "load") && succeeded && simple(DM_TABLE_CLEAR, name, 0))
@@ -145,7 +145,7 @@ static void after(const char *what, const char *name, const char *argument, int 
 		die("remove");
 	if (!strcmp(what, "remove") && !succeeded && simple(DM_DEV_REMOVE, name, 0))
 		die("remove");
-	/* A device whose new table did not come to life has its old one, suspended or not. */
+	/* If the new table did not become live, the device has the old one and may be suspended. */
 	if (!strcmp(what, "reload") && !succeeded && simple(DM_DEV_SUSPEND, name, 0))
 		die("resume again");
 	if (!strcmp(what, "insmod") && succeeded && syscall(SYS_delete_module, argument, O_NONBLOCK))
@@ -161,7 +161,7 @@ static void arm(int n)
 		die("arm");
 }
 
-/* How many allocations short of failing one the attempt was. */
+/* Returns how many more allocations would have succeeded before one failed; 0 if one failed. */
 static int disarm(void)
 {
 	char text[16] = "";
@@ -181,7 +181,7 @@ int main(int argc, char **argv)
 	if (argc > 2 && !strcmp(argv[1], "-t")) {
 		task = argv[2];
 		most = ATTEMPTS_OF_OTHERS;
-		/* What a fork says for some of its allocations. */
+		/* A fork reports EAGAIN for some of its allocations. */
 		other = EAGAIN;
 		argc -= 2;
 		argv += 2;
@@ -196,7 +196,7 @@ int main(int argc, char **argv)
 	control = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
 	if (nth < 0 || control < 0)
 		die("open");
-	/* Page tables are allocations, too. */
+	/* Page faults would allocate page tables, which could fail, too. */
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
 		die("mlockall");
 	if (!strcmp(what, "load") && simple(DM_DEV_CREATE, name, 0))
@@ -223,6 +223,6 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "load") && simple(DM_DEV_REMOVE, name, 0))
 		die("remove");
 	printf("# %s: %d failed, %d succeeded without their allocation\n", what, failed, survived);
-	/* An attempt that never failed was not tested. */
+	/* Without any injected failure nothing was tested. */
 	return failed + survived == 0;
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bio: performs one operation on a block device and says how it ended.
+ * bio: performs one operation on a block device and prints its result.
  *
  * usage: bio DEVICE OPERATION OFFSET LENGTH [FLAG...]
  *
- * The answer is one word: ok, short (fewer bytes than asked for), or the name of the errno. The
- * exit status is 0 if it is ok.
+ * The result is one word: ok, short (fewer bytes than requested), or the name of the errno. The exit
+ * status is 0 if the result is ok.
  *
  *   read write    by preadv2 and pwritev2; the data of a write is LENGTH bytes of the letter w
- *   flush         fsync of a file that nobody has written to: an empty flush
+ *   flush         fsync of a file without dirty pages: an empty flush
  *   discard, secure, zeroes   the ioctls BLKDISCARD, BLKSECDISCARD, BLKZEROOUT
- *   sgio          an SG_IO ioctl with TEST UNIT READY; OFFSET and LENGTH mean nothing
+ *   sgio          an SG_IO ioctl with TEST UNIT READY; OFFSET and LENGTH are ignored
  *
  * Flags of read and write: direct (O_DIRECT), dsync (with O_DIRECT: FUA, or a flush behind it),
  * nowait, polled.

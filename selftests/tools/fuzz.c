@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fuzz: mutated table lines, mutated messages and flipped bits, thousands of them in seconds.
+ * fuzz: sends thousands of mutated table lines and messages to the target, or flips bits on a member.
  *
  * usage: fuzz tables NAME RUNS SEED LENGTH LINE...
  *        fuzz messages NAME RUNS SEED MESSAGE...
  *        fuzz superblock NAME RUNS SEED LENGTH LINE DEVICE
  *        fuzz mailbox NAME RUNS SEED OFFSET DEVICE
  *
- * tables     makes the device NAME and loads tables of the target lease into it that are mutants of
- *            the LINEs (what stands behind the target's name). What is accepted must print as a line
- *            that is accepted and prints the same. No table is ever resumed, and each is cleared.
- * messages   sends mutants of the MESSAGEs to the device NAME, whose epoch must never fall.
+ * tables     creates the device NAME and loads tables of the target lease into it. The lines (the
+ *            text behind the target's name) are mutants of the LINEs. If a line is accepted, the
+ *            target must print a line that is accepted, too, and prints the same again. No table is
+ *            resumed, and each one is cleared.
+ * messages   sends mutants of the MESSAGEs to the device NAME, whose epoch must never decrease.
  * superblock flips single bits of the superblock of DEVICE, which LINE maps, and tries to load the
- *            line into NAME; it must be refused. What the module will say is announced in the log.
- * mailbox    flips single bits of the mailbox of DEVICE that begins at byte OFFSET, that of another
- *            controller than that of the live device NAME, which must stay owner in its epoch and
- *            have its lease extended by what it reads then, each time.
+ *            line into NAME, which must be refused. The warning of the module is announced in the log.
+ * mailbox    flips single bits of the mailbox that begins at byte OFFSET of DEVICE. It belongs to
+ *            another controller than the live device NAME, which must stay owner in its epoch and
+ *            extend its lease after it has read each flip.
  *
- * The ioctls of device-mapper are used directly, because starting dmsetup costs more than all of the
- * rest under emulation. The same SEED makes the same mutants. The first thing that is wrong ends the
- * run; it is printed with its number. exit: 0 all was well, 1 something was not, 2 misuse.
+ * The program uses the ioctls of device-mapper itself, because each start of dmsetup takes longer
+ * under emulation than everything else. The same SEED makes the same mutants. The first failure ends
+ * the run and is printed with the number of the mutant. exit: 0 no failure, 1 a failure, 2 misuse.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -44,7 +45,7 @@
 static int control;
 static long number;
 
-/* Says what is wrong with the input of this number, and ends. */
+/* Prints the failure of the present mutant with its number, and ends. */
 static void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *format, ...)
 {
 	va_list list;
@@ -57,7 +58,7 @@ static void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *for
 	exit(1);
 }
 
-/* Prints what may hold any byte, in one line. */
+/* Returns a printable form of a line that may contain any byte. */
 static const char *shown(const char *line)
 {
 	static char text[4 * LINE_MAX_LENGTH + 1];
@@ -73,7 +74,7 @@ static const char *shown(const char *line)
 	return text;
 }
 
-/* --- Chance: xorshift64, the same everywhere. --- */
+/* --- Random numbers: xorshift64, the same on every machine. --- */
 
 static uint64_t state;
 
@@ -103,7 +104,7 @@ static const char *edges[] = {
 static char *pool[WORDS];
 static int pooled;
 
-/* The words of all lines, and numbers at the edges, are what mutants are made of. */
+/* Mutants consist of the words of all lines, and of numbers at the limits of ranges. */
 static void collect(int lines, char **line)
 {
 	for (unsigned int i = 0; i < sizeof(edges) / sizeof(*edges); i++)
@@ -116,7 +117,7 @@ static void collect(int lines, char **line)
 	}
 }
 
-/* Puts `with` in the place of `length` bytes at `at`. */
+/* Replaces `length` bytes at `at` by `with`. */
 static void replace(char *line, size_t at, size_t length, const char *with)
 {
 	char *after;
@@ -163,7 +164,7 @@ static void mutate(char *line)
 	}
 }
 
-/* One of the lines; one in `whole` is left as it is. */
+/* Returns a mutant of one of the lines; one in `whole` lines is not changed. */
 static const char *mutant(int lines, char **line, unsigned int whole)
 {
 	static char text[LINE_MAX_LENGTH];
@@ -180,7 +181,7 @@ static const char *mutant(int lines, char **line, unsigned int whole)
 
 static struct {
 	struct dm_ioctl head;
-	/* What head.data is too short for. */
+	/* The data behind the header; head.data is too short for it. */
 	char data[4096];
 } request;
 
@@ -220,7 +221,7 @@ static void clear(const char *name)
 		fail("the table cannot be cleared: %m");
 }
 
-/* What the target prints: of the table that was loaded, or its status. */
+/* Returns the table line or the status that the target prints, as `flags` say. */
 static const char *print(const char *name, unsigned int flags)
 {
 	struct dm_target_spec *spec = (void *)request.data;
@@ -233,7 +234,7 @@ static const char *print(const char *name, unsigned int flags)
 	return (char *)(spec + 1);
 }
 
-/* Errors that the target and dm core may answer with; all others mean that something broke. */
+/* Errors that the target and dm core may return. Any other error is a failure. */
 static const int refusals[] = {
 	EINVAL, EPERM, ERANGE, EBUSY, ETIMEDOUT, EIO, ENOENT, ENODEV, ENXIO, ENOTBLK, ENOTDIR, EISDIR,
 	EACCES, ELOOP, ENAMETOOLONG,
@@ -262,7 +263,7 @@ static void report(const char *what)
 	puts("");
 }
 
-static void check_way_back(const char *name, uint64_t length, const char *line)
+static void check_printed_table(const char *name, uint64_t length, const char *line)
 {
 	const unsigned int flags = DM_STATUS_TABLE_FLAG | DM_QUERY_INACTIVE_TABLE_FLAG;
 	char given[LINE_MAX_LENGTH], printed[LINE_MAX_LENGTH];
@@ -285,14 +286,14 @@ static int tables(const char *name, long runs, uint64_t length, int lines, char 
 	if (call(DM_DEV_CREATE))
 		fail("no device: %m");
 	for (number = 0; number < runs; number++) {
-		/* What is accepted costs a session. */
+		/* Each accepted table creates a session, so few lines are left unchanged. */
 		const char *text = mutant(lines, line, 32);
 		uint64_t size = below(64) ? length : below(2) ? length + 8 : below(1 << 20);
 		int error = load(name, size, text);
 
 		count(error, text);
 		if (!error)
-			check_way_back(name, size, text);
+			check_printed_table(name, size, text);
 	}
 	prepare(name, 0);
 	if (call(DM_DEV_REMOVE))
@@ -306,7 +307,7 @@ struct status {
 	char role[16];
 	unsigned long long epoch;
 	long owner;
-	/* When the lease ends, in milliseconds: between these two. */
+	/* Bounds of the time at which the lease ends, in milliseconds. */
 	long earliest, latest;
 };
 
@@ -367,7 +368,7 @@ static void put(int fd, uint64_t at)
 		fail("write at %llu: %m", (unsigned long long)at);
 }
 
-/* Half of the flips are where a block has something to say. */
+/* Half of the flips are in the first 620 bytes, which records use. */
 static unsigned int some_bit(void)
 {
 	return below(2) ? below(8 * BLOCK) : below(8 * 620);
@@ -424,7 +425,7 @@ static int superblock(const char *name, long runs, uint64_t length, const char *
 	}
 	error = load(name, length, line);
 	if (error)
-		fail("not as it was: %s", strerrorname_np(error));
+		fail("the restored superblock is refused: %s", strerrorname_np(error));
 	prepare(name, 0);
 	if (call(DM_DEV_REMOVE))
 		fail("the device cannot be removed: %m");

@@ -4,10 +4,10 @@
  *
  * usage: reseal DEVICE [OFFSET=HEX]...
  *
- * HEX are the bytes to be written at OFFSET of the superblock, in order. What comes out is a
- * superblock that is damaged in nothing but what it says, so a test can reach every check behind
- * the checksum. This is a second implementation of the checksum on purpose: CRC-32C over the whole
- * block of 4096 bytes with zeroes in its own place, at byte 16.
+ * HEX are the bytes to write at OFFSET of the superblock, in order. The new superblock has a valid
+ * checksum, so that a test can reach every check behind it. This implementation of the checksum is
+ * independent of the module on purpose: CRC-32C over the whole block of 4096 bytes, with zeroes in
+ * the place of the checksum, at byte 16.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -34,7 +34,7 @@ static uint32_t crc32c(const unsigned char *data, size_t size)
 	return ~crc;
 }
 
-/* Returns 0 for a word that is no change. */
+/* Applies a change; returns 0 if the word is not a change. */
 static int change(char *word)
 {
 	char *hex;

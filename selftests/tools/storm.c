@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * storm: sends one message to a mapped device, over and over, and says how often.
+ * storm: sends one message to a mapped device again and again, and prints how often.
  *
  * usage: storm NAME SECONDS WORD...
  *
- * It ends after SECONDS of real time. The exit status is 0 if every message was answered well.
+ * It ends after SECONDS of real time. The exit status is 0 if every message succeeded.
  */
 #include <errno.h>
 #include <fcntl.h>
