@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tool on block devices: loop devices over image files.
 //!
-//! They need root and the loop driver, which is what `scripts/enter` runs with.
+//! They need root and the loop driver, which `scripts/enter` provides.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,7 +14,7 @@ const FORMAT: &str =
     "format --name vault --controllers 1,2 --redundancy mirror:3 --device-delay-ms 10 \
      --force=redundancy";
 
-/// A loop device over a file of its own; both are gone at the end.
+/// A loop device on a file of its own; both are removed at the end.
 struct Loop {
     image: PathBuf,
     device: String,
@@ -209,7 +209,7 @@ fn r10_advise_measures_and_leaves_everything_as_it_was() {
     let before = fs::read(&device.image).unwrap();
     let said = device.ok("advise --count 10 --write --stall-ms 3000 --device");
     assert!(fs::read(&device.image).unwrap() == before);
-    // What it proposes is what format accepts, and survives what was asked for.
+    // `format` accepts the proposals, and they survive the requested stall.
     let proposed: Vec<&str> = said
         .lines()
         .filter(|line| line.trim_start().starts_with("--heartbeat-ms"))

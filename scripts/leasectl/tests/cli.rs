@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The tool as users run it, on image files: what it says, what it writes, what it refuses.
+//! The tool as users run it, on image files: its output, its writes and its refusals.
 
 mod scratch;
 
@@ -61,7 +61,7 @@ impl Lab {
             .unwrap()
     }
 
-    /// Runs the tool in the directory, with a line of words.
+    /// Runs the tool in the directory, with a command line.
     fn run(&self, line: &str) -> Output {
         let words = line.split_ascii_whitespace();
         let tool = Command::new(env!("CARGO_BIN_EXE_leasectl"))
@@ -71,7 +71,7 @@ impl Lab {
         tool.unwrap()
     }
 
-    /// What the tool prints when it succeeds.
+    /// The output of the tool when it succeeds.
     fn ok(&self, line: &str) -> String {
         let output = self.run(line);
         let errors = String::from_utf8(output.stderr).unwrap();
@@ -79,14 +79,14 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What the tool says when it refuses, with exit status 1.
+    /// The error of the tool when it refuses, with exit status 1.
     fn refused(&self, line: &str) -> String {
         let output = self.run(line);
         assert_eq!(output.status.code(), Some(1), "{line}");
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// What `check` prints when it finds errors.
+    /// The output of `check` when it finds errors.
     fn faults(&self, line: &str) -> String {
         let output = self.run(line);
         assert_eq!(output.status.code(), Some(1), "{line}");
@@ -247,7 +247,8 @@ fn r10_the_defaults_are_the_smallest_safe_timings() {
     assert_eq!(timing.validate(), Ok(()));
 }
 
-/// What the first version formatted with its defaults is safe, and may lose its lease too easily.
+/// A portion that the first version formatted with its defaults is safe, but loses its lease too
+/// easily.
 #[test]
 fn r10_a_lease_of_the_first_rule_is_warned_about_with_the_numbers() {
     let lab = Lab::with(1);
@@ -479,7 +480,7 @@ fn r39_what_is_on_a_device_is_overwritten_only_by_force() {
     made.args(["-q", "-F"]).arg(lab.path("m1"));
     assert!(made.status().unwrap().success());
     refused("m1 holds the signature of ext2: --force=signature destroys it");
-    // The word for another kind does not help.
+    // --force with another kind does not help.
     let other = lab.refused(&format!("{FORMAT} --force=member,promises m0 m1"));
     assert!(other.contains("--force=signature"), "{other}");
     assert!(is_untouched(&lab, "m0"));
@@ -489,7 +490,7 @@ fn r39_what_is_on_a_device_is_overwritten_only_by_force() {
         "{said}"
     );
     refused("m0 holds member 0 of portion vault already: --force=member destroys it");
-    // The superblock at the start is damaged, then gone: the copy still tells.
+    // The superblock at the start is damaged, then wiped: the copy still shows the member.
     lab.open("m0")
         .write_all_at(&[1], SUPERBLOCK_OFFSET + 100)
         .unwrap();
@@ -526,7 +527,7 @@ fn r39_old_signatures_at_both_ends_are_wiped_and_none_is_left() {
     assert!(read(&file, 8 * MIB).starts_with(b"keep me"));
     assert!(read(&file, 16 * MIB - 8192).ends_with(b"and me"));
     assert!(lab.ok("check m0").contains("0 errors, 0 warnings"));
-    // The judge is a tool that knows hundreds of formats.
+    // wipefs knows hundreds of formats.
     let wipefs = Command::new("wipefs")
         .arg(lab.path("m0"))
         .output()
@@ -560,7 +561,7 @@ fn r39_force_does_not_overwrite_what_a_controller_heartbeats_on() {
     lab.ok(&format!("{FORMAT} --force=member,signature m0"));
 }
 
-/// Makes a member what an earlier version would have formatted and written: its superblock has no
+/// Turns a member into one that an earlier version formatted and wrote: its superblock has no
 /// features, its records are of version 1.
 fn downgrade(lab: &Lab, name: &str) {
     let file = lab.open(name);
@@ -646,7 +647,7 @@ fn r39_an_upgrade_keeps_what_was_decided_and_promised() {
 fn r39_an_upgrade_that_was_cut_short_is_refused_and_goes_on() {
     let lab = of_format_1();
     lab.ok(&format!("upgrade {THREE}"));
-    // The first member is done; of the second one the superblock is not, and a register is torn.
+    // The first member is converted; the second one has an old superblock and a torn register.
     let begun = |name: &str| {
         downgrade(&lab, name);
         let file = lab.open(name);
@@ -671,7 +672,7 @@ fn r39_every_flipped_bit_of_a_superblock_is_found() {
     let lab = Lab::with(1);
     lab.ok(&format!("{FORMAT} m0"));
     let good = read(&lab.open("m0"), SUPERBLOCK_OFFSET);
-    // Every bit is tried in the core's own tests; here, that the tool says so.
+    // The tests of the core try every bit; this test tries the output of the tool.
     for bit in [0, 1, 70, 400, 8 * 90, 8 * 231, 8 * 3000, 8 * BLOCK_SIZE - 1] {
         let mut bad = good;
         bad[bit / 8] ^= 1 << (bit % 8);
@@ -847,8 +848,8 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
     );
     assert!(lab.ok("check m0 new m2").contains("0 errors, 0 warnings"));
 
-    // The blank mailboxes of the first replacement tell nothing, so a second one would leave no
-    // majority that knows what was promised; once everybody has written, it would.
+    // The blank mailboxes of the first replacement contain no promises, so a second replacement
+    // would leave no majority with all promises. Once every controller has written, it is allowed.
     let refused = lab.refused("format --replace 2 newer m0 new");
     assert!(
         refused.contains("the promises of controllers 1, 2 and 3 are not known"),
@@ -866,7 +867,7 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
     for controller in 1..=3 {
         lab.write("new", slot(controller), Side::A, &heartbeat(1));
     }
-    // Nor does it count before a controller has found it to be settled [R56].
+    // A replacement does not count before a controller has found it settled [R56].
     let refused = lab.refused("format --replace 2 newer m0 new");
     assert!(
         refused.contains("member 1 is a replacement that no controller counts yet"),
@@ -888,7 +889,7 @@ fn r56_a_disk_that_was_replaced_is_no_member_any_more() {
     lab.ok(&format!("{FORMAT} {THREE}"));
     lab.image("new", 24 * MIB);
     lab.ok("format --replace 1 new m0 m2");
-    // Beside its replacement.
+    // The former member together with its replacement.
     let text = lab.faults("check m0 m1 m2 new");
     let former =
         "error: m1: a former member 1 of portion vault: it is of generation 1, and member \
@@ -897,7 +898,7 @@ fn r56_a_disk_that_was_replaced_is_no_member_any_more() {
         text.contains(former) && text.contains("1 errors, 0 warnings"),
         "{text}"
     );
-    // Without its replacement, once a controller wrote that there is one.
+    // The former member without its replacement, after a controller wrote of the replacement.
     assert!(lab.ok("check m0 m1 m2").contains("0 errors"));
     let mut record = ballot(1, 4, 1);
     for (member, generation) in [(0, 1), (1, 2), (2, 1)] {
@@ -928,7 +929,7 @@ fn r56_a_disk_that_was_replaced_is_no_member_any_more() {
     };
     assert_eq!(link("m1"), format!("DM_LEASE_LINK=dm-lease-{uuid}-1"));
     assert_eq!(link("new"), format!("DM_LEASE_LINK=dm-lease-{uuid}-1-2"));
-    // A second replacement is of a higher generation than the first, which is lost.
+    // A second replacement has a higher generation than the first one, which is lost.
     lab.image("newer", 24 * MIB);
     lab.ok("format --replace 1 newer m0 m2");
     assert_eq!(lab.superblock("newer").generation, 3);
@@ -989,7 +990,7 @@ fn r39_repair_restores_either_superblock_from_the_other() {
     let said = damaged(SUPERBLOCK_OFFSET);
     assert!(said.contains("m0: the superblock of member 0 of portion vault is restored from its"));
     damaged(24 * MIB - 8 * MIB - 4096);
-    // Two whole superblocks of which nobody knows the right one.
+    // Two valid superblocks differ, and nothing shows which one is right.
     lab.ok("format --replace 0 --force=member,promises m0 m1");
     let mut block = ZERO_BLOCK;
     superblock::encode(&good, &mut block);
@@ -1035,7 +1036,7 @@ fn r41_repair_restores_a_register_from_the_other_members() {
     assert_eq!(lab.ok("repair m0 m1 m2"), "there is nothing to repair\n");
     let refused = lab.refused("repair --controller 9 m0 m1 m2");
     assert!(refused.contains("portion vault is not formatted for controller 9"));
-    // Without m1 no majority tells.
+    // Without m1 the promises are not known from a majority.
     let refused = lab.refused("repair --controller 2 m0 m2");
     assert!(
         refused.contains("known from 1 of 3 members, which is no majority"),
@@ -1226,7 +1227,7 @@ fn code_with(lab: &Lab, line: &str, stdout: impl Into<Stdio>) -> Option<i32> {
     tool.stdout(stdout).status().unwrap().code()
 }
 
-/// The writing end of a pipe whose reader is gone.
+/// The writing end of a pipe whose reader is closed.
 fn closed_pipe() -> ChildStdin {
     let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
     let writing_end = reader.stdin.take().unwrap();
@@ -1253,7 +1254,7 @@ fn r39_nothing_depends_on_a_reader_of_the_output() {
     lab.ok("check m0 m1 m2");
 }
 
-/// A `dmsetup` that says what a machine with one device would say, to whoever asks as it should.
+/// A `dmsetup` with the output of a host with one device, if it is called with the right arguments.
 const DMSETUP: &str = r#"#!/bin/sh
 [ "$*" = "status --target lease" ] || exit 9
 [ -e broken ] && { echo "no such driver" >&2; exit 1; }
@@ -1300,8 +1301,8 @@ fn r47_status_and_watch_ask_dmsetup() {
     );
 }
 
-/// A `dmsetup` whose one device has the role in the file `role`, and which notes for each message
-/// what clients were told at that moment.
+/// A `dmsetup` whose one device has the role in the file `role`. For each message it records the
+/// state that clients see at that moment.
 const DMSETUP_ROLE: &str = r#"#!/bin/sh
 case $* in
 "status --target lease")
@@ -1342,7 +1343,8 @@ fn r17_an_export_is_switched_before_what_was_kept_fails() {
     let drops = || fs::read_to_string(lab.path("drops")).unwrap();
     assert_eq!(drops(), "inaccessible inaccessible ");
     assert_eq!(run("owner").0, "vault: group 5 optimized on port 1,2\n");
-    // What was kept before the service was started fails, too, and not while clients come here.
+    // Operations that were kept before the start of the service fail, too, while the group is
+    // inaccessible.
     assert_eq!(drops(), "inaccessible ".repeat(4));
     assert_eq!(
         (told(1, 5), told(2, 5)),
@@ -1352,17 +1354,17 @@ fn r17_an_export_is_switched_before_what_was_kept_fails() {
         (told(1, 6), told(3, 6)),
         ("optimized\n".into(), "optimized\n".into())
     );
-    // A lease that ended while the service acted: clients do not come where nothing is kept.
+    // If the lease ends while the service acts, the group stays inaccessible.
     fs::write(lab.path("lapse"), "").unwrap();
     assert_eq!(run("owner").0, "vault: group 5 inaccessible on port 1,2\n");
     fs::remove_file(lab.path("lapse")).unwrap();
     assert_eq!(run("owner").0, "vault: group 5 optimized on port 1,2\n");
-    // Nobody comes back before all that was kept has failed.
+    // The group stays inaccessible until all kept operations have failed.
     fs::write(lab.path("deaf"), "").unwrap();
     let said = run("owner").1;
     assert!(said.contains("dmsetup message") && said.contains("failed: no such device"));
     assert_eq!(told(1, 5), "inaccessible\n");
-    // Whoever cannot tell does not own.
+    // A controller whose status cannot be read counts as no owner.
     fs::write(state(2, 5).join("ana_state"), "optimized\n").unwrap();
     assert!(run("king").1.contains("field role cannot be read"));
     assert_eq!(told(2, 5), "inaccessible\n");
@@ -1421,7 +1423,7 @@ fn r39_activation_prints_what_it_would_do() {
             lab.path(&format!("m{member}")).display()
         )
     };
-    // The order is the declaration's; a majority is enough.
+    // The order is that of the declaration; a majority is enough.
     lab.declare(&["m2", "m0"], "");
     let printed = lab.ok("activate --dry-run alpha.toml");
     let expected = [2, 0].map(|member| line("lease-vault", member, ""));
@@ -1490,7 +1492,7 @@ fn r39_udev_is_told_what_a_member_is() {
     ] {
         assert!(told.lines().any(|other| other == line), "{line}: {told}");
     }
-    // A damaged member is no free disk.
+    // A damaged member still counts as a member.
     lab.open("m1")
         .write_all_at(&ZERO_BLOCK, SUPERBLOCK_OFFSET)
         .unwrap();
@@ -1499,8 +1501,8 @@ fn r39_udev_is_told_what_a_member_is() {
     assert_eq!(lab.refused("udev member m2"), "");
 }
 
-/// A `dmsetup` that knows two mapped devices of one portion, opened so often, and remembers what it
-/// was told in `told`.
+/// A `dmsetup` that knows two mapped devices of one portion, each with a number of openers, and
+/// records its calls in `told`.
 fn fake_dmsetup(lab: &Lab, open: [u32; 2]) {
     let [first, second] = open;
     let text = format!(
@@ -1516,7 +1518,7 @@ fn fake_dmsetup(lab: &Lab, open: [u32; 2]) {
         lab.path("told").display()
     );
     lab.0.put("dmsetup", &text, 0o755);
-    // There is nothing to wait for here.
+    // Here udev has no work to wait for.
     let _ = symlink("/bin/true", lab.path("udevadm"));
 }
 

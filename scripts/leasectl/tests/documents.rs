@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Documents that say what the source says: every error text and trace event is explained, and what
-//! pages tell to run is there.
+//! Documents agree with the source: every error text and trace event is explained, and the commands
+//! on the pages exist.
 
 use dm_lease_proto::proto::words::status::Reason;
 use std::collections::BTreeSet;
@@ -12,8 +12,8 @@ fn source(path: &str) -> String {
     fs::read_to_string(root.join(path)).unwrap()
 }
 
-/// The literals of a file without its tests and comments that look like a sentence, up to what is
-/// filled in.
+/// The literals of a file, without tests and comments, that look like a sentence, each up to its
+/// first placeholder.
 fn sentences(path: &str) -> BTreeSet<String> {
     let text = source(path);
     let (product, _) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
@@ -22,7 +22,7 @@ fn sentences(path: &str) -> BTreeSet<String> {
         if line.starts_with("//") || line.contains("#[doc") {
             continue;
         }
-        // What is between quotes; none of these files has an escaped one.
+        // The text between quotes; none of these files has an escaped quote.
         for literal in line.split('"').skip(1).step_by(2) {
             let literal = literal.split('{').next().unwrap().trim();
             if literal.contains(' ') {
@@ -48,7 +48,7 @@ fn every_error_text_is_explained() {
         assert!(found.len() > 9, "{path}: {found:?}");
         texts.extend(found);
     }
-    // Those of the constructor begin with a capital.
+    // The texts of the constructor begin with a capital letter.
     for path in ["src/driver/target.rs", "src/dm/target.rs"] {
         let capital = |text: &String| text.starts_with(|c: char| c.is_ascii_uppercase());
         texts.extend(sentences(path).into_iter().filter(capital));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What lock managers and file systems run when they lose the right to write, on a machine that
-//! fakes play. `selftests/09-messages.sh` has the tool itself, on real devices.
+//! The scripts that lock managers and file systems run when they lose the right to write, on a
+//! faked host. `selftests/09-messages.sh` tests the tool itself, on real devices.
 
 mod scratch;
 
@@ -8,10 +8,10 @@ use scratch::Scratch;
 use std::fs;
 use std::process::{Command, Output};
 
-/// Notes what shall be fenced; knows no device called `plain`.
+/// Records the devices to fence; knows no device called `plain`.
 const LEASECTL: &str = "#!/bin/sh\necho $* >>told\ncase $* in *plain*) exit 1 ;; esac\n";
 
-/// One group with two volumes, and two with none; nothing is known of others.
+/// One group with two volumes, and two groups without a volume; other groups are unknown.
 const DMSETUP: &str = r#"#!/bin/sh
 case $* in
 *" -o name -S subsystem=LVM && vg_name=vg") printf 'vg-a\nvg-b--c\n' ;;
@@ -45,7 +45,7 @@ impl Machine {
         fs::read_to_string(self.0.join("told")).unwrap_or_default()
     }
 
-    /// What GFS2 is told of a file system on this device, and what was fenced.
+    /// The answer to GFS2 for a file system on this device, and the fenced devices.
     fn withdraw(&self, id: &str) -> (String, String) {
         let lock = self.0.join("fs/gfs2/a:b/lock_module");
         fs::create_dir_all(&lock).unwrap();
@@ -85,7 +85,7 @@ fn lvmlockd_needs_no_fence_for_a_group_without_active_volumes() {
         assert!(machine.run("lvmlockd", &[group], &[]).status.success());
     }
     assert_eq!(machine.told(), "");
-    // What cannot be found out is not a success: lvmlockd must keep the locks.
+    // An unknown group is not a success: lvmlockd must keep the locks.
     assert_eq!(
         machine.run("lvmlockd", &["other"], &[]).status.code(),
         Some(3)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `suspects` and `rows` as users run them, on images of md members that are made here, byte by
-//! byte: which rows may carry strays, which do, and what they should be.
+//! byte: rows that may carry strays, rows that do, and their right content.
 
 mod scratch;
 
@@ -21,7 +21,7 @@ use std::process::{Command, Output};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Where md's data starts in what it is on, and the chunk.
+/// The start of md's data on its device, and the size of a chunk.
 const DATA: u64 = MIB;
 const CHUNK: u64 = 16 * KIB;
 const BLOCK: u64 = 4 * KIB;
@@ -32,7 +32,7 @@ struct Array {
     directory: Scratch,
     level: u32,
     members: u64,
-    /// Where md is in the images: 0, or the start of a portion's data area.
+    /// The place of md in the images: 0, or the start of a portion's data area.
     start: u64,
 }
 
@@ -195,7 +195,7 @@ impl Array {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What the tool prints with exit status 1: its findings, or why it refuses.
+    /// The output of the tool with exit status 1: its findings, or its refusal.
     fn not_ok(&self, line: &str) -> String {
         let output = self.run(line);
         assert_eq!(output.status.code(), Some(1), "{line}");
@@ -221,7 +221,7 @@ fn r20_the_stray_of_a_raid6_row_is_found_and_repaired_whichever_it_is() {
     assert!(array
         .ok(&array.rows(""))
         .contains("20 rows checked: 20 consistent"));
-    // Each member is the stale one in four rows: as data, as P and as Q.
+    // Each member is stale in four rows: as data, as P and as Q.
     let mut right = Vec::new();
     for row in 0..ROWS {
         let stray = array.read(row % 5, row, 1);
@@ -257,7 +257,7 @@ fn r20_more_than_the_bound_is_left_alone() {
     array.fill(3, 0, 9);
     array.put(0, 3, 0, &strays[0]);
     array.put(2, 3, 0, &strays[1]);
-    // In other blocks of one row: each alone could be located, together they are two members.
+    // Strays in two blocks of one row: each alone could be located, together they are two members.
     array.fill(4, 0, 1);
     array.fill(4, 1, 1);
     array.put(0, 4, 0, &[0; 4096]);
@@ -284,7 +284,7 @@ fn r20_a_mirror_is_outvoted_by_more_than_half() {
         "{text}"
     );
     assert!(array.read(1, 5, 2) == right[1]);
-    // Three opinions are none, and of two copies neither is the majority.
+    // Three different copies have no majority, and two different copies have none.
     array.put(0, 5, 2, &[1; 4096]);
     array.put(1, 5, 2, &[2; 4096]);
     assert!(array.not_ok(&array.rows("")).contains("1 undecided"));
@@ -333,12 +333,13 @@ fn r20_blocks_that_a_layer_above_names_are_rebuilt() {
         } else {
             array.ok(&line);
             check(&right);
-            // One is named and the other is parity: whoever names it must choose.
+            // One data block is named and a parity is stale: the caller must choose a parity.
             put(data[0]);
             put(parity[0]);
             let line = array.rows(&format!("--repair --old {}", sector(0)));
             assert!(array.not_ok(&line).contains("1 undecided"));
-            // The first try is wrong, the second is right, and then nothing is old any more.
+            // The first parity gives a wrong block, the second one the right block. Then no block
+            // is old any more.
             array.ok(&format!("{line} --by p"));
             assert!(array.read(data[0], 2, 3) != right[data[0] as usize]);
             array.ok(&format!("{line} --by q"));
@@ -370,7 +371,7 @@ fn r20_nothing_is_judged_without_every_member() {
     assert!(array
         .not_ok("rows m0 m1 m2 m4 m3 m3")
         .contains("the same device"));
-    // In any other order it is as good.
+    // The order of the devices does not matter.
     array.ok("rows m4 m2 m0 m1 m3");
     let other = |at: usize, byte: u8| {
         let mut block = array.superblock(2);
@@ -412,7 +413,7 @@ fn r21_suspects_are_the_rows_that_any_member_marks() {
         "{text}"
     );
     assert!(text.contains("\n3 of 20 rows are suspect"), "{text}");
-    // The list is what `rows` takes.
+    // `rows` accepts the list.
     let json = array.ok(&format!("suspects --json {}", array.names()));
     array.directory.put("list", &json, 0o644);
     assert!(array
@@ -431,7 +432,8 @@ fn r21_suspects_are_the_rows_that_any_member_marks() {
 fn r21_a_bitmap_that_tells_nothing_makes_every_row_suspect() {
     let array = Array::in_portion(6, 5);
     let line = format!("suspects {}", array.names());
-    // Older than md's superblock: of no use, but those of the others are.
+    // This bitmap is older than md's superblock and is ignored; those of the other members are
+    // used.
     array.bitmap(1, 6, &[]);
     let text = array.ok(&line);
     assert!(
@@ -522,7 +524,7 @@ fn r21_suspects_tells_what_the_old_owner_said_last() {
         generations: Generations::NONE,
     };
     let (first, second) = (decided(3, slots[0]), decided(4, slots[1]));
-    // The old owner's last words are on one member only; the others have older ones.
+    // The last record of the old owner is on one member only; the others have older ones.
     publish(
         &array,
         0,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The metrics of the tool, and whether alerts and dashboard name only what is there.
+//! The metrics of the tool; alerts and the dashboard name only metrics that exist.
 
 mod scratch;
 
@@ -13,7 +13,7 @@ use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// A `dmsetup` of a machine with an owner and a secondary.
+/// A `dmsetup` of a host with an owner and a secondary.
 const DMSETUP: &str = r#"#!/bin/sh
 case $* in
 "status --target lease")
@@ -60,7 +60,7 @@ impl Lab {
     }
 }
 
-/// Ends a process with the test, however that ends.
+/// A process that ends with the test, also after a failure.
 struct Running(Child);
 
 impl Drop for Running {
@@ -131,7 +131,7 @@ fn r47_a_file_is_replaced_and_an_address_answers() {
     assert_eq!(text, lab.metrics());
     assert!(!lab.0.join("lease.prom.part").exists());
 
-    // A port that was free a moment ago.
+    // This port was free a moment ago.
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
@@ -145,7 +145,7 @@ fn r47_a_file_is_replaced_and_an_address_answers() {
     assert!(get(address, "/metrics").starts_with("HTTP/1.1 500"));
 }
 
-/// A `dmsetup` of a machine whose kernel does not have the target.
+/// A `dmsetup` of a host whose kernel does not have the target.
 const WITHOUT_MODULE: &str = "#!/bin/sh\n[ \"$1\" != targets ] || echo \"linear v1.5.0\"\n";
 
 #[test]
@@ -163,7 +163,7 @@ fn r47_metrics_without_the_module_are_refused_once_and_reported_for_ever() {
     assert!(lab.metrics().contains("\ndm_lease_module_loaded 1\n"));
 }
 
-/// Asks for a page as soon as there is somebody to answer.
+/// Requests a page as soon as the server accepts connections.
 fn get(address: SocketAddr, page: &str) -> String {
     let mut tries = 0;
     let mut stream = loop {

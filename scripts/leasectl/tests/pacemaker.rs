@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The resource agent, as a cluster calls it, on a machine that a fake `dmsetup` plays.
+//! The resource agent, as a cluster calls it, on a host with a fake `dmsetup`.
 
 mod scratch;
 
@@ -82,7 +82,7 @@ fn r28_start_claims_until_this_node_owns() {
     let node = Node::new("secondary");
     assert_eq!(node.code("start"), 0);
     assert_eq!(node.file("told"), "claim\nclaim\n");
-    // Once more is no more.
+    // A second start sends no message.
     assert_eq!(node.code("start"), 0);
     assert_eq!(node.file("told"), "claim\nclaim\n");
 }
