@@ -24,7 +24,7 @@ from .lab import Lab
 from .lease import Portion, Status
 from .steps import expect, run_steps, until
 from .store import Rule, Store
-from .vm import Disk, Link, Vm
+from .vm import Disk, Link, Memory, Vm
 
 __all__ = [
     "Console",
@@ -35,6 +35,7 @@ __all__ = [
     "Lab",
     "Link",
     "Log",
+    "Memory",
     "Portion",
     "Request",
     "Result",

@@ -7,12 +7,15 @@ waits; it ends when the channel does, and then every command that still ran has 
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import signal
 import socket
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .host import RigError, patience
@@ -91,16 +94,35 @@ class Job:
         return RigError(f"{self.agent.name}: {what}: {self.command}\n{self.out}")
 
 
-class Agent:
-    """Runs commands in one guest."""
+@dataclass(frozen=True)
+class Talk:
+    """How far the talk with a guest was when its memory was saved."""
 
-    def __init__(self, name: str, channel: socket.socket) -> None:
+    boot_id: str | None
+    rest: bytes
+    jobs: dict[int, tuple[str, bytes]]
+    """The commands that ran, and of each the output as far as it had come."""
+    next: int
+
+
+class Agent:
+    """Runs commands in one guest. The guest may have a memory that was saved in the middle of a
+    talk: then its commands go on, with the output that comes from there on."""
+
+    def __init__(self, name: str, channel: socket.socket, talk: Talk | None = None) -> None:
         self.name = name
         self.channel = channel
         self.boot_id: str | None = None
         self.lost = False
         self.jobs: dict[int, Job] = {}
         self.next = 1
+        self.rest = b""
+        if talk:
+            self.boot_id, self.rest, self.next = talk.boot_id, talk.rest, talk.next
+            for number, (command, data) in talk.jobs.items():
+                self.jobs[number] = Job(self, number, command)
+                # A line that had come in part is continued.
+                self.jobs[number].data = data[data.rfind(b"\n") + 1 :]
         self.changed = threading.Condition()
         self.sending = threading.Lock()
         threading.Thread(target=self._listen, name=f"agent {name}", daemon=True).start()
@@ -118,6 +140,16 @@ class Agent:
             passed = time.monotonic() - begun
             why = "the guest ended" if self.lost else "it hangs"
             raise RigError(f"{self.name}: no sign of the agent after {passed:.0f} s, {why}")
+
+    def talk(self) -> Talk:
+        """How far the talk is, of a guest that stands still."""
+        while int.from_bytes(fcntl.ioctl(self.channel, termios.FIONREAD, bytes(4)), "little"):
+            time.sleep(0.001)
+        # What was taken from the channel last is heard before this.
+        time.sleep(0.01)
+        with self.changed:
+            jobs = {number: (job.command, job.data) for number, job in self.jobs.items()}
+            return Talk(self.boot_id, self.rest, jobs, self.next)
 
     def spawn(self, command: str, stdin: bytes = b"") -> Job:
         """Starts `sh -c command` and does not wait for it."""
@@ -158,7 +190,6 @@ class Agent:
             raise RigError(f"{self.name}: the guest is gone") from error
 
     def _listen(self) -> None:
-        rest = b""
         while True:
             try:
                 data = self.channel.recv(65536)
@@ -166,8 +197,8 @@ class Agent:
                 data = b""
             if not data:
                 break
-            *lines, rest = (rest + data).split(b"\n")
             with self.changed:
+                *lines, self.rest = (self.rest + data).split(b"\n")
                 for line in lines:
                     self._hear(line.decode().split())
                 self.changed.notify_all()

@@ -44,8 +44,10 @@ class Lab:
         profile: str = "controller",
         clients: int = 0,
         client_memory: int = 512,
+        spares: int = 0,
     ) -> None:
-        """With several portions the members are called p0m0, p0m1, ..., p1m0, ...
+        """With several portions the members are called p0m0, p0m1, ..., p1m0, ... `spares` is the
+        number of further disks for each of them: p0s0, ...
 
         `allow` is a pattern of complaints that the run provokes on purpose. `profile` is the
         initramfs of the controllers; that of clients is `client`.
@@ -60,6 +62,7 @@ class Lab:
             names = [f"m{m}" for m in range(members)]
         else:
             names = [f"p{p}m{m}" for p in range(portions) for m in range(members)]
+        names += [f"p{p}s{s}" for p in range(portions) for s in range(spares)]
         initramfs = build(profile)
         self.store = Store(self.directory, {member: size for member in names})
         cables = {

@@ -8,10 +8,11 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .agent import Agent, Job, Result
+from .agent import Agent, Job, Result, Talk
 from .console import Console
 from .host import DEBUG, EXTRA_MEMORY, RigError, accelerator, kernel_image, patience
 from .qmp import Qmp
@@ -112,6 +113,15 @@ class Link:
         ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Memory:
+    """A guest's memory and the state of its devices, as they were at a moment of the host."""
+
+    path: Path
+    saved_ns: int
+    talk: Talk
+
+
 class Vm:
     """A guest. It has a console log, a control channel (run, spawn, push, pull) and a monitor.
 
@@ -150,8 +160,8 @@ class Vm:
 
     # Life.
 
-    def start(self) -> Vm:
-        """Switches the machine on."""
+    def start(self, memory: Memory | None = None) -> Vm:
+        """Switches the machine on; with a memory, it stands still until `unpause`."""
         if self.running:
             raise RigError(f"{self.name} is running")
         pairs = {role: socket.socketpair() for role in ("agent", "verdict", "qmp")}
@@ -159,7 +169,10 @@ class Vm:
         with (self.directory / f"{self.name}.qemu").open("ab") as output:
             # The parent-death signal keeps a guest from outliving a rig that was killed.
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *self._arguments(guest_ends)],
+                [
+                    "setpriv", "--pdeathsig", "KILL", "--", *self._arguments(guest_ends),
+                    *(["-incoming", f"file:{memory.path}"] if memory else []),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -171,7 +184,7 @@ class Vm:
         for end in guest_ends.values():
             end.close()
         self.channels = [pair[0] for pair in pairs.values()]
-        self.agent = Agent(self.name, pairs["agent"][0])
+        self.agent = Agent(self.name, pairs["agent"][0], memory.talk if memory else None)
         self.qmp = Qmp(self.name, pairs["qmp"][0])
         self.verdict_channel = pairs["verdict"][0]
         return self
@@ -292,6 +305,34 @@ class Vm:
     def unpause(self) -> None:
         """Ends a pause."""
         self.qmp.command("cont")
+
+    def save(self, path: Path) -> Memory:
+        """Saves the machine's memory into a file; its clocks stand still meanwhile."""
+        self.pause()
+        saved_ns = time.monotonic_ns()
+        talk = self.agent.talk()
+        self.qmp.command("migrate-set-parameters", **{"max-bandwidth": 10 << 30})
+        self.qmp.command("migrate", uri=f"file:{path}")
+        self._wait_qmp("query-migrate", {"completed"}, "its memory is saved")
+        self.unpause()
+        return Memory(path, saved_ns, talk)
+
+    def restore(self, memory: Memory) -> int:
+        """Switches the machine on with a memory that was saved, and returns when it goes on from
+        there. The same memory may be restored again."""
+        self.start(memory)
+        self._wait_qmp("query-status", {"paused"}, "its memory is restored")
+        begun_ns = time.monotonic_ns()
+        self.unpause()
+        return begun_ns
+
+    def _wait_qmp(self, question: str, statuses: set[str], what: str) -> None:
+        """Waits until QEMU gives one of these answers."""
+        limit = time.monotonic() + patience(60)
+        while (status := self.qmp.command(question).get("status")) not in statuses:
+            if status == "failed" or time.monotonic() > limit:
+                raise RigError(f"{self.name}: not so: {what}: {status}")
+            time.sleep(0.01)
 
     def sleep(self) -> Job:
         """Sends the guest to sleep (suspend to RAM); returns when it sleeps.
