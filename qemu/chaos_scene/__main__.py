@@ -31,14 +31,15 @@ FRUITLESS = 3
 
 def judge(directory: Path, rounds: list[Round]) -> tuple[list[str], dict[str, int]]:
     """Reads what a batch left behind and applies all rules to it."""
-    images = {disk: directory / f"{disk}.raw" for portion in CAST for disk in portion.disks}
-    shown = {portion.name: show([str(images[portion.disks[0]])])[0] for portion in CAST}
+    shown = {
+        portion.name: show([str(directory / f"{portion.disks[0]}.raw")])[0] for portion in CAST
+    }
     evidence = Reader(directory, shown).read()
     blocks = {
-        (portion.name, member, number): record
+        (portion.name, disk, number): record
         for portion in CAST
-        for member, disk in enumerate(portion.disks)
-        for number, record in enumerate(raw_blocks(images[disk], RING))
+        for disk in evidence.all_disks(portion.name)
+        for number, record in enumerate(raw_blocks(directory / f"{disk}.raw", RING))
     }
     court = Judge(evidence, blocks, rounds)
     return court.judge(), court.found.counts

@@ -8,19 +8,22 @@ portion succeed again, and that everybody who is up has tried since.
 
 from __future__ import annotations
 
+import random
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from rig import RigError, patience
-from rig.host import SLOWNESS
+from rig import Memory, RigError, patience
+from rig.host import SLOWNESS, leasectl
 from scenes.stage import RING, Controller, Portion, Stage, Status, Writer
 
 # Six strays can be repaired, three operations may be open, so that one old owner that has not
 # drained leaves room for the next one. Nothing repairs what strays on beta.
 ALPHA = Portion(
-    0, "alpha", 1, ("--redundancy", "parity:6", "--detect", "yes", "--exhausted", "stop"),
-    "--stateless", on_linear=(0,),
+    0, "alpha", 1, ("--redundancy", "parity:6", "--detect", "yes", "--exhausted", "stop",
+                    "--force=redundancy"), "--stateless", on_linear=(0,),
 )  # fmt: skip
 BETA = Portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
 CAST = (ALPHA, BETA)
@@ -38,7 +41,7 @@ PERIOD, WINDOW = PERIOD_MS / 1000, WINDOW_MS / 1000
 # What guests say when they are stopped for seconds, starved, or lose what they own.
 ALLOW = (
     r"rcu.* stall|soft lockup|rcu: |hrtimer: interrupt took|blocked for more|Call Trace"
-    r"|owner -> (?:secondary|claiming)"
+    r"|owner -> (?:secondary|claiming)|-> failed|is a former disk|generation \d+, the member has \d"
 )
 PAUSE_US = 50_000
 # Successes of a writer that show that a portion is served again.
@@ -65,6 +68,17 @@ class Progress:
             self.place = end
 
 
+@dataclass(frozen=True)
+class Saved:
+    """The memory of a controller, the boot to which it belongs, the job that reads its trace, and
+    how much of that had come."""
+
+    memory: Memory
+    boot: int
+    trace: int
+    traced: int
+
+
 @dataclass
 class Mark:
     """How far all writers had come at a moment."""
@@ -73,13 +87,21 @@ class Mark:
     good: dict[int, int] = field(default_factory=dict)
 
 
+class UnknownError(RigError):
+    """What a controller promised is not known without the member that is to be replaced."""
+
+
 class Arena(Stage):
     """The lab of one batch of rounds."""
 
     def __init__(self, controllers: int, cpus: int) -> None:
         super().__init__(
-            "chaos", CAST, TIMINGS, controllers, memory=224, cpus=cpus, allow=ALLOW
+            "chaos", CAST, TIMINGS, controllers, memory=224, cpus=cpus, allow=ALLOW, spares=1
         )
+        # The members of each portion now; the one that is replaced, and its former disk.
+        self.members = {portion.name: [*portion.disks] for portion in self.cast}
+        self.places: dict[str, int] = {}
+        self.former: dict[str, str] = {}
         self.progress: list[Progress] = []
         self.down: set[int] = set()
         # For each controller whose power was cut, the epoch that it knew of each portion last: no
@@ -101,9 +123,9 @@ class Arena(Stage):
             self.employ(controller)
         self.goes_on(self.mark())
 
-    def employ(self, controller: Controller) -> None:
+    def employ(self, controller: Controller, portions: Iterable[Portion] = CAST) -> None:
         """Starts the writers of a controller."""
-        for portion in self.cast:
+        for portion in portions:
             self.progress.append(Progress(controller.write_raw(portion, PAUSE_US)))
 
     def crowd(
@@ -128,6 +150,192 @@ class Arena(Stage):
     def boot(self, controller: Controller) -> None:
         """Switches a controller on, and all is as before."""
         # What it had sent is in the array still; a machine is not back before that is done.
+        self.wait_arrived(controller)
+        controller.vm.start().wait_up()
+        controller.join()
+        self.employ(controller)
+        self.down.discard(controller.number)
+
+    # Disks that are replaced, and come back.
+
+    def disks(self, portion: Portion) -> list[str]:
+        """The disks that are the members of a portion now."""
+        return self.members[portion.name]
+
+    def leave(self, controllers: Iterable[Controller], portion: Portion, *members: int) -> None:
+        """Ends the writers of a portion on some controllers, and removes its mapped devices there,
+        or those of some members."""
+        controllers = [*controllers]
+        for it in [*self.progress]:
+            if it.writer.portion is portion and it.writer.controller in controllers:
+                self.progress.remove(it)
+        chosen = [portion.devices[member] for member in members] or portion.devices
+        writers = f"'^ledger .*{portion.name}-m0'"
+        lines = [f"pkill -TERM -f {writers}", f"while pgrep -f {writers} >&2; do sleep 0.05; done"]
+        lines += [f"dmsetup remove --retry {device} || exit 1" for device in chosen]
+        self.everywhere(controllers, "\n".join(lines))
+
+    def enter(self, controllers: Iterable[Controller], portion: Portion, *members: int) -> None:
+        """Makes the mapped devices of a portion on some controllers, or those of some members, and
+        starts the writers."""
+        controllers = [*controllers]
+        chosen = members or range(portion.members)
+
+        def script(controller: Controller) -> str:
+            return "\n".join(
+                f"{controller.mapping(portion, member, self.disks(portion)[member])} || exit 1"
+                for member in chosen
+            )
+
+        self.must({controller.number: script(controller) for controller in controllers})
+        for controller in controllers:
+            self.employ(controller, [portion])
+
+    def everywhere(self, controllers: Iterable[Controller], script: str) -> None:
+        """Runs a script that must succeed on several controllers at once."""
+        self.must({controller.number: script for controller in controllers})
+
+    def must(self, scripts: dict[int, str]) -> None:
+        """Runs a script for each controller, all at once, which must succeed."""
+        jobs = {number: self.controller(number).vm.spawn(it) for number, it in scripts.items()}
+        for number, job in jobs.items():
+            result = job.wait()
+            if result.rc:
+                raise RigError(f"c{number}: exit {result.rc}: {job.command}\n{result.out}")
+
+    def place(self, portion: Portion, rng: random.Random) -> int:
+        """Which member of a portion is replaced: in one batch always the same, so that a disk has
+        the records of one member only, and never the first, which lies on a linear device."""
+        return self.places.setdefault(portion.name, rng.randrange(1, portion.members))
+
+    def replace(self, portion: Portion, all_left: bool) -> None:
+        """Formats the disk that is no member in the place of one, as an operator does, when all
+        controllers have left the portion or the device of that member only."""
+        member, now = self.places[portion.name], self.members[portion.name]
+        disk = self.former.get(portion.name, self.spares(portion)[0])
+        left = [it for it in now if it != now[member]]
+        images = [str(self.lab.store.image(it)) for it in (disk, *left)]
+        command = [
+            str(leasectl()), "format", "--replace", str(member), "--force=member,signature", *images
+        ]  # fmt: skip
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if said.returncode:
+            unknown = "is not known from a majority" in said.stdout
+            error = UnknownError if unknown else RigError
+            raise error(f"{' '.join(command)}\n{said.stdout}")
+        was, now[member] = now[member], disk
+        self.former[portion.name] = was
+        self.fact(
+            "replaced", portion=portion.name, member=member, disk=disk, former=was,
+            all_left=all_left,
+        )  # fmt: skip
+
+    def bring_back(self, controller: Controller, portion: Portion, is_first: bool) -> str:
+        """A controller that has left a portion maps the former disk of a member in its place,
+        before the other members or when it has joined with those. Returns what became of it:
+        `dropped`, or `refused`; anything else is an error."""
+        member, disk = self.places[portion.name], self.former[portion.name]
+        others = [it for it in range(portion.members) if it != member]
+        former = controller.mapping(portion, member, disk)
+        lines = [
+            f"{controller.mapping(portion, it, self.disks(portion)[it])} || exit 1" for it in others
+        ]
+        device = portion.devices[member]
+        if is_first:
+            self.everywhere([controller], "\n".join([f"{former} || exit 1", *lines]))
+            is_dropped = (
+                f"until dmsetup status --noflush {device} | grep -q ' outdated'; do\n"
+                "\tsleep 0.1\ndone\n"
+                f"! dd if=/dev/mapper/{device} of=/dev/null bs=4k count=1 iflag=direct || exit 1\n"
+                f"! dd if=/dev/zero of=/dev/mapper/{device} bs=4k count=1 oflag=direct || exit 1"
+            )
+            self.everywhere([controller], is_dropped)
+            return "dropped"
+        self.everywhere([controller], "\n".join(lines))
+        first = portion.devices[others[0]]
+        is_refused = (
+            f"until dmsetup status --noflush {first} | grep -qE ' (secondary|owner) '; do"
+            " sleep 0.1; done\n"
+            f"! {former} || exit 1\n"
+            "dmesg | tail -n 50 | grep -q 'former disk of its member'"
+        )
+        self.everywhere([controller], is_refused)
+        return "refused"
+
+    # Memories that are saved, and run again.
+
+    def save_memory(self, controller: Controller) -> Saved:
+        """Saves the memory of a controller, which goes on. Its clocks stand still meanwhile."""
+        path = self.directory / f"memory-{controller.name}"
+        self.stopped.add(controller.number)
+        fact = self.fact("jump", controller=controller.number, why="pause")
+        try:
+            memory = controller.vm.save(path)
+        finally:
+            fact["until"] = time.monotonic_ns()
+            self.stopped.discard(controller.number)
+        fact["at"] = memory.saved_ns
+        boot, trace = controller.traces[-1]
+        talk = memory.talk.jobs
+        return Saved(memory, boot, trace.number, len(talk[trace.number][1]))
+
+    def put_back(self, controller: Controller, saved: Saved) -> None:
+        """A controller ends, and goes on with its memory of before, until it has given everything
+        up: it must notice that its mailboxes were written since. Then its power is cut."""
+        number, vm = controller.number, controller.vm
+        ended = {
+            name: int(status.epoch)
+            for (name, who), status in self.statuses().items()
+            if who == number and status.epoch != "-"
+        }
+        self.down.add(number)
+        vm.power_cut()
+        self.wait_arrived(controller)
+        at = vm.restore(saved.memory)
+        saved.memory.path.unlink()
+        period = self.fact("put back", controller=number)
+        boot = self.go_on(controller, saved)
+        period["at"] = boot["at"] = at
+        try:
+            self.everywhere(
+                [controller],
+                "until [ $(dmsetup status --target lease --noflush | grep -c ' failed ') = "
+                f"{sum(len(portion.devices) for portion in self.cast)} ]; do sleep 0.1; done\n"
+                # Its trace says so, too, and comes to the host.
+                "sleep 0.3",
+            )
+        finally:
+            vm.power_cut()
+            period["until"] = time.monotonic_ns()
+        known = self.ended.setdefault(number, {})
+        for name, epoch in ended.items():
+            known[name] = max(epoch, known.get(name, 0))
+
+    def go_on(self, controller: Controller, saved: Saved) -> dict[str, Any]:
+        """What a controller did when its memory was saved goes on: its trace and its writers."""
+        before = next(f for f in self.facts if f["kind"] == "boot"
+                      and (f["controller"], f["boot"]) == (controller.number, saved.boot))
+        controller.boots += 1
+        jobs = controller.vm.agent.jobs
+        controller.traces.append((controller.boots, jobs[saved.trace]))
+        for old in [*self.writers]:
+            if old.controller is controller and old.boot == saved.boot:
+                if old.job.number in saved.memory.talk.jobs:
+                    name = f"{len(self.writers) + 1}-{controller.name}-{old.portion.name}"
+                    job = jobs[old.job.number]
+                    writer = Writer(name, controller, old.portion, job, controller.boots)
+                    self.writers.append(writer)
+        memory = {
+            "boot": saved.boot, "saved": saved.memory.saved_ns, "bytes": saved.traced,
+            "trace": f"trace-{controller.name}-{saved.boot}",
+        }  # fmt: skip
+        return self.fact(
+            "boot", controller=controller.number, boot=controller.boots, devices=before["devices"],
+            memory=memory,
+        )  # fmt: skip
+
+    def wait_arrived(self, controller: Controller) -> None:
+        """Waits until what a controller had sent before its power was cut is in the array."""
         name = controller.name
         self.lab.store.wait_history(
             lambda history: all(
@@ -136,10 +344,6 @@ class Arena(Stage):
                 if request.controller == name and request.op in "WTZ"
             )
         )
-        controller.vm.start().wait_up()
-        controller.join()
-        self.employ(controller)
-        self.down.discard(controller.number)
 
     # What goes on.
 

@@ -86,7 +86,8 @@ def opened(scene: Scene) -> None:
     # One writer is always there; beyond the limit of alpha others wait in the gate.
     crowd = arena.crowd(scene.victim, scene.portion, count)
     rules = [
-        arena.lab.store.hold(vm.name, disk, ops="W", start=DATA) for disk in scene.portion.disks
+        arena.lab.store.hold(vm.name, disk, ops="W", start=DATA)
+        for disk in arena.disks(scene.portion)
     ]
 
     def let_go() -> None:

@@ -20,7 +20,7 @@ from rig.host import SLOWNESS
 from scenes.evidence import DATA, MAILBOXES
 from scenes.stage import RING, Controller, Portion
 
-from .arena import BETA, LIMIT, WINDOW_MS, Arena
+from .arena import BETA, LIMIT, WINDOW_MS, Arena, UnknownError
 
 Heal = Callable[[], None]
 T = TypeVar("T")
@@ -31,6 +31,9 @@ QUEUE = 16
 # Microseconds of a tick in which the clock gains 10 ms: as far as adjtimex() goes, and as far as
 # chrony goes by default.
 STEADY, SLOW, FAST = 10_000, (9_000, 9_167), (10_833, 11_000)
+
+# So often the tool may refuse to replace a member.
+ATTEMPTS = 3
 
 # What is left of a guest's memory. A kernel that watches itself needs more for whatever takes it.
 SPARE_KIB = 20_000 * SLOWNESS
@@ -52,7 +55,7 @@ class Scene:
     @property
     def disk(self) -> str:
         """One member of the portion."""
-        return self.rng.choice(self.portion.disks)
+        return self.rng.choice(self.arena.disks(self.portion))
 
     @property
     def some(self) -> str:
@@ -155,7 +158,67 @@ def sleep(scene: Scene) -> Heal:
     return heal
 
 
+def cloned(scene: Scene) -> Heal:
+    """The memory of a machine is saved; later the machine is put back to it."""
+    saved = scene.arena.save_memory(scene.victim)
+
+    def heal() -> None:
+        scene.arena.put_back(scene.victim, saved)
+        scene.arena.boot(scene.victim)
+
+    return heal
+
+
 # Members.
+
+
+def replaced(scene: Scene) -> Heal:
+    """A member is replaced by another disk: all controllers leave the portion, or remove the device
+    of that member only."""
+    arena, portion = scene.arena, scene.portion
+    place = arena.place(portion, scene.rng)
+    members = [place] if scene.rng.random() < 0.5 else []
+    exchange(scene, *members)
+    return lambda: arena.enter(arena.controllers, portion, *members)
+
+
+def exchange(scene: Scene, *members: int) -> None:
+    """All controllers leave, and the member is replaced. An earlier fault may have left a mailbox
+    that cannot be read: then the tool refuses, and its controller first writes it again."""
+    arena, portion = scene.arena, scene.portion
+    for left in range(ATTEMPTS)[::-1]:
+        arena.leave(arena.controllers, portion, *members)
+        try:
+            return arena.replace(portion, all_left=not members)
+        except UnknownError:
+            if not left:
+                raise
+            arena.enter(arena.controllers, portion, *members)
+            arena.goes_on(arena.mark())
+
+
+def returned(scene: Scene) -> Heal:
+    """One controller finds the former disk of a member in its place."""
+    arena, portion, victim = scene.arena, scene.portion, scene.victim
+    arena.place(portion, scene.rng)
+    if portion.name not in arena.former:
+        exchange(scene)
+        arena.enter(arena.controllers, portion)
+        arena.goes_on(arena.mark())
+    arena.leave([victim], portion)
+    fact = arena.fact("returned", portion=portion.name, controller=victim.number)
+    fact["how"] = arena.bring_back(victim, portion, scene.rng.random() < 0.5)
+
+    def heal() -> None:
+        devices = " ".join(portion.devices)
+        arena.everywhere(
+            [victim],
+            f"for d in {devices}; do [ ! -e /dev/mapper/$d ] || dmsetup remove --retry $d; done",
+        )
+        fact["until"] = arena.fact("gone again")["at"]
+        arena.enter([victim], portion)
+
+    return heal
 
 
 def delay(scene: Scene) -> Heal:
@@ -190,7 +253,7 @@ def minority(scene: Scene) -> Heal:
 
 def majority(scene: Scene) -> Heal:
     """Two members of a portion are lost for one controller."""
-    lost = scene.rng.sample(scene.portion.disks, 2)
+    lost = scene.rng.sample(scene.arena.disks(scene.portion), 2)
     rules = [scene.arena.lab.store.fail(scene.victim.name, disk) for disk in lost]
     return lambda: [rule.release() for rule in rules] and None
 
@@ -299,6 +362,9 @@ KINDS = {
         Kind(stall, 0.1, 4),
         Kind(power, 0, 1, alone=True),
         Kind(sleep, 0.2, 3, alone=True),
+        Kind(cloned, 0.5, 3, alone=True),
+        Kind(replaced, 0, 0.5, alone=True),
+        Kind(returned, 0, 0.5, alone=True),
         Kind(delay, 0.5, 3, ground=True),
         Kind(error, 0.2, 2, ground=True),
         Kind(doubt, 0.2, 2, ground=True),

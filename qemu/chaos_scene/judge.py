@@ -9,12 +9,20 @@
     L2   somebody owns again within so many heartbeats of its own after the fault
 
 A machine whose clocks stood still cannot see that its lease is over. What such an epoch does after
-the resume is told and not forbidden, up to its first heartbeat: that must end it.
+the resume is told and not forbidden, up to its first heartbeat: that must end it. A machine that
+was put back to its memory of before remembers a lease in the same way. It finds that its mailboxes
+were written since, and writes no second heartbeat. It may write a ballot that it had begun to one
+of the two blocks of a register: what counts is in both.
+
+A controller that has mapped a member keeps it open when its device is removed, and writes its
+mailbox there until it knows of a replacement. Nobody writes to a former disk who came after the
+replacement, or has written to the new disk, until it is formatted again; nobody writes data there.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from itertools import chain, pairwise
 from typing import Any
 
@@ -25,6 +33,7 @@ from scenes.evidence import (
     MAILBOX,
     MAILBOXES,
     RELEASED,
+    Ack,
     Change,
     Evidence,
     Mail,
@@ -55,6 +64,7 @@ class Judge(Checker):
             fact for fact in evidence.run["facts"]
             if fact["kind"] == "jump" and fact["why"] == "pause" and "until" in fact
         ]  # fmt: skip
+        self.past = [fact for fact in evidence.run["facts"] if fact["kind"] == "put back"]
 
     def judge(self) -> list[str]:
         """All rules. Failures of a round are told to it; returns those of none."""
@@ -75,6 +85,8 @@ class Judge(Checker):
         self.late_answers()
         self.exact()
         self.pauses_of_clocks()
+        self.memories()
+        self.former_disks()
         self.final()
         for one in self.rounds:
             if one.number in self.facts:
@@ -164,8 +176,9 @@ class Judge(Checker):
         found = []
         for _, mine in sorted(requests.items()):
             answers = sorted(r.answered for r in mine if r.answered and not r.errno)
-            if len(answers) > majority:
-                found.append((min(r.received for r in mine), answers[majority]))
+            begun = min(r.received for r in mine)
+            if len(answers) > majority and not self.is_put_back(controller, begun):
+                found.append((begun, answers[majority]))
         return found
 
     def error(self, controller: int, boot: int) -> int:
@@ -177,21 +190,27 @@ class Judge(Checker):
         return self.blindness(controller, portion, epoch) is not None
 
     def blindness(self, controller: int, portion: str, epoch: int) -> dict[str, Any] | None:
-        """The pause of a controller's clocks in which an epoch of it was succeeded."""
+        """The pause of a controller's clocks in which an epoch of it was succeeded: nobody waited for
+        a window after it."""
         begins = self.found.begins[portion]
         if epoch not in begins or begins[epoch][0] != controller:
             return None
         after = min((b[1] for e, b in begins.items() if e > epoch), default=1 << 63)
         for fact in self.blind:
-            if fact["controller"] == controller and begins[epoch][1] < fact["at"] < after:
+            within = begins[epoch][1] < fact["at"] < after
+            is_short = after > fact["until"] + self.evidence.window(portion)
+            if fact["controller"] == controller and within and not is_short:
                 return fact
         return None
 
     # S2.
 
     def excused(self, stray: Stray) -> bool:
-        """Whether the machine's clocks stood still while another one took over."""
-        return self.was_blind(int(stray.request.controller[1:]), stray.portion, stray.epoch)
+        """Whether the machine's clocks stood still while another one took over, or it was put back
+        to a memory of before."""
+        controller, received = int(stray.request.controller[1:]), stray.request.received
+        was_blind = self.was_blind(controller, stray.portion, stray.epoch)
+        return was_blind or self.is_put_back(controller, received)
 
     def too_many(self, portion: str, epoch: int, group: list[Stray]) -> None:
         """More strays than the limit, and those without leave."""
@@ -224,6 +243,8 @@ class Judge(Checker):
                 continue
             own = self.leave.get(request.id, ack.epoch)
             if self.was_blind(ack.controller, ack.portion, own):
+                continue
+            if self.is_put_back(ack.controller, request.received):
                 continue
             for epoch, (owner, when, _) in self.found.begins[ack.portion].items():
                 if epoch > own and owner != ack.controller and ack.before > when + MS:
@@ -325,6 +346,96 @@ class Judge(Checker):
         if later:
             self.fail(f"resume: {len(later)} permits of {portion} after its latch", resumed)
 
+    # A memory of before, and a disk of before.
+
+    def standing(self, ack: Ack, request: Request) -> Record | None:
+        """What stands on the disk that the record went to, which may be a member no more."""
+        there = self.blocks.get((ack.portion, request.member, ack.block))
+        return there or super().standing(ack, request)
+
+    def is_put_back(self, controller: int, when: int) -> bool:
+        """Whether a controller runs with a memory that was saved before."""
+        return any(
+            fact["controller"] == controller and fact["at"] <= when <= fact.get("until", 1 << 63)
+            for fact in self.past
+        )
+
+    def memories(self) -> None:
+        """A machine that was put back writes one heartbeat at most, no member's ballots twice, and
+        gives everything up."""
+        for fact in self.past:
+            for portion in self.evidence.portions:
+                self.after_put_back(portion, fact)
+            self.more("put back")
+
+    def after_put_back(self, portion: str, fact: dict[str, Any]) -> None:
+        """What a machine does for a portion with a memory of before."""
+        controller, at, until = fact["controller"], fact["at"], fact.get("until", 1 << 63)
+        mine = [
+            mail for mail in self.mails(portion)
+            if mail.controller == controller and at <= mail.request.received <= until
+        ]  # fmt: skip
+        beats = {mail.hb for mail in mine if not mail.is_ballot}
+        ballots = Counter(mail.request.member for mail in mine if mail.is_ballot)
+        if len(beats) > 1 or max(ballots.values(), default=0) > 1:
+            what = f"{len(beats)} heartbeats, {ballots.total()} ballots of {portion}"
+            self.fail(f"put back: controller {controller} went on: {what}", at)
+        boot = self.evidence.boot_at(controller, at + 1)
+        latch = next(
+            (
+                change for change in self.evidence.changes
+                if (change.controller, change.boot, change.portion) == (controller, boot, portion)
+                and change.new == "failed"
+            ),
+            None,
+        )  # fmt: skip
+        if latch is None or latch.reason != "copy":
+            self.fail(f"put back: controller {controller} did not give {portion} up", at)
+            return
+        permits = [
+            permit for permit in self.evidence.permits
+            if (permit.controller, permit.boot, permit.portion) == (controller, boot, portion)
+        ]  # fmt: skip
+        later = sum(permit.guest_ns > latch.guest_ns for permit in permits)
+        if later:
+            self.fail(f"put back: {later} permits of {portion} after its latch", at)
+        self.note(at, f"put back: {len(beats)} heartbeats, {len(permits)} permits of {portion}")
+
+    def former_disks(self) -> None:
+        """Nobody writes to a former disk who knows that it is one, until it is formatted again. One
+        that was found again was refused, or dropped."""
+        for fact in self.evidence.run["facts"]:
+            if fact["kind"] == "returned" and "how" in fact:
+                self.more("former disks found again")
+                self.note(fact["at"], f"c{fact['controller']}: the former disk was {fact['how']}")
+        for portion in self.evidence.portions:
+            facts = self.evidence.replacements(portion)
+            for place, fact in enumerate(facts):
+                self.more("replaced")
+                disk, at = fact["former"], fact["at"]
+                until = next((f["at"] for f in facts[place:] if f["disk"] == disk), 1 << 63)
+                for request in self.evidence.history.select(None, disk, "WTZ"):
+                    if at < request.received < until and self.knows_better(request, fact):
+                        text = f"{self.describe(request, 0)}, replaced at {self.time(at)}"
+                        self.fail(f"former disk: {text}", request.received)
+
+    def knows_better(self, request: Request, replaced: dict[str, Any]) -> bool:
+        """Whether a write to a former disk comes from a controller that cannot have it any more."""
+        received, name = request.received, request.controller
+        returned = any(
+            f"c{fact['controller']}" == name and fact["portion"] == replaced["portion"]
+            and fact["at"] < received < fact.get("until", 1 << 63)
+            for fact in self.evidence.run["facts"] if fact["kind"] == "returned"
+        )  # fmt: skip
+        later = self.evidence.history.select(name, replaced["disk"], "WTZ")
+        knew = any(replaced["at"] < other.received < received for other in later)
+        is_data = request.overlaps(DATA, 1 << 63)
+        return is_data or replaced["all_left"] or returned or knew
+
+    def more(self, what: str) -> None:
+        """One more of something that has to have happened in a whole run."""
+        self.found.counts[what] = self.found.counts.get(what, 0) + 1
+
     def acknowledged(self, requests: list[Request]) -> int:
         """How many of these brought records that were acknowledged."""
         good = {
@@ -408,7 +519,7 @@ class Judge(Checker):
             if request.controller == winner and request.op == "W" and is_beat(request)
             and healed <= request.received <= leased
         ]  # fmt: skip
-        disks = self.evidence.disks(portion)
+        disks = self.evidence.all_disks(portion)
         return max(sum(request.member == disk for request in beats) for disk in disks)
 
 

@@ -21,6 +21,9 @@ HEAD = (
 
 # What the rules must have judged in each round, on the average, for the verdict to mean anything.
 WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
+# What must have happened in a run of so many rounds or more, whatever was drawn.
+LONG = 100
+MUST = ("replaced", "former disks found again", "put back")
 # What may be lost: one machine, and one more for so many sleeps of two processors.
 SLEEPS_LOST = 8
 
@@ -32,6 +35,9 @@ def shortcomings(rounds: list[Round], counts: Counter[str], planned: int) -> lis
         for what, each in WORK.items()
         if counts[what] < each * len(rounds)
     ]
+    if planned >= LONG:
+        never = [what for what in MUST if not counts[what]]
+        wrong += [f"evidence: never {what} in {planned} rounds" for what in never]
     lost = sum(one.lost for one in rounds)
     slept = sum("sleep" in one.kinds and one.cpus > 1 for one in rounds)
     if lost > 1 + slept // SLEEPS_LOST:

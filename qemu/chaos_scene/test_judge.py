@@ -11,9 +11,24 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
+from rig.history import BLOCK
 from scenes.checker import MS
-from scenes.evidence import LAPSED, OWNER, Beat, Bound, Clock, Refusal, lay_clock
-from scenes.test_checker import LEASE, SECOND, Story, told
+from scenes.evidence import (
+    DATA,
+    LAPSED,
+    MAILBOX,
+    MAILBOXES,
+    OWNER,
+    Beat,
+    Bound,
+    Change,
+    Clock,
+    Permit,
+    Record,
+    Refusal,
+    lay_clock,
+)
+from scenes.test_checker import LEASE, SECOND, Story, mailbox, told
 
 from .judge import BACK, Judge
 from .play import Round, draw
@@ -166,6 +181,142 @@ class Planted(unittest.TestCase):
         stopped(story)
         self.fails(story, "was not given up")
 
+    def put_back(self, beats: int = 1, gives_up: bool = True) -> Story:
+        """The story, in which controller 1 is put back at 12.5 s to its memory of 5 s, in which it
+        owned alpha. It boots a second later."""
+        story, at, latch = told(), 12_500 * MS, 12_800 * MS
+        for item in [*story.evidence.beats, *story.evidence.permits]:
+            moment = item.at if isinstance(item, Permit) else item.judged
+            if item.controller == 1 and moment > at:
+                item.boot = 3
+        for boot, begin in ((2, at), (3, at + SECOND)):
+            story.facts.append({"kind": "boot", "controller": 1, "boot": boot, "at": begin})
+            story.evidence.clocks[1, boot] = Clock(0, 1000)
+            story.evidence.trace_end[1, boot] = 100 * SECOND
+        story.facts.append({"kind": "put back", "controller": 1, "at": at, "until": at + SECOND})
+        known = dict(story.seq)
+        for n in range(beats):
+            story.mail(at + n * 200 * MS, "alpha", False, 1, 1, 1, OWNER, 20 + n, step=-5 + n)
+        story.seq |= known
+        if gives_up:
+            for portion, role in (("alpha", "owner"), ("beta", "secondary")):
+                story.evidence.changes.append(
+                    Change(1, 2, portion, role, "failed", 1, "copy", latch, latch)
+                )
+        return story
+
+    def restored_write(self, story: Story, at: int) -> None:
+        """Controller 1 writes to alpha when it was put back."""
+        start = DATA + 900 * BLOCK
+        story.evidence.permits.append(
+            Permit(1, 2, "alpha", "p0m0", start, start + BLOCK, 1, at, at + SECOND, at)
+        )
+        story.request(at + MS, 1, "p0m0", "W", start, b"\x01")
+
+    def test_r58_a_memory_of_before_gives_up_at_its_first_heartbeat(self) -> None:
+        story = self.put_back()
+        for n in range(3):
+            self.restored_write(story, 12_600 * MS + n * 10 * MS)
+        rounds = self.passes(story)
+        self.assertEqual(rounds[0].strays, 3)
+
+    def test_r58_a_memory_of_before_that_goes_on(self) -> None:
+        self.fails(self.put_back(beats=2), "2 heartbeats")
+
+    def test_r58_a_memory_of_before_that_writes_ballots(self) -> None:
+        for ballots in (1, 2):
+            story = self.put_back()
+            known = dict(story.seq)
+            for n in range(ballots):
+                story.mail((12_600 + n) * MS, "beta", True, 1, 1, 2, 0, 0)
+            story.seq |= known
+            if ballots == 1:
+                self.passes(story)
+            else:
+                self.fails(story, "6 ballots of beta")
+
+    def test_r58_a_memory_of_before_that_never_gives_up(self) -> None:
+        self.fails(self.put_back(gives_up=False), "did not give")
+
+    def test_r58_a_memory_of_before_that_writes_after_it_gave_up(self) -> None:
+        story = self.put_back()
+        self.restored_write(story, 12_900 * MS)
+        self.fails(story, "1 permits of alpha after its latch")
+
+    def test_r58_nobody_else_writes_registers_that_go_back(self) -> None:
+        story = told()
+        known = dict(story.seq)
+        story.mail(12_500 * MS, "alpha", False, 1, 1, 1, LAPSED, 0, step=-5)
+        story.seq |= known
+        self.fails(story, "register", None)
+
+    def replaced(self, all_left: bool, at: int = 20_600 * MS) -> Story:
+        """The story, in which member 2 of beta is replaced at 20.5 s, and controller 1 writes its
+        mailbox on the disks of before."""
+        story = told()
+        story.facts.append(
+            {"kind": "replaced", "portion": "beta", "member": 2, "disk": "p1s0", "former": "p1m2",
+             "at": 20_500 * MS, "all_left": all_left}
+        )  # fmt: skip
+        story.mail(at, "beta", False, 1, 2, 1, OWNER, 1000)
+        return story
+
+    def test_r56_nobody_who_has_left_writes_to_a_former_disk(self) -> None:
+        self.passes(self.replaced(True, 20_400 * MS))
+        self.fails(self.replaced(True), "former disk", 2)
+
+    def test_r56_who_has_not_left_writes_to_a_former_disk_until_it_knows(self) -> None:
+        self.passes(self.replaced(False))
+        story = self.replaced(False)
+        story.spares = {"beta": ["p1s0"]}
+        head = mailbox(False, 1, 1000, 2, 1, OWNER, 1000)
+        story.request(20_550 * MS, 1, "p1s0", "W", MAILBOXES + 2 * BLOCK, head)
+        self.fails(story, "former disk", 2)
+
+    def test_r56_who_finds_a_former_disk_again_does_not_write_there(self) -> None:
+        story = self.replaced(False)
+        story.facts.append(
+            {"kind": "returned", "portion": "beta", "controller": 1, "at": 20_550 * MS}
+        )
+        self.fails(story, "former disk", 2)
+
+    def test_r56_nobody_writes_data_to_a_former_disk(self) -> None:
+        story = self.replaced(False)
+        permit = Permit(
+            1, 1, "beta", "p1m2", DATA, DATA + BLOCK, 2, 20_600 * MS, 21 * SECOND, 20_600 * MS
+        )
+        story.evidence.permits.append(permit)
+        story.request(20_601 * MS, 1, "p1m2", "W", DATA, b"\x01")
+        self.fails(story, "former disk", 2)
+
+    def test_r56_registers_begin_anew_on_a_disk_that_is_formatted_again(self) -> None:
+        for formatted in (True, False):
+            story = told()
+            if formatted:
+                story.facts.append(
+                    {"kind": "replaced", "portion": "beta", "member": 2, "disk": "p1m2",
+                     "former": "p1s0", "at": 17 * SECOND, "all_left": True}
+                )  # fmt: skip
+            head = mailbox(False, 2, 1, 1, 2, LAPSED)
+            offset = MAILBOXES + MAILBOX + 2 * BLOCK
+            story.request(18 * SECOND, 2, "p1m2", "W", offset, head)
+            if formatted:
+                self.passes(story)
+            else:
+                self.fails(story, "register", None)
+
+    def test_what_is_acknowledged_is_looked_for_on_the_disk_that_it_went_to(self) -> None:
+        story = told()
+        old = story.blocks["beta", 0, 3]
+        assert old is not None
+        # The member is another disk now, on which there is nothing.
+        story.blocks["beta", 0, 3] = None
+        self.assertIn("lost", " ".join(judged(story)[0][1].failures))
+        story = told()
+        story.blocks["beta", 0, 3] = None
+        story.blocks["beta", "p1m0", 3] = Record(*old)  # type: ignore[index]
+        self.passes(story)
+
     def test_what_strays_replace_is_named(self) -> None:
         for block, count in ((900, 1), (901, 0)):
             story = told()
@@ -214,6 +365,10 @@ class Clocks(unittest.TestCase):
     def test_a_jump_after_which_nothing_is_known(self) -> None:
         clock = lay_clock([Bound(100, 102, 995, 1005)], [{"at": 250, "until": 850}])
         self.assertEqual(clock.host(-600), 1000)
+
+    def test_the_offset_of_a_moment(self) -> None:
+        clock = Clock(1000, 2, [(-700, 1600)])
+        self.assertEqual([clock.offset_at(at) for at in (200, 1000)], [1000, 1600])
 
     def test_no_jump(self) -> None:
         self.assertEqual(lay_clock([Bound(1, 2, 5, 7)], []), Clock(6, 2))

@@ -7,9 +7,9 @@ import unittest
 from collections import Counter
 
 from .play import Round
-from .report import SLEEPS_LOST, WORK, shortcomings
+from .report import LONG, MUST, SLEEPS_LOST, WORK, shortcomings
 
-ENOUGH = Counter({what: 100 * each for what, each in WORK.items()})
+ENOUGH = Counter({what: 100 * each for what, each in WORK.items()} | dict.fromkeys(MUST, 1))
 
 
 def rounds(count: int, kind: str = "stall", cpus: int = 2, lost: int = 0) -> list[Round]:
@@ -32,6 +32,12 @@ class Shortcomings(unittest.TestCase):
         for what in WORK:
             counts = ENOUGH - Counter({what: 1})
             self.assertIn(what, "".join(shortcomings(rounds(100), counts, 100)))
+
+    def test_a_fault_that_must_happen_and_never_did(self) -> None:
+        for what in MUST:
+            counts = ENOUGH - Counter({what: 1})
+            self.assertIn(f"never {what}", "".join(shortcomings(rounds(LONG), counts, LONG)))
+            self.assertEqual(shortcomings(rounds(LONG - 1), counts, LONG - 1), [])
 
     def test_one_machine_may_be_lost(self) -> None:
         self.check(rounds(1, "sleep", lost=1))

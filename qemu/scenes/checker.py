@@ -187,9 +187,13 @@ class Checker:
 
     def registers(self, portion: str) -> None:
         """A register never goes backwards on a member."""
-        seen: dict[tuple[str, int, bool], tuple[int, int]] = {}
+        seen: dict[tuple[str, int, int, bool], tuple[int, int]] = {}
         for mail in self.mails(portion):
-            key = (mail.request.member, mail.controller, mail.is_ballot)
+            if self.is_put_back(mail.controller, mail.request.received):
+                continue
+            disk, applied = mail.request.member, mail.request.applied or 0
+            times = self.evidence.formats(disk, applied)
+            key = (disk, times, mail.controller, mail.is_ballot)
             seq, epoch = seen.get(key, (0, 0))
             if mail.seq < seq or mail.epoch < epoch:
                 self.fail(
@@ -231,7 +235,7 @@ class Checker:
             judged += 1
             silences = sorted(
                 silence(mail, owner, reads[mail.controller, disk], owned[mail.epoch][disk])
-                for disk in self.evidence.disks(portion)
+                for disk in self.evidence.disks_at(portion, mail.request.received)
             )
             # A majority of members that were silent is enough.
             silent = silences[-(len(silences) // 2) - 1]
@@ -252,7 +256,7 @@ class Checker:
         """The reads of mailboxes that succeeded, by controller and member, in the order of their
         answers."""
         reads: dict[tuple[int, str], list[Request]] = defaultdict(list)
-        for disk in self.evidence.disks(portion):
+        for disk in self.evidence.all_disks(portion):
             for request in self.evidence.history.select(None, disk, "R", MAILBOXES, DATA):
                 if request.answered and not request.errno:
                     reads[int(request.controller[1:]), disk].append(request)
@@ -421,7 +425,7 @@ class Checker:
     def written(self, portion: str) -> dict[tuple[int, int, int], Request]:
         """The requests that brought raw records to a portion, by (controller, epoch, number)."""
         found = {}
-        for disk in self.evidence.disks(portion):
+        for disk in self.evidence.all_disks(portion):
             for request in self.evidence.history.changes(disk, start=DATA):
                 for _, head in request.blocks():
                     record = decode_head(head)
@@ -439,7 +443,7 @@ class Checker:
             if request is None:
                 self.missing(ack, "never reached the disk")
                 continue
-            there = self.blocks.get((ack.portion, ack.device, ack.block))
+            there = self.standing(ack, request)
             standing = there and requests.get((there.controller, there.epoch, there.number))
             if there is None or standing is None:
                 self.missing(ack, "there is something else on the medium")
@@ -448,6 +452,10 @@ class Checker:
             elif (standing.order or 0) < (request.order or 0):
                 self.missing(ack, f"an older record stands on the medium: {there}")
         self.count("acknowledged raw writes", len(acks), 50)
+
+    def standing(self, ack: Ack, request: Request) -> Record | None:
+        """What stands on the medium in the place of an acknowledged record."""
+        return self.blocks.get((ack.portion, ack.device, ack.block))
 
     def file_acks(self) -> None:
         """Every acknowledged record of a file is there in a majority of the copies."""
@@ -526,6 +534,10 @@ class Checker:
 
     def excused(self, stray: Stray) -> bool:
         """Whether a stray comes from a machine that could not know better: none here."""
+        return False
+
+    def is_put_back(self, controller: int, when: int) -> bool:
+        """Whether a controller runs with a memory that was saved before: none here."""
         return False
 
     # How long it took.

@@ -32,6 +32,9 @@ MAILBOXES = 1 << 20
 MAILBOX = 4 * BLOCK
 DATA = 8 << 20
 
+# How uncertain it is when a guest went on with a memory that was saved.
+UNSURE_NS = 50_000_000
+
 RECORD = struct.Struct("<8sIIQQQQII")
 LINE = re.compile(r"^ *\S.*-\d+ +\[\d+\] +\S+ +(\d+)\.(\d+): dm_lease_(\w+): (.*)$")
 OWNER, LAPSED, RELEASED, HANDING_OVER = 3, 4, 5, 6
@@ -165,6 +168,13 @@ class Clock:
             offset = other if guest_ns > begin else offset
         return guest_ns + offset
 
+    def offset_at(self, host_ns: int) -> int:
+        """The offset that holds at a moment of the host."""
+        offset = self.offset
+        for begin, other in self.later:
+            offset = other if begin + offset < host_ns else offset
+        return offset
+
 
 @dataclass
 class Evidence:
@@ -188,11 +198,34 @@ class Evidence:
 
     def portion_of(self, member: str) -> str:
         """The portion that a disk belongs to."""
-        return str(next(p["name"] for p in self.run["portions"] if member in p["disks"]))
+        return next(p for p in self.portions if member in self.all_disks(p))
 
     def disks(self, portion: str) -> list[str]:
-        """The disks of a portion."""
+        """The disks of a portion at the beginning, one for each member."""
         return next(p["disks"] for p in self.run["portions"] if p["name"] == portion)
+
+    def all_disks(self, portion: str) -> list[str]:
+        """The same and its spare disks."""
+        found = next(p for p in self.run["portions"] if p["name"] == portion)
+        return [*found["disks"], *found.get("spares", [])]
+
+    def replacements(self, portion: str) -> list[dict[str, Any]]:
+        """Facts: a member of the portion is another disk from a moment on."""
+        facts = self.run["facts"]
+        return [f for f in facts if f["kind"] == "replaced" and f["portion"] == portion]
+
+    def disks_at(self, portion: str, when: int) -> list[str]:
+        """The disks of a portion at a moment, one for each member."""
+        disks = [*self.disks(portion)]
+        for fact in self.replacements(portion):
+            if fact["at"] <= when:
+                disks[fact["member"]] = fact["disk"]
+        return disks
+
+    def formats(self, disk: str, when: int) -> int:
+        """How often a disk was formatted anew before a moment."""
+        facts = self.replacements(self.portion_of(disk))
+        return sum(fact["disk"] == disk and fact["at"] <= when for fact in facts)
 
     @property
     def portions(self) -> list[str]:
@@ -326,10 +359,20 @@ class Reader:
         """The kernel's trace of one boot."""
         evidence = self.evidence
         uuids = {evidence.shown[p]["uuid"].replace("-", ""): p for p in evidence.portions}
-        devices = evidence.boots(controller)[boot - 1]["devices"]
+        fact = evidence.boots(controller)[boot - 1]
+        devices = fact["devices"]
         epochs: dict[str, int] = defaultdict(int)
         at = 0
-        for line in (self.directory / name).read_text(errors="replace").splitlines():
+        text = (self.directory / name).read_text(errors="replace")
+        known: set[str] = set()
+        if memory := fact.get("memory"):
+            # The guest goes on where its memory was saved; what it had traced until then and not
+            # told yet it tells again.
+            before = (self.directory / memory["trace"]).read_bytes()
+            known = set(before.decode(errors="replace").splitlines())
+            past = before[: memory["bytes"]].decode(errors="replace")
+            text = past[: past.rfind("\n") + 1] + text
+        for line in text.splitlines():
             if "LOST" in line:
                 evidence.faults.append(f"{name}: {line}")
             match = LINE.match(line)
@@ -341,6 +384,9 @@ class Reader:
             portion = uuids[value["portion"].replace("-", "")]
             if match[3] == "role":
                 epochs[portion] = int(value["epoch"])
+            if line in known:
+                continue
+            if match[3] == "role":
                 change = (value["old"], value["new"], epochs[portion], value["reason"])
                 evidence.changes.append(Change(controller, boot, portion, *change, at))
             elif match[3] == "heartbeat":
@@ -376,6 +422,13 @@ class Reader:
             ]  # fmt: skip
             if bounds[who]:
                 evidence.clocks[who] = lay_clock(bounds[who], jumps)
+                continue
+            if memory := evidence.boots(who[0])[who[1] - 1].get("memory"):
+                # It was not in time for a heartbeat: its clock goes on where it was saved.
+                clock = evidence.clocks[who[0], memory["boot"]]
+                stood_ns = evidence.boots(who[0])[who[1] - 1]["at"] - memory["saved"]
+                offset = clock.offset_at(memory["saved"]) + stood_ns
+                evidence.clocks[who] = Clock(offset, clock.error + UNSURE_NS)
                 continue
             evidence.clocks[who] = Clock()
             if any((p.controller, p.boot) == who for p in evidence.permits):

@@ -216,12 +216,14 @@ class Controller:
         self.traces.append((self.boots, self.vm.spawn(reader)))
         lines = []
         for portion in self.stage.cast:
-            for disk, device in zip(portion.disks, portion.devices, strict=True):
-                table = (
-                    f"leasectl table --controller {self.number} {portion.table} /dev/lease/{disk}"
-                )
-                lines.append(f"{table} | dmsetup create {device} || exit 1")
+            for member, disk in enumerate(self.stage.disks(portion)):
+                lines.append(f"{self.mapping(portion, member, disk)} || exit 1")
         self.vm.sh("\n".join(lines))
+
+    def mapping(self, portion: Portion, member: int, disk: str) -> str:
+        """A command that makes the mapped device of a member, on this disk."""
+        table = f"leasectl table --controller {self.number} {portion.table} /dev/lease/{disk}"
+        return f"{table} | dmsetup create {portion.devices[member]}"
 
     def linear(self, portion: Portion, member: int) -> str:
         """Commands that put a linear device over a disk, in its place."""
@@ -388,6 +390,14 @@ class Stage:
         ]
         self.portions: dict[str, Any] = {}
 
+    def disks(self, portion: Portion) -> list[str]:
+        """The lab's names of the disks that are the members of a portion now."""
+        return portion.disks
+
+    def spares(self, portion: Portion) -> list[str]:
+        """The lab's names of further disks of a portion."""
+        return [disk for disk in self.lab.store.members if disk.startswith(f"p{portion.index}s")]
+
     def controller(self, number: int) -> Controller:
         """The controller of that number."""
         return self.controllers[number - 1]
@@ -478,7 +488,8 @@ class Stage:
         run = {
             "complete": self.complete, "begun": self.begun_ns, "ended": time.monotonic_ns(),
             "facts": self.facts, "writers": writers, "traces": traces, "portions": [
-                {"name": p.name, "disks": p.disks, "devices": p.devices, "home": p.home}
+                {"name": p.name, "disks": p.disks, "spares": self.spares(p),
+                 "devices": p.devices, "home": p.home}
                 for p in self.cast
             ],
         }  # fmt: skip

@@ -79,6 +79,7 @@ class Story:
         self.numbers = 0
         self.blocks: dict[tuple[str, int, int], Record | None] = {}
         self.files: dict[str, list[list[Record | None]]] = {"alpha": [[], [], []]}
+        self.spares: dict[str, list[str]] = {}
         self.facts: list[dict[str, Any]] = [
             {"kind": "boot", "controller": c, "boot": 1, "at": 0} for c in (1, 2)
         ]
@@ -212,7 +213,10 @@ class Story:
             "complete": True,
             "begun": 0,
             "facts": self.facts,
-            "portions": [{"name": name, "disks": disks} for name, disks in DISKS.items()],
+            "portions": [
+                {"name": name, "disks": disks, "spares": self.spares.get(name, [])}
+                for name, disks in DISKS.items()
+            ],
         }
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "store.log"
