@@ -11,7 +11,7 @@ pub mod driver;
 pub mod proto;
 
 dm::target_module! {
-    type: driver::registry::Services,
+    type: driver::module::Services,
     name: "dm_lease",
     authors: ["dm-lease contributors"],
     description: "Device-mapper target with time-limited write leases",

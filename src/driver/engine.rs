@@ -1,226 +1,110 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Running a session's machine: what is fed to it, and what it wants done.
+//! The engine of a session: it runs the state machine.
 //!
-//! The portion thread owns the machine, and no other thread touches it. It feeds it ticks,
-//! completions, deadlines, and what tasks ask for through the [`super::inbox`]. After each event it
-//! carries out all actions of the machine, in order. What waited at a gate that was latched is
-//! failed after that, because failing a bio runs the completions of everything above.
+//! The portion thread owns the [`Engine`], so no other thread can touch the state machine. Inputs
+//! are ticks, completions, deadlines, and the requests of tasks, which come through the
+//! [`super::inbox`]. After each input the engine performs all actions of the state machine in
+//! order, and publishes a new [`View`]. If the gate was latched, the engine then fails the bios
+//! that wait there. It does so last, because failing a bio runs the completions of all layers
+//! above.
 //!
-//! The portion thread waits for nothing but its waker: it takes no lock whose holder an ordinary
-//! task could push aside [R61], allocates nothing, and prints nothing. The event thread raises
-//! events and prints, so that a slow console cannot delay a heartbeat [R44]. A task that only wants
-//! to look reads [`Shown`], under a spinlock.
+//! The portion thread waits for nothing but its waker. It takes no lock whose holder can be
+//! preempted [R61], allocates nothing, and prints nothing. The event thread prints and raises
+//! events, so that a slow console cannot delay a heartbeat [R44].
+//!
+//! Other threads see the engine through [`Shared`].
 
 use super::{
-    inbox::{Reply, Request, Wishes},
-    mailbox::{Decoded, Which},
-    report,
-    session::Session,
-    waker::Reasons,
+    gate::PortionGate,
+    inbox::{Inbox, Reply, Request, Settings},
+    mailbox::{Decoded, Mailbox, Which},
+    report::{self, Identity},
+    timer::HeartbeatTimer,
+    view::{Published, View},
+    waker::{Reasons, Waker},
 };
 use crate::{
     dm::{clock, Context},
     proto::{
         clocks::Now,
         codec::{
-            generations::Generations,
-            ids::{Decided, Register},
+            ids::{Incarnation, Register, Slot, MAX_MEMBERS},
+            superblock::Superblock, //
         },
         controller::{
-            Action, Budget, Command, Controller, GateChange, Heartbeat, MailboxIo, Notice, Outcome,
-            Setup, Transition,
+            Action, Command, Controller, GateChange, Heartbeat, MailboxIo, Notice, Outcome, Setup,
         },
         gate::reign::Reign,
-        histogram::{Beats, Report},
-        words::status::{Reason, Role},
+        histogram::Report,
+        time::Timing,
+        words::status::Reason, //
     },
 };
 use core::mem::MaybeUninit;
-use kernel::prelude::*;
+use kernel::{
+    new_spinlock_irq,
+    prelude::*,
+    sync::{Arc, SpinLockIrq},
+};
 
-/// Shortest sleep of the portion thread, so that no clock can make a real-time thread spin.
+/// The shortest sleep of the portion thread. It keeps a real-time thread from spinning, whatever a
+/// clock says.
 const NAP_NS: u64 = 100_000;
 
-/// News that the herald can be behind with; the oldest are dropped beyond it.
-const MAX_NEWS: usize = 8;
-
-/// The machine with what belongs to it.
-pub struct Machine {
-    controller: KBox<Controller>,
-    /// Which of its terms follow each other.
+/// The state machine of a session and what runs it. The portion thread owns it.
+pub struct Engine {
+    /// What other threads use too.
+    pub shared: Arc<Shared>,
+    machine: KBox<Controller>,
+    /// Which terms of this controller follow each other without a foreign one.
     reign: Reign,
+    /// The slots of the portion, a bit each.
+    slots: u64,
     decoded: Decoded,
     /// The answer to the pending command, until it is passed on.
     answer: Option<Result<(), Reason>>,
-    /// The gate was latched: what waits there is to be failed.
+    /// The gate was latched, and the bios that wait there must be failed.
     latched: bool,
-    /// No table is live: ticks and deadlines are left unheeded.
+    /// No table is live, so ticks and deadlines are ignored.
     rests: bool,
 }
 
-/// What others may see of the machine.
-#[derive(Clone, Copy)]
-pub struct View {
-    /// The role.
-    pub role: Role,
-    /// The highest decided epoch, and its owner.
-    pub decided: Decided,
-    /// Heartbeats of this epoch.
-    pub heartbeats: u64,
-    /// The batch limit.
-    pub limit: u32,
-    /// Members that answered last time.
-    pub members_ok: u8,
-    /// Why it is not the owner.
-    pub reason: Reason,
-    /// What is charged for earlier owners.
-    pub charged: u32,
-    /// Members failed or rebuilding.
-    pub degraded: u32,
-    /// The highest generation of each member that is known.
-    pub generations: Generations,
-    /// The epoch for which a claim waits until nobody has a device open.
-    pub stale_epoch: Option<u64>,
+/// The parts of an engine that other threads use.
+#[pin_data]
+pub struct Shared {
+    /// The controller and the portion.
+    pub identity: Identity,
+    /// The heartbeat timer of the controller.
+    pub timer: Arc<HeartbeatTimer>,
+    /// The gate.
+    pub gate: Arc<PortionGate>,
+    /// The mailboxes of each member, in their order.
+    pub mailboxes: KVec<Arc<Mailbox>>,
+    /// The requests of tasks.
+    #[pin]
+    pub inbox: Inbox,
+    /// The waker of the portion thread.
+    pub waker: Arc<Waker>,
+    event_waker: Arc<Waker>,
+    #[pin]
+    published: SpinLockIrq<Published>,
 }
 
-/// What the herald has to tell.
-#[derive(Clone, Copy)]
-pub enum News {
-    /// The role or the epoch changed.
-    Transition(Transition),
-    /// What an owner may have open changed.
-    Budget(Budget),
-    /// This member does not show what it acknowledged [R58].
-    WentBack(u8),
-    /// The mailboxes of these controllers cannot be read, a bit each; of none of them any more.
-    Unreadable(u64),
-    /// The device of a member is a disk that was replaced.
-    Outdated {
-        /// The member.
-        member: u8,
-        /// The generation of the device.
-        generation: u32,
-        /// The generation that the member has.
-        highest: u32,
-    },
-}
-
-/// The last view, what heartbeats were like, and the news that were not told yet, oldest first.
-pub struct Shown {
-    view: View,
-    beats: KBox<Beats>,
-    news: [Option<News>; MAX_NEWS],
-}
-
-impl Machine {
-    /// A machine that has just come.
-    pub fn new(setup: Setup) -> Result<Self> {
-        let decoded = Decoded::new(setup.slots)?;
-        let place = KBox::new_uninit(GFP_KERNEL)?;
-        Ok(Self {
-            controller: fill(place, setup),
-            reign: Reign::default(),
-            decoded,
-            answer: None,
-            latched: false,
-            rests: true,
-        })
-    }
-
-    /// Tells the controller what the live tables mean.
-    fn heed(&mut self, wishes: &Wishes) {
-        let controller = &mut self.controller;
-        controller.set_claim_auto(wishes.claim_auto);
-        controller.set_guarded(wishes.guarded);
-        controller.set_blocked(wishes.read_only.then_some(Reason::ReadOnly));
-        controller.set_batch(wishes.batch);
-    }
-
-    /// Reads the clocks and has the controller judge them; returns the clock value for the event
-    /// that is told next.
-    fn now_ns(&mut self) -> u64 {
-        let now = clock::read();
-        self.controller.handle_clocks(Now {
-            raw_ns: now.raw_ns,
-            leaps_ns: now.leaps_ns,
-            slept_ns: now.slept_ns,
-            source: now.source,
-        });
-        now.raw_ns
-    }
-
-    fn view(&self) -> View {
-        View {
-            role: self.controller.role(),
-            decided: self.controller.decided(),
-            heartbeats: self.controller.heartbeats(),
-            limit: self.controller.limit(),
-            members_ok: self.controller.members_ok() as u8,
-            reason: self.controller.reason(),
-            charged: self.controller.charges().total(),
-            degraded: self.controller.degraded(),
-            generations: *self.controller.generations(),
-            stale_epoch: self.controller.waits_for_openers(),
-        }
-    }
-}
-
-/// Makes a controller where there is room for it. It is large, so it must not pass the stack on its
-/// way.
-#[inline(never)]
-fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> {
-    let mut controller = KBox::write(place, Controller::NOBODY);
-    controller.set_up(setup);
-    controller
-}
-
-/// Room for what heartbeats were like: not on the stack of whoever makes a session, which the
-/// machine has filled already.
-#[inline(never)]
-fn no_beats() -> Result<KBox<Beats>> {
-    Ok(KBox::new(Beats::NONE, GFP_KERNEL)?)
-}
-
-impl Shown {
-    /// What a machine looks like before its first event.
-    pub fn new(machine: &Machine) -> Result<Self> {
-        Ok(Self {
-            view: machine.view(),
-            beats: no_beats()?,
-            news: [None; MAX_NEWS],
-        })
-    }
-
-    fn push(&mut self, news: News) {
-        if self.news.iter().all(Option::is_some) {
-            self.news.rotate_left(1);
-            if let Some(last) = self.news.last_mut() {
-                *last = None;
-            }
-        }
-        if let Some(free) = self.news.iter_mut().find(|place| place.is_none()) {
-            *free = Some(news);
-        }
-    }
-
-    fn pop(&mut self) -> Option<News> {
-        let first = self.news.first_mut()?.take();
-        self.news.rotate_left(1);
-        first
-    }
-}
-
-impl Session {
-    /// What the machine last looked like.
+impl Shared {
+    /// The last published view.
     pub fn view(&self) -> View {
-        self.shown.lock().view
+        self.published.lock().view
     }
 
-    /// What heartbeats and checks were like since the session began.
-    pub fn histogram(&self) -> Report {
-        let beats = *self.shown.lock().beats;
-        let timing = &self.superblock.timing;
+    /// Takes the oldest notice that was not reported yet.
+    pub fn take_notice(&self) -> Option<Notice> {
+        self.published.lock().pop()
+    }
+
+    /// The statistics of heartbeats and checks since the session began.
+    pub fn histogram(&self, timing: &Timing) -> Report {
+        let beats = *self.published.lock().beats;
         Report {
             lease_ns: timing.lease_ns,
             window_ns: timing.window_ns,
@@ -232,273 +116,375 @@ impl Session {
         }
     }
 
-    /// The oldest news that were not told yet.
-    pub(super) fn take_news(&self) -> Option<News> {
-        self.shown.lock().pop()
+    /// Latches the gate at once. The portion thread learns the reason later.
+    pub fn latch_now(&self, reason: Reason) {
+        self.inbox.announce_latch(reason);
+        self.gate.latch();
+        self.waker.wake(Reasons::LAPSE);
+    }
+
+    /// Adds a notice for the event thread, which reports it [R47].
+    fn queue(&self, notice: Notice) {
+        self.published.lock().push(notice);
+        self.event_waker.wake(Reasons::CHANGE);
+    }
+}
+
+/// Makes a controller in place. It is large, so it must not be moved over the stack.
+#[inline(never)]
+fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> {
+    let mut machine = KBox::write(place, Controller::NOBODY);
+    machine.set_up(setup);
+    machine
+}
+
+/// What the state machine is given at the start.
+fn setup(superblock: &Superblock, timer: &HeartbeatTimer, boot_id: [u8; 16]) -> Setup {
+    Setup {
+        slot: timer.controller,
+        inc: Incarnation(clock::random_u128()),
+        boot_id,
+        members: superblock.members.min(MAX_MEMBERS),
+        originals: u16::MAX,
+        slots: superblock.controllers,
+        home: superblock.home,
+        timing: superblock.timing,
+        period_ns: timer.period_ns(),
+        redundancy: superblock.redundancy,
+        batch: None,
+        claim_auto: false,
+    }
+}
+
+/// Allocates the mailboxes of all members.
+fn mailboxes(
+    superblock: &Superblock,
+    own: Slot,
+    portion: &Arc<Waker>,
+) -> Result<KVec<Arc<Mailbox>>> {
+    let mut mailboxes = KVec::with_capacity(usize::from(superblock.members), GFP_KERNEL)?;
+    for member in 0..superblock.members {
+        let (uuid, slots) = (superblock.uuid, superblock.controllers);
+        let mailbox = Mailbox::new(uuid, member, own, slots, portion.clone())?;
+        mailboxes.push(mailbox, GFP_KERNEL)?;
+    }
+    Ok(mailboxes)
+}
+
+impl Engine {
+    /// An engine that rests: no table is live. Allocates.
+    pub fn new(
+        superblock: &Superblock,
+        timer: Arc<HeartbeatTimer>,
+        boot_id: [u8; 16],
+        event_waker: Arc<Waker>,
+    ) -> Result<Self> {
+        let waker = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
+        let mailboxes = mailboxes(superblock, timer.controller, &waker)?;
+        let decoded = Decoded::new(superblock.controllers)?;
+        let place = KBox::new_uninit(GFP_KERNEL)?;
+        let machine = fill(place, setup(superblock, &timer, boot_id));
+        let published = Published::new(View::of(&machine))?;
+        let identity = Identity::new(superblock, timer.controller);
+        let gate = PortionGate::new(superblock, timer.controller, waker.clone())?;
+        let gate = Arc::pin_init(gate, GFP_KERNEL)?;
+        let shared = Arc::pin_init(
+            pin_init!(Shared {
+                identity,
+                timer,
+                gate,
+                mailboxes,
+                inbox <- Inbox::new(waker.clone()),
+                waker,
+                event_waker,
+                published <- new_spinlock_irq!(published, "dm_lease published"),
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok(Self {
+            shared,
+            machine,
+            reign: Reign::default(),
+            slots: superblock.controllers,
+            decoded,
+            answer: None,
+            latched: false,
+            rests: true,
+        })
     }
 
     /// The body of the portion thread.
-    pub(super) fn portion_loop(&self, context: &Context, mut machine: Machine) {
+    pub fn run(mut self, context: &Context) {
+        let shared = self.shared.clone();
         let mut deadline_ns = None;
-        while let Some(reasons) = self.waker.wait(context, deadline_ns) {
-            let next_ns = self.run(&mut machine, reasons);
-            if reasons.contains(Reasons::TICK) && self.view().stale_epoch.is_some() {
-                self.herald.wake(Reasons::CHANGE);
+        while let Some(reasons) = shared.waker.wait(context, deadline_ns) {
+            let next_ns = self.step(reasons);
+            if reasons.contains(Reasons::TICK) && shared.view().stale_epoch.is_some() {
+                shared.event_waker.wake(Reasons::CHANGE);
             }
-            // What is kept must not outlive its time.
-            let kept_ns = self.gate.tend();
+            // The gate ends the bios whose hold time is over.
+            let held_ns = shared.gate.tend();
             let soonest_ns = clock::raw_ns().saturating_add(NAP_NS);
-            let next_ns = [next_ns, kept_ns].into_iter().flatten().min();
+            let next_ns = [next_ns, held_ns].into_iter().flatten().min();
             deadline_ns = next_ns.map(|at| at.max(soonest_ns));
         }
-        self.inbox.close();
+        shared.inbox.close();
     }
 
-    /// The body of the dispatcher thread.
-    pub(super) fn dispatch_loop(&self, context: &Context) {
-        while self.dispatcher.wait(context, None).is_some() {
-            self.gate.dispatch();
+    /// Passes everything that has happened to the state machine. Returns its next deadline.
+    fn step(&mut self, reasons: Reasons) -> Option<u64> {
+        let shared = self.shared.clone();
+        self.machine.note_open(shared.gate.count().open);
+        let period_ns = shared.timer.period_ns();
+        if self.machine.setup().period_ns != period_ns {
+            let _ = self.machine.set_period(period_ns);
         }
-    }
-
-    /// Tells the machine everything that has happened; returns when to look again.
-    fn run(&self, machine: &mut Machine, reasons: Reasons) -> Option<u64> {
-        machine.controller.note_open(self.gate.count().open);
-        let period_ns = self.timer.period_ns();
-        if machine.controller.setup().period_ns != period_ns {
-            let _ = machine.controller.set_period(period_ns);
+        if let Some(request) = shared.inbox.take() {
+            let reply = self.serve(request);
+            self.settle();
+            shared.inbox.reply(reply);
         }
-        if let Some(request) = self.inbox.take() {
-            let reply = self.serve(machine, request);
-            self.settle(machine);
-            self.inbox.reply(reply);
+        self.take_completions();
+        if reasons.contains(Reasons::TICK) && !self.rests {
+            let now_ns = self.read_clocks();
+            self.machine.handle_tick(now_ns);
+            self.perform_actions();
         }
-        self.take_completions(machine);
-        if reasons.contains(Reasons::TICK) && !machine.rests {
-            let now_ns = machine.now_ns();
-            machine.controller.handle_tick(now_ns);
-            self.pump(machine);
+        self.watch_gate();
+        if !self.rests {
+            let now_ns = self.read_clocks();
+            self.machine.handle_timeout(now_ns);
         }
-        self.watch_gate(machine);
-        if !machine.rests {
-            let now_ns = machine.now_ns();
-            machine.controller.handle_timeout(now_ns);
-        }
-        self.settle(machine);
-        match machine.rests {
+        self.settle();
+        match self.rests {
             true => None,
-            false => machine.controller.poll_timeout_ns(),
+            false => self.machine.poll_timeout_ns(),
         }
     }
 
-    /// Does what a task has asked for.
-    fn serve(&self, machine: &mut Machine, request: Request) -> Result<Reply, Reason> {
-        let now_ns = machine.now_ns();
+    /// Reads the clocks and lets the state machine compare them. Returns the time of the next
+    /// input.
+    fn read_clocks(&mut self) -> u64 {
+        let now = clock::read();
+        self.machine.handle_clocks(Now {
+            raw_ns: now.raw_ns,
+            leaps_ns: now.leaps_ns,
+            slept_ns: now.slept_ns,
+            source: now.source,
+        });
+        now.raw_ns
+    }
+
+    /// Passes the settings of the live tables to the state machine.
+    fn apply(&mut self, settings: &Settings) {
+        let machine = &mut self.machine;
+        machine.set_claim_auto(settings.claim_auto);
+        machine.set_guarded(settings.guarded);
+        machine.set_blocked(settings.read_only.then_some(Reason::ReadOnly));
+        machine.set_batch(settings.batch);
+    }
+
+    /// Serves the request of a task.
+    fn serve(&mut self, request: Request) -> Result<Reply, Reason> {
+        let now_ns = self.read_clocks();
         match request {
-            Request::Tables(wishes) => machine.heed(&wishes),
+            Request::Tables(settings) => self.apply(&settings),
             Request::Member {
-                wishes,
+                settings,
                 member,
                 as_member,
                 moved,
             } => {
-                machine.heed(&wishes);
-                let controller = &mut machine.controller;
+                self.apply(&settings);
+                let machine = &mut self.machine;
                 if moved {
-                    controller.forget_member(member, now_ns);
+                    machine.forget_member(member, now_ns);
                 }
-                controller.handle_member(member, Some(as_member));
-                let _ = controller.handle_command(Command::Stay(Reason::Removed), now_ns);
-                machine.rests = false;
+                machine.handle_member(member, Some(as_member));
+                let _ = machine.handle_command(Command::Stay(Reason::Removed), now_ns);
+                self.rests = false;
             }
-            Request::Rest => machine.rests = true,
-            Request::Command(command) => return self.command_machine(machine, command),
-            Request::OpenersGone(epoch) => machine.controller.openers_gone(epoch),
+            Request::Rest => self.rests = true,
+            Request::Command(command) => return self.command(command),
+            Request::OpenersGone(epoch) => self.machine.openers_gone(epoch),
             Request::Fork(inc) => {
-                machine.controller.handle_fork(inc, now_ns);
-                self.inbox.latch_is_known();
+                self.machine.handle_fork(inc, now_ns);
+                self.shared.inbox.latch_is_known();
             }
         }
         Ok(Reply::Done)
     }
 
-    fn command_machine(&self, machine: &mut Machine, command: Command) -> Result<Reply, Reason> {
+    fn command(&mut self, command: Command) -> Result<Reply, Reason> {
         let prepare_ns = match command {
             Command::Release {
                 successor: Some(_), ..
-            } => machine.controller.preparation_ns(),
+            } => self.machine.preparation_ns(),
             _ => 0,
         };
-        let now_ns = machine.now_ns();
-        let outcome = machine.controller.handle_command(command, now_ns);
+        let now_ns = self.read_clocks();
+        let outcome = self.machine.handle_command(command, now_ns);
         if let Command::Fence(_) = command {
-            self.inbox.latch_is_known();
+            self.shared.inbox.latch_is_known();
         }
         Ok(match outcome? {
             Outcome::Done => Reply::Done,
             Outcome::Pending => Reply::Pending {
-                ticket: self.inbox.begin(),
+                ticket: self.shared.inbox.begin(),
                 prepare_ns,
             },
         })
     }
 
-    /// Carries out what the machine wants done, and shows what it looks like then.
-    fn settle(&self, machine: &mut Machine) {
-        self.pump(machine);
-        let view = machine.view();
-        let before = core::mem::replace(&mut self.shown.lock().view, view);
+    /// Performs the actions of the state machine, and publishes the view after them.
+    fn settle(&mut self) {
+        self.perform_actions();
+        let view = View::of(&self.machine);
+        let shared = &self.shared;
+        let before = core::mem::replace(&mut shared.published.lock().view, view);
         if before.generations != view.generations {
-            // A table on a former disk is to be shut, which the herald sees in the view.
-            self.herald.wake(Reasons::CHANGE);
+            // The event thread shuts the tables on former disks.
+            shared.event_waker.wake(Reasons::CHANGE);
         }
-        if core::mem::take(&mut machine.latched) {
-            self.gate.fail_pending();
+        if core::mem::take(&mut self.latched) {
+            shared.gate.fail_pending();
         }
-        if let Some(answer) = machine.answer.take() {
-            self.inbox.answer(answer);
+        if let Some(answer) = self.answer.take() {
+            shared.inbox.answer(answer);
         }
     }
 
-    /// Tells the machine of every mailbox transfer that has ended.
-    fn take_completions(&self, machine: &mut Machine) {
-        for mailbox in &self.mailboxes {
-            while let Some((which, buf, ok)) = mailbox.take_done() {
+    /// Passes each mailbox transfer that has ended to the state machine.
+    fn take_completions(&mut self) {
+        let shared = self.shared.clone();
+        for mailbox in &shared.mailboxes {
+            while let Some((transfer, buf, ok)) = mailbox.take_done() {
                 let member = mailbox.member;
-                if which == Which::Read && ok {
-                    machine
-                        .decoded
-                        .fill(mailbox, &buf, self.superblock.controllers);
+                if transfer == Which::Read && ok {
+                    self.decoded.fill(mailbox, &buf, self.slots);
                 }
-                mailbox.put_idle(which, buf);
-                // The clocks are read after the transfer was seen to have ended.
-                let now_ns = machine.now_ns();
-                let Machine {
-                    controller,
-                    decoded,
-                    ..
-                } = &mut *machine;
-                match which {
-                    Which::Ballot => controller.handle_write(member, Register::Ballot, ok, now_ns),
+                mailbox.put_idle(transfer, buf);
+                // The clocks are read after the end of the transfer was seen.
+                let now_ns = self.read_clocks();
+                let Self {
+                    machine, decoded, ..
+                } = &mut *self;
+                match transfer {
+                    Which::Ballot => machine.handle_write(member, Register::Ballot, ok, now_ns),
                     Which::Heartbeat => {
-                        controller.handle_write(member, Register::Heartbeat, ok, now_ns)
+                        machine.handle_write(member, Register::Heartbeat, ok, now_ns)
                     }
-                    Which::Read => controller.handle_read(member, ok.then_some(&*decoded), now_ns),
+                    Which::Read => machine.handle_read(member, ok.then_some(&*decoded), now_ns),
                 }
-                self.pump(machine);
+                self.perform_actions();
             }
         }
     }
 
-    /// Tells the machine what the gate has seen.
-    fn watch_gate(&self, machine: &mut Machine) {
-        if machine.controller.expiry_ns().is_some() && self.gate.expiry_ns() == 0 {
-            self.note_latched(machine);
+    /// Passes what happened at the gate to the state machine.
+    fn watch_gate(&mut self) {
+        if self.machine.expiry_ns().is_some() && self.shared.gate.expiry_ns() == 0 {
+            self.note_latched();
         }
-        if self.gate.is_drained() {
-            let now_ns = machine.now_ns();
-            machine.controller.handle_drained(now_ns);
-        }
-        self.pump(machine);
+        self.watch_drain();
+        self.perform_actions();
     }
 
-    /// Tells the machine that the gate is latched: by a task, for a reason of its own, or because
-    /// the lease has ended.
-    fn note_latched(&self, machine: &mut Machine) {
-        let now_ns = machine.now_ns();
-        match self.inbox.latched() {
+    /// Tells the state machine if the gate is closed and empty.
+    fn watch_drain(&mut self) {
+        if self.shared.gate.is_drained() {
+            let now_ns = self.read_clocks();
+            self.machine.handle_drained(now_ns);
+        }
+    }
+
+    /// Tells the state machine that the gate is latched: because a task latched it for a reason, or
+    /// because the lease has ended.
+    fn note_latched(&mut self) {
+        let now_ns = self.read_clocks();
+        match self.shared.inbox.latched() {
             Some(reason) => {
-                let _ = machine
-                    .controller
-                    .handle_command(Command::Fence(reason), now_ns);
+                let fence = Command::Fence(reason);
+                let _ = self.machine.handle_command(fence, now_ns);
             }
-            None => machine.controller.handle_lapse(now_ns),
+            None => self.machine.handle_lapse(now_ns),
         }
     }
 
-    /// Carries out everything that the machine wants done, in order.
-    fn pump(&self, machine: &mut Machine) {
-        let decided = machine.controller.decided();
-        let is_mine = decided
-            .value
-            .is_some_and(|value| value.slot == self.controller);
-        machine.reign.note(decided.epoch, is_mine);
-        while let Some(action) = machine.controller.poll_action() {
+    /// Performs the actions of the state machine in order.
+    fn perform_actions(&mut self) {
+        let decided = self.machine.decided();
+        let own = self.shared.identity.controller;
+        let is_own = decided.value.is_some_and(|value| value.slot == own);
+        self.reign.note(decided.epoch, is_own);
+        while let Some(action) = self.machine.poll_action() {
             match action {
-                Action::Gate(change) => self.change_gate(machine, change),
-                Action::Io(io) => self.begin_io(machine, io),
+                Action::Gate(change) => self.change_gate(change),
+                Action::Io(io) => self.begin_io(io),
                 Action::Report(notice) => self.take_notice(notice),
-                Action::Answer(answer) => machine.answer = Some(answer),
+                Action::Answer(answer) => self.answer = Some(answer),
             }
         }
     }
 
-    fn change_gate(&self, machine: &mut Machine, change: GateChange) {
+    fn change_gate(&mut self, change: GateChange) {
+        let shared = self.shared.clone();
         match change {
             GateChange::OpenEpoch { epoch, expiry_ns } => {
-                let since = machine.reign.since(epoch);
-                if !self.gate.open_epoch(epoch, since, expiry_ns) {
-                    self.note_latched(machine);
-                } else if self.inbox.latched().is_some() {
-                    // Somebody latched while there was no lease, which nothing remembers.
-                    self.gate.latch();
-                    self.note_latched(machine);
+                let since = self.reign.since(epoch);
+                if !shared.gate.open_epoch(epoch, since, expiry_ns) {
+                    self.note_latched();
+                } else if shared.inbox.latched().is_some() {
+                    // A task latched the gate before there was a lease. The gate does not keep such
+                    // a latch, so repeat it.
+                    shared.gate.latch();
+                    self.note_latched();
                 }
             }
             GateChange::Extend { from_ns, to_ns } => {
-                if !self.gate.extend(from_ns, to_ns) {
-                    self.note_latched(machine);
+                if !shared.gate.extend(from_ns, to_ns) {
+                    self.note_latched();
                 }
             }
             GateChange::Latch => {
-                self.gate.latch();
-                self.shown.lock().beats.end_lease();
-                machine.latched = true;
+                shared.gate.latch();
+                shared.published.lock().beats.end_lease();
+                self.latched = true;
             }
-            GateChange::SetLimit(limit) => self.set_limit(machine, limit),
+            GateChange::SetLimit(limit) => {
+                shared.gate.set_limit(limit);
+                self.watch_drain();
+            }
         }
     }
 
     fn take_notice(&self, notice: Notice) {
-        match notice {
-            Notice::Transition(transition) => {
-                report::trace_transition(self, &transition);
-                if report::is_lost(&transition) {
-                    self.shown.lock().beats.note_lost();
-                }
-                self.tell(News::Transition(transition));
-            }
-            Notice::Budget(budget) => self.tell(News::Budget(budget)),
-            Notice::WentBack { member } => self.tell(News::WentBack(member)),
-            Notice::Unreadable(slots) => self.tell(News::Unreadable(slots)),
-            Notice::Outdated {
-                member,
-                generation,
-                highest,
-            } => self.tell(News::Outdated {
-                member,
-                generation,
-                highest,
-            }),
+        let shared = &self.shared;
+        match &notice {
             Notice::Heartbeat(beat) => {
-                self.note(&beat);
-                report::heartbeat(self, &beat);
+                self.note(beat);
+                return report::heartbeat(&shared.identity, beat);
             }
+            Notice::Transition(transition) => {
+                report::trace_transition(&shared.identity, transition);
+                if report::is_lost(transition) {
+                    shared.published.lock().beats.note_lost();
+                }
+            }
+            Notice::Budget(_)
+            | Notice::WentBack { .. }
+            | Notice::Unreadable(_)
+            | Notice::Outdated { .. } => {}
         }
+        shared.queue(notice);
     }
 
-    fn set_limit(&self, machine: &mut Machine, limit: u32) {
-        self.gate.set_limit(limit);
-        if self.gate.is_drained() {
-            let now_ns = machine.now_ns();
-            machine.controller.handle_drained(now_ns);
-        }
-    }
-
-    /// Hands a transfer to its member's thread; what cannot be handed over has failed.
-    fn begin_io(&self, machine: &mut Machine, io: MailboxIo) {
-        let now_ns = machine.now_ns();
-        let mailbox = |member: u8| self.mailboxes.get(usize::from(member));
+    /// Hands a transfer to the thread of its member. A transfer that cannot be handed over has
+    /// failed.
+    fn begin_io(&mut self, io: MailboxIo) {
+        let now_ns = self.read_clocks();
+        let (machine, shared) = (&mut self.machine, &self.shared);
+        let mailbox = |member: u8| shared.mailboxes.get(usize::from(member));
         match io {
             MailboxIo::WriteBallot {
                 member,
@@ -506,9 +492,7 @@ impl Session {
                 record,
             } => {
                 if !mailbox(member).is_some_and(|m| m.write_ballot(side, &record)) {
-                    machine
-                        .controller
-                        .handle_write(member, Register::Ballot, false, now_ns);
+                    machine.handle_write(member, Register::Ballot, false, now_ns);
                 }
             }
             MailboxIo::WriteHeartbeat {
@@ -518,31 +502,21 @@ impl Session {
                 record,
             } => {
                 if !mailbox(member).is_some_and(|m| m.write_heartbeat(side, fua, &record)) {
-                    machine
-                        .controller
-                        .handle_write(member, Register::Heartbeat, false, now_ns);
+                    machine.handle_write(member, Register::Heartbeat, false, now_ns);
                 }
             }
             MailboxIo::Read { member } => {
                 if !mailbox(member).is_some_and(|m| m.read_all()) {
-                    machine
-                        .controller
-                        .handle_read::<Decoded>(member, None, now_ns);
+                    machine.handle_read::<Decoded>(member, None, now_ns);
                 }
             }
         }
     }
 
-    /// Counts what a heartbeat was like.
+    /// Counts a heartbeat in the statistics.
     fn note(&self, beat: &Heartbeat) {
-        let mut shown = self.shown.lock();
+        let mut published = self.shared.published.lock();
         let (stamp_ns, judged_ns) = (beat.stamp_ns, beat.judged_ns);
-        shown.beats.note(stamp_ns, judged_ns, beat.expiry_ns);
-    }
-
-    /// Leaves to the herald what there is to tell [R47].
-    fn tell(&self, news: News) {
-        self.shown.lock().push(news);
-        self.herald.wake(Reasons::CHANGE);
+        published.beats.note(stamp_ns, judged_ns, beat.expiry_ns);
     }
 }

@@ -174,10 +174,10 @@ impl PortionGate {
     pub fn new(
         superblock: &Superblock,
         controller: Slot,
-        limit: u32,
         portion: Arc<Waker>,
-        dispatcher: Arc<Waker>,
     ) -> Result<impl PinInit<Self>> {
+        let dispatcher = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
+        let limit = superblock.redundancy.limit(0, 0, None).to_wire();
         let portion_uuid = superblock.uuid;
         let lease_ns = superblock.timing.lease_ns;
         let controller = u32::from(controller.controller());

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How tasks ask the portion thread for something.
+//! The inbox of a portion thread: the requests of ordinary tasks.
 //!
-//! Only the portion thread runs the machine. It is a real-time thread, and must not wait for an
-//! ordinary task that other tasks keep from running [R61]. So an ordinary task posts a
-//! [`Request`], wakes the portion thread, and waits for the reply; the portion thread waits for
-//! nobody:
+//! Only the portion thread runs the state machine. It is a real-time thread, and must not wait for
+//! an ordinary task, which may be preempted for a long time [R61]. So an ordinary task posts a
+//! [`Request`], wakes the portion thread, and waits for the reply. The portion thread never waits
+//! for a task:
 //!
 //! ```text
 //!   ordinary task     ask: lock `turn` --> post the request --> wait ----------> reply, unlock
 //!                                               |                                ^
-//!   portion thread                              +--> take --> run the machine --> reply
+//!   portion thread                              +--> take --> state machine -----+
 //! ```
 //!
-//! A command such as `release` ends later than its reply: the reply carries a ticket, with which
-//! the task waits for the answer. At most one command is pending in a machine at a time.
+//! A command such as `release` ends later than its reply. Its reply carries a ticket, and the task
+//! waits for the answer with that ticket. A state machine has at most one pending command.
 //!
-//! Locking: `turn` is a mutex that only ordinary tasks take, one for each request. The state is
-//! under an interrupt-disabling spinlock, whose holder cannot be preempted.
+//! Locking: `turn` is a mutex that only ordinary tasks take, one of them for each request. An
+//! interrupt-disabling spinlock, whose holder cannot be preempted, protects the state.
 
 use super::waker::{Reasons, Waker};
 use crate::{
@@ -34,58 +34,58 @@ use kernel::{
     sync::{Arc, Mutex, SpinLockIrq},
 };
 
-/// Answers that a slow reader can be behind with.
+/// The number of answers that are kept for slow readers.
 const ANSWERS: usize = 4;
 
-/// What the live tables of a session mean for its machine.
+/// The settings of the live tables of a session for its state machine.
 #[derive(Clone, Copy)]
-pub struct Wishes {
-    /// A table claims by itself.
+pub struct Settings {
+    /// Whether the controller claims without a message.
     pub claim_auto: bool,
-    /// The openers of a table may cache what they read [R31].
+    /// Whether the openers of a table may cache what they read [R31].
     pub guarded: bool,
-    /// Nothing may be claimed, because every table is read-only.
+    /// Whether the controller may not claim, for example because every table is read-only.
     pub read_only: bool,
-    /// The lowest limit of open permits that a table asks for.
+    /// The lowest limit of open permits of a table.
     pub batch: Option<u32>,
 }
 
-/// What the portion thread is asked for.
+/// A request to the portion thread.
 #[derive(Clone, Copy)]
 pub enum Request {
-    /// A table came or went.
-    Tables(Wishes),
-    /// A table became live: its member takes part from now on.
+    /// The set of live tables changed.
+    Tables(Settings),
+    /// A table became live, and its member takes part from now on.
     Member {
-        /// What the live tables mean now.
-        wishes: Wishes,
+        /// The settings of the live tables now.
+        settings: Settings,
         /// The member.
         member: u8,
-        /// What its superblock says of its device.
+        /// What the superblock says of the device as a member.
         as_member: MemberDevice,
         /// Whether another device was this member before.
         moved: bool,
     },
-    /// No table is live any more: nothing is written or read until one is.
+    /// No table is live any more. The session submits nothing until a table becomes live.
     Rest,
-    /// A command for the machine.
+    /// A command for the state machine.
     Command(Command),
-    /// Nobody has had a device open since this epoch was learnt [R31].
+    /// Every device was closed since this epoch was learnt [R31].
     OpenersGone(u64),
-    /// This virtual machine is a copy: join anew, as this incarnation [R58].
+    /// This virtual machine is a copy, so join anew as this incarnation [R58].
     Fork(Incarnation),
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy)]
 pub enum Reply {
-    /// It is done.
+    /// The request is done.
     Done,
-    /// It has begun; the answer is waited for with [`Inbox::wait`].
+    /// The command has begun. [`Inbox::wait`] waits for its answer.
     Pending {
-        /// What to wait for.
+        /// The ticket to wait with.
         ticket: u64,
-        /// How long a successor may take to prepare itself before anything else begins.
+        /// How long the successor may take to prepare itself before the release begins.
         prepare_ns: u64,
     },
 }
@@ -95,17 +95,17 @@ struct State {
     reply: Option<Result<Reply, Reason>>,
     /// The portion thread has ended.
     closed: bool,
-    /// The number of the last command that did not end with its reply.
+    /// The ticket of the last command that did not end with its reply.
     ticket: u64,
-    /// Whether its answer is still due.
+    /// Whether that command is pending.
     pending: bool,
-    /// The last answers; that to a ticket is at the ticket's number modulo their count.
+    /// The last answers. The answer to a ticket is at the index `ticket % ANSWERS`.
     answers: [Result<(), Reason>; ANSWERS],
-    /// Why the gate was latched by a task that has not told the machine yet.
+    /// The reason for which a task latched the gate, until the state machine knows it.
     latched: Option<Reason>,
 }
 
-/// The requests of one session; see the top.
+/// The inbox of one session.
 #[pin_data]
 pub struct Inbox {
     waker: Arc<Waker>,
@@ -139,12 +139,12 @@ impl Inbox {
         })
     }
 
-    /// Posts a request and waits until the portion thread has seen to it, which it does at once.
+    /// Posts a request and waits for the reply of the portion thread, which replies at once.
     /// Process context. Allocates nothing.
     ///
     /// # Errors
     ///
-    /// Why it was refused. [`Reason::Removed`] if the session has ended.
+    /// The reason of a refusal. [`Reason::Removed`] if the session has ended.
     pub fn ask(&self, request: Request) -> Result<Reply, Reason> {
         let _turn = self.turn.lock();
         {
@@ -165,13 +165,12 @@ impl Inbox {
         reply.unwrap_or(Err(Reason::Removed))
     }
 
-    /// Waits for the end of a command that did not end with its reply, but not longer than until
-    /// `deadline_ns`.
+    /// Waits for the answer to a pending command, but not longer than until `deadline_ns`.
     ///
     /// # Errors
     ///
-    /// What the command came to, or [`Reason::ReleaseTimeout`] if its answer did not come in time
-    /// or was overtaken by several others.
+    /// The reason for which the command failed. [`Reason::ReleaseTimeout`] if the answer did not
+    /// come in time, or if newer answers have replaced it.
     pub fn wait(&self, ticket: u64, deadline_ns: u64) -> Result<(), Reason> {
         let mut answer = None;
         self.changed.wait_until(deadline_ns, || {
@@ -196,28 +195,28 @@ impl Inbox {
         !self.state.lock().pending
     }
 
-    /// Says why the gate is about to be latched by a task other than the portion thread.
+    /// Notes why a task other than the portion thread is about to latch the gate.
     pub fn announce_latch(&self, reason: Reason) {
         self.state.lock().latched = Some(reason);
     }
 
-    /// Why a task has latched the gate, if it has and the machine does not know yet.
+    /// Why a task has latched the gate, if the state machine does not know it yet.
     pub fn latched(&self) -> Option<Reason> {
         self.state.lock().latched
     }
 
-    /// The machine knows that the gate is latched.
+    /// Notes that the state machine knows of the latch.
     pub fn latch_is_known(&self) {
         self.state.lock().latched = None;
     }
 
-    /// The request that was posted. Portion thread.
+    /// Takes the posted request. Portion thread.
     pub fn take(&self) -> Option<Request> {
         self.state.lock().request.take()
     }
 
-    /// A command begins that may end later than its reply; returns its ticket. Portion thread,
-    /// before the actions that follow are carried out.
+    /// Begins a command that may end later than its reply, and returns its ticket. Portion thread,
+    /// before it performs the actions of the command.
     pub fn begin(&self) -> u64 {
         let mut state = self.state.lock();
         state.ticket = state.ticket.wrapping_add(1);
@@ -225,7 +224,7 @@ impl Inbox {
         state.ticket
     }
 
-    /// The pending command has come to its end. Portion thread.
+    /// Ends the pending command. Portion thread.
     pub fn answer(&self, answer: Result<(), Reason>) {
         let mut state = self.state.lock();
         let place = place_of(state.ticket);
@@ -243,7 +242,7 @@ impl Inbox {
         self.changed.wake_all();
     }
 
-    /// The portion thread ends: nobody is replied to any more.
+    /// Closes the inbox, because the portion thread ends. No request is replied to any more.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.wake_all();
@@ -251,7 +250,7 @@ impl Inbox {
 }
 
 impl State {
-    /// The answer to a ticket, if it is there.
+    /// The answer to a ticket, if there is one.
     fn answer_to(&self, ticket: u64) -> Option<Result<(), Reason>> {
         match self.ticket.wrapping_sub(ticket) {
             0 if self.pending => None,

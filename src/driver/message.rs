@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `dmsetup message` may ask.
+//! The messages of the target (`dmsetup message`).
 //!
-//! Any device of a portion takes messages for the portion. All of them are idempotent and bounded
-//! in time. A message that is refused fails with an errno, and the reason stands in the log,
-//! because device-mapper passes no text along with an error. The answer of `histogram` is text, all
-//! others are done or not.
+//! Any device of a portion takes messages for the portion. All messages are idempotent and bounded
+//! in time. A refused message fails with an errno, and its reason is in the log, because
+//! device-mapper returns no text with an error. Only `histogram` answers with text.
+//!
+//! Locking: see [`crate::driver`]. A message may wait.
 
 use super::{registry, report, session::Session};
 use crate::{
@@ -21,24 +22,20 @@ use crate::{
 use core::fmt::Write as _;
 use kernel::prelude::*;
 
-/// Carries out a message; an answer goes to `out`.
+/// Performs a message and writes its answer to `out`.
 pub fn handle(session: &Session, args: Args<'_>, out: &mut TextWriter<'_>) -> Result<Reply> {
     let words = args.map(|word| word.to_bytes());
     let command = Message::parse(words).map_err(|error| {
-        report::bad_message(session, error.text());
+        report::bad_message(&session.shared.identity, error.text());
         EINVAL
     })?;
-    carry_out(session, command, out).map_err(|reason| {
-        report::refused_message(session, command, reason);
+    perform(session, command, out).map_err(|reason| {
+        report::refused_message(&session.shared.identity, command, reason);
         errno(reason)
     })
 }
 
-fn carry_out(
-    session: &Session,
-    command: Message,
-    out: &mut TextWriter<'_>,
-) -> Result<Reply, Reason> {
+fn perform(session: &Session, command: Message, out: &mut TextWriter<'_>) -> Result<Reply, Reason> {
     let done = match command {
         Message::Claim => session.claim(),
         Message::Release => session.release(None),
@@ -48,7 +45,7 @@ fn carry_out(
             Ok(())
         }
         Message::Drop => {
-            session.gate.drop_kept();
+            session.shared.gate.drop_kept();
             Ok(())
         }
         Message::ConfirmDead {

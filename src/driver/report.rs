@@ -1,35 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the log says: one line for each transition, and for each request that was refused [R47].
+//! The lines of the log: one for each transition, and one for each refused request [R47].
 //!
-//! A lease that was lost without being given up is a warning; everything else is a notice.
+//! The loss of a lease that the owner did not give up is a warning, and so is damage of a member or
+//! of a mailbox. Everything else is a notice.
+//!
+//! Any task may print. The portion thread only traces. Locking: none.
 
-use super::{engine::News, events, session::Session};
+use super::events;
 use crate::{
     dm::trace::Word,
     proto::{
-        codec::ids::Slot,
-        controller::{Budget, Heartbeat, Transition},
+        codec::{
+            ids::Slot,
+            superblock::{Name, Superblock}, //
+        },
+        controller::{Budget, Heartbeat, Notice, Transition},
         limit::Limit,
+        time::Timing,
         words::{
             message::Message,
-            status::{Charged, Reason, Role},
-        },
+            status::{Charged, Reason, Role}, //
+        }, //
     },
 };
 use core::fmt;
 use kernel::prelude::*;
 
-/// Whom a line is about.
-struct Who<'a>(&'a Session);
+/// The portion and the controller that a line or a trace event is about.
+#[derive(Clone, Copy)]
+pub struct Identity {
+    /// The uuid of the portion.
+    pub uuid: [u8; 16],
+    /// The name of the portion.
+    pub name: Name,
+    /// The controller.
+    pub controller: Slot,
+}
 
-impl fmt::Display for Who<'_> {
+impl Identity {
+    /// The identity of a controller on the portion of a superblock.
+    pub fn new(superblock: &Superblock, controller: Slot) -> Self {
+        Self {
+            uuid: superblock.uuid,
+            name: superblock.name,
+            controller,
+        }
+    }
+}
+
+impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{} controller {}",
-            self.0.superblock.name,
-            self.0.controller.controller()
+            self.name,
+            self.controller.controller()
         )
     }
 }
@@ -59,10 +85,10 @@ impl fmt::Display for Because {
 }
 
 /// Traces a change of role or epoch.
-pub fn trace_transition(session: &Session, change: &Transition) {
+pub fn trace_transition(identity: &Identity, change: &Transition) {
     events::dm_lease_role(
-        &session.superblock.uuid,
-        u32::from(session.controller.controller()),
+        &identity.uuid,
+        u32::from(identity.controller.controller()),
         &Word::new(change.from.token()),
         &Word::new(change.to.token()),
         change.epoch,
@@ -70,27 +96,28 @@ pub fn trace_transition(session: &Session, change: &Transition) {
     );
 }
 
-/// Whether the portion was lost against its owner's will.
+/// Whether the owner lost the portion without giving it up.
 pub fn is_lost(change: &Transition) -> bool {
     change.from.owns() && !change.to.owns() && !change.reason.is_wanted()
 }
 
-/// What the herald has to tell.
-pub fn news(session: &Session, news: &News) {
-    match news {
-        News::Transition(change) => transition(session, change),
-        News::Budget(change) => budget(session, change),
-        News::WentBack(member) => went_back(session, *member),
-        News::Unreadable(slots) => unreadable(session, *slots),
-        News::Outdated {
+/// Writes a notice of the state machine to the log.
+pub fn notice(identity: &Identity, notice: &Notice) {
+    match notice {
+        Notice::Transition(change) => transition(identity, change),
+        Notice::Budget(change) => budget(identity, change),
+        Notice::WentBack { member } => went_back(identity, *member),
+        Notice::Unreadable(slots) => unreadable(identity, *slots),
+        Notice::Outdated {
             member,
             generation,
             highest,
-        } => warn(format_args!(
-            "{}: the device of member {member} is a former disk: generation {generation}, the \
-             member has {highest}; nothing is read or written there any more",
-            Who(session),
+        } => print_warning(format_args!(
+            "{identity}: the device of member {member} is a former disk: generation {generation}, \
+             the member has {highest}; nothing is read or written there any more"
         )),
+        // The portion thread traces heartbeats. There is no line for them.
+        Notice::Heartbeat(_) => {}
     }
 }
 
@@ -103,41 +130,34 @@ impl fmt::Display for Numbers {
     }
 }
 
-/// The set of controllers changed of which a majority of the members shows nothing that can be
-/// read.
-fn unreadable(session: &Session, slots: u64) {
+/// The set of controllers changed whose mailboxes cannot be read on a majority of the members.
+fn unreadable(identity: &Identity, slots: u64) {
     match slots {
-        0 => notice(format_args!(
-            "{}: every mailbox can be read again",
-            Who(session)
-        )),
-        _ => warn(format_args!(
-            "{}: the mailboxes of these controllers cannot be read:{}; nobody joins or takes over \
-             before they write them again, or leasectl repair does",
-            Who(session),
+        0 => print_notice(format_args!("{identity}: every mailbox can be read again")),
+        _ => print_warning(format_args!(
+            "{identity}: the mailboxes of these controllers cannot be read:{}; nobody joins or \
+             takes over before they write them again, or leasectl repair does",
             Numbers(slots),
         )),
     }
 }
 
-/// A member shows less than what it acknowledged.
-fn went_back(session: &Session, member: u8) {
-    warn(format_args!(
-        "{}: member {member} lost mailbox records that it had acknowledged: it went back to an \
-         earlier state, and does not count until they are written again",
-        Who(session),
+/// A member lost records that it had acknowledged.
+fn went_back(identity: &Identity, member: u8) {
+    print_warning(format_args!(
+        "{identity}: member {member} lost mailbox records that it had acknowledged: it went back \
+         to an earlier state, and does not count until they are written again"
     ));
 }
 
-/// What an owner may have open changed, or what is charged for earlier owners.
-fn budget(session: &Session, change: &Budget) {
+/// The limit of open permits changed, or the number of permits charged for earlier owners.
+fn budget(identity: &Identity, change: &Budget) {
     let reason = match change.is_exhausted {
         true => Reason::Exhausted,
         false => Reason::None,
     };
-    notice(format_args!(
-        "{}: limit {}, {} charged{}",
-        Who(session),
+    print_notice(format_args!(
+        "{identity}: limit {}, {} charged{}",
         Limit::from_wire(change.limit),
         Charged(change.charged),
         Because(reason),
@@ -145,14 +165,13 @@ fn budget(session: &Session, change: &Budget) {
 }
 
 /// The role or the epoch changed.
-fn transition(session: &Session, change: &Transition) {
+fn transition(identity: &Identity, change: &Transition) {
     let say = match is_lost(change) || change.to == Role::Failed {
-        true => warn,
-        false => notice,
+        true => print_warning,
+        false => print_notice,
     };
     say(format_args!(
-        "{}: {} -> {}, epoch {} of {}{}",
-        Who(session),
+        "{identity}: {} -> {}, epoch {} of {}{}",
         change.from,
         change.to,
         change.epoch,
@@ -162,10 +181,10 @@ fn transition(session: &Session, change: &Transition) {
 }
 
 /// A heartbeat succeeded.
-pub fn heartbeat(session: &Session, beat: &Heartbeat) {
+pub fn heartbeat(identity: &Identity, beat: &Heartbeat) {
     events::dm_lease_heartbeat(
-        &session.superblock.uuid,
-        u32::from(session.controller.controller()),
+        &identity.uuid,
+        u32::from(identity.controller.controller()),
         beat.hb,
         beat.stamp_ns,
         beat.judged_ns.saturating_sub(beat.stamp_ns),
@@ -173,58 +192,54 @@ pub fn heartbeat(session: &Session, beat: &Heartbeat) {
     );
 }
 
-/// The controller does not claim although it could.
-pub fn blocked(session: &Session, reason: Reason) {
-    notice(format_args!(
-        "{}: does not claim: {}",
-        Who(session),
+/// The controller does not claim, although the portion is free.
+pub fn blocked(identity: &Identity, reason: Reason) {
+    print_notice(format_args!(
+        "{identity}: does not claim: {}",
         reason.text()
     ));
 }
 
 /// The portion could not be released before the session ended or the system went to sleep.
-pub fn not_released(session: &Session, why: Reason, refusal: Reason) {
-    let who = Who(session);
-    notice(format_args!(
-        "{who}: {}, but not released: {}",
+pub fn not_released(identity: &Identity, why: Reason, refusal: Reason) {
+    print_notice(format_args!(
+        "{identity}: {}, but not released: {}",
         why.text(),
         refusal.text()
     ));
 }
 
-/// The system must not go to sleep now.
-pub fn not_parked(session: &Session) {
-    let who = Who(session);
-    notice(format_args!(
-        "{who}: no system suspend while a mailbox command is under way"
+/// The system suspend was vetoed.
+pub fn not_parked(identity: &Identity) {
+    print_notice(format_args!(
+        "{identity}: no system suspend while a mailbox command is under way"
     ));
 }
 
 /// A message was refused.
-pub fn refused_message(session: &Session, command: Message, reason: Reason) {
-    let who = Who(session);
-    notice(format_args!(
-        "{who}: message {command} refused: {}",
+pub fn refused_message(identity: &Identity, command: Message, reason: Reason) {
+    print_notice(format_args!(
+        "{identity}: message {command} refused: {}",
         reason.text()
     ));
 }
 
-/// Words that are no message.
-pub fn bad_message(session: &Session, text: &str) {
-    notice(format_args!("{}: {text}", Who(session)));
+/// The words of a message could not be parsed.
+pub fn bad_message(identity: &Identity, text: &str) {
+    print_notice(format_args!("{identity}: {text}"));
 }
 
-/// What the portion's lease lacks, once for each session [R10].
-pub fn short_lease(session: &Session) {
-    if let Some(shortfall) = session.superblock.timing.shortfall() {
-        warn(format_args!("{}: {shortfall}", Who(session)));
+/// Warns, once for each session, if the lease of the portion is short [R10].
+pub fn short_lease(identity: &Identity, timing: &Timing) {
+    if let Some(shortfall) = timing.shortfall() {
+        print_warning(format_args!("{identity}: {shortfall}"));
     }
 }
 
-fn notice(line: fmt::Arguments<'_>) {
+fn print_notice(line: fmt::Arguments<'_>) {
     pr_notice!("{}\n", line);
 }
 
-fn warn(line: fmt::Arguments<'_>) {
+fn print_warning(line: fmt::Arguments<'_>) {
     pr_warn!("{}\n", line);
 }

@@ -2,228 +2,163 @@
 
 //! A session: one controller on one portion.
 //!
-//! A session is shared by all tables of the portion in this controller, so that a reload does not
-//! lose the lease. It has the machine of [`crate::proto::controller`], the gate, and the threads
-//! that carry out what the machine wants:
+//! All tables of the portion in this controller share the session, so that a reload keeps the
+//! lease. A session has an engine, which runs the state machine, and these threads:
+//!
+//! | thread | priority | what it does |
+//! |---|---|---|
+//! | `dm_lease` | real-time | the portion thread: runs the engine |
+//! | `dm_lease_io`, one for each member | real-time | submits mailbox I/O |
+//! | `dm_lease_turn` | low real-time | the dispatcher: gives permits to bios that wait |
+//! | `dm_lease_bios`, one for each member | low real-time | submits bios that have waited |
 //!
 //! ```text
-//!   created, with its threads, by the first constructor: it rests
+//!   created by the first constructor, with its threads
 //!        |
-//!        v   a table becomes live         all members are here
-//!      resting ----------------> running --------------------> complete
-//!        |  ^                       |                             |
-//!        |  +-- no table is live ---+<---- the first member goes: +
-//!        |      any more                   the portion is released [R34]
+//!        v   a table becomes live         every member has a live table
+//!      resting ----------------> running ---------------------------> complete
+//!        ^                        |  ^                                   |
+//!        +-- no table is live ----+  +-- a member has no live table: ----+
+//!        |                                the portion is released [R34]
 //!        v
-//!   ended, with its threads, by the last destructor
+//!   ended by the last destructor, with its threads
 //! ```
 //!
-//! A session has one set of threads, from its beginning to its end: a table that becomes live or
-//! goes away starts and stops none. A resting session submits nothing, because its portion thread
-//! leaves the heartbeat timer unheeded. Becoming live allocates nothing, so that it cannot wait
-//! for memory that is written back through the very device that is being resumed [R60].
+//! The threads live as long as the session. A table that becomes live, or is destroyed, starts and
+//! stops none. A resting session submits nothing, because its portion thread ignores the heartbeat
+//! timer. A table becomes live without an allocation, because an allocation could wait for memory
+//! that is written back through the device that is being resumed [R60].
 //!
-//! Each member that was ever attached stays open until the session ends, so that what is released
-//! is written to a majority while one device after the other is removed.
+//! A member that was attached once stays open until the session ends. So a release still reaches a
+//! majority of the members while the devices are removed one after the other.
 //!
 //! Locking: see [`crate::driver`].
 
 use super::{
     deferred::Deferred,
-    engine::{Machine, Shown},
-    gate::{PortionGate, TableFlags},
-    inbox::{Inbox, Reply, Request, Wishes},
-    list::{List, Node},
-    mailbox::Mailbox,
-    registry::JoinError,
+    engine::{Engine, Shared},
+    gate::TableFlags,
+    inbox::{Reply, Request},
+    list::Node,
     report,
+    tables::{Loaded, Table, Tables},
     timer::HeartbeatTimer,
-    waker::{Reasons, Waker},
+    view::View,
+    waker::Waker,
 };
 use crate::{
-    dm::{clock, BlockDevice, Context, DevT, Priority, TargetHandle, Thread},
+    dm::{clock, Context, DevT, Priority, TargetHandle, Thread},
     proto::{
         codec::{
-            ids::{Incarnation, Slot, MAX_MEMBERS},
-            superblock::{Mismatch, Superblock},
+            ids::{Incarnation, Slot},
+            superblock::{Mismatch, Superblock}, //
         },
-        controller::{Command, MemberDevice, Setup},
+        controller::Command,
+        histogram::Report,
         limit::Limit,
         time::NS_PER_MS,
-        words::status::{Reason, Role, Status},
+        words::status::{Reason, Role, Status}, //
     },
 };
 use kernel::{
-    new_mutex, new_spinlock_irq,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{ordering, Atomic},
         Arc,
-        Mutex,
-        SpinLockIrq, //
+        Mutex, //
     },
 };
 
-/// How long a release may wait for permits, at most; a message may delay a suspend by this much.
+/// The longest time for which a release waits for permits. A message may delay a suspend this long.
 const RELEASE_NS: u64 = 700 * NS_PER_MS;
 
-/// How much longer it may take to publish it.
+/// The longest time that the publication of a release takes after that.
 const PUBLISH_NS: u64 = 250 * NS_PER_MS;
 
-/// How long giving the portion up may take, at most.
-pub(super) const LEAVE_NS: u64 = RELEASE_NS + PUBLISH_NS;
+/// The longest time that it takes to give the portion up.
+pub const LEAVE_NS: u64 = RELEASE_NS + PUBLISH_NS;
 
-/// Until when permits may come back, if a portion is to be given up by `until_ns`.
+/// The time until which permits may be returned if the portion is to be given up by `until_ns`.
 fn drained_by_ns(until_ns: u64) -> u64 {
     until_ns.saturating_sub(PUBLISH_NS)
 }
 
-/// A table of a member.
-pub struct Table {
-    /// Tells tables apart: each has its own number, and a later one a higher number.
-    pub id: u64,
-    /// The member it maps.
-    pub member: u8,
-    /// The member's device, opened for the session's own use.
-    pub device: Arc<BlockDevice>,
-    /// What its superblock says of it as a member.
-    pub as_member: MemberDevice,
-    /// Whether its openers cache nothing.
-    pub stateless: bool,
-    /// Whether it was loaded read-only.
-    pub read_only: bool,
-    /// Whether it claims by itself.
-    pub claim_auto: bool,
-    /// A lower limit of open permits.
-    pub batch: Option<u32>,
-    /// Its flags.
-    pub flags: Arc<TableFlags>,
-    /// How to reach it.
-    pub handle: TargetHandle,
-    /// What dm core defers of its mapped device.
-    pub deferred: Arc<Deferred>,
+/// Why a device cannot be a member of a session.
+pub enum MemberError {
+    /// Its superblock differs from that of the other members.
+    Mismatch(Mismatch),
+    /// The disk was replaced; the member has this generation now [R56].
+    Outdated(u32),
+    /// Another device is this member already.
+    Taken,
 }
 
-/// A table, and whether it is live: it was resumed, and its destructor has not run.
-struct Loaded {
-    table: Table,
-    live: bool,
-}
-
-/// The tables of a session.
-struct Tables {
-    loaded: List<Loaded>,
-    /// Which device each member was found on last.
-    devices: [Option<DevT>; MAX_MEMBERS as usize],
-    /// Counts the tables that became live.
-    attached: u64,
-}
-
-impl Tables {
-    fn live(&self) -> impl Iterator<Item = &Table> {
-        let live = self.loaded.iter().filter(|loaded| loaded.live);
-        live.map(|loaded| &loaded.table)
-    }
-
-    /// Whether a member is another device already. A table may move its own mapped device to
-    /// another device of the member: it replaces the table that is live there.
-    fn is_taken(&self, member: u8, device: DevT, mapped: DevT) -> bool {
-        self.live().any(|table| {
-            table.member == member
-                && table.deferred.device != mapped
-                && table.device.devt() != device
-        })
-    }
-
-    /// What they mean for the machine of a portion of which this controller may become the owner,
-    /// or may not.
-    fn wishes(&self, may_own: bool) -> Wishes {
-        let is_read_only = self.live().count() > 0 && self.live().all(|table| table.read_only);
-        Wishes {
-            claim_auto: self.live().any(|table| table.claim_auto),
-            guarded: self.live().any(|table| !table.stateless),
-            read_only: is_read_only || !may_own,
-            batch: self.live().filter_map(|table| table.batch).min(),
-        }
-    }
-}
-
-/// A session; see the top.
+/// One controller on one portion.
 #[pin_data]
 pub struct Session {
-    /// What is the same on all members.
+    /// The part of the superblock that is the same on all members.
     pub superblock: Superblock,
     /// The controller.
     pub controller: Slot,
-    /// Its timer.
-    pub timer: Arc<HeartbeatTimer>,
-    /// The gate.
-    #[pin]
-    pub gate: PortionGate,
-    pub(super) waker: Arc<Waker>,
-    pub(super) dispatcher: Arc<Waker>,
-    pub(super) mailboxes: KVec<Arc<Mailbox>>,
-    /// What the machine last looked like, and what the herald has not told yet.
-    #[pin]
-    pub(super) shown: SpinLockIrq<Shown>,
-    /// The user was told that openers are in the way.
-    told_stale: Atomic<bool>,
-    /// Who raises events.
-    pub(super) herald: Arc<Waker>,
-    /// What tasks ask of the portion thread.
-    #[pin]
-    pub(super) inbox: Inbox,
-    /// Held for one message from its beginning to its end.
+    /// The parts of the engine that tasks use.
+    pub shared: Arc<Shared>,
+    /// Whether the log already says that open devices are in the way of a claim.
+    openers_reported: Atomic<bool>,
+    /// Held over one message from its beginning to its end.
     #[pin]
     command: Mutex<()>,
     #[pin]
     tables: Mutex<Tables>,
 }
 
-/// A session with its threads; dropping it ends them. Transfers that hang stay with their device.
+/// A session with its threads. Dropping it ends the threads. A transfer that hangs stays with its
+/// device.
 pub struct Running {
     threads: KVec<Thread>,
-    /// The session. It outlives its threads while somebody else refers to it, and is then closed.
+    /// The session. It may outlive its threads; its inbox is closed then.
     pub session: Arc<Session>,
 }
 
 impl Running {
-    /// A session that rests. May wait for I/O: call it without any lock.
+    /// A session that rests. May wait for I/O, so the caller holds no lock.
     pub fn new(
         superblock: &Superblock,
         timer: Arc<HeartbeatTimer>,
         boot_id: [u8; 16],
-        herald: Arc<Waker>,
+        event_waker: Arc<Waker>,
     ) -> Result<Self> {
-        let (session, machine) = Session::new(superblock, timer, boot_id, herald)?;
-        let waker = Node::new(session.waker.clone())?;
+        let engine = Engine::new(superblock, timer, boot_id, event_waker)?;
+        let shared = engine.shared.clone();
+        let waker = Node::new(shared.waker.clone())?;
+        let session = Session::new(superblock, shared.clone())?;
         let threads = KVec::new();
         let mut running = Self { threads, session };
-        running.start(machine)?;
-        running.session.timer.add(waker);
+        running.start(engine)?;
+        shared.timer.add(waker);
         Ok(running)
     }
 
     /// Starts the threads.
-    fn start(&mut self, machine: Machine) -> Result {
-        for mailbox in &self.session.mailboxes {
+    fn start(&mut self, engine: Engine) -> Result {
+        let shared = &self.session.shared;
+        for mailbox in &shared.mailboxes {
             let mailbox = mailbox.clone();
             let body = move |context: &Context| mailbox.submit_loop(context);
             let thread = Thread::spawn(c"dm_lease_io", Priority::Realtime, body)?;
             self.threads.push(thread, GFP_KERNEL)?;
         }
-        for outbox in self.session.gate.outboxes() {
-            let (session, outbox) = (self.session.clone(), outbox.clone());
-            let body = move |context: &Context| outbox.run(context, |bio| session.gate.submit(bio));
+        for outbox in shared.gate.outboxes() {
+            let (gate, outbox) = (shared.gate.clone(), outbox.clone());
+            let body = move |context: &Context| outbox.run(context, |bio| gate.submit(bio));
             let thread = Thread::spawn(c"dm_lease_bios", Priority::RealtimeLow, body)?;
             self.threads.push(thread, GFP_KERNEL)?;
         }
-        let session = self.session.clone();
-        let body = move |context: &Context| session.dispatch_loop(context);
+        let gate = shared.gate.clone();
+        let body = move |context: &Context| gate.dispatch_loop(context);
         let thread = Thread::spawn(c"dm_lease_turn", Priority::RealtimeLow, body)?;
         self.threads.push(thread, GFP_KERNEL)?;
-        let session = self.session.clone();
-        let body = move |context: &Context| session.portion_loop(context, machine);
+        let body = move |context: &Context| engine.run(context);
         let thread = Thread::spawn(c"dm_lease", Priority::Realtime, body)?;
         Ok(self.threads.push(thread, GFP_KERNEL)?)
     }
@@ -231,104 +166,74 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.session.timer.remove(&self.session.waker);
-        // What no thread has submitted yet is not submitted any more.
+        let shared = &self.session.shared;
+        shared.timer.remove(&shared.waker);
+        // A transfer that no thread has submitted yet is not submitted any more.
         self.session.begin_park();
         self.threads.clear();
-        self.session.inbox.close();
+        shared.inbox.close();
     }
 }
 
 impl Session {
-    /// A session without threads, and the machine that its portion thread will run.
-    fn new(
-        superblock: &Superblock,
-        timer: Arc<HeartbeatTimer>,
-        boot_id: [u8; 16],
-        herald: Arc<Waker>,
-    ) -> Result<(Arc<Self>, Machine)> {
-        let controller = timer.controller;
-        let waker = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
-        let dispatcher = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
-        let mut mailboxes = KVec::with_capacity(usize::from(superblock.members), GFP_KERNEL)?;
-        for member in 0..superblock.members {
-            let controllers = superblock.controllers;
-            let mailbox = Mailbox::new(
-                superblock.uuid,
-                member,
-                controller,
-                controllers,
-                waker.clone(),
-            )?;
-            mailboxes.push(mailbox, GFP_KERNEL)?;
-        }
-        let limit = superblock.redundancy.limit(0, 0, None).to_wire();
-        let machine = Machine::new(setup(superblock, &timer, boot_id))?;
-        let shown = Shown::new(&machine)?;
-        let tables = Tables {
-            loaded: List::EMPTY,
-            devices: [None; MAX_MEMBERS as usize],
-            attached: 0,
-        };
-        let gate = PortionGate::new(
-            superblock,
-            controller,
-            limit,
-            waker.clone(),
-            dispatcher.clone(),
-        )?;
-        let session = Arc::pin_init(
+    /// A session without threads.
+    fn new(superblock: &Superblock, shared: Arc<Shared>) -> Result<Arc<Self>> {
+        Arc::pin_init(
             pin_init!(Self {
                 superblock: *superblock,
-                controller,
-                timer,
-                gate <- gate,
-                inbox <- Inbox::new(waker.clone()),
-                waker,
-                dispatcher,
-                mailboxes,
-                shown <- new_spinlock_irq!(shown, "dm_lease shown"),
-                told_stale: Atomic::new(false),
-                herald,
+                controller: shared.identity.controller,
+                shared,
+                openers_reported: Atomic::new(false),
                 command <- new_mutex!((), "dm_lease command"),
-                tables <- new_mutex!(tables, "dm_lease tables"),
+                tables <- new_mutex!(Tables::EMPTY, "dm_lease tables"),
             }),
             GFP_KERNEL,
-        )?;
-        Ok((session, machine))
+        )
     }
 
-    /// Whether a member with this superblock, found on `device` by a table of `mapped`, belongs to
-    /// the session [R39].
+    /// The last published view of the state machine.
+    pub fn view(&self) -> View {
+        self.shared.view()
+    }
+
+    /// The statistics of heartbeats and checks since the session began.
+    pub fn histogram(&self) -> Report {
+        self.shared.histogram(&self.superblock.timing)
+    }
+
+    /// Checks that a member with this superblock belongs to the session [R39]. A table of the
+    /// mapped device `mapped` found the member on `device`.
     ///
     /// # Errors
     ///
-    /// What is different, that another device is this member, or that the disk was replaced.
+    /// See [`MemberError`].
     pub fn check_member(
         &self,
         superblock: &Superblock,
         device: DevT,
         mapped: DevT,
-    ) -> Result<(), JoinError> {
+    ) -> Result<(), MemberError> {
         match self.superblock.fits(superblock) {
             Ok(()) | Err(Mismatch::SameIndex) => {}
-            Err(mismatch) => return Err(JoinError::Mismatch(mismatch)),
+            Err(mismatch) => return Err(MemberError::Mismatch(mismatch)),
         }
         let highest = self.view().generations.of(superblock.member);
         if superblock.generation < highest {
-            return Err(JoinError::Outdated(highest));
+            return Err(MemberError::Outdated(highest));
         }
         let tables = self.tables.lock();
         match tables.is_taken(superblock.member, device, mapped) {
-            true => Err(JoinError::Taken),
+            true => Err(MemberError::Taken),
             false => Ok(()),
         }
     }
 
-    /// What dm core defers of the mapped device `device`, if a table of it is here; then whether
-    /// that table is live, and whether what is deferred was sent to another session. All tables of
-    /// a device share it, also one that could not become live: dm core keeps that in the place of
-    /// the one before.
+    /// The deferred bios of the mapped device `device`, if a table of it is loaded here. The second
+    /// value says whether that table is live, and the third whether the deferred bios were sent to
+    /// another session.
+    ///
+    /// All tables of a device share its deferred bios. A table that could not become live shares
+    /// them too, because dm core keeps it in the place of the table before.
     pub fn deferred(&self, device: DevT) -> Option<(Arc<Deferred>, bool, bool)> {
         let tables = self.tables.lock();
         let is_it = |loaded: &&Loaded| loaded.table.deferred.device == device;
@@ -338,19 +243,20 @@ impl Session {
         Some((table.deferred.clone(), *live, is_foreign))
     }
 
-    /// A table was loaded; it becomes live later, without allocating anything.
+    /// Adds a table that was loaded. It becomes live later, without an allocation.
     pub fn enroll(&self, table: Table) -> Result {
-        let node = Node::new(Loaded { table, live: false })?;
+        let node = Tables::node(table)?;
         self.tables.lock().loaded.push(node);
         Ok(())
     }
 
-    /// A table becomes live. Runs while its device is suspended: it allocates nothing, and nobody
-    /// allocates while holding a lock that is taken here [R60].
+    /// Makes a table live. This runs while the device of the table is suspended. So it allocates
+    /// nothing, and no task allocates while it holds a lock that is taken here [R60].
     ///
     /// # Errors
     ///
-    /// `EBUSY` if another device became this member since the table was loaded [R39].
+    /// `EBUSY` if another device became this member since the table was loaded [R39]. `ESTALE` if
+    /// the disk has turned out to be a former disk of the member [R56].
     pub fn attach(&self, id: u64) -> Result {
         let mut tables = self.tables.lock();
         let is_it = |loaded: &Loaded| loaded.table.id == id;
@@ -365,10 +271,13 @@ impl Session {
             return Err(EBUSY);
         }
         if as_member.generation < self.view().generations.of(member) {
-            // The disk turned out to be one that was replaced [R56].
             return Err(ESTALE);
         }
-        let mailbox = self.mailboxes.get(usize::from(member)).ok_or(EINVAL)?;
+        let mailbox = self
+            .shared
+            .mailboxes
+            .get(usize::from(member))
+            .ok_or(EINVAL)?;
         let last = tables.devices.get_mut(usize::from(member)).ok_or(EINVAL)?;
         let moved = last.replace(devt).is_some_and(|last| last != devt);
         if let Some(loaded) = tables.loaded.find_mut(is_it) {
@@ -376,10 +285,10 @@ impl Session {
         }
         tables.attached = tables.attached.wrapping_add(1);
         mailbox.set_device(device, as_member.generation);
-        let wishes = tables.wishes(self.superblock.may_own());
-        // With the tables locked: the machine hears of them in the order in which they changed.
-        let _ = self.inbox.ask(Request::Member {
-            wishes,
+        let settings = tables.settings(self.superblock.may_own());
+        // With the lock held, so that the state machine gets the changes in their order.
+        let _ = self.shared.inbox.ask(Request::Member {
+            settings,
             member,
             as_member,
             moved,
@@ -387,8 +296,8 @@ impl Session {
         Ok(())
     }
 
-    /// A live table goes away. When it was the last of its member the portion is released; when it
-    /// was the last of all, the session rests.
+    /// Ends the life of a table. If its member has no other live table, the portion is released. If
+    /// the session has no other live table, the session rests.
     pub fn detach(&self, id: u64) {
         let mut tables = self.tables.lock();
         let gone = |loaded: &Loaded| loaded.live && loaded.table.id == id;
@@ -399,159 +308,169 @@ impl Session {
         let member = loaded.table.member;
         let replaced = tables.live().any(|table| table.member == member);
         let attached = tables.attached;
-        self.tell_tables(&tables);
+        self.post_settings(&tables);
         drop(tables);
         if !replaced {
             self.leave(Reason::Removed);
-            // Another table may have become live meanwhile, which the removal must not undo.
+            // If a table became live meanwhile, the portion may be claimed again.
             if self.tables.lock().attached != attached {
                 self.stay(Reason::Removed);
             }
         }
         let tables = self.tables.lock();
         if tables.live().next().is_none() {
-            // With the tables locked: a table that becomes live now ends the rest again.
-            let _ = self.inbox.ask(Request::Rest);
+            // With the lock held, so that a table that becomes live next ends the rest.
+            let _ = self.shared.inbox.ask(Request::Rest);
         }
     }
 
-    /// A table that is not live, or not any more, ends.
+    /// Removes a table that is not live.
     pub fn discharge(&self, id: u64) {
         let node = self.tables.lock().loaded.take(|it| it.table.id == id);
-        // Freed without the lock.
+        // The lock is released before the element is freed.
         drop(node);
     }
 
-    /// Tells the machine what the tables mean. The caller holds their lock.
-    fn tell_tables(&self, tables: &Tables) {
-        let wishes = tables.wishes(self.superblock.may_own());
-        let _ = self.inbox.ask(Request::Tables(wishes));
+    /// Passes the settings of the live tables to the engine. The caller holds their lock.
+    fn post_settings(&self, tables: &Tables) {
+        let settings = tables.settings(self.superblock.may_own());
+        let _ = self.shared.inbox.ask(Request::Tables(settings));
     }
 
-    /// Gives the portion up and does not claim it again before [`Session::stay`]: cleanly if that
-    /// is possible within [`LEAVE_NS`], by latching otherwise.
+    /// Gives the portion up, and keeps the controller from claiming it before [`Session::stay`]. If
+    /// the portion cannot be released within [`LEAVE_NS`], the gate is latched.
     pub fn leave(&self, reason: Reason) {
         let until_ns = clock::raw_ns().saturating_add(LEAVE_NS);
         self.begin_leave(reason, until_ns);
         self.finish_leave(reason, until_ns);
     }
 
-    /// Begins to give the portion up, for [`Session::finish_leave`] to wait for.
+    /// Begins to give the portion up. [`Session::finish_leave`] waits for the end.
     pub fn begin_leave(&self, reason: Reason, until_ns: u64) {
         let _ = self.ask_to_leave(reason, until_ns);
     }
 
-    /// Waits until the portion is given up, and latches if it is not by `until_ns`.
+    /// Waits until the portion is given up. Latches the gate if it is not given up by `until_ns`.
     pub fn finish_leave(&self, reason: Reason, until_ns: u64) {
         if let Err(refusal) = self.wait_to_leave(reason, until_ns) {
-            report::not_released(self, reason, refusal);
+            report::not_released(&self.shared.identity, reason, refusal);
         }
         self.fence(reason);
     }
 
     fn wait_to_leave(&self, reason: Reason, until_ns: u64) -> Result<(), Reason> {
         loop {
-            let has_ended = self.inbox.wait_idle(until_ns);
+            let has_ended = self.shared.inbox.wait_idle(until_ns);
             let is_late = clock::raw_ns() >= drained_by_ns(until_ns);
             if !has_ended || is_late && self.view().role.owns() {
                 return Err(Reason::ReleaseTimeout);
             }
-            // Once more, because what has ended may be what a message had begun.
+            // Ask again, because the command that has ended may be that of a message.
             if self.ask_to_leave(reason, until_ns)? {
                 return Ok(());
             }
         }
     }
 
-    /// Asks the machine to give the portion up. Returns whether it has none any more.
+    /// Asks the state machine to give the portion up. Returns whether it is given up already.
     fn ask_to_leave(&self, reason: Reason, until_ns: u64) -> Result<bool, Reason> {
-        // A message that waits for a successor gives way.
-        let _ = self.inbox.ask(Request::Command(Command::CallOff));
+        // Call off a message that waits for a successor.
+        let _ = self.shared.inbox.ask(Request::Command(Command::CallOff));
         let deadline_ns = drained_by_ns(until_ns);
         let leave = Command::Leave {
             reason,
             deadline_ns,
         };
-        let was_idle = self.inbox.is_idle();
-        match self.inbox.ask(Request::Command(leave)) {
+        let was_idle = self.shared.inbox.is_idle();
+        match self.shared.inbox.ask(Request::Command(leave)) {
             Ok(Reply::Done) => Ok(true),
             Ok(Reply::Pending { .. }) => Ok(false),
-            Err(refusal) if was_idle && self.inbox.is_idle() => Err(refusal),
-            // A message has begun a release.
+            Err(refusal) if was_idle && self.shared.inbox.is_idle() => Err(refusal),
+            // A message has begun a release; wait for it.
             Err(_) => Ok(false),
         }
     }
 
-    /// A session that has no member yet is made while the system goes to sleep.
+    /// Prepares a session that is made while the system goes to sleep. It has no member yet.
     pub fn begin_sleep(&self) {
         let until_ns = clock::raw_ns().saturating_add(LEAVE_NS);
         self.begin_leave(Reason::Suspend, until_ns);
         self.begin_park();
     }
 
-    /// No mailbox is written or read until [`Session::unpark`]; what is under way goes on.
+    /// Submits no mailbox I/O until [`Session::unpark`]. Transfers that were submitted continue.
     pub fn begin_park(&self) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.park());
+        self.shared
+            .mailboxes
+            .iter()
+            .for_each(|mailbox| mailbox.park());
     }
 
-    /// Waits until nothing is under way in parked mailboxes, but not longer than until
-    /// `deadline_ns`. Returns whether nothing is.
+    /// Waits until all transfers of the parked mailboxes have ended, but not longer than until
+    /// `deadline_ns`. Returns whether they have.
     pub fn is_parked_by(&self, deadline_ns: u64) -> bool {
-        let mut mailboxes = self.mailboxes.iter();
+        let mut mailboxes = self.shared.mailboxes.iter();
         mailboxes.all(|mailbox| mailbox.is_settled_by(deadline_ns))
     }
 
-    /// Mailboxes are written and read again.
+    /// Submits mailbox I/O again.
     pub fn unpark(&self) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.unpark());
+        self.shared
+            .mailboxes
+            .iter()
+            .for_each(|mailbox| mailbox.unpark());
     }
 
-    /// What [`Session::leave`] with this reason forbade is over.
+    /// Lets the controller claim again after [`Session::leave`] with this reason.
     pub fn stay(&self, reason: Reason) {
-        let _ = self.inbox.ask(Request::Command(Command::Stay(reason)));
+        let _ = self
+            .shared
+            .inbox
+            .ask(Request::Command(Command::Stay(reason)));
     }
 
-    /// Latches the gate at once, in the caller's context, and then tells the machine.
+    /// Latches the gate at once, in the context of the caller, and then tells the state machine.
     pub fn fence(&self, reason: Reason) {
         self.latch_now(reason);
-        let _ = self.inbox.ask(Request::Command(Command::Fence(reason)));
+        let _ = self
+            .shared
+            .inbox
+            .ask(Request::Command(Command::Fence(reason)));
     }
 
-    /// This virtual machine is a copy of another one, or was put back to what it was before. The
-    /// gate is latched already. The controller joins anew as a new incarnation, because another
-    /// copy may go on as the old one.
+    /// Joins the portion anew as a new incarnation, because this virtual machine is a copy or was
+    /// restored to a snapshot. Another copy may continue as the old incarnation. The caller has
+    /// latched the gate.
     pub fn fork(&self) {
         let inc = Incarnation(clock::random_u128());
-        let _ = self.inbox.ask(Request::Fork(inc));
+        let _ = self.shared.inbox.ask(Request::Fork(inc));
     }
 
-    /// Latches the gate at once and leaves it to the portion thread to find out.
+    /// Latches the gate at once. The portion thread learns the reason later.
     pub fn latch_now(&self, reason: Reason) {
-        self.inbox.announce_latch(reason);
-        self.gate.latch();
-        self.waker.wake(Reasons::LAPSE);
+        self.shared.latch_now(reason);
     }
 
-    /// Carries out a command and waits for its end, for less than a second; for six where a
-    /// successor is waited for.
+    /// Performs a command and waits for its end: for less than a second, or for six seconds if the
+    /// command waits for a successor.
     ///
     /// # Errors
     ///
-    /// Why it was refused, or [`Reason::ReleaseTimeout`].
+    /// The reason of a refusal, or [`Reason::ReleaseTimeout`].
     pub fn command(&self, command: Command) -> Result<(), Reason> {
         let _serial = self.command.lock();
-        match self.inbox.ask(Request::Command(command))? {
+        match self.shared.inbox.ask(Request::Command(command))? {
             Reply::Done => Ok(()),
             Reply::Pending { ticket, prepare_ns } => {
                 let wait_ns = prepare_ns.saturating_add(LEAVE_NS);
                 let deadline_ns = clock::raw_ns().saturating_add(wait_ns);
-                self.inbox.wait(ticket, deadline_ns)
+                self.shared.inbox.wait(ticket, deadline_ns)
             }
         }
     }
 
-    /// Claims as soon as the owner's term is over. Who has a device open is looked at now: the
-    /// herald may not have got to it since another's epoch was learnt.
+    /// Claims as soon as the term of the owner is over. Looks for open devices first, because the
+    /// event thread may not have looked since the controller learnt of a foreign epoch.
     pub fn claim(&self) -> Result<(), Reason> {
         if let Some(epoch) = self.view().stale_epoch {
             self.look_for_openers(epoch);
@@ -559,7 +478,7 @@ impl Session {
         self.command(Command::Claim)
     }
 
-    /// Hands the portion to `successor`, or to anybody.
+    /// Releases the portion, to `successor` if one is named.
     pub fn release(&self, successor: Option<Slot>) -> Result<(), Reason> {
         let deadline_ns = clock::raw_ns().saturating_add(RELEASE_NS);
         self.command(Command::Release {
@@ -568,8 +487,8 @@ impl Session {
         })
     }
 
-    /// Nothing is read or written any more through tables on a former disk of a member: its data
-    /// is that of an earlier time [R56].
+    /// Shuts the tables on a former disk of a member for reads and writes, because the data of that
+    /// disk is old [R56].
     fn shut_tables(&self) {
         let generations = self.view().generations;
         let tables = self.tables.lock();
@@ -578,31 +497,35 @@ impl Session {
         former.for_each(|table| table.flags.set(TableFlags::OUTDATED));
     }
 
-    /// Prints what there is to say, raises an event of each live table, and looks who has one
-    /// open. Called by the event thread only: a console may be slow, and an event may wait for
-    /// memory that is written back through this very portion.
-    pub fn herald(&self) {
-        // Whatever became of the news: a table that is not shut is written.
+    /// Prints the notices, raises an event for each live table, and looks for open devices. Only
+    /// the event thread calls this: a console may be slow, and an event may wait for memory that is
+    /// written back through this portion.
+    pub fn handle_events(&self) {
+        // This does not depend on a notice, because the oldest notices may be dropped. A former
+        // disk is written until its table is shut.
         self.shut_tables();
-        let mut news = false;
-        while let Some(item) = self.take_news() {
-            report::news(self, &item);
-            news = true;
+        let mut has_notices = false;
+        while let Some(notice) = self.shared.take_notice() {
+            report::notice(&self.shared.identity, &notice);
+            has_notices = true;
         }
-        if news {
+        if has_notices {
             self.raise_events();
         }
-        let waits = self.view().stale_epoch;
-        if let Some(epoch) = waits {
+        if let Some(epoch) = self.view().stale_epoch {
             self.look_for_openers(epoch);
         }
     }
 
-    /// The status of one of its tables. Does not block on anything that waits for a disk.
+    /// The status of a table of `member`. Takes only spinlocks.
     pub fn status(&self, member: u8) -> Status<'_> {
         let view = self.view();
-        let count = self.gate.count();
-        let left_ns = self.gate.expiry_ns().checked_sub(clock::leaping_ns());
+        let count = self.shared.gate.count();
+        let left_ns = self
+            .shared
+            .gate
+            .expiry_ns()
+            .checked_sub(clock::leaping_ns());
         let left_ns = left_ns.filter(|&left| left > 0);
         let epoch = view.decided.epoch;
         Status {
@@ -616,9 +539,9 @@ impl Session {
             heartbeat_seq: Some(view.heartbeats).filter(|&hb| hb > 0),
             open: count.open,
             limit: Limit::from_wire(view.limit),
-            pending: self.gate.pending(),
-            refused: self.gate.refused(),
-            late: self.gate.late(),
+            pending: self.shared.gate.pending(),
+            refused: self.shared.gate.refused(),
+            late: self.shared.gate.late(),
             members_ok: view.members_ok,
             reason: view.reason,
             charged: view.charged,
@@ -627,8 +550,8 @@ impl Session {
         }
     }
 
-    /// The live table with the lowest number above `after` for which `wanted` holds: its number and
-    /// a handle. So all of them are reached one after the other, without memory for a list.
+    /// The number and the handle of the live table with the lowest number above `after` for which
+    /// `wanted` holds. Callers visit the tables one by one this way and need no memory for a list.
     fn next_handle(
         &self,
         after: u64,
@@ -640,7 +563,7 @@ impl Session {
         Some((next.id, next.handle.clone()))
     }
 
-    /// Raises an event of each live table.
+    /// Raises an event for each live table.
     fn raise_events(&self) {
         let mut after = 0;
         while let Some((id, handle)) = self.next_handle(after, |_| true) {
@@ -649,7 +572,7 @@ impl Session {
         }
     }
 
-    /// Whether a mapped device is open whose openers may cache what they read.
+    /// Whether a mapped device is open whose openers may cache what they read (not `stateless`).
     fn has_openers(&self) -> bool {
         let mut after = 0;
         while let Some((id, handle)) = self.next_handle(after, |table| !table.stateless) {
@@ -661,35 +584,18 @@ impl Session {
         false
     }
 
-    /// Somebody who had a device open before another controller's epoch may write back what is no
-    /// longer true: nothing is claimed until nobody has one open [R31].
+    /// Tells the state machine if no device is open. A task that opened a device before the epoch
+    /// of another controller may write old data back, so the controller claims nothing until every
+    /// device was closed [R31].
     fn look_for_openers(&self, epoch: u64) {
         if self.has_openers() {
-            if !self.told_stale.xchg(true, ordering::Full) {
-                report::blocked(self, Reason::StaleOpeners);
+            if !self.openers_reported.xchg(true, ordering::Full) {
+                report::blocked(&self.shared.identity, Reason::StaleOpeners);
                 self.raise_events();
             }
             return;
         }
-        let _ = self.told_stale.xchg(false, ordering::Full);
-        let _ = self.inbox.ask(Request::OpenersGone(epoch));
-    }
-}
-
-/// What the machine is given at the start.
-fn setup(superblock: &Superblock, timer: &HeartbeatTimer, boot_id: [u8; 16]) -> Setup {
-    Setup {
-        slot: timer.controller,
-        inc: Incarnation(clock::random_u128()),
-        boot_id,
-        members: superblock.members.min(MAX_MEMBERS),
-        originals: u16::MAX,
-        slots: superblock.controllers,
-        home: superblock.home,
-        timing: superblock.timing,
-        period_ns: timer.period_ns(),
-        redundancy: superblock.redundancy,
-        batch: None,
-        claim_auto: false,
+        let _ = self.openers_reported.xchg(false, ordering::Full);
+        let _ = self.shared.inbox.ask(Request::OpenersGone(epoch));
     }
 }

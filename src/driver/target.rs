@@ -1,45 +1,71 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The target `lease`: what device-mapper calls.
+//! The target `lease`: the callbacks of device-mapper.
 //!
 //! `<start> <length> lease <device> <controller> [<#feature args> ...]`, see
 //! [`crate::proto::words::table`] for the words and the README for their meaning. Everything else
 //! is read from the superblock on the device.
 //!
-//! The constructor only reads: a table that is never resumed neither heartbeats nor claims.
-//! Activity begins with `preresume`, which can still fail, and ends with the destructor of the
-//! last table, which on a reload runs after the resume of the new one.
+//! The constructor only reads. A table that is never resumed neither heartbeats nor claims:
+//! activity begins with `preresume`, which can still fail. Activity ends with the destructor of the
+//! last table. On a reload, the destructor of the old table runs after the resume of the new one.
 //!
-//! Locking: none here; instances are shared by concurrent callbacks and never change.
+//! Locking: none here. Concurrent callbacks share a [`LeaseTable`], which never changes except for
+//! its flags.
 
 use super::{
     deferred::Deferred,
     gate::{self, GatedTable, LeaseTarget, PerBio, PortionGate, Rules, TableFlags},
     message,
-    registry::{self, JoinError, Joiner, Membership},
-    session::Table,
+    registry::{self, JoinError, JoinRequest, SessionRef},
+    session::{MemberError, Session},
     superblock::{self, Unreadable},
+    tables::Table,
 };
 use crate::{
     dm::{
-        Access, Args, Bio, BlkStatus, BlockDevice, CtrError, DmDevice, DmTarget, EndBio,
-        EndOutcome, MapBio, MapOutcome, Op, OrCtrError, QueueLimits, Reply, Resuming, StatusKind,
-        Target, TargetBuilder, TargetHandle, TextWriter, Tracked, Visitor,
+        Access,
+        Args,
+        Bio,
+        BlkStatus,
+        BlockDevice,
+        CtrError,
+        DmDevice,
+        DmTarget,
+        EndBio,
+        EndOutcome,
+        MapBio,
+        MapOutcome,
+        Op,
+        OrCtrError,
+        QueueLimits,
+        Reply,
+        Resuming,
+        StatusKind,
+        Target,
+        TargetBuilder,
+        TargetHandle,
+        TextWriter,
+        Tracked,
+        Visitor, //
     },
     proto::{
-        codec::{ids::Slot, superblock::Superblock},
+        codec::{
+            ids::Slot,
+            superblock::Superblock, //
+        },
         controller::MemberDevice,
         limit::{Counting, Limit},
         words::{
             status::Reason,
-            table::{Claim, FeatureArgs, Surroundings, TableLine},
-        },
+            table::{Claim, FeatureArgs, Surroundings, TableLine}, //
+        }, //
     },
 };
 use core::fmt::Write as _;
 use kernel::{prelude::*, sync::Arc};
 
-/// One table line.
+/// The private data of a table.
 pub struct LeaseTable<'ti> {
     /// The device of the member.
     device: DmDevice<'ti>,
@@ -49,18 +75,26 @@ pub struct LeaseTable<'ti> {
     deferred: Arc<Deferred>,
     features: FeatureArgs,
     controller: Slot,
-    membership: Membership,
+    /// The gate of the session, here to be found with one load.
+    gate: Arc<PortionGate>,
+    session_ref: SessionRef,
+}
+
+impl LeaseTable<'_> {
+    fn session(&self) -> &Session {
+        &self.session_ref.session
+    }
 }
 
 impl<'ti> GatedTable<'ti> for LeaseTable<'ti> {
     #[inline(always)]
     fn gate(&self) -> &PortionGate {
-        &self.membership.session.gate
+        &self.gate
     }
 
     #[inline(always)]
     fn id(&self) -> u64 {
-        self.membership.id
+        self.session_ref.id
     }
 
     #[inline(always)]
@@ -99,7 +133,7 @@ impl Target for LeaseTarget {
 
     type Data<'ti> = LeaseTable<'ti>;
     type PerBio = PerBio;
-    // Everything that is not a read changes state, known or not [R23].
+    // Every operation but a read counts as a change of state, also an unknown one [R23].
     const TRACKED: Tracked = Tracked::AllButReads;
 
     fn ctr<'ti>(
@@ -110,13 +144,14 @@ impl Target for LeaseTarget {
             device,
             superblock,
             line: (slot, features),
-            membership,
+            session_ref,
             own,
             handle,
             deferred: (deferred, is_foreign),
         } = construct(ti, args)?;
         let member = superblock.member;
-        let unit = membership.session.gate.unit(member);
+        let gate = session_ref.session.shared.gate.clone();
+        let unit = gate.unit(member);
         let rules = Rules::of(member, unit, &features, ti.is_read_only());
         let offset_sectors = superblock.data_offset_sectors;
         let flags = TableFlags::new(&[
@@ -125,7 +160,7 @@ impl Target for LeaseTarget {
         ]);
         let flags = Arc::new(flags, GFP_KERNEL)?;
         let table = Table {
-            id: membership.id,
+            id: session_ref.id,
             member,
             device: own,
             as_member: MemberDevice {
@@ -140,7 +175,7 @@ impl Target for LeaseTarget {
             deferred: deferred.clone(),
             flags: flags.clone(),
         };
-        membership
+        session_ref
             .enroll(table)
             .or_ctr(c"Cannot add the table to its session")?;
         Ok(try_init!(LeaseTable {
@@ -151,17 +186,18 @@ impl Target for LeaseTarget {
             deferred,
             features,
             controller: slot,
-            membership,
+            gate,
+            session_ref,
         }? CtrError))
     }
 
     fn dtr(data: &LeaseTable<'_>, _ti: &DmTarget) {
-        data.membership.session.detach(data.membership.id);
+        data.session().detach(data.session_ref.id);
     }
 
     #[inline]
     fn map<'ti>(data: &LeaseTable<'ti>, bio: MapBio<'ti, Self>) -> MapOutcome<'ti> {
-        // Reads pass everywhere, always [R22].
+        // Reads always pass, on every controller [R22].
         if bio.is_read() {
             if data.flags.has(TableFlags::OUTDATED) {
                 return bio.end(BlkStatus::IOERR);
@@ -181,8 +217,8 @@ impl Target for LeaseTarget {
     }
 
     fn presuspend(data: &LeaseTable<'_>, ti: &DmTarget) {
-        // A flushing suspend lets held bios pass; a noflush one wants them back, and before that dm
-        // core may not come to the end of what it has deferred.
+        // A flushing suspend waits for held bios. A noflush suspend wants them back. They go back
+        // before the wait below, because dm core may not finish with the deferred bios before.
         if ti.noflush_suspending() {
             data.flags.set(TableFlags::NOFLUSH);
             data.gate().begin_noflush(data);
@@ -193,13 +229,14 @@ impl Target for LeaseTarget {
     }
 
     fn presuspend_undo(data: &LeaseTable<'_>, _ti: &DmTarget) {
-        // What was deferred meanwhile is mapped already, and nothing says when all of it is.
+        // DEFERRED stays set: dm core maps the deferred bios already, and no marker shows their
+        // end.
         data.flags.clear(TableFlags::NOFLUSH);
     }
 
     fn preresume(data: &LeaseTable<'_>, _ti: &DmTarget) -> Result {
-        // Idempotent: a device that is resumed again is attached already.
-        data.membership.session.attach(data.membership.id)
+        // A device that is resumed again is attached already, which `attach` allows.
+        data.session().attach(data.session_ref.id)
     }
 
     fn resume(data: &LeaseTable<'_>, ti: &Resuming<'_>) {
@@ -208,7 +245,7 @@ impl Target for LeaseTarget {
             data.deferred.disown();
             data.flags.clear(TableFlags::FOREIGN);
         }
-        // A read-only table refuses all of them; whether there are any concerns the next one.
+        // A read-only table refuses all deferred bios, so it needs no marker for their end.
         if !data.rules.read_only {
             data.flags.set(TableFlags::DEFERRED);
             if !data.deferred.resume(ti) {
@@ -225,7 +262,7 @@ impl Target for LeaseTarget {
         };
         let _ = match kind {
             StatusKind::Info => {
-                let mut status = data.membership.session.status(data.rules.member);
+                let mut status = data.session().status(data.rules.member);
                 if data.flags.has(TableFlags::OUTDATED) {
                     status.reason = Reason::Outdated;
                 }
@@ -242,7 +279,7 @@ impl Target for LeaseTarget {
         args: Args<'_>,
         out: &mut TextWriter<'_>,
     ) -> Result<Reply> {
-        message::handle(&data.membership.session, args, out)
+        message::handle(data.session(), args, out)
     }
 
     fn iterate_devices<'ti>(data: &LeaseTable<'ti>, ti: &DmTarget, visitor: &mut Visitor<'ti>) {
@@ -250,23 +287,23 @@ impl Target for LeaseTarget {
     }
 
     fn io_hints(data: &LeaseTable<'_>, _ti: &DmTarget, limits: &mut QueueLimits<'_>) {
-        // A polled write would keep its permit until its submitter cares to poll.
+        // A polled write would hold its permit until its submitter polls.
         limits.clear_poll();
-        let superblock = &data.membership.session.superblock;
+        let superblock = &data.session().superblock;
         if let Counting::Stripe { chunk_sectors } = superblock.redundancy.counting {
             limits.set_chunk_sectors(chunk_sectors);
-            // An atomic write must not be split, and might not fit into a row.
+            // An atomic write must not be split, and it might cross the end of a stripe row.
             limits.clear_atomic_writes();
         }
     }
 }
 
-/// What the constructor has brought together.
+/// What [`construct`] returns.
 struct Made<'ti> {
     device: DmDevice<'ti>,
     superblock: Superblock,
     line: (Slot, FeatureArgs),
-    membership: Membership,
+    session_ref: SessionRef,
     own: Arc<BlockDevice>,
     handle: TargetHandle,
     deferred: (Arc<Deferred>, bool),
@@ -281,12 +318,12 @@ fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'t
     let own = open(ti, &device)?;
     let superblock = read_superblock(ti, &own)?;
     check(ti, &line, &superblock)?;
-    let membership = join(ti, &line, &superblock, &own)?;
+    let session_ref = join(ti, &line, &superblock, &own)?;
     let handle = ti.handle().or_ctr(c"Cannot allocate a handle")?;
-    let deferred = deferred(ti, &membership)?;
-    // Bios wait here for permits: swapping must not fill the memory with them.
+    let deferred = deferred(ti, &session_ref)?;
+    // Bios wait here for permits. The limit keeps swapping from filling the memory with them.
     ti.set_limit_swap_bios(true);
-    // An empty flush changes nothing, so it need not come here; a flush with data still does.
+    // An empty flush changes nothing, so it bypasses `map`. A flush with data does not.
     ti.set_num_flush_bios(1).set_flush_bypasses_map(true);
     ti.set_num_discard_bios(1)
         .set_num_secure_erase_bios(1)
@@ -299,21 +336,21 @@ fn construct<'ti>(ti: &mut TargetBuilder<'ti>, args: Args<'_>) -> Result<Made<'t
         device,
         superblock,
         line,
-        membership,
+        session_ref,
         own,
         handle,
         deferred,
     })
 }
 
-/// What dm core defers of the mapped device: known if a table of it is live. The second value is
-/// true if that table belongs to another session.
+/// The deferred bios of the mapped device, which it shares with its other tables. The second value
+/// is true if they were sent to another session.
 fn deferred(
     ti: &TargetBuilder<'_>,
-    membership: &Membership,
+    session_ref: &SessionRef,
 ) -> Result<(Arc<Deferred>, bool), CtrError> {
     let device = ti.device_number();
-    match registry::deferred(device, &membership.session) {
+    match registry::deferred(device, &session_ref.session) {
         Some(known) => Ok(known),
         None => {
             let new = Deferred::new(device).or_ctr(c"Cannot allocate memory")?;
@@ -330,7 +367,7 @@ fn open(ti: &TargetBuilder<'_>, device: &DmDevice<'_>) -> Result<Arc<BlockDevice
             c"Zoned devices are not supported",
         ));
     }
-    // A read-only table observes, and says so in its mailbox if the device lets it.
+    // A read-only table observes. It writes its mailbox too, if the device is not read-only.
     let access = match ti.is_read_only() && device.is_read_only() {
         true => Access::Read,
         false => Access::ReadWrite,
@@ -375,8 +412,8 @@ fn join(
     line: &TableLine<'_>,
     superblock: &Superblock,
     own: &BlockDevice,
-) -> Result<Membership, CtrError> {
-    let joined = registry::join(&Joiner {
+) -> Result<SessionRef, CtrError> {
+    let joined = registry::join(&JoinRequest {
         superblock,
         slot: line.controller,
         device: own.devt(),
@@ -385,13 +422,13 @@ fn join(
     });
     joined.map_err(|error| match error {
         JoinError::System(error) => CtrError::new(error, c"Cannot make a session"),
-        JoinError::Mismatch(what) => CtrError::with_detail(
+        JoinError::Member(MemberError::Mismatch(what)) => CtrError::with_detail(
             EINVAL,
             c"Member does not fit the others of its portion",
             ti,
             format_args!("{what}"),
         ),
-        JoinError::Outdated(highest) => CtrError::with_detail(
+        JoinError::Member(MemberError::Outdated(highest)) => CtrError::with_detail(
             ESTALE,
             c"Device is a former disk of its member",
             ti,
@@ -400,7 +437,9 @@ fn join(
                 superblock.generation
             ),
         ),
-        JoinError::Taken => CtrError::new(EBUSY, c"Another device is this member already"),
+        JoinError::Member(MemberError::Taken) => {
+            CtrError::new(EBUSY, c"Another device is this member already")
+        }
         JoinError::Period => CtrError::new(
             EINVAL,
             c"Heartbeat period does not fit the portion's timings",

@@ -14,7 +14,15 @@ use super::{
     WAITS, //
 };
 use crate::{
-    dm::{clock::leaping_ns, BioList, BlkStatus, HeldBio, HeldEnd, Word64},
+    dm::{
+        clock::leaping_ns,
+        BioList,
+        BlkStatus,
+        Context,
+        HeldBio,
+        HeldEnd,
+        Word64, //
+    },
     driver::waker::Reasons,
     proto::gate::{
         lanes::Place,
@@ -70,9 +78,11 @@ pub(super) struct Held {
 }
 
 impl PortionGate {
-    /// What the dispatcher does each time it is woken.
-    pub fn dispatch(&self) {
-        waiting::dispatch(self);
+    /// The body of the dispatcher thread: gives permits to bios that wait.
+    pub fn dispatch_loop(&self, context: &Context) {
+        while self.dispatcher.wait(context, None).is_some() {
+            waiting::dispatch(self);
+        }
     }
 
     /// Sends a bio that got its permit from the dispatcher to its member. The lease is looked at
