@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bios that dm core defers while a mapped device is suspended.
+//! The deferred bios of a mapped device: those that dm core holds back while it is suspended.
 //!
-//! After the resume they come to `map` as if they had just been sent. Which of them may still pass
-//! is [`crate::proto::gate::backlog`] [R55]. What is here is how they are told from others, and how
-//! their end is noticed:
+//! After the resume they come to `map` as if they had just been sent.
+//! [`crate::proto::gate::backlog`] decides which of them may still pass [R55]. This module
+//! recognizes them and notices their end:
 //!
-//! * Between the beginning of a suspend and the end of the deferred bios each state-changing bio
-//!   takes the cold path of the gate ([`Unusual`]).
-//! * There, one that comes from a worker of the device counts as deferred.
-//! * Behind the last one comes a [`Marker`]. A suspend that fails has none, since its deferred bios
-//!   are mapped before the target hears of it: then the cold path is taken until the next resume.
+//! * Between the beginning of a suspend and the end of the deferred bios, each state-changing bio
+//!   takes the slow path of the gate ([`super::gate::TableFlags`]).
+//! * On that path, a bio that comes from a worker of the device counts as deferred.
+//! * A [`Marker`] comes behind the last deferred bio. A suspend that fails has no marker, because
+//!   dm core maps its deferred bios before it tells the target. Then bios take the slow path until
+//!   the next resume.
 //!
-//! A [`Deferred`] belongs to a mapped device and is shared by its tables, since bios that were sent
-//! to one table are mapped by the next.
+//! A [`Deferred`] belongs to a mapped device. The tables of the device share it, because a bio that
+//! was sent to one table is mapped by the next table.
 //!
 //! Locking: none. dm core calls the suspend hooks of a device one at a time.
 
@@ -23,7 +24,7 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// See the top of the file.
+/// The deferred bios of one mapped device.
 pub struct Deferred {
     /// The mapped device.
     pub device: DevT,
@@ -32,7 +33,7 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// Of a device that has never been suspended.
+    /// The state of a device that has never been suspended.
     pub fn new(device: DevT) -> Result<Arc<Self>> {
         let marker = Marker::new()?;
         Ok(Arc::new(
@@ -45,30 +46,29 @@ impl Deferred {
         )?)
     }
 
-    /// From now on dm core may defer bios, none of which arrived before `epoch`.
+    /// Notes that dm core may defer bios from now on. None of them arrived before `epoch`.
     pub fn begin(&self, epoch: u64) {
         self.backlog.begin(epoch);
     }
 
-    /// Waits until dm core has mapped what it deferred during the last suspend, which it does by
-    /// itself, unless bios that wait at the gate keep it from that: they are to be called back
-    /// before.
+    /// Waits until dm core has mapped the bios that it deferred during the last suspend. Bios that
+    /// wait at the gate may keep dm core from that, so the caller recalls them before.
     pub fn wait(&self) {
         self.marker.wait();
     }
 
-    /// Whether anything may be deferred.
+    /// Whether there may be deferred bios.
     pub fn is_any(&self) -> bool {
         self.backlog.is_any()
     }
 
-    /// What is deferred was sent to a table of another session.
+    /// Notes that the deferred bios were sent to a table of another session.
     pub fn disown(&self) {
         self.backlog.disown();
     }
 
-    /// The device is being resumed; whether there may be bios that were deferred. Then
-    /// the [marker](Deferred::marker) comes behind them.
+    /// Notes the resume of the device. Returns whether there may be deferred bios. If so, the
+    /// [marker](Deferred::marker) comes behind them.
     pub fn resume(&self, ti: &Resuming<'_>) -> bool {
         let is_any = self.backlog.is_any();
         if is_any {
@@ -78,17 +78,17 @@ impl Deferred {
         is_any
     }
 
-    /// What marks the end of the deferred bios.
+    /// The marker of the end of the deferred bios.
     pub fn marker(&self) -> &Marker {
         &self.marker
     }
 
-    /// It has come.
+    /// Notes that the marker has come.
     pub fn end(&self) {
         self.backlog.end();
     }
 
-    /// The epoch in which a bio arrived that is mapped now, in `epoch`.
+    /// The epoch in which a bio arrived that is mapped in `epoch`.
     pub fn arrived(&self, ti: &DmTarget, epoch: u64) -> u64 {
         self.backlog.arrived(epoch, ti.is_own_worker())
     }

@@ -18,7 +18,7 @@
 use super::{
     gate::PortionGate,
     inbox::{Inbox, Reply, Request, Settings},
-    mailbox::{Decoded, Mailbox, Which},
+    mailbox::{Decoded, Mailbox, Transfer},
     report::{self, Identity},
     timer::HeartbeatTimer,
     view::{Published, View},
@@ -57,7 +57,7 @@ pub struct Engine {
     /// What other threads use too.
     pub shared: Arc<Shared>,
     machine: KBox<Controller>,
-    /// Which terms of this controller follow each other without a foreign one.
+    /// The terms of this controller that follow each other without a foreign term in between.
     reign: Reign,
     /// The slots of the portion, a bit each.
     slots: u64,
@@ -360,7 +360,7 @@ impl Engine {
         for mailbox in &shared.mailboxes {
             while let Some((transfer, buf, ok)) = mailbox.take_done() {
                 let member = mailbox.member;
-                if transfer == Which::Read && ok {
+                if transfer == Transfer::Read && ok {
                     self.decoded.fill(mailbox, &buf, self.slots);
                 }
                 mailbox.put_idle(transfer, buf);
@@ -370,11 +370,11 @@ impl Engine {
                     machine, decoded, ..
                 } = &mut *self;
                 match transfer {
-                    Which::Ballot => machine.handle_write(member, Register::Ballot, ok, now_ns),
-                    Which::Heartbeat => {
+                    Transfer::Ballot => machine.handle_write(member, Register::Ballot, ok, now_ns),
+                    Transfer::Heartbeat => {
                         machine.handle_write(member, Register::Heartbeat, ok, now_ns)
                     }
-                    Which::Read => machine.handle_read(member, ok.then_some(&*decoded), now_ns),
+                    Transfer::Read => machine.handle_read(member, ok.then_some(&*decoded), now_ns),
                 }
                 self.perform_actions();
             }

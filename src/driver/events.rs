@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The trace events, as Rust functions. They are defined in `events.h`, whose signatures these
-//! repeat, and show under `events/dm_lease` in tracefs.
+//! The trace events as Rust functions.
 //!
-//! Any context; a disabled event costs one no-operation instruction, provided that its arguments
-//! are at hand. Times are nanoseconds of `CLOCK_MONOTONIC_RAW`.
+//! `events.h` defines the events, and the signatures here repeat the ones there. tracefs shows the
+//! events under `events/dm_lease`.
+//!
+//! The functions may be called in any context. A disabled event costs one no-operation instruction,
+//! if its arguments are computed anyway. Times are nanoseconds of `CLOCK_MONOTONIC_RAW`.
 
 use crate::dm::trace::{
     trace_events,
@@ -23,8 +25,8 @@ trace_events! {
         reason: &Word,
     );
 
-    /// A heartbeat round was judged: its stamp, how long writing and reading took, and until when
-    /// the lease is valid now, 0 for no lease.
+    /// A heartbeat round was judged. `stamp_ns` is its stamp, `latency_ns` the time for writing and
+    /// reading, and `expiry_ns` the end of the lease, or 0 if there is no lease.
     pub fn dm_lease_heartbeat(
         portion: &[u8; 16],
         controller: u32,

@@ -1,43 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The path of a state-changing bio.
+//! The gate: the path of a state-changing bio.
 //!
 //! ```text
-//!   map: permit? lease? --Granted--> remap --> device --> end_io: acknowledge? --> leave
+//!   map: permit? lease? --Granted--> remap --> device --> end_io: acknowledge? --> return permit
 //!           |     |
-//!           |     +--Refused--> fail, or keep until the export was switched (`lapse_hold_ms`)
-//!           +--Full--> hold, in order --> dispatcher: permit? lease? --> outbox, or fail
-//!                                           member's thread: lease? --> submit, or fail
+//!           |     +--Refused--> fail, or hold back for `lapse_hold_ms`
+//!           +--Full--> wait, in order --> dispatcher: permit? lease? --> outbox, or fail
+//!                                          member's thread: lease? --> submit, or fail
 //! ```
 //!
-//! The decision itself is [`crate::proto::gate::permits::Gate`]: one compare-and-swap and one
-//! comparison [R13]. What is here is where the bio goes then. Per-bio data says whether a permit is
-//! held, and where it was charged, before any exit of `map`, because `end_io` also sees bios that
-//! were ended inside `map`.
+//! [`crate::proto::gate::permits::Gate`] makes the decision with one compare-and-swap and one
+//! comparison [R13]. This module sends the bio where the decision says. The per-bio data says
+//! whether the bio has a permit, and where that permit is charged. It is written before every exit
+//! of `map`, because `end_io` also sees bios that were ended inside `map`.
 //!
-//! Nearly every bio gets its permit and keeps it, so that is what [`PortionGate::map`] and
-//! [`PortionGate::end_io`] are written for: the bio is aimed and its data written before the
-//! decision, as if it were granted already, so that nothing has to be remembered over the reading
-//! of the clock. Whatever else may happen is in functions marked `#[cold]`, which undo that first
-//! and cost the others nothing: data that only they need is not with the bio, and the gate itself
-//! they find through the table.
+//! This file is the fast path. Nearly every bio gets a permit and keeps it, so
+//! [`PortionGate::map`] aims the bio and writes its data before the decision, as if the permit were
+//! granted. So no value needs to be kept in a register while the clock is read. All other outcomes
+//! are in functions marked `#[cold]`, which undo this first. They find the gate through the table,
+//! so that the fast path does not pass it to them.
 //!
-//! While the lease is valid nothing fails for having waited; when it is gone all that waited fail
-//! together [R17]. Who waits where, and who goes next, is [`crate::proto::gate::waiting`].
+//! | file | what it holds |
+//! |---|---|
+//! | [`table`] | what the gate sees of a table |
+//! | [`slow`] | the rare outcomes of `map` and `end_io` |
+//! | [`held`] | bios that wait for a permit, and their dispatch |
+//! | [`outbox`] | the way of such a bio to its member |
+//! | [`lapse`] | bios that are held back after a lapse (`lapse_hold_ms`) |
+//! | [`suspend`] | what happens during a noflush suspend |
+//! | [`counters`] | counters and traces |
 //!
-//! Locking: the queues of held bios and completions have one interrupt-disabling spinlock. It is
-//! taken on the path of a bio only when the bio has to wait, or is refused within the hold time of
-//! a lapse. Nothing is ended or submitted under it.
+//! While the lease is valid, no bio fails because it has waited. When the lease ends, all waiting
+//! bios fail together [R17]. [`crate::proto::gate::waiting`] holds the wait queues and their order.
+//!
+//! Locking: one interrupt-disabling spinlock protects all held bios and completions. `map` and
+//! `end_io` take it only if the bio has to wait, or if it is refused within the hold time of a
+//! lapse. No bio is ended or submitted under the lock.
 
 mod counters;
 mod held;
 mod lapse;
-pub mod outbox;
+mod outbox;
 mod slow;
 mod suspend;
 mod table;
 
-pub use slow::map_nothing;
+pub use slow::map_empty;
 pub use table::{GatedTable, LeaseTarget, Rules, TableFlags};
 
 use super::{
@@ -72,11 +81,11 @@ use kernel::{
         SpinLockIrq, //
     },
 };
-use lapse::UNNOTED;
+use lapse::LAPSE_TIME_UNKNOWN;
 use outbox::Outbox;
 use slow::{
-    decide_again, decide_free, decide_taken, finish_leave, judge_end, map_unusual, pass_failed,
-    pass_noted,
+    decide_again, decide_with_permit, decide_without_permit, finish_leave, judge_end, map_slow,
+    pass_failed, pass_noted,
 };
 
 impl AtomicWord for Word64 {
@@ -105,29 +114,29 @@ impl AtomicWord for Word64 {
     }
 }
 
-/// There is no permit, nor anything to remember.
+/// The epoch of a bio without a permit that does not wait.
 const NO_PERMIT: u64 = u64::MAX;
 
-/// There is no permit, if this bit is set; the others are the epoch in which the bio arrived.
-const WAITS: u64 = 1 << 63;
+/// A bit of the epoch: the bio has no permit yet. The other bits are the epoch in which it arrived.
+const WAITING: u64 = 1 << 63;
 
-/// What is remembered of a state-changing bio from `map` to `end_io`.
+/// What is known of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
 pub struct PerBio {
-    /// The epoch whose lease admitted it, while it holds a permit; else with [`WAITS`].
+    /// The epoch whose lease admitted the bio, while it has a permit. Otherwise [`WAITING`] is set.
     epoch: u64,
-    /// Where in the gate its permit is charged.
+    /// Where its permit is charged.
     charge: Place,
-    /// Where it goes on the member, which can no longer be seen when it comes back. Of a completion
-    /// that is kept: the number of its table.
+    /// The first sector on the member, which the bio no longer shows when it has ended. For a
+    /// completion that is held back, this is the number of its table.
     sector: u64,
-    /// How much of it there is.
+    /// The length of the bio.
     bytes: u32,
 }
 
 impl PerBio {
     const fn has_permit(&self) -> bool {
-        self.epoch & WAITS == 0
+        self.epoch & WAITING == 0
     }
 }
 
@@ -146,20 +155,20 @@ impl Default for PerBio {
 #[pin_data]
 pub struct PortionGate {
     gate: Gate<Word64, KVec<Word64>>,
-    /// How long a stripe row is on a member, where rows count.
+    /// The length of a stripe row on a member, if permits are counted for each row.
     chunk: Chunk,
-    /// How much of the lease was left for some of those that passed.
+    /// How much of the lease was left, for a sample of the bios that passed.
     checks: Checks<KVec<Word64>>,
     refused: Atomic<u64>,
     late: Atomic<u64>,
-    /// When the lease ended last; 0: never, or what was kept was dropped since. From the beginning
-    /// of a lease on [`UNNOTED`].
+    /// When the last lease ended. It is [`LAPSE_TIME_UNKNOWN`] from the beginning of a lease, and 0
+    /// if there was no lease or if the bios that were held back were dropped since.
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,
     portion: Arc<Waker>,
     dispatcher: Arc<Waker>,
-    /// Of each member.
+    /// The outbox of each member.
     outboxes: KVec<Arc<Outbox>>,
     #[pin]
     held: SpinLockIrq<Held>,
@@ -170,7 +179,7 @@ impl PortionGate {
     ///
     /// # Errors
     ///
-    /// There is no memory for its lanes.
+    /// `ENOMEM` if there is no memory for its lanes.
     pub fn new(
         superblock: &Superblock,
         controller: Slot,
@@ -214,7 +223,7 @@ impl PortionGate {
         }))
     }
 
-    /// What an operation on a member counts in a row.
+    /// How much an operation on a member counts in a stripe row.
     pub fn unit(&self, member: u8) -> Unit {
         match self.gate.layout() {
             LaneLayout::Rows(fields) => fields.unit(member),
@@ -230,10 +239,11 @@ impl PortionGate {
         table: &impl GatedTable<'ti>,
     ) -> MapOutcome<'ti> {
         if table.flags().is_any() || self.gate.is_latched() {
-            return map_unusual(bio, table);
+            return map_slow(bio, table);
         }
         let bio = bio.locate();
-        // Three times the same, compiled for each way of counting: one decision, and none later.
+        // The same code is compiled once for each way of counting, so that the way is tested only
+        // here.
         match self.gate.layout() {
             LaneLayout::Single => self.admit(bio, table, LaneLayout::Single, Place::ONE),
             LaneLayout::PerCpu => {
@@ -255,13 +265,14 @@ impl PortionGate {
         counting: LaneLayout,
         charge: Place,
     ) -> MapOutcome<'ti> {
-        // Read before the permit is taken: what was held up in between counts for the older epoch.
+        // The epoch is read first. If the task is delayed before it takes the permit, the bio
+        // counts for the older epoch.
         let epoch = self.gate.epoch();
         let taken = self.gate.take_short(counting, charge);
         match taken {
             Taken::Sure => {}
-            Taken::Unsure => return decide_taken(bio.into(), table, epoch, charge),
-            Taken::No => return decide_free(bio.into(), table, epoch, charge),
+            Taken::Unsure => return decide_with_permit(bio.into(), table, epoch, charge),
+            Taken::No => return decide_without_permit(bio.into(), table, epoch, charge),
         }
         let bio = aim(bio, table, epoch, charge);
         match self.gate.check_short(epoch, leaping_ns) {
@@ -272,8 +283,8 @@ impl PortionGate {
         }
     }
 
-    /// Where the permit of a bio is charged that counts in a row [R19]. Plain bios were split at
-    /// the end of a row; a discard is as long as it likes.
+    /// Where the permit of a bio is charged if permits are counted for each row [R19]. Writes were
+    /// split at the end of a row, but a discard may be longer than a row.
     #[inline(always)]
     fn charge(&self, bio: &Bio, unit: Unit) -> Place {
         match self.chunk.row(bio.device_sector(), bio.size_bytes()) {
@@ -303,8 +314,8 @@ impl PortionGate {
         }
         let per_bio = bio.per_bio();
         per_bio.epoch = NO_PERMIT;
-        // The verdict stands, so the permit may close; afterwards nothing of the session may be
-        // touched that the end of this bio could take away.
+        // The verdict is final, so the permit is returned. After that the table may be destroyed as
+        // soon as this bio ends, so nothing of the session may be used.
         match self.gate.leave_short(per_bio.charge) {
             Some(Left { wake: false }) => {}
             left => finish_leave(table, per_bio.charge, left),
@@ -312,30 +323,31 @@ impl PortionGate {
         bio.pass_on()
     }
 
-    /// Gives the permit of a bio back, as [`PortionGate::end_io`].
-    fn leave(&self, per_bio: &mut PerBio) {
+    /// Returns the permit of a bio, like [`PortionGate::end_io`].
+    fn return_permit(&self, per_bio: &mut PerBio) {
         per_bio.epoch = NO_PERMIT;
         let wake = self.gate.leave(per_bio.charge).wake;
-        self.note_refusal(false, wake);
+        self.notify(false, wake);
     }
 
-    /// Begins the lease of an epoch, in the reign that began with the epoch `since`.
+    /// Begins the lease of `epoch`. The controller has owned the portion since the epoch `since`
+    /// without a foreign epoch in between. Returns `false` if the gate was latched meanwhile.
     pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
-        let _ = self.lapsed_ns.xchg(UNNOTED, ordering::Full);
+        let _ = self.lapsed_ns.xchg(LAPSE_TIME_UNKNOWN, ordering::Full);
         self.gate.open_epoch(epoch, since, expiry_ns)
     }
 
-    /// The epoch of the lease that was given last.
+    /// The epoch of the last lease.
     pub fn epoch(&self) -> u64 {
         self.gate.epoch()
     }
 
-    /// Moves the end of the lease; `false` when it was latched meanwhile.
+    /// Moves the end of the lease. Returns `false` if the gate was latched meanwhile.
     pub fn extend(&self, from_ns: u64, to_ns: u64) -> bool {
         self.gate.extend(from_ns, to_ns)
     }
 
-    /// Ends the lease. What waits is failed next, by [`PortionGate::fail_pending`].
+    /// Ends the lease. The caller then calls [`PortionGate::fail_pending`].
     pub fn latch(&self) {
         if self.gate.expiry_ns() != 0 {
             self.note_lapse();
@@ -343,7 +355,7 @@ impl PortionGate {
         self.gate.latch();
     }
 
-    /// Sets the limit; 0 closes the gate.
+    /// Sets the limit of open permits. 0 closes the gate.
     pub fn set_limit(&self, limit: u32) {
         self.gate.set_limit(limit);
         self.dispatcher.wake(Reasons::CHANGE);
@@ -354,12 +366,12 @@ impl PortionGate {
         self.gate.is_drained()
     }
 
-    /// The end of the lease; 0 when there is none.
+    /// The end of the lease, or 0 if there is no lease.
     pub fn expiry_ns(&self) -> u64 {
         self.gate.expiry_ns()
     }
 
-    /// The permits.
+    /// The numbers of open permits.
     pub fn count(&self) -> Count {
         self.gate.count()
     }
@@ -369,24 +381,25 @@ impl PortionGate {
         &self.outboxes
     }
 
-    fn woken_by_permit(&self) {
+    fn wake_for_permit(&self) {
         self.dispatcher.wake(Reasons::PERMIT);
         self.portion.wake(Reasons::PERMIT);
     }
 
-    /// Passes on what the gate has seen while it refused.
-    fn note_refusal(&self, lapsed: bool, wake: bool) {
+    /// Tells the threads what the gate found: that the lease has ended (`lapsed`), or that a bio
+    /// that waits may get a permit (`wake`).
+    fn notify(&self, lapsed: bool, wake: bool) {
         if lapsed {
             self.note_lapse();
             self.portion.wake(Reasons::LAPSE);
         }
         if wake {
-            self.woken_by_permit();
+            self.wake_for_permit();
         }
     }
 }
 
-/// Directs a bio to its member, as if it had a permit.
+/// Directs a bio to its member and writes its data, as if it had a permit.
 #[inline(always)]
 fn aim<'ti>(
     bio: LocatedBio<'ti, LeaseTarget>,
@@ -405,7 +418,7 @@ fn aim<'ti>(
     bio.aim(table.device(), sector, per_bio)
 }
 
-/// So many words, all zero.
+/// Allocates `words` words that are zero.
 fn zeros(words: usize) -> Result<KVec<Word64>> {
     let mut zeros = KVec::with_capacity(words, GFP_KERNEL)?;
     for _ in 0..words {
@@ -414,7 +427,7 @@ fn zeros(words: usize) -> Result<KVec<Word64>> {
     Ok(zeros)
 }
 
-/// How the permits of a portion are counted, and how long a row is.
+/// How the permits of a portion are counted, and the length of a stripe row.
 fn counting(superblock: &Superblock) -> (LaneLayout, Chunk) {
     let redundancy = &superblock.redundancy;
     let (counting, chunk_sectors) = match redundancy.counting {

@@ -2,22 +2,25 @@
 
 //! The mailboxes of one member: preallocated I/O, and the thread that submits it.
 //!
-//! Three transfers exist for each member, allocated once: the own ballot register, the own
-//! heartbeat register, and the read of all slots. Each is in one place at a time:
+//! Each member has three transfers, which are allocated once: a write of the own ballot register, a
+//! write of the own heartbeat register, and a read of all slots. A transfer goes through these
+//! stages:
 //!
 //! ```text
-//!   Idle --(portion thread fills it)--> Ready --(member thread)--> Away --(irq)--> Done --> Idle
+//!   Idle --(portion thread fills it)--> Ready --(member thread)--> Taken --(irq)--> Done --> Idle
 //! ```
 //!
-//! Submitting may block for as long as the device likes, so it happens in a thread of the member's
-//! own: one hung disk cannot delay another member's heartbeat, nor another portion's [R44].
+//! To submit I/O may block for as long as a device hangs. So each member has a thread that submits
+//! its I/O, and a disk that hangs delays neither the heartbeats of other members nor other portions
+//! [R44].
 //!
-//! While the system sleeps, and goes to sleep, devices must not get commands: one that came between
-//! the suspend of its device and the end of the other CPUs would be waited for by the latter, for
-//! ever. Mailboxes are *parked* then: what is ready stays ready, as if the member thread stalled.
+//! Devices must not get commands while the system goes to sleep and while it sleeps. A command that
+//! came after the suspend of its device would never complete, and the shutdown of the other CPUs
+//! would wait for it. So mailboxes are *parked* before: a parked mailbox leaves ready transfers
+//! where they are, as if the member thread stalled.
 //!
-//! Locking: the places are under an interrupt-disabling spinlock. Buffers are filled and decoded
-//! outside of it.
+//! Locking: an interrupt-disabling spinlock protects the stages. Buffers are filled and decoded
+//! without the lock.
 
 use super::waker::{Reasons, Waker};
 use crate::{
@@ -38,40 +41,41 @@ use kernel::{
     sync::{Arc, SpinLockIrq},
 };
 
-/// Blocks of one slot.
+/// The number of blocks of one slot.
 const SLOT_BLOCKS: usize = MAILBOX_SIZE as usize / BLOCK_SIZE;
 
-/// Which of the three transfers.
+/// One of the three transfers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// A block of the own ballot register is written.
+pub enum Transfer {
+    /// The write of a block of the own ballot register.
     Ballot = 0,
-    /// A block of the own heartbeat register is written.
+    /// The write of a block of the own heartbeat register.
     Heartbeat = 1,
-    /// All slots are read.
+    /// The read of all slots.
     Read = 2,
 }
 
-impl Which {
-    const ALL: [Which; 3] = [Which::Ballot, Which::Heartbeat, Which::Read];
+impl Transfer {
+    const ALL: [Transfer; 3] = [Transfer::Ballot, Transfer::Heartbeat, Transfer::Read];
 }
 
 type Buf = KBox<IoBuf<Mailbox>>;
 
-/// Where a transfer is.
-enum Place {
+/// The stage of a transfer.
+enum Stage {
     Idle(Buf),
     Ready(Buf, Request),
-    Away,
+    /// A thread or the device has the buffer.
+    Taken,
     Done(Buf, BlkStatus),
 }
 
-struct Places {
+struct State {
     device: Option<Arc<BlockDevice>>,
-    /// The generation of the member that the device is [R56].
+    /// The generation that the superblock of the device names [R56].
     generation: u32,
-    transfers: [Place; 3],
-    /// Nothing is submitted.
+    transfers: [Stage; 3],
+    /// No I/O is submitted.
     parked: bool,
 }
 
@@ -83,21 +87,21 @@ pub struct Mailbox {
     uuid: [u8; 16],
     own: Slot,
     first: Slot,
-    /// The portion thread's waker.
+    /// The waker of the portion thread.
     portion: Arc<Waker>,
-    /// The member thread's waker.
+    /// The waker of the member thread.
     submitter: Arc<Waker>,
     #[pin]
-    places: SpinLockIrq<Places>,
-    /// A transfer of parked mailboxes has come to its place.
+    state: SpinLockIrq<State>,
+    /// Woken when a transfer of a parked mailbox reaches a stage.
     #[pin]
     settled: WaitQueue,
 }
 
 impl Complete for Mailbox {
     fn complete(self: Arc<Self>, buf: Buf, status: BlkStatus) {
-        let which = buf.tag as usize;
-        self.put(which, Place::Done(buf, status));
+        let transfer = buf.tag as usize;
+        self.put(transfer, Stage::Done(buf, status));
         self.portion.wake(Reasons::IO);
     }
 }
@@ -115,11 +119,11 @@ impl Mailbox {
         let first = Slot::all_in(slots).next().ok_or(EINVAL)?;
         let last = Slot::all_in(slots).last().ok_or(EINVAL)?;
         let span = usize::from(last.index().wrapping_sub(first.index())).wrapping_add(1);
-        let read = IoBuf::new(span.wrapping_mul(SLOT_BLOCKS), Which::Read as u64)?;
+        let read = IoBuf::new(span.wrapping_mul(SLOT_BLOCKS), Transfer::Read as u64)?;
         let transfers = [
-            Place::Idle(IoBuf::new(1, Which::Ballot as u64)?),
-            Place::Idle(IoBuf::new(1, Which::Heartbeat as u64)?),
-            Place::Idle(read),
+            Stage::Idle(IoBuf::new(1, Transfer::Ballot as u64)?),
+            Stage::Idle(IoBuf::new(1, Transfer::Heartbeat as u64)?),
+            Stage::Idle(read),
         ];
         let submitter = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
         Arc::pin_init(
@@ -130,8 +134,8 @@ impl Mailbox {
                 first,
                 portion,
                 submitter,
-                places <- new_spinlock_irq!(
-                    Places { device: None, generation: 0, transfers, parked: false },
+                state <- new_spinlock_irq!(
+                    State { device: None, generation: 0, transfers, parked: false },
                     "dm_lease mailbox"
                 ),
                 settled <- crate::dm::thread::new_wait_queue!("dm_lease mailbox settled"),
@@ -140,46 +144,47 @@ impl Mailbox {
         )
     }
 
-    /// Says which device the member is, and of which generation. What is under way goes on with
-    /// the old one.
+    /// Sets the device of the member and its generation. Transfers that were submitted continue on
+    /// the old device.
     pub fn set_device(&self, device: Arc<BlockDevice>, generation: u32) {
-        let mut places = self.places.lock();
-        let old = places.device.replace(device);
-        places.generation = generation;
-        drop(places);
+        let mut state = self.state.lock();
+        let old = state.device.replace(device);
+        state.generation = generation;
+        drop(state);
         drop(old);
     }
 
-    /// Submits nothing any more; what was submitted goes on.
+    /// Submits no more I/O. Transfers that were submitted continue.
     pub fn park(&self) {
-        self.places.lock().parked = true;
+        self.state.lock().parked = true;
     }
 
-    /// Waits for what was submitted before the mailbox was parked. Returns whether all of that has
-    /// come back by `deadline_ns`.
+    /// Waits until all transfers that were submitted before [`Mailbox::park`] have ended, but not
+    /// longer than until `deadline_ns`. Returns whether they have.
     pub fn is_settled_by(&self, deadline_ns: u64) -> bool {
         self.settled.wait_until(deadline_ns, || {
-            let places = self.places.lock();
-            let is_away = |place: &Place| matches!(place, Place::Away);
-            !places.transfers.iter().any(is_away)
+            let state = self.state.lock();
+            let is_taken = |stage: &Stage| matches!(stage, Stage::Taken);
+            !state.transfers.iter().any(is_taken)
         })
     }
 
-    /// Goes on where [`Mailbox::park`] stopped.
+    /// Submits I/O again after [`Mailbox::park`].
     pub fn unpark(&self) {
-        self.places.lock().parked = false;
+        self.state.lock().parked = false;
         self.submitter.wake(Reasons::IO);
     }
 
     /// Whether the member has a device.
     pub fn has_device(&self) -> bool {
-        self.places.lock().device.is_some()
+        self.state.lock().device.is_some()
     }
 
-    /// Hands a block of the own ballot register to the member thread. `false` if it cannot.
+    /// Hands a block of the own ballot register to the member thread. Returns `false` if the
+    /// transfer is not idle, or the device cannot take it.
     pub fn write_ballot(&self, side: Side, record: &BallotRecord) -> bool {
         self.write(
-            Which::Ballot,
+            Transfer::Ballot,
             Register::Ballot,
             side,
             IoOp::WriteFua,
@@ -187,15 +192,17 @@ impl Mailbox {
         )
     }
 
-    /// Hands a block of the own heartbeat register to the member thread. `false` if it cannot.
+    /// Hands a block of the own heartbeat register to the member thread. Returns `false` if the
+    /// transfer is not idle, or the device cannot take it.
     pub fn write_heartbeat(&self, side: Side, fua: bool, record: &HeartbeatRecord) -> bool {
         let op = if fua { IoOp::WriteFua } else { IoOp::Write };
-        self.write(Which::Heartbeat, Register::Heartbeat, side, op, record)
+        self.write(Transfer::Heartbeat, Register::Heartbeat, side, op, record)
     }
 
-    /// Hands the read of all slots to the member thread. `false` if it cannot.
+    /// Hands the read of all slots to the member thread. Returns `false` if the transfer is
+    /// not idle, or the device cannot take it.
     pub fn read_all(&self) -> bool {
-        let Some((buf, dev, _)) = self.take_idle(Which::Read) else {
+        let Some((buf, dev, _)) = self.take_idle(Transfer::Read) else {
             return false;
         };
         let blocks = 0..buf.block_count();
@@ -214,27 +221,27 @@ impl Mailbox {
     }
 
     /// Takes a transfer that has ended, if there is one.
-    pub fn take_done(&self) -> Option<(Which, Buf, bool)> {
-        let mut places = self.places.lock();
-        for (which, place) in Which::ALL.into_iter().zip(places.transfers.iter_mut()) {
-            match core::mem::replace(place, Place::Away) {
-                Place::Done(buf, status) => return Some((which, buf, status.is_ok())),
-                other => *place = other,
+    pub fn take_done(&self) -> Option<(Transfer, Buf, bool)> {
+        let mut state = self.state.lock();
+        for (transfer, stage) in Transfer::ALL.into_iter().zip(state.transfers.iter_mut()) {
+            match core::mem::replace(stage, Stage::Taken) {
+                Stage::Done(buf, status) => return Some((transfer, buf, status.is_ok())),
+                other => *stage = other,
             }
         }
         None
     }
 
     /// Gives a transfer back after its result was used.
-    pub fn put_idle(&self, which: Which, buf: Buf) {
-        self.put(which as usize, Place::Idle(buf));
+    pub fn put_idle(&self, transfer: Transfer, buf: Buf) {
+        self.put(transfer as usize, Stage::Idle(buf));
     }
 
-    /// What a read brought about one slot. What was read from the device before this one is no
-    /// information if that was of another generation.
+    /// The records of one slot in the buffer of a read. A buffer from a device of another
+    /// generation holds no records of this member.
     pub fn decode<T: Record>(&self, buf: &Buf, slot: Slot, register: Register) -> Found<T> {
         let start = self.block_index(slot, register);
-        let id = self.id(slot, self.places.lock().generation);
+        let id = self.id(slot, self.state.lock().generation);
         let side = |index: usize| match buf.block(index) {
             Some(block) => decode::<T>(block, &id),
             None => Reading::Blank,
@@ -246,9 +253,9 @@ impl Mailbox {
     pub fn submit_loop(self: Arc<Self>, context: &Context) {
         while self.submitter.wait(context, None).is_some() {
             while let Some((buf, request)) = self.take_ready() {
-                let which = buf.tag as usize;
+                let transfer = buf.tag as usize;
                 if let Err((buf, _)) = IoBuf::submit(buf, request, self.clone()) {
-                    self.put(which, Place::Done(buf, BlkStatus::IOERR));
+                    self.put(transfer, Stage::Done(buf, BlkStatus::IOERR));
                     self.portion.wake(Reasons::IO);
                 }
             }
@@ -257,13 +264,13 @@ impl Mailbox {
 
     fn write<T: Record>(
         &self,
-        which: Which,
+        transfer: Transfer,
         register: Register,
         side: Side,
         op: IoOp,
         record: &T,
     ) -> bool {
-        let Some((mut buf, dev, generation)) = self.take_idle(which) else {
+        let Some((mut buf, dev, generation)) = self.take_idle(transfer) else {
             return false;
         };
         let Some(block) = buf.block_mut(0) else {
@@ -285,50 +292,50 @@ impl Mailbox {
     }
 
     fn hand_over(&self, buf: Buf, request: Request) {
-        let which = buf.tag as usize;
-        self.put(which, Place::Ready(buf, request));
+        let transfer = buf.tag as usize;
+        self.put(transfer, Stage::Ready(buf, request));
         self.submitter.wake(Reasons::IO);
     }
 
-    fn take_idle(&self, which: Which) -> Option<(Buf, Arc<BlockDevice>, u32)> {
-        let mut places = self.places.lock();
-        let device = places.device.clone()?;
-        let generation = places.generation;
-        if which != Which::Read && device.is_read_only() {
-            // Nothing may be written here: the controller observes, and stays `joining`.
+    fn take_idle(&self, transfer: Transfer) -> Option<(Buf, Arc<BlockDevice>, u32)> {
+        let mut state = self.state.lock();
+        let device = state.device.clone()?;
+        let generation = state.generation;
+        if transfer != Transfer::Read && device.is_read_only() {
+            // A controller that cannot write its mailbox observes and stays `joining`.
             return None;
         }
-        let place = places.transfers.get_mut(which as usize)?;
-        match core::mem::replace(place, Place::Away) {
-            Place::Idle(buf) => Some((buf, device, generation)),
+        let stage = state.transfers.get_mut(transfer as usize)?;
+        match core::mem::replace(stage, Stage::Taken) {
+            Stage::Idle(buf) => Some((buf, device, generation)),
             other => {
-                *place = other;
+                *stage = other;
                 None
             }
         }
     }
 
     fn take_ready(&self) -> Option<(Buf, Request)> {
-        let mut places = self.places.lock();
-        if places.parked {
+        let mut state = self.state.lock();
+        if state.parked {
             return None;
         }
-        for place in places.transfers.iter_mut() {
-            match core::mem::replace(place, Place::Away) {
-                Place::Ready(buf, request) => return Some((buf, request)),
-                other => *place = other,
+        for stage in state.transfers.iter_mut() {
+            match core::mem::replace(stage, Stage::Taken) {
+                Stage::Ready(buf, request) => return Some((buf, request)),
+                other => *stage = other,
             }
         }
         None
     }
 
-    fn put(&self, which: usize, to: Place) {
-        let mut places = self.places.lock();
-        if let Some(place) = places.transfers.get_mut(which) {
-            *place = to;
+    fn put(&self, transfer: usize, to: Stage) {
+        let mut state = self.state.lock();
+        if let Some(stage) = state.transfers.get_mut(transfer) {
+            *stage = to;
         }
-        let parked = places.parked;
-        drop(places);
+        let parked = state.parked;
+        drop(state);
         if parked {
             self.settled.wake_all();
         }
@@ -353,13 +360,14 @@ impl Mailbox {
     }
 }
 
-/// The records of one read, decoded once: the machine looks at them several times.
+/// The records of one read. They are decoded once, because the state machine reads them several
+/// times.
 pub struct Decoded {
     slots: KVec<(Slot, Found<BallotRecord>, Found<HeartbeatRecord>)>,
 }
 
 impl Decoded {
-    /// Room for the slots of a portion.
+    /// Allocates room for the records of `slots`.
     pub fn new(slots: u64) -> Result<Self> {
         let capacity = slots.count_ones() as usize;
         Ok(Self {
@@ -367,7 +375,7 @@ impl Decoded {
         })
     }
 
-    /// Decodes what `buf` holds of `slots`.
+    /// Decodes the records of `slots` in `buf`.
     pub fn fill(&mut self, mailbox: &Mailbox, buf: &Buf, slots: u64) {
         self.slots.clear();
         for slot in Slot::all_in(slots) {
@@ -390,6 +398,6 @@ impl Mailboxes for Decoded {
     }
 }
 
-/// A slot that is not formatted is never asked for; blank is what it would be.
+/// The records of a slot that is not formatted. The state machine never asks for one.
 const NOTHING_BALLOT: Found<BallotRecord> = Found::whole(Reading::Blank, None);
 const NOTHING_HEARTBEAT: Found<HeartbeatRecord> = Found::whole(Reading::Blank, None);

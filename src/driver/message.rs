@@ -45,7 +45,7 @@ fn perform(session: &Session, command: Message, out: &mut TextWriter<'_>) -> Res
             Ok(())
         }
         Message::Drop => {
-            session.shared.gate.drop_kept();
+            session.shared.gate.drop_held_back();
             Ok(())
         }
         Message::ConfirmDead {

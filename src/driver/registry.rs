@@ -5,8 +5,8 @@
 //! A session exists while one of its tables is loaded, live or not. A timer exists while its
 //! controller has a session. One kernel may run several controllers.
 //!
-//! A session is made, with its threads, before the registry is locked, because that may wait for
-//! memory that is written back through a suspended device [R60]. If another table has made the
+//! A session is made, with its threads, before the registry is locked, because making it may wait
+//! for memory that is written back through a suspended device [R60]. If another table has made the
 //! session meanwhile, the spare session is dropped:
 //!
 //! ```text
@@ -46,7 +46,7 @@ crate::module_global! {
     pub struct REGISTRY(Registry);
 }
 
-/// All sessions and what they have in common.
+/// All sessions, and the values that they share.
 pub struct Registry {
     sessions: List<Entry>,
     event_waker: Arc<Waker>,
@@ -220,7 +220,7 @@ pub fn deferred(device: DevT, session: &Arc<Session>) -> Option<(Arc<Deferred>, 
                 (deferred, is_foreign || !Arc::ptr_eq(known, session)),
             ))
         });
-        // The live table knows best where the deferred bios were sent.
+        // Prefer the answer of a live table.
         known.max_by_key(|known| known.0).map(|known| known.1)
     };
     REGISTRY::with(find).flatten()
@@ -346,8 +346,8 @@ impl Registry {
     }
 }
 
-/// Calls `f` with each session, one after the other. `f` runs without the lock of the registry. The
-/// sessions are found by number, because a list of them would need memory.
+/// Calls `f` with each session, one after the other. `f` runs without the lock of the registry.
+/// Each session is found by its number, because a list of the sessions would need memory.
 pub fn for_each_session(mut f: impl FnMut(&Session)) {
     let mut after = 0;
     while let Some((number, session)) = REGISTRY::with(|registry| registry.next(after)).flatten() {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading the superblock of a member.
+//! Reads the superblock of a member.
 //!
-//! Runs in the constructor, in process context, and waits for the device.
+//! The constructor of a table calls this in process context. It waits for the device.
+//!
+//! Locking: an interrupt-disabling spinlock protects the result of the read.
 
 use crate::{
     dm::{BlkStatus, BlockDevice, Complete, IoBuf, IoOp, Request, WaitQueue},
@@ -18,11 +20,11 @@ use kernel::{
     sync::{Arc, SpinLockIrq},
 };
 
-/// Why there is no superblock.
+/// Why a superblock could not be read.
 pub enum Unreadable {
     /// The device could not be read.
     Io(Error),
-    /// What was read is not a superblock that this code understands.
+    /// The content is not a superblock that this version understands.
     Invalid(SuperblockError),
 }
 
@@ -32,7 +34,7 @@ impl From<Error> for Unreadable {
     }
 }
 
-/// One transfer that somebody waits for.
+/// A transfer with the task that waits for it.
 #[pin_data]
 struct Waiter {
     #[pin]
@@ -52,7 +54,7 @@ impl Complete for Waiter {
 ///
 /// # Errors
 ///
-/// [`Unreadable`] says whether the device or its content is at fault.
+/// See [`Unreadable`].
 pub fn read(dev: Arc<BlockDevice>) -> Result<Superblock, Unreadable> {
     let waiter = Arc::pin_init(
         pin_init!(Waiter {

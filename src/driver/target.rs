@@ -206,7 +206,7 @@ impl Target for LeaseTarget {
             return bio.remap(data.device, sector);
         }
         if bio.op() == Op::Write && bio.size_bytes() == 0 {
-            return gate::map_nothing(bio, data);
+            return gate::map_empty(bio, data);
         }
         data.gate().map(bio, data)
     }

@@ -63,8 +63,8 @@ impl Waker {
         }
     }
 
-    /// Waits for a reason, until `deadline_ns`, or until the thread is stopped. Returns the reasons,
-    /// or `None` when the thread is to return.
+    /// Waits for a reason, until `deadline_ns`, or until the thread is stopped. Returns the
+    /// reasons, or `None` when the thread is to return.
     pub fn wait(&self, context: &Context, deadline_ns: Option<u64>) -> Option<Reasons> {
         let has_reasons = || self.reasons.load(ordering::Acquire) != 0;
         match context.wait(&self.queue, deadline_ns, has_reasons) {

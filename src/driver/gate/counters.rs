@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the gate counts and traces.
+//! The counters and traces of the gate.
 //!
 //! Locking: none, but [`PortionGate::pending`] takes the lock of the held bios.
 
@@ -15,20 +15,20 @@ use crate::{
 };
 use kernel::{cpu::CpuId, sync::atomic::ordering};
 
-/// Some sectors of a member, and what shall be done with them: how a trace names a bio.
+/// What a trace says of a bio: the operation and the sectors on the member.
 #[derive(Clone, Copy)]
 pub(super) struct Extent {
     pub(super) op: u32,
     /// The member's device number.
     pub(super) dev: u32,
-    /// How many sectors.
+    /// The number of sectors.
     pub(super) sectors: u32,
     /// The first sector.
     pub(super) sector: u64,
 }
 
 impl Extent {
-    /// Of a bio that points to its member.
+    /// The extent of a bio that was directed to its member.
     pub(super) fn of(bio: &Bio) -> Self {
         Self {
             op: bio.op().as_raw(),
@@ -40,22 +40,23 @@ impl Extent {
 }
 
 impl PortionGate {
-    /// Bios that wait for a permit.
+    /// The number of bios that wait for a permit.
     pub fn pending(&self) -> u64 {
         self.held.lock().waiting.len() as u64
     }
 
-    /// How much of the lease was left for a sample of what passed, since the session began.
+    /// How much of the lease was left, for a sample of the bios that passed since the session
+    /// began.
     pub fn checks(&self) -> Histogram {
         self.checks.sum()
     }
 
-    /// Bios that were refused since the session began.
+    /// The number of bios that were refused since the session began.
     pub fn refused(&self) -> u64 {
         self.refused.load(ordering::Relaxed)
     }
 
-    /// Successes that were reported as errors since the session began.
+    /// The number of successes that were reported as errors since the session began.
     pub fn late(&self) -> u64 {
         self.late.load(ordering::Relaxed)
     }
@@ -76,7 +77,7 @@ impl PortionGate {
         events::dm_lease_refuse(portion, controller, dev, op, sector, sectors, late);
     }
 
-    /// Notes that an operation passes: for a trace, and some for the histogram.
+    /// Traces a bio that passes, and adds it to the histogram if it belongs to the sample.
     pub(super) fn note_permit(&self, extent: &Extent, epoch: u64, check: Check) {
         if is_sampled(check.now_ns) {
             let cpu = CpuId::current().as_u32();

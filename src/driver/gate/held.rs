@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What waits at the gate.
+//! Bios that wait at the gate for a permit, and their dispatch.
 //!
 //! Locking: see [`super`].
 
 use super::{
     counters::Extent,
-    lapse::status_of,
+    table::status_of,
     GatedTable,
     LeaseTarget,
     PortionGate,
     TableFlags,
-    WAITS, //
+    WAITING, //
 };
 use crate::{
     dm::{
@@ -62,18 +62,18 @@ impl OpList for Bios {
     }
 }
 
-/// What waits at the gate.
+/// The bios and completions that the gate holds.
 pub(super) struct Held {
-    /// For a permit.
+    /// Bios that wait for a permit.
     pub(super) waiting: WaitQueues<Bios>,
-    /// Refused, until the hold time is over.
+    /// Refused bios, held back until the hold time is over.
     pub(super) refused: Bios,
-    /// Completed too late, until the hold time is over.
+    /// Late completions, held back until the hold time is over.
     pub(super) late: BioList<HeldEnd<LeaseTarget>>,
-    /// When the hold time is over; 0: nothing is kept.
+    /// When the hold time is over; 0 if nothing is held back.
     pub(super) until_ns: u64,
-    /// When bios that wait go back to dm core, those of devices that are being suspended without
-    /// flushing; 0: there is no such device.
+    /// When the waiting bios of noflush-suspending devices go back to dm core; 0 if there is no
+    /// such device.
     pub(super) recall_ns: u64,
 }
 
@@ -85,33 +85,32 @@ impl PortionGate {
         }
     }
 
-    /// Sends a bio that got its permit from the dispatcher to its member. The lease is looked at
-    /// again: the bio may have been in its outbox for long. May block for as long as the member
-    /// likes.
+    /// Submits a bio that got its permit from the dispatcher. Checks the lease again, because the
+    /// bio may have been in its outbox for a long time. May block for as long as the member does.
     pub fn submit(&self, mut bio: HeldBio<LeaseTarget>) {
         if bio.with_data(|table| table.flags().has(TableFlags::OUTDATED)) {
-            // The device is not the member any more [R56].
-            self.leave(bio.per_bio());
+            // The device is a former disk of the member [R56].
+            self.return_permit(bio.per_bio());
             return bio.end(BlkStatus::IOERR);
         }
         let verdict = self.gate.acknowledge(bio.per_bio().epoch, leaping_ns);
         match verdict {
             Ok(()) => bio.submit(),
             Err(Lapsed(lapsed)) => {
-                self.note_refusal(lapsed, false);
+                self.notify(lapsed, false);
                 self.refuse_admitted(bio);
             }
         }
     }
 
-    /// Refuses a bio that has a permit and was not sent.
+    /// Refuses a bio that has a permit and was not submitted.
     fn refuse_admitted(&self, mut bio: HeldBio<LeaseTarget>) {
-        self.leave(bio.per_bio());
+        self.return_permit(bio.per_bio());
         self.refuse_held(bio);
     }
 
-    /// Fails everything that waits, for a permit or to be sent, all together, unless there is a
-    /// lease [R17]. Not left to the members' threads, which may hang in a member that hangs.
+    /// Fails all bios that wait for a permit or in an outbox, unless there is a lease [R17]. The
+    /// caller does this, because the thread of an outbox may hang in its member.
     pub fn fail_pending(&self) {
         waiting::refuse_if_over(self);
         for outbox in &self.outboxes {
@@ -121,7 +120,7 @@ impl PortionGate {
         }
     }
 
-    /// Refuses a bio that waited.
+    /// Refuses a bio that has waited: fails it, or holds it back for the hold time of a lapse.
     pub(super) fn refuse_held(&self, bio: HeldBio<LeaseTarget>) {
         self.count_refusal(&Extent::of(&bio));
         let until_ns = self.hold_until_ns(bio.with_data(|table| table.rules().lapse_hold_ms));
@@ -162,7 +161,7 @@ impl Dispatcher for PortionGate {
     }
 
     fn arrived(&self, bio: &mut Self::Op) -> u64 {
-        bio.per_bio().epoch & !WAITS
+        bio.per_bio().epoch & !WAITING
     }
 
     fn is_called_back(&self, bio: &Self::Op) -> bool {
@@ -181,19 +180,19 @@ impl Dispatcher for PortionGate {
             Some(outbox) => outbox.push(bio),
             None => self.refuse_admitted(bio),
         }
-        // It may have been latched, and what was in the outbox failed, before the bio was there.
+        // The gate may have been latched, and the outboxes emptied, before the bio was pushed.
         if self.gate.expiry_ns() == 0 {
             self.fail_pending();
         }
     }
 
     fn refuse(&self, bio: Self::Op, lapsed: bool, wake: bool) {
-        self.note_refusal(lapsed, wake);
+        self.notify(lapsed, wake);
         self.refuse_held(bio);
     }
 
     fn fail_outlived(&self, bio: Self::Op, wake: bool) {
-        self.note_refusal(false, wake);
+        self.notify(false, wake);
         self.count_refusal(&Extent::of(&bio));
         fail_held(bio);
     }

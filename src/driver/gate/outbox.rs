@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The way out of the gate for bios that waited there: one for each member.
+//! The outbox of a member: bios that have waited at the gate and got a permit.
 //!
-//! The dispatcher gives permits to what waits. Sending a bio to its member may block for as long as
-//! the member likes. So each member has a thread of its own for that, and a member that hangs holds
-//! up its own bios only. Between the dispatcher and such a thread is an [`Outbox`]:
+//! The dispatcher gives permits to waiting bios. To submit a bio may block for as long as its
+//! member hangs. So each member has a thread that submits its bios, and a member that hangs delays
+//! only its own bios. An [`Outbox`] is between the dispatcher and that thread:
 //!
 //! ```text
 //!   dispatcher: permit --push--> outbox --next--> member's thread: lease? --> submit
@@ -12,8 +12,8 @@
 //!                                  +-- take_all: the lease is over --+--> refuse, permit goes back
 //! ```
 //!
-//! What is in an outbox has a permit, and may have been there for long. So the thread looks at the
-//! lease once more before it lets a bio go.
+//! A bio may be in an outbox for a long time. So the thread checks the lease again before it
+//! submits the bio.
 //!
 //! Locking: an interrupt-disabling spinlock, under which nothing is submitted or ended.
 
@@ -28,7 +28,7 @@ use kernel::{
     sync::{Arc, SpinLockIrq}, //
 };
 
-/// See the top of the file.
+/// The outbox of one member.
 #[pin_data]
 pub struct Outbox {
     #[pin]
@@ -38,7 +38,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one.
+    /// An empty outbox.
     pub fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
@@ -49,19 +49,18 @@ impl Outbox {
         )
     }
 
-    /// Leaves a bio that has a permit to the member's thread.
+    /// Adds a bio that has a permit, and wakes the thread of the member.
     pub fn push(&self, bio: HeldBio<LeaseTarget>) {
         self.bios.lock().push(bio);
         self.waker.wake(Reasons::PERMIT);
     }
 
-    /// Takes everything.
+    /// Takes all bios.
     pub fn take_all(&self) -> BioList<HeldBio<LeaseTarget>> {
         self.bios.lock().take_all()
     }
 
-    /// The body of the member's thread: calls `submit`, which may block, with one bio after the
-    /// other.
+    /// The body of the thread of the member: calls `submit`, which may block, with each bio.
     pub fn run(&self, context: &Context, submit: impl Fn(HeldBio<LeaseTarget>)) {
         while self.waker.wait(context, None).is_some() {
             while let Some(bio) = self.next() {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What seldom happens to a bio in `map` and `end_io`.
+//! The rare outcomes of `map` and `end_io`.
 //!
 //! Locking: see [`super`].
 
 use super::{
     aim,
     counters::Extent,
-    lapse::status_of,
+    table::status_of,
     GatedTable,
     LeaseTarget,
     PerBio,
@@ -15,7 +15,7 @@ use super::{
     Rules,
     TableFlags,
     NO_PERMIT,
-    WAITS, //
+    WAITING, //
 };
 use crate::{
     dm::{clock::leaping_ns, AimedBio, BlkStatus, EndBio, EndOutcome, MapBio, MapOutcome},
@@ -37,7 +37,7 @@ use kernel::{
 };
 
 impl PortionGate {
-    /// Decides what takes more than a glance about a bio that arrived in the epoch `arrived`.
+    /// Decides about a bio that arrived in the epoch `arrived`, on the long path.
     fn decide<'ti>(
         &self,
         mut bio: AimedBio<'ti, LeaseTarget>,
@@ -49,25 +49,25 @@ impl PortionGate {
         match self.gate.enter_long(charge, arrived, taken, leaping_ns) {
             Admission::Granted(check) => pass_noted(bio, table, check),
             Admission::Full { wake } => {
-                bio.per_bio().epoch = arrived | WAITS;
-                self.note_refusal(false, wake);
+                bio.per_bio().epoch = arrived | WAITING;
+                self.notify(false, wake);
                 self.full(bio, table.rules())
             }
             Admission::Outlived { wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
-                self.note_refusal(false, wake);
+                self.notify(false, wake);
                 self.count_refusal(&Extent::of(&bio));
                 bio.end(status_of(table.rules().fail_with))
             }
             Admission::Refused { lapsed, wake } => {
                 bio.per_bio().epoch = NO_PERMIT;
-                self.note_refusal(lapsed, wake);
+                self.notify(lapsed, wake);
                 self.refuse(bio, table.rules())
             }
         }
     }
 
-    /// There is no room for the bio.
+    /// Handles a bio for which there is no permit: it waits, or fails.
     fn full<'ti>(&self, mut bio: AimedBio<'ti, LeaseTarget>, rules: &Rules) -> MapOutcome<'ti> {
         if bio.is_nowait() {
             return bio.would_block();
@@ -77,7 +77,7 @@ impl PortionGate {
             return bio.end(status_of(rules.fail_with));
         }
         let charge = bio.per_bio().charge;
-        // Looked at before it waits: afterwards the bio belongs to whoever finds it.
+        // Read before the bio waits, because another thread may take it from then on.
         let is_recalled = bio.target().noflush_suspending();
         let hold = || Ok::<_, Infallible>(bio.hold());
         let Ok((room, outcome)) = waiting::wait(self, charge, hold);
@@ -90,7 +90,7 @@ impl PortionGate {
         outcome
     }
 
-    /// Fails a bio, or keeps it for the hold time of a lapse.
+    /// Refuses a bio: fails it, or holds it back for the hold time of a lapse.
     fn refuse<'ti>(&self, bio: AimedBio<'ti, LeaseTarget>, rules: &Rules) -> MapOutcome<'ti> {
         self.count_refusal(&Extent::of(&bio));
         let until_ns = self.hold_until_ns(rules.lapse_hold_ms);
@@ -102,8 +102,8 @@ impl PortionGate {
             drop(held);
             return bio.end(status_of(rules.fail_with));
         }
-        let (kept, outcome) = bio.hold();
-        held.refused.push(kept);
+        let (held_back, outcome) = bio.hold();
+        held.refused.push(held_back);
         held.until_ns = held.until_ns.max(until_ns);
         drop(held);
         self.portion.wake(Reasons::CHANGE);
@@ -111,14 +111,14 @@ impl PortionGate {
     }
 }
 
-// What seldom happens to a bio in `map` and `end_io`. `decide_taken` and `decide_free` are two for
-// what one with an argument more would cost whoever does not come here: an instruction.
+// `decide_with_permit` and `decide_without_permit` are two functions, because an extra argument
+// would cost the fast path one instruction.
 
-/// Takes a bio that changes nothing, since it has no data: a flush, or the marker behind what was
-/// deferred.
+/// Handles a bio without data, which changes nothing: a flush, or the marker behind the deferred
+/// bios.
 #[cold]
 #[inline(never)]
-pub fn map_nothing<'ti>(
+pub fn map_empty<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
 ) -> MapOutcome<'ti> {
@@ -126,7 +126,7 @@ pub fn map_nothing<'ti>(
         table.deferred().end();
         table.flags().clear(TableFlags::DEFERRED);
         if table.deferred().is_any() {
-            // Something went back to dm core meanwhile.
+            // Bios went back to dm core meanwhile.
             table.flags().set(TableFlags::DEFERRED);
         }
         return bio.end(BlkStatus::OK);
@@ -135,22 +135,22 @@ pub fn map_nothing<'ti>(
     bio.remap(table.device(), sector)
 }
 
-/// Takes a bio of a controller without a lease, a secondary mostly, or of an unusual table.
+/// Handles a bio if the gate is latched, as on a secondary, or if a flag of the table is set.
 #[cold]
 #[inline(never)]
-pub(super) fn map_unusual<'ti>(
+pub(super) fn map_slow<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
 ) -> MapOutcome<'ti> {
     let (gate, rules, sector) = (table.gate(), table.rules(), table.sector(&bio));
     if table.flags().has(TableFlags::OUTDATED) {
-        // The device is not the member any more: there is nothing to wait for [R56].
+        // The device is a former disk of the member, so waiting would not help [R56].
         return bio.end(BlkStatus::IOERR);
     }
     if !gate.gate.is_latched() && !rules.read_only {
         return map_deferred(bio, table);
     }
-    // What a read-only table refuses is not kept: no lapse is the reason.
+    // A read-only table does not hold bios back, because it refuses them without a lapse.
     if rules.lapse_hold_ms != 0 && !rules.read_only {
         let bio = bio.locate();
         return gate.refuse(bio.aim(table.device(), sector, PerBio::default()), rules);
@@ -164,7 +164,7 @@ pub(super) fn map_unusual<'ti>(
     bio.end(status_of(rules.fail_with))
 }
 
-/// Decides about a bio that may be one of those that dm core deferred.
+/// Decides about a bio that may be a deferred one.
 fn map_deferred<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
@@ -182,10 +182,10 @@ fn map_deferred<'ti>(
     gate.decide(bio, table, arrived, Taken::No)
 }
 
-/// Decides about a bio that has a permit which must be looked at again.
+/// Decides about a bio whose permit must be checked on the long path.
 #[cold]
 #[inline(never)]
-pub(super) fn decide_taken<'ti>(
+pub(super) fn decide_with_permit<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
@@ -195,10 +195,10 @@ pub(super) fn decide_taken<'ti>(
     table.gate().decide(bio, table, epoch, Taken::Unsure)
 }
 
-/// Decides about a bio that has no permit yet.
+/// Decides about a bio that has no permit.
 #[cold]
 #[inline(never)]
-pub(super) fn decide_free<'ti>(
+pub(super) fn decide_without_permit<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
@@ -208,7 +208,7 @@ pub(super) fn decide_free<'ti>(
     table.gate().decide(bio, table, epoch, Taken::No)
 }
 
-/// Decides what takes more than a glance at the lease.
+/// Decides about a bio that has a permit, if the short check of the lease was inconclusive.
 #[cold]
 #[inline(never)]
 pub(super) fn decide_again<'ti>(
@@ -219,7 +219,7 @@ pub(super) fn decide_again<'ti>(
     table.gate().decide(bio, table, arrived, Taken::Sure)
 }
 
-/// Lets a bio go that somebody watches, or that is one of the sample.
+/// Passes a bio that is traced or belongs to the sample.
 #[cold]
 #[inline(never)]
 pub(super) fn pass_noted<'ti>(
@@ -232,19 +232,19 @@ pub(super) fn pass_noted<'ti>(
     bio.pass()
 }
 
-/// What failed anyway need not be acknowledged.
+/// Passes the end of a bio that failed at the device. It needs no acknowledgement.
 #[cold]
 #[inline(never)]
 pub(super) fn pass_failed<'ti>(
     mut bio: EndBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
 ) -> EndOutcome<'ti> {
-    table.gate().leave(bio.per_bio());
+    table.gate().return_permit(bio.per_bio());
     bio.pass_on()
 }
 
-/// Says what becomes of a success that takes more than a glance. One that must not be acknowledged
-/// has an indeterminate outcome [R18].
+/// Decides on the long path whether a success may be acknowledged. If it may not, the bio fails,
+/// because its outcome is indeterminate [R18].
 #[cold]
 #[inline(never)]
 pub(super) fn judge_end<'ti>(
@@ -254,9 +254,9 @@ pub(super) fn judge_end<'ti>(
     let (gate, rules) = (table.gate(), table.rules());
     let verdict = gate.gate.acknowledge(bio.per_bio().epoch, leaping_ns);
     if let Err(Lapsed(lapsed)) = verdict {
-        gate.note_refusal(lapsed, false);
+        gate.notify(lapsed, false);
     }
-    gate.leave(bio.per_bio());
+    gate.return_permit(bio.per_bio());
     if verdict.is_ok() {
         return bio.pass_on();
     }
@@ -277,24 +277,25 @@ pub(super) fn judge_end<'ti>(
     bio.per_bio().sector = table.id();
     let mut held = gate.held.lock();
     if table.flags().has(TableFlags::NOFLUSH) {
-        // The suspend waits for it.
+        // The suspend waits for this bio.
         drop(held);
         return bio.done(status);
     }
-    let (kept, outcome) = bio.hold(status);
-    held.late.push(kept);
+    let (held_back, outcome) = bio.hold(status);
+    held.late.push(held_back);
     held.until_ns = held.until_ns.max(until_ns);
-    // With the lock held: once it is released the bio may end, and the session with it.
+    // With the lock held. Once it is released, the bio may end, and then the session may end.
     gate.portion.wake(Reasons::CHANGE);
     drop(held);
     outcome
 }
 
-/// Wakes whoever waits for the permit of a bio, or for every row's.
+/// Ends the return of a permit, and wakes the threads that wait for it. The short path either could
+/// not return the permit (`left` is `None`), or found that a bio waits.
 #[cold]
 #[inline(never)]
 pub(super) fn finish_leave<'ti>(table: &impl GatedTable<'ti>, charge: Place, left: Option<Left>) {
     let gate = table.gate();
     let left = left.unwrap_or_else(|| gate.gate.leave(charge));
-    gate.note_refusal(false, left.wake);
+    gate.notify(false, left.wake);
 }

@@ -10,7 +10,7 @@ use super::{
     LeaseTarget,
     PortionGate,
     TableFlags,
-    WAITS, //
+    WAITING, //
 };
 use crate::{
     dm::{clock::raw_ns, BioList, HeldBio, HeldEnd},
@@ -18,14 +18,14 @@ use crate::{
     proto::gate::waiting,
 };
 
-/// How long dm core has to stop handing bios out, once a noflush suspend has begun. What goes back
-/// before that comes again at once.
+/// The time that dm core gets to stop sending bios after a noflush suspend has begun. A bio that
+/// goes back earlier would be sent again at once.
 const RECALL_NS: u64 = crate::proto::time::NS_PER_MS;
 
 impl PortionGate {
-    /// A noflush suspend of the device of `table` begins. What waits there goes back to dm core and
-    /// passes the gate again after the resume. What was refused ends: it must not come again, and
-    /// the suspend waits for it.
+    /// Begins a noflush suspend of the device of `table`. Its waiting bios go back to dm core and
+    /// pass the gate again after the resume. Its refused bios end, because they must not come again
+    /// and the suspend waits for them.
     pub fn begin_noflush<'ti>(&self, table: &impl GatedTable<'ti>) {
         let (refused, late) = {
             let mut held = self.held.lock();
@@ -39,13 +39,13 @@ impl PortionGate {
         let is_over = held.until_ns == 0;
         drop(held);
         if is_over {
-            // The hold time ended while they were away.
-            self.fail_kept();
+            // The hold time ended while the lists were empty.
+            self.fail_held_back();
         }
         self.recall();
     }
 
-    /// What waits of devices that are being suspended without flushing goes back soon.
+    /// Arranges that the waiting bios of noflush-suspending devices go back to dm core soon.
     pub(super) fn recall(&self) {
         let at_ns = raw_ns().saturating_add(RECALL_NS);
         let mut held = self.held.lock();
@@ -56,7 +56,8 @@ impl PortionGate {
         self.portion.wake(Reasons::CHANGE);
     }
 
-    /// Gives back what [`PortionGate::recall`] was called for, if it is time; else returns when.
+    /// Gives the bios that [`PortionGate::recall`] announced back to dm core. If it is too early
+    /// for that, returns when it is time.
     pub(super) fn give_back(&self) -> Option<u64> {
         let pending = {
             let mut held = self.held.lock();
@@ -73,7 +74,7 @@ impl PortionGate {
     }
 }
 
-/// Gives the bios of suspending devices back to dm core; returns the others, in their order.
+/// Gives the bios of suspending devices back to dm core. Returns the other bios in their order.
 fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<LeaseTarget>> {
     let mut others = BioList::new();
     for mut bio in bios {
@@ -81,9 +82,9 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
             others.push(bio);
             continue;
         }
-        // Before it can come again: it is held back from now on, whatever marks the end of what
-        // was held back before.
-        let arrived = bio.per_bio().epoch & !WAITS;
+        // First, because dm core may send the bio again at once. It counts as deferred from now on,
+        // also if the marker of an earlier suspend comes later.
+        let arrived = bio.per_bio().epoch & !WAITING;
         bio.with_data(|table| {
             table.deferred().begin(arrived);
             table.flags().set(TableFlags::DEFERRED);
@@ -93,7 +94,7 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
     others
 }
 
-/// Fails the bios of suspending devices; returns the others, in their order.
+/// Fails the bios of suspending devices. Returns the other bios in their order.
 fn end_suspending(bios: Bios) -> Bios {
     let mut others = BioList::new();
     for bio in bios {
@@ -105,7 +106,7 @@ fn end_suspending(bios: Bios) -> Bios {
     others
 }
 
-/// Finishes the completions of one table; returns the others, in their order.
+/// Finishes the completions of one table. Returns the other completions in their order.
 fn finish_those_of(
     ends: BioList<HeldEnd<LeaseTarget>>,
     table: u64,

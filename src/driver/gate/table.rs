@@ -9,7 +9,7 @@
 
 use super::PortionGate;
 use crate::{
-    dm::{Bio, DmDevice, Word64},
+    dm::{Bio, BlkStatus, DmDevice, Word64},
     driver::deferred::Deferred,
     proto::{
         gate::lanes::Unit,
@@ -34,7 +34,7 @@ pub trait GatedTable<'ti> {
     /// The first sector of a bio on the member.
     fn sector(&self, bio: &Bio) -> u64;
 
-    /// What the table line says about its bios.
+    /// The rules for its bios.
     fn rules(&self) -> &Rules;
 
     /// The flags of the table.
@@ -44,24 +44,24 @@ pub trait GatedTable<'ti> {
     fn deferred(&self) -> &Deferred;
 }
 
-/// What the gate needs to know of a table for each bio.
+/// What the table line and the superblock say about the bios of a table.
 pub struct Rules {
     /// The member.
     pub member: u8,
-    /// What an operation on it counts in a stripe row.
+    /// How much an operation on the member counts in a stripe row.
     pub unit: Unit,
-    /// State-changing bios are refused whatever the lease says.
+    /// Whether state-changing bios are refused even under a valid lease.
     pub read_only: bool,
     /// What happens to a bio beyond the limit.
     pub on_full: OnFull,
     /// How refused and late bios fail.
     pub fail_with: FailWith,
-    /// How long they are kept after a lapse.
+    /// How long they are held back after a lapse.
     pub lapse_hold_ms: u32,
 }
 
 impl Rules {
-    /// Brings together what the constructor knows.
+    /// The rules of a table of `member` with these features.
     pub fn of(member: u8, unit: Unit, features: &FeatureArgs, read_only: bool) -> Self {
         Self {
             member,
@@ -74,45 +74,45 @@ impl Rules {
     }
 }
 
-/// What is unusual about a table: with any of it, each state-changing bio takes the cold path.
+/// The flags of a table. If any flag is set, each state-changing bio takes the slow path.
 pub struct TableFlags(Word64);
 
 impl TableFlags {
-    /// It was loaded read-only.
+    /// The table was loaded read-only.
     pub const READ_ONLY: u64 = 1 << 0;
     /// A noflush suspend has begun and not ended.
     pub const NOFLUSH: u64 = 1 << 1;
-    /// Bios may come that were deferred.
+    /// Deferred bios may come.
     pub const DEFERRED: u64 = 1 << 2;
-    /// It was not resumed yet, and the table before it belongs to another session.
+    /// The table was not resumed yet, and the table before it belongs to another session.
     pub const FOREIGN: u64 = 1 << 3;
-    /// The device is a disk that was replaced: reads are refused, too [R56].
+    /// The device is a former disk of its member, so reads are refused too [R56].
     pub const OUTDATED: u64 = 1 << 4;
 
-    /// With those of these from the beginning that are true.
+    /// The flags whose condition is true.
     pub fn new(bits: &[(bool, u64)]) -> Self {
         let set = bits.iter().filter(|(is_true, _)| *is_true);
         Self(Word64::new(set.fold(0, |word, (_, bits)| word | bits)))
     }
 
-    /// Whether there is anything.
+    /// Whether any flag is set.
     #[inline(always)]
     pub fn is_any(&self) -> bool {
         self.0.load() != 0
     }
 
-    /// Whether one of these is there.
+    /// Whether one of these flags is set.
     #[inline(always)]
     pub fn has(&self, bits: u64) -> bool {
         self.0.peek() & bits != 0
     }
 
-    /// Adds these.
+    /// Sets these flags.
     pub fn set(&self, bits: u64) {
         self.change(|word| word | bits);
     }
 
-    /// Takes these away.
+    /// Clears these flags.
     pub fn clear(&self, bits: u64) {
         self.change(|word| word & !bits);
     }
@@ -122,5 +122,14 @@ impl TableFlags {
         while let Err(found) = self.0.compare_exchange(word, change(word)) {
             word = found;
         }
+    }
+}
+
+/// The status of a bio that is refused or late.
+pub(super) fn status_of(fail_with: FailWith) -> BlkStatus {
+    match fail_with {
+        FailWith::ResvConflict => BlkStatus::RESV_CONFLICT,
+        FailWith::IoErr => BlkStatus::IOERR,
+        FailWith::Medium => BlkStatus::MEDIUM,
     }
 }
