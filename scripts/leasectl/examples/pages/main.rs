@@ -9,7 +9,7 @@
 //! else than `--help`. There is one page, `leasectl.8`, with a section for each command; what the
 //! command line does not know - files, units, exit status - stands here.
 
-#[path = "../src/cli.rs"]
+#[path = "../../src/cli.rs"]
 #[allow(
     missing_docs,
     unused,
@@ -151,4 +151,4 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("2", "wrong usage"),
 ];
 
-const EXAMPLE: &str = include_str!("../../debian/portion.toml");
+const EXAMPLE: &str = include_str!("../../../debian/portion.toml");
