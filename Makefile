@@ -39,6 +39,7 @@
 #   make chaos           controllers in real kernels and faults by chance, judged from outside;
 #                        ROUNDS=200 is about a quarter of an hour, SEED= repeats another run
 #   make clean           remove .build; the toolchain's cache stays
+#   make help            this list
 #
 # Everything but KDIR builds runs inside the toolchain root (scripts/setup, scripts/enter), where
 # the checkout is /src and the cache /cache. OUT= chooses another directory for the module.
@@ -58,7 +59,7 @@ crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
 .PHONY: all setup module leasectl deb check test model mutants mutation-score simulate fuzz \
 	kselftest kselftest-debug strays throughput install-test bench bench-gate bench-takeover demo \
-	demo-clients chaos clean
+	demo-clients chaos clean help
 
 all: module
 
@@ -180,3 +181,7 @@ chaos: module leasectl
 
 clean:
 	rm -rf .build
+
+# The comment at the head of this file, without its license.
+help:
+	@sed -n '3,/^[^#]*$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
