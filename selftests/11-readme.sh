@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# The quick start of README.md: its commands are run as they are printed, and must print the output
-# that it shows.
+# The commands of install.md, "Without packages", run as they are printed and must print what the
+# page shows.
 #
-# README.md lies beside the tests. Its disks sdb, sdc and sdd are links to the members of a portion.
+# install.md lies beside the tests. Its disks sdb, sdc and sdd are links to members of a portion.
 
 . ./lib.sh
 plan 14
@@ -14,12 +14,12 @@ on_exit 'rm -rf "$work"'
 on_exit clean_up
 on_exit 'rm -f /dev/sdb /dev/sdc /dev/sdd'
 clean_up
-readme=$PWD/README.md
+page=$PWD/install.md
 
-# printed N: prints block N of the indented blocks in the section "Quick start"
+# printed N: prints block N of the indented blocks in the section "Without packages"
 printed() {
 	awk -v want="$1" '
-		/^## / { here = $0 == "## Quick start" }
+		/^## / { here = $0 == "## Without packages" }
 		!here || /^$/ { next }
 		!/^    / { inside = 0; next }
 		{
@@ -27,7 +27,7 @@ printed() {
 			inside = 1
 			if (count == want)
 				print substr($0, 5)
-		}' "$readme"
+		}' "$page"
 }
 
 # has_all_lines FILE: succeeds if FILE has every line of the standard input

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Clients of two controllers, over NVMe/TCP, while the controllers go through everything.
 
-    manual     the commands of README.md's section "Exports", which set all of it up
+    manual     the commands of scripts/doc/exports.md, which set all of it up
     appliance  two controllers: two portions, their exports, the service that keeps both in step
     client     one client: multipath, and three kinds of users who know what they were promised
     play       the scenes: stall, power cut, hand-over, return, and two that must fail

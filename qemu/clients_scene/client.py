@@ -242,7 +242,7 @@ class Client:
         self.provoked: set[str] = set()
 
     def connect(self) -> None:
-        """Both paths of both portions, as the README says."""
+        """Both paths of both portions, as the page on exports says."""
         lines = ["modprobe virtio_net", "mkdir -p /etc/nvme"]
         lines.append("cat /proc/sys/kernel/random/uuid >/etc/nvme/hostid")
         lines.append("echo nqn.2014-08.org.nvmexpress:uuid:$(cat /etc/nvme/hostid)"

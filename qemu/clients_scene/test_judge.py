@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The judge is shown histories in which something is wrong, and the README's commands."""
+"""The judge is shown histories in which something is wrong, and the page's commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Judge(unittest.TestCase):
 
 
 class Manual(unittest.TestCase):
-    """The README is what is run."""
+    """The commands of the page are what is run."""
 
     def test_settings_are_replaced(self) -> None:
         text = manual.export(2, "10.0.0.1", "portion=p group=2 trsvcid=1 members=d")
@@ -51,7 +51,7 @@ class Manual(unittest.TestCase):
         with self.assertRaises(RigError):
             manual.replaced("a=1\n", {"b=": "b=2"})
         with self.assertRaises(RigError):
-            manual.blocks("Nothing of the kind")
+            manual.blocks(manual.PAGE, "Nothing of the kind")
 
 
 if __name__ == "__main__":

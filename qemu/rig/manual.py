@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The commands of README.md, as they are printed: what users copy is what is tested."""
+"""The commands of a page, as they are printed: what users copy is what is tested."""
 
 from __future__ import annotations
 
 from .host import SOURCE, RigError
 
 
-def blocks(section: str) -> list[str]:
-    """The indented blocks of a section of README.md, without the indentation."""
-    text = (SOURCE / "README.md").read_text()
+def blocks(page: str, section: str) -> list[str]:
+    """The indented blocks of a section of a page of this checkout, without the indentation."""
+    text = (SOURCE / page).read_text()
     _, found, rest = text.partition(f"\n## {section}\n")
     if not found:
-        raise RigError(f"README.md has no section {section}")
+        raise RigError(f"{page} has no section {section}")
     body = rest.partition("\n## ")[0]
     blocks: list[str] = []
     current: list[str] = []
@@ -32,5 +32,5 @@ def replaced(block: str, lines: dict[str, str]) -> str:
         done.append(lines[keys[0]] if keys else line)
     for key in lines:
         if sum(line.startswith(key) for line in block.split("\n")) != 1:
-            raise RigError(f"not one line of the README's block begins with {key!r}:\n{block}")
+            raise RigError(f"not one line of the block begins with {key!r}:\n{block}")
     return "set -e\n" + "\n".join(done)
