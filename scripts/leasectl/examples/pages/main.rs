@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Writes what goes into the package besides the tool: the man page and the completion of bash.
+//! Writes what goes into the package besides the tool: the man pages and the completion of bash.
 //!
 //! ```text
 //! cargo run --example pages -- DIRECTORY
 //! ```
 //!
-//! Both come from the words of the command line (`src/cli.rs`), so that they cannot say anything
-//! else than `--help`. There is one page, `leasectl.8`, with a section for each command; what the
-//! command line does not know - files, units, exit status - stands here.
+//! The completion and `leasectl.8` come from the words of the command line (`src/cli.rs`), so that
+//! they cannot say anything else than `--help`. The page has a section for each command; what the
+//! command line does not know - files, units, exit status - stands here. `dm-lease.7` is
+//! `scripts/doc/dm-lease.md`.
 
 #[path = "../../src/cli.rs"]
 #[allow(
@@ -16,6 +17,7 @@
     reason = "the tool documents and reads all of it"
 )]
 mod cli;
+mod manual;
 
 use clap::CommandFactory;
 use clap_complete::{generate_to, Shell};
@@ -32,7 +34,9 @@ fn main() -> io::Result<()> {
     fs::create_dir_all(&directory)?;
     let mut command = cli::Cli::command();
     generate_to(Shell::Bash, &mut command, "leasectl", &directory)?;
-    page(command, &directory)
+    page(command, &directory)?;
+    let text = manual::man_page("dm-lease", SUMMARY, 7, MANUAL);
+    fs::write(directory.join("dm-lease.7"), text)
 }
 
 fn page(mut command: clap::Command, directory: &Path) -> io::Result<()> {
@@ -95,7 +99,7 @@ fn own_sections() -> Roff {
     }
     roff.control("EE", []);
     roff.control("SH", ["SEE ALSO"]);
-    roff.text([roman("dmsetup(8), udev(7), systemd.unit(5)")]);
+    roff.text([roman("dm-lease(7), dmsetup(8), udev(7), systemd.unit(5)")]);
     roff
 }
 
@@ -117,6 +121,10 @@ const FILES: &[(&str, &str)] = &[
     (
         "/etc/dm-lease/metrics.conf",
         "LISTEN=ADDRESS:PORT for dm-lease-metrics.service, instead of 127.0.0.1:9948",
+    ),
+    (
+        "/usr/share/doc/dm-lease-tools",
+        "the pages of the manual: installation, limits and repair, failures, error texts, ...",
     ),
     (
         "/usr/share/doc/dm-lease-tools/examples",
@@ -152,3 +160,6 @@ const EXIT_STATUS: &[(&str, &str)] = &[
 ];
 
 const EXAMPLE: &str = include_str!("../../../debian/portion.toml");
+
+const SUMMARY: &str = "change shared block devices only while holding a lease";
+const MANUAL: &str = include_str!("../../../doc/dm-lease.md");
