@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What must be true of a batch, whatever happened to it.
+"""What must be true of a batch, whatever happened to it [R46].
 
     S1   never two valid leases of a portion; who claims has seen the window's silence
     S2   of what landed in a later epoch: at most the batch limit of each old epoch, none whose

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The batch limit M: how many strays the redundancy can repair.
 //!
-//! Vocabulary (design section 6):
+//! Vocabulary:
 //!
 //! | symbol | meaning |
 //! |---|---|

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The timings of a portion, and the two inequalities that make them safe.
 //!
-//! Vocabulary (design section 3; all durations are nanoseconds of a local lease clock, see
-//! [`super::clocks`]):
+//! Vocabulary (all durations are nanoseconds of a local lease clock, see [`super::clocks`]):
 //!
 //! | symbol | field | meaning |
 //! |---|---|---|

@@ -1900,7 +1900,7 @@ fn r26_a_joiner_listens_where_its_own_slot_can_be_read() {
 #[test]
 fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_heartbeat() {
     let mut world = owned(Config::healthy(2, 1));
-    // The machine is paused and its clock with it: no rule of time can tell (design section 8).
+    // The machine is paused and its clock with it, so no rule of time can detect the pause.
     world.monitor.clocks_are_sound = false;
     let paused_ns = 3 * SECOND;
     world.stall(0, paused_ns);
