@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The life of a portion in short: the home controller claims it and writes; a secondary reads, and
-# its writes are refused; a hand-over needs no window; unmapping releases the portion [R22, R30,
-# R34, R40].
+# its writes are refused; a hand-over needs no window; unmapping releases the portion
+# [R22, R30, R34, R40].
 
 . ./lib.sh
 plan 16

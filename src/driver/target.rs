@@ -3,8 +3,8 @@
 //! The target `lease`: the callbacks of device-mapper.
 //!
 //! `<start> <length> lease <device> <controller> [<#feature args> ...]`, see
-//! [`crate::proto::words::table`] for the words and the README for their meaning. Everything else
-//! is read from the superblock on the device.
+//! [`crate::proto::words::table`] for the words and `scripts/doc/dm-lease.md` for their meaning.
+//! Everything else is read from the superblock on the device.
 //!
 //! The constructor only reads. A table that is never resumed neither heartbeats nor claims:
 //! activity begins with `preresume`, which can still fail. Activity ends with the destructor of the
