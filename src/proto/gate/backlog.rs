@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! When the operations arrived that a suspended device has held back.
+//! The arrival time of the operations that a suspended device has held back.
 //!
-//! While a mapped device is suspended, dm core keeps the operations that are sent to it in a list,
-//! and hands them to the gate after the resume as if they came just then. Another controller may
-//! have owned the portion meanwhile, and then they must not pass [R55]. Nothing in such an
-//! operation says when it arrived. What is known is the epoch in which the device began to hold
-//! operations back: none of them arrived in an earlier reign than that of this epoch, and all of
-//! them are treated as if they had arrived in it.
+//! While a mapped device is suspended, dm core keeps the operations that are sent to it in a list.
+//! After the resume it hands them to the gate as if they had just arrived. If another controller
+//! owned the portion meanwhile, they must not pass [R55]. The operations do not say when they
+//! arrived. But the epoch in which the device began to hold them back is known: no held operation
+//! arrived in an earlier reign than that of this epoch. The gate treats all of them as if they had
+//! arrived in it.
 //!
 //! ```text
 //!   nothing --- begin(epoch): a suspend begins ---> held since that epoch
@@ -15,10 +15,10 @@
 //!      +--- end(): dm core has mapped all of them ----+----+
 //! ```
 //!
-//! An operation that the gate itself sent back to dm core is among them. It waited for a permit, so
-//! it arrived in the reign of that epoch or it would have been refused.
+//! The operations that the gate itself sent back to dm core are among them. They had waited for a
+//! permit, so they arrived in the reign of that epoch; otherwise the gate would have refused them.
 //!
-//! Callers: the suspend hooks, one at a time; [`Backlog::arrived`] the path of a bio.
+//! Callers: the suspend hooks, one at a time, and the path of a bio ([`Backlog::arrived`]).
 //! Locking: none.
 
 use super::word::AtomicWord;
@@ -26,12 +26,12 @@ use super::word::AtomicWord;
 /// No operation is held back.
 const NOTHING: u64 = u64::MAX;
 
-/// Beside an epoch: more came back since the end of what was held back was marked.
+/// A bit beside the epoch: more operations came back since the mark was sent.
 const AGAIN: u64 = 1 << 63;
 
-/// What a mapped device has held back and not handed over yet.
+/// The operations that a mapped device has held back and not handed over yet.
 pub struct Backlog<W> {
-    /// The epoch in which it began to, or [`NOTHING`].
+    /// The epoch in which it began to hold them back, or [`NOTHING`].
     since: W,
 }
 
@@ -43,16 +43,16 @@ impl<W: AtomicWord> Backlog<W> {
         }
     }
 
-    /// From now on operations are held back; `epoch` is that of the last lease.
+    /// The device holds operations back from now on. `epoch` is that of the last lease.
     pub fn begin(&self, epoch: u64) {
         self.change(|since| match since {
             NOTHING => epoch & !AGAIN,
-            // What was held back before, and may still be, is older.
+            // Operations of the earlier suspend may still be held back, and they are older.
             older => older | AGAIN,
         });
     }
 
-    /// A mark comes behind everything that is held back now.
+    /// Notes that a mark is sent behind all operations that are held back now.
     pub fn mark(&self) {
         self.change(|since| match since {
             NOTHING => NOTHING,
@@ -60,7 +60,8 @@ impl<W: AtomicWord> Backlog<W> {
         });
     }
 
-    /// The mark has come: nothing is held back any more, unless more came back behind it.
+    /// Notes that the mark has arrived: no operation is held back any more, unless more came back
+    /// behind the mark.
     pub fn end(&self) {
         self.change(|since| match since & AGAIN {
             0 => NOTHING,
@@ -68,7 +69,8 @@ impl<W: AtomicWord> Backlog<W> {
         });
     }
 
-    /// What is held back was sent to another portion or controller, whose epochs say nothing here.
+    /// Notes that the held operations were sent to another portion or controller, whose epochs mean
+    /// nothing here.
     pub fn disown(&self) {
         if self.is_any() {
             self.since.store(0);
@@ -81,7 +83,7 @@ impl<W: AtomicWord> Backlog<W> {
     }
 
     /// The epoch in which an operation arrived that comes to the gate in `epoch`. `was_held` if it
-    /// may be one that was held back.
+    /// may have been held back.
     pub fn arrived(&self, epoch: u64, was_held: bool) -> u64 {
         match was_held {
             true => (self.since.load() & !AGAIN).min(epoch),
@@ -109,7 +111,7 @@ mod tests {
     use core::sync::atomic::AtomicU64;
 
     #[test]
-    fn r55_what_was_held_back_arrived_when_the_suspend_began() {
+    fn r55_held_operations_arrived_when_the_suspend_began() {
         let backlog = Backlog::<AtomicU64>::new();
         assert!(!backlog.is_any());
         assert_eq!(backlog.arrived(9, true), 9, "nothing was held back");
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn r55_a_second_suspend_does_not_make_what_is_still_held_back_younger() {
+    fn r55_a_second_suspend_does_not_make_held_operations_younger() {
         let backlog = Backlog::<AtomicU64>::new();
         backlog.begin(7);
         backlog.begin(9);
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn r55_the_mark_of_the_last_suspend_does_not_end_what_came_back_since() {
+    fn r55_the_mark_of_the_last_suspend_does_not_end_operations_that_came_back_since() {
         let backlog = Backlog::<AtomicU64>::new();
         backlog.begin(7);
         backlog.mark();
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn r55_what_was_sent_to_another_controller_arrived_before_every_epoch() {
+    fn r55_operations_for_another_controller_arrived_before_every_epoch() {
         let backlog = Backlog::<AtomicU64>::new();
         backlog.disown();
         assert_eq!(backlog.arrived(9, true), 9, "nothing was held back");

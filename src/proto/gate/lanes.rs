@@ -3,33 +3,36 @@
 //!
 //! Pure values: any caller, no locking.
 
-/// A limit that is never reached in practice: what `external` redundancy has.
+/// A limit that is never reached in practice: the limit of `external` redundancy.
 pub const UNLIMITED: u32 = (1 << 20) - 1;
 
-/// Lanes of [`LaneLayout::Rows`]: a power of two, many more than operations are open at once.
+/// The number of lanes of [`LaneLayout::Rows`]: a power of two, and far more than operations are
+/// open at once.
 pub const ROW_LANES: usize = 1 << ROW_LANE_BITS;
 
-/// From one lane of [`LaneLayout::PerCpu`] to the next, in words: no two share a cache line.
+/// The distance between two lanes of [`LaneLayout::PerCpu`], in words. No two lanes share a cache
+/// line.
 pub const PER_CPU_STRIDE: usize = 8;
 
 const ROW_LANE_BITS: u32 = 10;
 const SECTOR_SHIFT: u32 = 9;
-/// Bits of a lane that count.
+/// The bits of a lane that count permits.
 pub(super) const COUNT_BITS: u32 = 60;
 pub(super) const COUNT: u64 = (1 << COUNT_BITS) - 1;
 pub(super) const WATCH: u64 = 1 << 62;
 pub(super) const WAITERS: u64 = 1 << 63;
-/// In the word for many rows: the limit is one that the short way does not look at.
+/// In the wide word: the short path does not check a limit like this one.
 pub(super) const DETOUR: u64 = 1 << 61;
-/// There, too: nobody has had a permit yet that counts for [`Count::peak`].
+/// In the wide word: [`Count::peak`](super::permits::Count::peak) is still zero.
 pub(super) const FIRST: u64 = 1 << 60;
-/// The word that is charged for operations on many rows is no lane.
+/// The lane number of the wide word, in which operations on many rows are charged. No lane has it.
 const WIDE: usize = usize::MAX;
 
-/// How permits are counted. What comes first here is asked for first, and costs least.
+/// How permits are counted. The variants stand in the order in which code asks for them, so that
+/// the first costs least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneLayout {
-    /// What counts is how many members have open permits in one stripe row.
+    /// The number that counts is that of the members with open permits in one stripe row.
     Rows(Fields),
     /// Each open permit counts.
     Single,
@@ -41,10 +44,11 @@ pub enum LaneLayout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields {
     bits: u32,
-    /// The bits of the lowest one.
+    /// The bits of the lowest field.
     ones: u64,
-    /// The highest bit of every field, and all bits below it.
+    /// The highest bit of every field.
     high: u64,
+    /// All other bits of the fields.
     low: u64,
 }
 
@@ -76,11 +80,12 @@ impl Fields {
     /// How many fields of a lane are not zero.
     #[inline]
     pub(super) fn members(&self, word: u64) -> u32 {
-        // All ones below the highest bit carry into it from every field that is not zero.
+        // Adding ones in all bits below the highest carries into the highest bit if the field is
+        // not zero.
         (((word & self.low).wrapping_add(self.low) | word) & self.high).count_ones()
     }
 
-    /// Whether the field of `unit` cannot count any further.
+    /// Whether the field of `unit` is at its highest value.
     pub(super) fn is_full(&self, word: u64, unit: Unit) -> bool {
         !word & self.field(unit) == 0
     }
@@ -98,27 +103,28 @@ impl Fields {
     }
 }
 
-/// One open permit, in the place of a lane where it counts.
+/// One open permit, as the number that is added to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit(pub(super) u64);
 
 impl Unit {
-    /// Where only the number of permits counts.
+    /// The unit of layouts in which only the number of permits counts.
     pub const ONE: Unit = Unit(1);
 }
 
-/// How long a stripe row is on a member.
+/// The length of a stripe row on a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
     sectors: u64,
-    /// What is left of a sector's number in its row, and where that ends: if the length is a power
-    /// of two. Else nothing ends in time, and rows are found by a division.
+    /// For a length that is a power of two: the mask of a sector's place in its row, and the
+    /// length. For another length `end` is 0, which no place is below, so rows are found by
+    /// division.
     mask: u64,
     end: u64,
 }
 
 impl Chunk {
-    /// Rows of so many sectors.
+    /// Rows of `sectors` sectors.
     pub fn new(sectors: u32) -> Self {
         let is_power = sectors.is_power_of_two();
         let sectors = u64::from(sectors);
@@ -129,12 +135,12 @@ impl Chunk {
         }
     }
 
-    /// The first sector of the only row that some bytes are in; `None` if there are more rows, or
-    /// no bytes.
+    /// The first sector of the row that contains all of `bytes` bytes from `sector`; `None` if they
+    /// are in more than one row, or if there are none.
     #[inline(always)]
     pub fn row(&self, sector: u64, bytes: u32) -> Option<u64> {
         let place = sector & self.mask;
-        // Of no bytes the last one is very far away.
+        // For 0 bytes this wraps around, to a last sector that is in no row with the first.
         let last = u64::from(bytes.wrapping_sub(1) >> SECTOR_SHIFT);
         match place.wrapping_add(last) < self.end {
             true => Some(sector.wrapping_sub(place)),
@@ -149,22 +155,23 @@ impl Chunk {
     }
 }
 
-/// Where an operation is charged: chosen once, remembered until its permit comes back.
+/// Where an operation is charged: the caller chooses the place once and keeps it until the permit
+/// is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub(super) unit: Unit,
-    /// As wide as an index: what is narrower costs an instruction.
+    /// As wide as an index, because a narrower type costs an instruction.
     pub(super) lane: usize,
 }
 
 impl Place {
-    /// The only lane there is.
+    /// The only place of [`LaneLayout::Single`].
     pub const ONE: Place = Place {
         unit: Unit::ONE,
         lane: 0,
     };
 
-    /// The lane of a CPU; any will do, the one that runs is the fastest.
+    /// The lane of a CPU. Any lane is correct, and the lane of the running CPU is the fastest.
     #[inline]
     pub const fn cpu(cpu: u32) -> Self {
         Self {
@@ -173,7 +180,7 @@ impl Place {
         }
     }
 
-    /// A member in a stripe row, which may be named by any number of its own.
+    /// A member in a stripe row. `row` may be any number that belongs to this row alone.
     #[inline]
     pub const fn row(unit: Unit, row: u64) -> Self {
         // Multiplicative hashing: Knuth, The Art of Computer Programming, volume 3, section 6.4.
@@ -184,7 +191,7 @@ impl Place {
         }
     }
 
-    /// A member in more rows than one.
+    /// A member in more than one row.
     #[inline]
     pub const fn rows(unit: Unit) -> Self {
         Self { unit, lane: WIDE }
@@ -195,14 +202,14 @@ impl Place {
         self.lane == WIDE
     }
 
-    /// The lane, to keep what waits for it in order.
+    /// The number of the lane, by which the wait queue keeps operations in order.
     pub const fn lane(self) -> usize {
         self.lane
     }
 }
 
 impl LaneLayout {
-    /// How many words the lanes take on a machine with so many CPUs.
+    /// How many words the lanes take on a machine with `cpus` CPUs.
     pub const fn words(self, cpus: usize) -> usize {
         match self {
             LaneLayout::Single => 1,
@@ -211,8 +218,8 @@ impl LaneLayout {
         }
     }
 
-    /// [`DETOUR`] if the short way does not do for this limit: it takes whoever comes, or one
-    /// member for a row; where each permit counts it looks at the limit itself.
+    /// [`DETOUR`] if the short path cannot check this limit. For `PerCpu` it admits every
+    /// operation, for `Rows` one member a row, and for `Single` it compares with the limit itself.
     pub(super) fn detour(self, limit: u32) -> u64 {
         let short = match self {
             LaneLayout::Single => true,
@@ -226,7 +233,7 @@ impl LaneLayout {
     }
 }
 
-/// Whether one more fits into a lane, as far as the lane itself says.
+/// Whether one more permit fits into a lane, by the lane's own word.
 pub(super) fn fits(layout: LaneLayout, word: u64, place: Place, limit: u32) -> bool {
     match layout {
         LaneLayout::Single | LaneLayout::PerCpu => word & COUNT < limit.into(),

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The gate: one atomic decision for each state-changing operation.
 //!
-//! An operation takes a *permit* out of a *lane*, **then** looks at the lease, with a clock value
-//! read after that, and gives the permit back when there is none. So what passed was counted before
-//! its lease was seen valid, and what never completes keeps its permit [R13, R16]. How many lanes
-//! there are, and what fits into one, is the way of layout:
+//! An operation takes a *permit* from a *lane*, **then** reads the lease and after that the clock.
+//! If there is no valid lease, the operation gives the permit back. So every operation that passed
+//! was counted before its lease was seen valid, and an operation that never completes keeps its
+//! permit [R13, R16]. The portion's [`LaneLayout`] says how many lanes there are and what a lane
+//! can hold:
 //!
-//! * `Single`: one lane; fewer permits than the limit may be open.
-//! * `PerCpu`: a lane for each CPU, and no limit; one that is set later is compared with the sum.
-//! * `Rows`: many lanes; a stripe row goes to one by its hash. The members with open permits in a
-//!   lane, the new one included, may not be more than the limit.
+//! * `Single`: one lane. Fewer permits than the limit may be open before a new one is given.
+//! * `PerCpu`: one lane for each CPU, and no limit. If a limit is set later, it is compared with
+//!   the sum of all lanes.
+//! * `Rows`: many lanes. The hash of a stripe row chooses its lane. At most as many members as the
+//!   limit, including the new one, may have open permits in a lane.
 //!
-//! A lane is one word, so taking a permit is one compare-and-swap that cannot exceed the limit:
+//! A lane is one word, so one compare-and-swap takes a permit and cannot exceed the limit:
 //!
 //! ```text
 //!  63        62      61       60      59 ............................ 0
@@ -19,38 +21,41 @@
 //!                                     permits in these rows
 //! ```
 //!
-//! * Rows that share a lane share its budget, which is only stricter. An operation on more rows
-//!   than one (a discard) is charged once, in a word that counts for every row [R19].
-//! * Nearly every operation finds nobody waiting and no limit near. It goes the *short way*
-//!   ([`Gate::take_short`], one atomic instruction) and looks afterwards whether that was allowed:
-//!   a bit in the word for many rows says where it is not (`detour`), and a closed gate's lease is
-//!   valid at no time. Who is not sure goes on the long way, from there.
-//! * `waiters` says that operations wait for this lane. Whoever gives a permit back sees it, and
-//!   whoever sets it sees whether there is room: no wake-up is lost. An operation that waits for
-//!   all lanes marks the word for many rows, which keeps newcomers back, and then those lanes that
-//!   are in use: these alone have anybody who could give a permit back.
-//! * The gate is *closed* by a bit in the lease word, which everybody reads after taking a permit.
-//!   So with every lane empty once after the gate was closed, nothing is open and nothing can
-//!   become so: "drained" stays true. `watch` makes whoever empties a lane say so.
+//! * Rows that share a lane share its budget, which is only stricter. An operation on more than one
+//!   row (a discard) is charged once, in the *wide word*, which counts for every row [R19].
+//! * Nearly every operation finds no waiting operation and a limit that is not near. It takes the
+//!   *short path* ([`Gate::take_short`], one atomic instruction) and checks afterwards whether that
+//!   was allowed: the bit `detour` in the wide word says that the limit needs the long path, and
+//!   the lease of a closed gate is never valid. If the short path is inconclusive, the caller
+//!   continues on the long path.
+//! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
+//!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
+//!   that waits for all lanes first sets the bit in the wide word, which sends new operations to
+//!   the queue, and then in every lane that is in use. The other lanes have no permit that could be
+//!   given back.
+//! * A bit in the lease word closes the gate, and every operation reads that word after it has
+//!   taken a permit. So once every lane has been empty after the gate was closed, no permit is open
+//!   and none can be taken: "drained" stays true. With `watch` set, the operation that empties a
+//!   lane wakes the dispatcher.
 //!
-//! Whatever concerns more than one word is taken first and looked at again afterwards: the limit,
-//! the operations on many rows, the sum of all lanes. Of two that meet there at least one sees the
-//! other, and goes back to wait.
+//! Facts that stand in other words are checked again after the permit is taken: the limit, the
+//! operations on many rows, the sum of all lanes. If two operations meet there, at least one of
+//! them sees the other and goes back to wait.
 //!
-//! The lease word is changed by compare-and-swap only: [`Gate::extend`] by the heartbeat path and
-//! whoever first sees the end of it, so that neither overwrites the other [R9].
-//! What may go from 0 to a lease is [`Gate::open_epoch`], once for each epoch.
+//! The lease word is changed by compare-and-swap only: by [`Gate::extend`] on the heartbeat path,
+//! and by the first thread that sees the lease end. So neither overwrites the other [R9]. Only
+//! [`Gate::open_epoch`] turns 0 into a lease, once for each epoch.
 //!
-//! An operation passes only in the *reign* in which it arrived. A reign is a row of terms of this
-//! controller with no other controller's term in between ([`Reign`]). An operation that arrived in
-//! an earlier reign was given up by everybody above when that reign ended, and another controller
-//! has written since: issued now it would overwrite newer data [R55]. So an operation carries the
-//! epoch in which it arrived, and the gate compares that with the first epoch of the present reign
-//! after it has looked at the lease.
+//! An operation passes only in the *reign* in which it arrived. A reign is a series of terms of
+//! this controller without a term of another controller in between
+//! ([`Reign`](super::reign::Reign)). When a reign ends, the layers above give up its operations,
+//! and another controller writes the portion: an old operation that was issued now would overwrite
+//! newer data [R55]. So an operation carries the epoch in which it arrived. After reading the
+//! lease, the gate compares this epoch with the first epoch of the present reign.
 //!
-//! Locking: none; every method may be called from any context. `W` is the atomic word of the
-//! world: the kernel's on a controller, a model checker's in the tests. All operations of a `W`
-//! that change it are fully ordered.
+//! Locking: none; every method may be called from any context. `W` is an atomic word: the kernel's
+//! in the module, a model checker's in the tests. All operations of a `W` that change it are fully
+//! ordered.
 
 use super::lanes::{
     fits, LaneLayout, Place, COUNT, COUNT_BITS, DETOUR, FIRST, UNLIMITED, WAITERS, WATCH,
@@ -59,26 +64,26 @@ use super::word::{clear_bits, set_bits, AtomicWord};
 use crate::proto::lease::is_within;
 use core::ops::Deref;
 
-/// The bit of the lease word that closes the gate. As a time it would be 292 years, which is no
-/// clock's, so a lease that is compared with the bit in it is over.
+/// The bit of the lease word that closes the gate. As a time it is 292 years, which no clock
+/// reaches, so a lease whose expiry has this bit is over.
 const CLOSED: u64 = 1 << 63;
-/// What is open, and what may be.
+/// The permits that are open, and the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// What is measured against the limit: permits given and not given back, or the members that
-    /// have some in one row, in the row that has most of them.
+    /// The number that is compared with the limit: the open permits, or, for [`LaneLayout::Rows`],
+    /// the members with open permits in the row that has most of them.
     pub open: u32,
     /// How many may be open at once; 0 while the gate is closed.
     pub limit: u32,
-    /// The highest `open` since the gate was made, of operations that were admitted; not kept for
+    /// The highest `open` at an admission since the gate was made; not kept for
     /// [`LaneLayout::PerCpu`].
     pub peak: u32,
 }
 
-/// What the gate says to a state-changing operation.
+/// The answer of the gate to a state-changing operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// A permit is held; it must be given back with [`Gate::leave`].
+    /// The operation holds a permit, which must be given back with [`Gate::leave`].
     Granted(Check),
     /// The lease is valid and the limit is reached, or the gate is being closed.
     Full {
@@ -90,20 +95,20 @@ pub enum Admission {
         /// As in [`Left`]: a permit was taken and given back.
         wake: bool,
     },
-    /// There is no valid lease. `lapsed` when this very call saw it end and latched it.
+    /// There is no valid lease.
     Refused {
-        /// This call latched the lease; the caller tells the controller's machine.
+        /// This call saw the lease end and latched it; the caller tells the state machine.
         lapsed: bool,
         /// As in [`Left`]: a permit was taken and given back.
         wake: bool,
     },
 }
 
-/// Why a success may not be acknowledged; true when the call that said so latched the lease.
+/// A success must not be acknowledged. `true` if this call latched the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lapsed(pub bool);
 
-/// What was compared when a lease was found valid.
+/// The two times that showed that a lease is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Check {
     /// The clock.
@@ -112,8 +117,8 @@ pub struct Check {
     pub expiry_ns: u64,
 }
 
-/// What a look at the lease showed.
-enum Sight {
+/// The lease, as one look at the lease word and the clock showed it.
+enum LeaseState {
     Valid(Check),
     /// The lease is valid, and the gate is closed.
     Closed,
@@ -122,35 +127,37 @@ enum Sight {
     },
 }
 
-/// How far the short way led. Whoever has it asks on.
+/// The result of the short path. The caller continues unless it is [`Taken::Sure`].
 #[must_use]
 pub enum Taken {
-    /// A permit is held, and nothing speaks against it.
+    /// A permit is held, and no further check of the limit is needed.
     Sure,
-    /// A permit is held, and has to be looked at again.
+    /// A permit is held, and the limit must be checked again.
     Unsure,
-    /// None is held.
+    /// No permit is held.
     No,
 }
 
-/// What [`Gate::leave`] found.
+/// The result of [`Gate::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// Operations wait for this lane, or it is empty in a closed gate: wake the dispatcher.
+    /// Wake the dispatcher: operations wait for this lane, or the gate is closed and the lane is
+    /// empty.
     pub wake: bool,
 }
 
-/// The gate of one portion. `L` holds the lanes, [`LaneLayout::words`] of them, all zero at first.
+/// The gate of one portion. `L` holds the lanes: [`LaneLayout::words`] of them, all zero at first.
 pub struct Gate<W, L> {
     /// The end of the lease, and whether the gate is closed.
     expiry: W,
     epoch: W,
-    /// The first epoch of the present reign. Written before `epoch`, and `epoch` before `expiry`.
+    /// The first epoch of the present reign. It is written before `epoch`, and `epoch` before
+    /// `expiry`.
     since: W,
     limit: W,
     peak: W,
-    /// A lane for operations on many rows, which counts for every row. Zero if the short way may be
-    /// taken.
+    /// The wide word: a lane for operations on many rows, which counts for every row. It is zero if
+    /// the short path is allowed.
     wide: W,
     lanes: L,
     length_ns: u64,
@@ -158,7 +165,7 @@ pub struct Gate<W, L> {
 }
 
 impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
-    /// A gate without a lease, with a lease time of `length_ns`.
+    /// A gate without a lease. A lease that is set later lasts `length_ns`.
     pub fn new(length_ns: u64, limit: u32, layout: LaneLayout, lanes: L) -> Self {
         let closed = if limit == 0 { CLOSED } else { 0 };
         let first = match layout {
@@ -179,17 +186,16 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// How permits are counted.
+    /// How the permits of this gate are counted.
     #[inline]
     pub fn layout(&self) -> LaneLayout {
         self.layout
     }
 
-    /// Asks to perform a state-changing operation that arrives now [R12, R13].
+    /// Admits a state-changing operation that arrives now, or says why not [R12, R13].
     ///
-    /// `now` is read after the permit was taken, so that a stall between the two cannot pass.
-    ///
-    /// Whoever comes while others wait for the same lane goes behind them.
+    /// `now` is called after the permit was taken, so that no stall between the two goes unnoticed.
+    /// If other operations wait for the same lane, the operation goes behind them.
     pub fn enter(&self, place: Place, now: impl Fn() -> u64) -> Admission {
         let arrived = self.epoch();
         let taken = self.take_short(self.layout, place);
@@ -201,13 +207,14 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.enter_long(place, arrived, taken, now)
     }
 
-    /// The first half of [`Gate::enter`]: takes a permit the short way, if there is one; mostly
-    /// there is. `layout` is that of the gate: a caller who has chosen his place by it knows it
-    /// already, and compiles only what is needed for that.
+    /// The first half of [`Gate::enter`]: takes a permit on the short path if that is possible,
+    /// which it nearly always is. `layout` must be that of the gate: a caller that knows the layout
+    /// at compile time compiles only the branch that it needs.
     ///
-    /// Where each permit counts: below the limit. Where there is no limit: always, since there is
-    /// nothing to exceed; a limit that was set later is looked at with the permit taken. Where
-    /// members of a row count: in a lane where this member is the only one, which is empty mostly.
+    /// * `Single`: takes a permit below the limit.
+    /// * `PerCpu`: always takes a permit, because there is no limit to exceed; a limit that was set
+    ///   later is checked with the permit taken.
+    /// * `Rows`: takes a permit in a lane in which no other member has one; most lanes are empty.
     #[inline(always)]
     pub fn take_short(&self, layout: LaneLayout, place: Place) -> Taken {
         let Some(lane) = self.lanes.get(place.lane) else {
@@ -225,7 +232,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             }
             LaneLayout::PerCpu => {
                 lane.fetch_add(unit);
-                // Whoever waits for all lanes marks this word first.
+                // An operation that waits for all lanes sets a bit in this word first.
                 self.wide.load() == 0
             }
             LaneLayout::Rows(fields) => {
@@ -245,17 +252,17 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// The second half, with a permit that is [`Taken::Sure`]: looks at the lease and the clock,
-    /// and then whether the operation, which arrived in the epoch `arrived`, may still pass.
-    /// `None`: it takes more than a glance to say how things stand.
+    /// The second half of [`Gate::enter`], with a permit that is [`Taken::Sure`]: reads the lease
+    /// and the clock, and then checks whether the operation, which arrived in the epoch `arrived`,
+    /// may still pass. `None` if the short path is inconclusive.
     #[inline(always)]
     pub fn check_short(&self, arrived: u64, now: impl Fn() -> u64) -> Option<Check> {
-        let check = self.glance(now)?;
+        let check = self.check_lease_short(now)?;
         (arrived >= self.since.load()).then_some(check)
     }
 
-    /// Goes on where the short way ended: with what [`Gate::take_short`] returned if that is not
-    /// sure, or if [`Gate::check_short`] returned nothing.
+    /// The long path. It continues with the result of [`Gate::take_short`] if that is not
+    /// [`Taken::Sure`], or if [`Gate::check_short`] returned `None`.
     #[cold]
     pub fn enter_long(
         &self,
@@ -272,8 +279,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.decide(place, arrived, taken, now)
     }
 
-    /// Asks for the operation that has waited longest for its lane, and arrived in the epoch
-    /// `arrived`.
+    /// Admits the operation that has waited longest for its lane and arrived in the epoch
+    /// `arrived`, or says why not.
     pub fn enter_waiting(&self, place: Place, arrived: u64, now: impl Fn() -> u64) -> Admission {
         if self.expiry_ns() == 0 {
             return self.refuse_at_once();
@@ -281,7 +288,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.decide(place, arrived, self.take(place, true), now)
     }
 
-    /// A controller without a lease, a secondary mostly, need not take what it would give back.
+    /// Refuses without taking a permit first. Most callers run on a secondary, which has no lease.
     fn refuse_at_once(&self) -> Admission {
         Admission::Refused {
             lapsed: false,
@@ -289,7 +296,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// Looks at the lease, with a permit or without room for one.
+    /// Decides by the lease. `taken` is the permit, or says that there is no room for one.
     fn decide(
         &self,
         place: Place,
@@ -297,58 +304,66 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         taken: Result<u32, Left>,
         now: impl Fn() -> u64,
     ) -> Admission {
-        let sight = self.see(now);
-        // Looked at after the lease: the reign of that lease, or a later one, which is stricter.
+        let lease = self.check_lease(now);
+        // Read after the lease: the value is that of this lease's reign or of a later one, which is
+        // stricter.
         let is_outlived = self.since.load() > arrived;
-        match (taken, sight) {
-            (taken, Sight::Valid(_) | Sight::Closed) if is_outlived => Admission::Outlived {
-                wake: taken.map_or_else(|left| left.wake, |_| self.leave(place).wake),
-            },
-            (Ok(used), Sight::Valid(check)) => {
+        match (taken, lease) {
+            (taken, LeaseState::Valid(_) | LeaseState::Closed) if is_outlived => {
+                Admission::Outlived {
+                    wake: taken.map_or_else(|left| left.wake, |_| self.leave(place).wake),
+                }
+            }
+            (Ok(used), LeaseState::Valid(check)) => {
                 self.note_peak(used);
                 Admission::Granted(check)
             }
-            (Ok(_), Sight::Closed) => Admission::Full {
+            (Ok(_), LeaseState::Closed) => Admission::Full {
                 wake: self.leave(place).wake,
             },
-            (Ok(_), Sight::Over { lapsed }) => Admission::Refused {
+            (Ok(_), LeaseState::Over { lapsed }) => Admission::Refused {
                 lapsed,
                 wake: self.leave(place).wake,
             },
-            (Err(Left { wake }), Sight::Valid(_) | Sight::Closed) => Admission::Full { wake },
-            (Err(Left { wake }), Sight::Over { lapsed }) => Admission::Refused { lapsed, wake },
+            (Err(Left { wake }), LeaseState::Valid(_) | LeaseState::Closed) => {
+                Admission::Full { wake }
+            }
+            (Err(Left { wake }), LeaseState::Over { lapsed }) => {
+                Admission::Refused { lapsed, wake }
+            }
         }
     }
 
-    /// Looks at the lease and then at the clock, in this order; `None` if it takes more than that
-    /// to say how things stand.
+    /// Reads the lease and then the clock, in this order. `None` if the lease is not plainly valid:
+    /// [`Gate::check_lease`] finds out more.
     #[inline(always)]
-    fn glance(&self, now: impl Fn() -> u64) -> Option<Check> {
+    fn check_lease_short(&self, now: impl Fn() -> u64) -> Option<Check> {
         let expiry_ns = self.expiry.load();
         let now_ns = now();
         is_within(now_ns, expiry_ns, self.length_ns).then_some(Check { now_ns, expiry_ns })
     }
 
-    /// Looks at the lease and then at the clock, in this order, and latches what has ended.
+    /// Reads the lease and then the clock, in this order, and latches a lease that has ended.
     ///
-    /// A caller that was held up between the two may have seen a lease that was extended since:
-    /// then the latch fails, and it looks again. So a valid lease is never taken for an ended one.
-    fn see(&self, now: impl Fn() -> u64) -> Sight {
+    /// If the caller was delayed between the two reads, the lease may have been extended since.
+    /// Then the latch fails and the loop reads again, so a valid lease is never taken for an ended
+    /// one.
+    fn check_lease(&self, now: impl Fn() -> u64) -> LeaseState {
         loop {
             let word = self.expiry.load();
             let expiry_ns = word & !CLOSED;
             let now_ns = now();
             if is_within(now_ns, expiry_ns, self.length_ns) {
                 return match word & CLOSED {
-                    0 => Sight::Valid(Check { now_ns, expiry_ns }),
-                    _ => Sight::Closed,
+                    0 => LeaseState::Valid(Check { now_ns, expiry_ns }),
+                    _ => LeaseState::Closed,
                 };
             }
             if expiry_ns == 0 {
-                return Sight::Over { lapsed: false };
+                return LeaseState::Over { lapsed: false };
             }
             if self.expiry.compare_exchange(word, word & CLOSED).is_ok() {
-                return Sight::Over { lapsed: true };
+                return LeaseState::Over { lapsed: true };
             }
         }
     }
@@ -359,24 +374,25 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             .unwrap_or_else(|| self.leave_wide(place))
     }
 
-    /// As [`Gate::leave`], for an operation in one row; `None`, and nothing done, for another.
+    /// As [`Gate::leave`], for an operation in one row. For another operation it returns `None` and
+    /// does nothing.
     #[inline(always)]
     pub fn leave_short(&self, place: Place) -> Option<Left> {
         let lane = self.lanes.get(place.lane)?;
         let word = lane.fetch_add(place.unit.0.wrapping_neg());
-        // All bits above those that count are marks, which few lanes have.
+        // The bits above the count are marks, and few lanes have one.
         let wake = word >> COUNT_BITS != 0 && wakes(word.wrapping_sub(place.unit.0));
         Some(Left { wake })
     }
 
-    /// Whoever waits, for whatever row, may wait for this.
+    /// Gives back the permit of an operation on many rows. Operations of any row may wait for it.
     fn leave_wide(&self, place: Place) -> Left {
         self.wide.fetch_add(place.unit.0.wrapping_neg());
         Left { wake: true }
     }
 
-    /// Notes that an operation waits. `true` when there is room: wake the dispatcher at once,
-    /// because nobody who leaves will.
+    /// Notes that an operation waits. `true` if there is room after all: then the caller wakes the
+    /// dispatcher, because no leaving operation will.
     ///
     /// The caller has queued the operation, under its own lock, before the call.
     pub fn wait(&self, place: Place) -> bool {
@@ -388,7 +404,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         fits && !self.is_closed()
     }
 
-    /// Marks the lane of an operation, and says whether it fits.
+    /// Sets the mark of the operation's lane, and says whether the operation fits.
     fn wait_for_lane(&self, place: Place, limit: u32) -> bool {
         let Some(lane) = self.lanes.get(place.lane) else {
             return true;
@@ -398,9 +414,9 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         fits(self.layout, word, place, limit) && self.used(self.layout, place, next, limit) <= limit
     }
 
-    /// Marks all lanes that are in use, and says whether an operation fits beside them. What came
-    /// to a lane after it was found empty does not count, because its end would wake nobody. Looks
-    /// at every lane, and changes few.
+    /// Sets the mark of every lane that is in use, and says whether an operation fits beside them.
+    /// Permits that are taken in a lane after it was found empty are not counted, because giving
+    /// them back wakes nobody. This reads every lane and changes few.
     fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match place.is_wide() {
@@ -427,7 +443,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         used <= limit && !is_full
     }
 
-    /// Notes that nothing waits for this lane any more.
+    /// Notes that no operation waits for this lane any more.
     pub fn no_waiters(&self, place: Place) {
         match self.waits_for_all(place) {
             true => self.no_waiters_at_all(),
@@ -439,7 +455,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// Notes that nothing waits for any lane.
+    /// Notes that no operation waits for any lane.
     pub fn no_waiters_at_all(&self) {
         for lane in self.all().filter(|lane| lane.load() & WAITERS != 0) {
             clear_bits(lane, WAITERS);
@@ -470,7 +486,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// The permits as they are now. Looks at every lane.
+    /// The permits as they are now. This reads every lane.
     pub fn count(&self) -> Count {
         let wide = self.wide.load();
         let mut open = 0_u32;
@@ -488,7 +504,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// Whether the gate is closed and every permit has come back.
+    /// Whether the gate is closed and every permit was given back.
     pub fn is_drained(&self) -> bool {
         self.is_closed() && self.all().all(|lane| lane.load() & COUNT == 0)
     }
@@ -497,20 +513,21 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     ///
     /// # Errors
     ///
-    /// The lease is over, or it is that of another epoch; `lapsed` when this call latched it.
+    /// The lease is over, or it is that of another epoch. `Lapsed(true)` if this call latched it.
     pub fn acknowledge(&self, epoch: u64, now: impl Fn() -> u64) -> Result<(), Lapsed> {
-        match self.see(now) {
-            Sight::Over { lapsed } => Err(Lapsed(lapsed)),
+        match self.check_lease(now) {
+            LeaseState::Over { lapsed } => Err(Lapsed(lapsed)),
             _ if self.epoch.load() == epoch => Ok(()),
             _ => Err(Lapsed(false)),
         }
     }
 
-    /// As [`Gate::acknowledge`], at a glance; `false`: it takes more than that to say. The epoch
-    /// lies with the operation, and is not needed before the clock was read.
+    /// As [`Gate::acknowledge`], on the short path. `false` if the short path is inconclusive.
+    /// `epoch` is a reference because the epoch is stored with the operation and is not needed
+    /// before the clock was read.
     #[inline(always)]
     pub fn acknowledge_short(&self, epoch: &u64, now: impl Fn() -> u64) -> bool {
-        self.glance(now).is_some() && self.epoch.load() == *epoch
+        self.check_lease_short(now).is_some() && self.epoch.load() == *epoch
     }
 
     /// The epoch of the lease that was given last.
@@ -524,7 +541,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         is_within(now_ns, self.expiry_ns(), self.length_ns)
     }
 
-    /// Whether there is no lease, at a glance: a latched gate that is closed as well may say no.
+    /// Whether there is no lease, by one load. The answer may be `false` for a latched gate that is
+    /// closed as well.
     #[inline(always)]
     pub fn is_latched(&self) -> bool {
         self.expiry.load() == 0
@@ -537,15 +555,16 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Begins the lease of a new epoch, in the reign that began with the epoch `since`. Only the
-    /// heartbeat path calls it, once an epoch, and only while no lease stands: an epoch follows a
-    /// latch.
+    /// heartbeat path calls it, once for each epoch, and only after the lease of the epoch before
+    /// was latched.
     pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
         self.since.store(since);
         self.epoch.store(epoch);
         self.change_lease(|lease| (lease == 0).then_some(expiry_ns))
     }
 
-    /// Moves the end of the lease from `from_ns` to `to_ns`; `false` when it was latched meanwhile.
+    /// Moves the end of the lease from `from_ns` to `to_ns`. `false` if the lease was latched
+    /// meanwhile.
     pub fn extend(&self, from_ns: u64, to_ns: u64) -> bool {
         from_ns != 0 && self.change_lease(|lease| (lease == from_ns).then_some(to_ns))
     }
@@ -555,8 +574,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.change_lease(|_| Some(0));
     }
 
-    /// Changes the end of the lease in one step and leaves the gate closed or open as it is;
-    /// `false` when `change` declined.
+    /// Changes the end of the lease in one step and leaves the gate closed or open as it is.
+    /// `false` if `change` declined.
     fn change_lease(&self, change: impl Fn(u64) -> Option<u64>) -> bool {
         let mut word = self.expiry.load();
         loop {
@@ -591,17 +610,19 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.lanes.iter().chain(core::iter::once(&self.wide))
     }
 
-    /// Whether an operation may wait for whoever leaves any lane: for the sum of all, or for a row.
+    /// Whether the operation may wait for a permit of any lane: because it is on many rows, or
+    /// because the limit is compared with the sum of all lanes.
     fn waits_for_all(&self, place: Place) -> bool {
         place.is_wide() || self.layout == LaneLayout::PerCpu
     }
 
-    /// Whether an operation that comes to a lane with this word goes behind others.
+    /// Whether an operation that arrives at a lane with this word must go behind waiting
+    /// operations.
     fn is_waited_for(&self, word: u64) -> bool {
         (word | self.wide.load()) & WAITERS != 0
     }
 
-    /// Takes a permit; the number is what is used now, as [`Count::open`].
+    /// Takes a permit. The number is the [`Count::open`] that results.
     fn take(&self, place: Place, has_waited: bool) -> Result<u32, Left> {
         let no = Left { wake: false };
         let (Some(lane), limit) = (self.lane(place), self.limit()) else {
@@ -615,7 +636,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             }
             let next = word.wrapping_add(place.unit.0);
             match lane.compare_exchange(word, next) {
-                // Who marks the word for many rows from now on sees this lane in use.
+                // An operation that marks the wide word from now on sees this lane in use.
                 Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(place)),
                 Ok(_) => return self.confirm(place, next),
                 Err(found) => word = found,
@@ -623,8 +644,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// Looks again at a permit that was taken the short way. As whoever takes the long way it goes
-    /// behind those that wait.
+    /// Checks again a permit that was taken on the short path. As on the long path, the operation
+    /// goes behind those that wait.
     fn keep(&self, place: Place) -> Result<u32, Left> {
         match self.lane(place).map(W::load) {
             Some(word) if !self.is_waited_for(word) => self.confirm(place, word),
@@ -632,8 +653,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// With the permit taken, and the lane `word`: looks at a limit that was lowered meanwhile, and
-    /// at what other words hold.
+    /// With the permit taken, and the lane's word being `word`: checks the limit, which may have
+    /// been lowered meanwhile, and the other words.
     fn confirm(&self, place: Place, word: u64) -> Result<u32, Left> {
         let limit = self.limit();
         match self.used(self.layout, place, word, limit) {
@@ -642,7 +663,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// What is used of the limit when the lane of `charge` is `word`.
+    /// How much of the limit is used when the lane of `place` has the word `word`.
     fn used(&self, layout: LaneLayout, place: Place, word: u64, limit: u32) -> u32 {
         match layout {
             LaneLayout::Single => (word & COUNT) as u32,
@@ -675,7 +696,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 }
 
-/// Whether a lane is marked in a way that makes whoever leaves it like this wake the dispatcher.
+/// Whether an operation that leaves a lane with this word must wake the dispatcher.
 #[cold]
 #[inline(never)]
 fn wakes(word: u64) -> bool {

@@ -3,20 +3,21 @@
 //!
 //! Caller: the driver's engine. No locking.
 
-/// Which terms of this controller follow each other without another controller's in between.
+/// The reign of a controller: which of its terms follow each other without a term of another
+/// controller in between.
 ///
-/// Told of each decided epoch as it becomes known. An epoch that was missed counts as another
-/// controller's.
+/// The owner calls [`Reign::note`] for each decided epoch that it learns. An epoch that it missed
+/// counts as one of another controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reign {
     /// The last decided epoch that is known.
     epoch: u64,
-    /// The first epoch of the reign it belongs to; 0 if it is another controller's.
+    /// The first epoch of the reign to which `epoch` belongs; 0 if `epoch` is another controller's.
     since: u64,
 }
 
 impl Reign {
-    /// Takes note of the highest decided epoch; `is_mine` if it is this controller's.
+    /// Notes the highest decided epoch. `is_mine` if this controller owns it.
     pub fn note(&mut self, epoch: u64, is_mine: bool) {
         let follows = epoch == self.epoch || epoch == self.epoch.wrapping_add(1);
         self.since = match (is_mine, follows && self.since != 0) {
@@ -27,7 +28,7 @@ impl Reign {
         self.epoch = epoch;
     }
 
-    /// The first epoch of the reign that `epoch` belongs to.
+    /// The first epoch of the reign to which `epoch` belongs.
     pub fn since(&self, epoch: u64) -> u64 {
         match self.epoch == epoch && self.since != 0 {
             true => self.since,
@@ -49,10 +50,14 @@ mod tests {
         };
         assert_eq!(since(4, true), 4, "the first term that is known");
         assert_eq!(since(5, true), 4, "consecutive terms are one reign");
-        assert_eq!(since(5, true), 4, "the same term is told of many times");
+        assert_eq!(since(5, true), 4, "the same term, noted again");
         assert_eq!(since(6, false), 6);
         assert_eq!(since(7, true), 7, "another controller's was before");
-        assert_eq!(since(9, true), 9, "nobody knows whose the one between was");
-        assert_eq!(reign.since(10), 10, "a term that was not told of");
+        assert_eq!(
+            since(9, true),
+            9,
+            "the owner of the term between is unknown"
+        );
+        assert_eq!(reign.since(10), 10, "a term that was not noted");
     }
 }

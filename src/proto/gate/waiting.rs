@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What waits at the gate for a permit, and who goes next.
+//! The wait queues of the gate: the operations that wait for a permit, and their order.
 //!
-//! An operation that finds no room waits in the queue of its lane. Lanes share queues, since there
-//! are fewer of these, but do not wait for each other: within a lane the first goes first, and one
-//! that finds no room is passed by those of other lanes. What is charged for every row waits in a
-//! queue of its own and goes first: everybody who comes later waits for it, or it would wait for
-//! ever.
+//! An operation that finds no room waits in the queue of its lane. Several lanes share a queue, but
+//! operations of different lanes do not wait for each other: within a lane the first goes first,
+//! and if it finds no room, operations of other lanes pass it. Operations that are charged for
+//! every row wait in a queue of their own, which goes first. Later operations wait for them,
+//! because otherwise they would wait for ever.
 //!
 //! ```text
 //!   enter: Full --> wait --+--> queue --> dispatch --Granted--> go
 //!                          |      ^          |
-//!                          |      +--Full----+--Refused--> refuse, and everybody else with it
+//!                          |      +--Full----+--Refused--> refuse, with all others that wait
 //!                          +--> room after all: wake the dispatcher
 //! ```
 //!
-//! A lane is marked while something waits for it (`WAITERS`, see [`super::permits`]), so that
-//! whoever gives a permit back wakes the dispatcher. Queue and mark change under one lock, in this
-//! order: queued, then marked, then looked for room; and a mark is taken away only when nothing
-//! waits that it was set for. So an operation that waits is always seen by whoever makes room for
-//! it [R17].
+//! A lane is marked while operations wait for it (`WAITERS`, see [`super::permits`]), so that an
+//! operation that gives a permit back wakes the dispatcher. Queue and mark change under one lock,
+//! in this order: queue the operation, set the mark, check for room. A mark is cleared only when no
+//! operation waits for which it was set. So an operation that gives room always sees the operations
+//! that wait for it [R17].
 //!
-//! Callers: the driver's gate; the loom models of `selftests/proto/tests/waiting.rs`, with another
-//! lock and another kind of operation. One thread at a time calls [`dispatch`].
+//! Callers: the driver's gate, and the loom models of `selftests/proto/tests/waiting.rs`, which
+//! have another lock and another kind of operation. One thread at a time calls [`dispatch`].
 //!
 //! Locking: [`Dispatcher::with`] takes the lock of the queues. No operation is admitted, refused or
 //! ended under it.
@@ -31,39 +31,39 @@ use super::permits::{Admission, Check, Gate};
 use super::word::AtomicWord;
 use core::ops::Deref;
 
-/// Queues for operations that are charged in one lane.
+/// The number of queues for operations that are charged in one lane.
 const QUEUES: usize = 16;
 
-/// Some operations, in order.
+/// A list of operations, in order.
 pub trait OpList {
     /// An operation that waits.
     type Op;
 
-    /// None.
+    /// An empty list.
     fn empty() -> Self;
-    /// Adds the last one.
+    /// Adds an operation at the end.
     fn push(&mut self, op: Self::Op);
-    /// Takes the first one.
+    /// Takes the first operation.
     fn pop(&mut self) -> Option<Self::Op>;
-    /// Adds others behind the last one.
+    /// Adds `others` at the end.
     fn append(&mut self, others: Self);
-    /// How many there are.
+    /// The number of operations.
     fn len(&self) -> usize;
-    /// Whether there are none.
+    /// Whether the list is empty.
     fn is_empty(&self) -> bool;
 }
 
-/// The queues of a gate.
+/// The wait queues of a gate.
 pub struct WaitQueues<L> {
     narrow: [L; QUEUES],
     wide: L,
-    /// What the dispatcher has passed in the queue that it looks through now: older than all that
-    /// is still in there.
+    /// The operations that the dispatcher has passed in the queue that it goes through now. They
+    /// are older than all that are still in the queue.
     passed: L,
 }
 
-/// Lanes of one queue in which somebody found no room, a bit each: a queue has as many lanes as a
-/// word has bits.
+/// The lanes of one queue in which an operation found no room, one bit each: a queue has as many
+/// lanes as a word has bits.
 #[derive(Clone, Copy)]
 struct Full(u64);
 
@@ -74,7 +74,7 @@ impl Full {
         1_u64.wrapping_shl((place.lane() / QUEUES) as u32)
     }
 
-    /// Whether what is charged like this waits behind another one.
+    /// Whether an operation at this place waits behind another one.
     const fn has(self, place: Place) -> bool {
         self.0 & Self::bit(place) != 0
     }
@@ -85,7 +85,7 @@ impl Full {
 }
 
 impl<L: OpList> WaitQueues<L> {
-    /// Queues in which nothing waits.
+    /// Empty queues.
     pub fn new() -> Self {
         Self {
             narrow: core::array::from_fn(|_| L::empty()),
@@ -94,19 +94,19 @@ impl<L: OpList> WaitQueues<L> {
         }
     }
 
-    /// How many operations wait.
+    /// The number of operations that wait.
     pub fn len(&self) -> usize {
         let narrow = self.narrow.iter().map(L::len);
         let others = self.wide.len().wrapping_add(self.passed.len());
         narrow.fold(others, usize::wrapping_add)
     }
 
-    /// Whether nothing waits.
+    /// Whether no operation waits.
     pub fn is_empty(&self) -> bool {
         self.wide.is_empty() && self.passed.is_empty() && self.narrow.iter().all(L::is_empty)
     }
 
-    /// Takes everything that waits.
+    /// Takes all operations that wait.
     pub fn take_all(&mut self) -> L {
         let mut all = core::mem::replace(&mut self.wide, L::empty());
         all.append(core::mem::replace(&mut self.passed, L::empty()));
@@ -116,7 +116,7 @@ impl<L: OpList> WaitQueues<L> {
         all
     }
 
-    /// The queue for what is charged like this.
+    /// The queue for operations at this place.
     fn queue(&mut self, place: Place) -> &mut L {
         let queue = place.lane() % QUEUES;
         match self.narrow.get_mut(queue) {
@@ -125,7 +125,7 @@ impl<L: OpList> WaitQueues<L> {
         }
     }
 
-    /// The queue with this number; the last of all is that of operations on many rows.
+    /// The queue with this number. The highest number is that of operations on many rows.
     fn numbered(&mut self, queue: usize) -> &mut L {
         match self.narrow.get_mut(queue) {
             Some(narrow) => narrow,
@@ -133,7 +133,8 @@ impl<L: OpList> WaitQueues<L> {
         }
     }
 
-    /// Takes the next one of a queue that does not wait behind another one, and passes the others.
+    /// Takes the next operation of a queue that does not wait behind another one, and passes the
+    /// others.
     fn next(
         &mut self,
         queue: usize,
@@ -149,7 +150,7 @@ impl<L: OpList> WaitQueues<L> {
         None
     }
 
-    /// Puts what was passed back, when nothing else is left in the queue.
+    /// Puts the passed operations back. The queue is empty by then.
     fn end_pass(&mut self, queue: usize) {
         let passed = core::mem::replace(&mut self.passed, L::empty());
         self.numbered(queue).append(passed);
@@ -162,65 +163,69 @@ impl<L: OpList> Default for WaitQueues<L> {
     }
 }
 
-/// Where operations wait: the lock of the queues, and what becomes of an operation.
+/// The environment of the wait queues: their lock, the gate, and the functions that end the wait of
+/// an operation.
 pub trait Dispatcher {
-    /// A queue.
+    /// A list of operations.
     type List: OpList<Op = Self::Op>;
     /// An operation.
     type Op;
-    /// The gate's word and lanes.
+    /// The atomic word of the gate.
     type Word: AtomicWord;
     /// The lanes of the gate.
     type Lanes: Deref<Target = [Self::Word]>;
 
     /// The gate.
     fn gate(&self) -> &Gate<Self::Word, Self::Lanes>;
-    /// Calls `f` with the queues, which nobody else touches meanwhile.
+    /// Calls `f` with the queues, under their lock.
     fn with<R>(&self, f: impl FnOnce(&mut WaitQueues<Self::List>) -> R) -> R;
     /// The clock.
     fn now_ns(&self) -> u64;
     /// Where the operation is charged.
     fn place(&self, op: &mut Self::Op) -> Place;
-    /// The epoch in which it arrived.
+    /// The epoch in which the operation arrived.
     fn arrived(&self, op: &mut Self::Op) -> u64;
-    /// Whether the operation shall go back to where it came from, rather than wait.
+    /// Whether the operation must go back to its sender instead of waiting: see
+    /// [`Dispatcher::call_back`].
     fn is_called_back(&self, op: &Self::Op) -> bool;
-    /// Such an operation waits again: it was not in a queue when it was looked for there.
+    /// An operation that is called back is in a queue again. The caller looked for it there while
+    /// the dispatcher had it, and must look again.
     fn call_back(&self);
-    /// It has a permit under the lease of `epoch`.
+    /// The operation has a permit under the lease of `epoch`.
     fn go(&self, op: Self::Op, epoch: u64, check: Check);
-    /// There is no lease for it. `lapsed` and `wake` as in [`Admission::Refused`].
+    /// The operation has no lease. `lapsed` and `wake` as in [`Admission::Refused`].
     fn refuse(&self, op: Self::Op, lapsed: bool, wake: bool);
-    /// It arrived in an earlier reign. `wake` as in [`Admission::Outlived`].
+    /// The operation arrived in an earlier reign. `wake` as in [`Admission::Outlived`].
     fn fail_outlived(&self, op: Self::Op, wake: bool);
-    /// Everything that waits has lost its lease.
+    /// All these operations waited, and have no lease any more.
     fn refuse_all(&self, ops: Self::List);
 }
 
-/// Makes an operation that found no room wait, as the last of its queue; whether there is room
-/// after all: the caller wakes the dispatcher then, because nobody else will. `op` is called with
-/// the queues locked.
+/// Queues an operation that found no room, as the last of its queue. The first result is `true` if
+/// there is room after all: then the caller wakes the dispatcher, because no leaving operation
+/// will. `op` is called with the queues locked.
 ///
 /// # Errors
 ///
-/// Those of `op`: then nothing waits.
-pub fn wait<L: Dispatcher, T, E>(
-    dispatcher: &L,
+/// Those of `op`; then nothing is queued.
+pub fn wait<D: Dispatcher, T, E>(
+    dispatcher: &D,
     place: Place,
-    op: impl FnOnce() -> Result<(L::Op, T), E>,
+    op: impl FnOnce() -> Result<(D::Op, T), E>,
 ) -> Result<(bool, T), E> {
     let (room, rest) = dispatcher.with(|waiting| {
         let (op, rest) = op()?;
         waiting.queue(place).push(op);
         Ok((dispatcher.gate().wait(place), rest))
     })?;
-    // The lease may have been latched, and all that waited refused, before this one was queued.
+    // The lease may have been latched, and all waiting operations refused, before this one was
+    // queued.
     refuse_if_over(dispatcher);
     Ok((room, rest))
 }
 
-/// Queues what came back, as it was, in front of what came meanwhile.
-pub fn wait_again<L: Dispatcher>(dispatcher: &L, mut ops: L::List) {
+/// Queues operations that came back, in their old order, in front of those that came meanwhile.
+pub fn wait_again<D: Dispatcher>(dispatcher: &D, mut ops: D::List) {
     dispatcher.with(|waiting| {
         ops.append(waiting.take_all());
         while let Some(mut op) = ops.pop() {
@@ -233,10 +238,10 @@ pub fn wait_again<L: Dispatcher>(dispatcher: &L, mut ops: L::List) {
     refuse_if_over(dispatcher);
 }
 
-/// Lets go whatever there is room for. Each operation passes the gate with a fresh look at the
-/// lease.
-pub fn dispatch<L: Dispatcher>(dispatcher: &L) {
-    // Who waits for every row comes first, or would wait for ever.
+/// Dispatches every operation for which there is room. Each operation passes the gate with a fresh
+/// check of the lease.
+pub fn dispatch<D: Dispatcher>(dispatcher: &D) {
+    // Operations on many rows go first, because otherwise they would wait for ever.
     if dispatch_queue(dispatcher, QUEUES) {
         for queue in 0..QUEUES {
             dispatch_queue(dispatcher, queue);
@@ -244,14 +249,14 @@ pub fn dispatch<L: Dispatcher>(dispatcher: &L) {
     }
 }
 
-/// Refuses everything that waits, all together, unless there is a lease [R17].
-pub fn refuse_if_over<L: Dispatcher>(dispatcher: &L) {
+/// Refuses all waiting operations together, unless there is a lease [R17].
+pub fn refuse_if_over<D: Dispatcher>(dispatcher: &D) {
     if dispatcher.gate().expiry_ns() != 0 {
         return;
     }
     let ops = dispatcher.with(|waiting| {
         if dispatcher.gate().expiry_ns() != 0 {
-            return L::List::empty();
+            return D::List::empty();
         }
         dispatcher.gate().no_waiters_at_all();
         waiting.take_all()
@@ -259,18 +264,19 @@ pub fn refuse_if_over<L: Dispatcher>(dispatcher: &L) {
     dispatcher.refuse_all(ops);
 }
 
-/// Lets go from one queue whatever there is room for; whether it is empty then.
-fn dispatch_queue<L: Dispatcher>(dispatcher: &L, queue: usize) -> bool {
+/// Dispatches the operations of one queue for which there is room. `true` if the queue is empty
+/// then.
+fn dispatch_queue<D: Dispatcher>(dispatcher: &D, queue: usize) -> bool {
     while pass(dispatcher, queue) {}
     dispatcher.with(|waiting| waiting.numbered(queue).is_empty())
 }
 
-/// Goes through one queue; whether to do it again, because there is room after all.
-fn pass<L: Dispatcher>(dispatcher: &L, queue: usize) -> bool {
+/// Goes through one queue. `true` if the caller must repeat it, because there is room after all.
+fn pass<D: Dispatcher>(dispatcher: &D, queue: usize) -> bool {
     let (mut full, mut again) = (Full(0), false);
     loop {
-        // It is out of the queue while it is decided about, so nobody else disposes of it.
-        let next = |waiting: &mut WaitQueues<L::List>| {
+        // The operation is out of the queue until its fate is decided, so no other thread ends it.
+        let next = |waiting: &mut WaitQueues<D::List>| {
             let next = waiting.next(queue, full, |op| dispatcher.place(op));
             if next.is_none() {
                 waiting.end_pass(queue);
@@ -281,7 +287,8 @@ fn pass<L: Dispatcher>(dispatcher: &L, queue: usize) -> bool {
             return again;
         };
         let (place, arrived) = (dispatcher.place(&mut op), dispatcher.arrived(&mut op));
-        // Read before the permit is taken: what was held up in between counts for the older epoch.
+        // Read before the permit is taken: an operation that is delayed in between counts for the
+        // older epoch.
         let epoch = dispatcher.gate().epoch();
         let admission = dispatcher
             .gate()
@@ -307,10 +314,10 @@ fn pass<L: Dispatcher>(dispatcher: &L, queue: usize) -> bool {
     }
 }
 
-/// If nothing waits any more that this lane, or every lane, is marked for, takes the mark away.
-/// A mark that is left too long is found out when the next one has waited for its lane; one that
-/// is taken away from under an operation on many rows would cost it its wake-up.
-fn stop_waiting<L: Dispatcher>(dispatcher: &L, place: Place) {
+/// Clears the mark of this lane, or of all lanes, if no operation waits any more for which it was
+/// set. A mark that stays too long is found when the next operation has waited for its lane. A mark
+/// that is cleared while an operation on many rows waits would cost that operation its wake-up.
+fn stop_waiting<D: Dispatcher>(dispatcher: &D, place: Place) {
     dispatcher.with(|waiting| {
         let everywhere = place.is_wide() || dispatcher.gate().layout() == LaneLayout::PerCpu;
         let alone =
@@ -321,8 +328,8 @@ fn stop_waiting<L: Dispatcher>(dispatcher: &L, place: Place) {
     });
 }
 
-/// Passes an operation; whether there is room for it after all.
-fn wait_on<L: Dispatcher>(dispatcher: &L, op: L::Op, place: Place) -> bool {
+/// Passes an operation. `true` if there is room for it after all.
+fn wait_on<D: Dispatcher>(dispatcher: &D, op: D::Op, place: Place) -> bool {
     let is_called_back = dispatcher.is_called_back(&op);
     let room = dispatcher.with(|waiting| {
         waiting.passed.push(op);
@@ -372,19 +379,20 @@ mod tests {
         }
     }
 
-    /// An operation: its name, and where it is charged.
+    /// An operation: its name, and its place.
     type Op = (u32, Place);
 
     struct Portion {
         gate: Gate<AtomicU64, Vec<AtomicU64>>,
         waiting: RefCell<WaitQueues<VecDeque<Op>>>,
         gone: RefCell<Vec<u32>>,
-        /// What comes while the next one goes.
+        /// An operation that arrives while the next one goes.
         comes: RefCell<Option<Op>>,
-        /// The epoch in which all of them arrived.
+        /// The epoch in which all operations arrived.
         arrived: Cell<u64>,
         outlived: RefCell<Vec<u32>>,
-        /// The one that shall go back, and how often somebody was told that it waits again.
+        /// The operation that is called back, and how many times the caller learnt that it waits
+        /// again.
         called_back: Cell<Option<u32>>,
         calls: Cell<u32>,
     }
@@ -488,14 +496,14 @@ mod tests {
             waits(&portion, (name, Place::row(FIELDS.unit(1), row)));
         }
         assert_eq!(portion.with(|waiting| waiting.len()), 3);
-        // The second row gets room; the first one hangs for ever.
+        // The second row gets room. The first one never does.
         portion.gate.leave(Place::row(FIELDS.unit(0), other));
         dispatch(&portion);
         assert_eq!(*portion.gone.borrow(), [2]);
         waits(&portion, (4, Place::row(FIELDS.unit(2), stuck)));
         portion.gate.leave(Place::row(FIELDS.unit(0), stuck));
         dispatch(&portion);
-        // The two on one member fit together; the third one is on another.
+        // The two operations on one member fit together. The third one is on another member.
         assert_eq!(*portion.gone.borrow(), [2, 1, 3]);
         assert_eq!(portion.with(|waiting| waiting.len()), 1);
         assert!(!portion.with(|waiting| waiting.is_empty()));
@@ -507,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn r17_what_was_passed_stays_in_front_of_what_comes_meanwhile() {
+    fn r17_passed_operations_stay_in_front_of_later_ones() {
         let portion = portion();
         let (stuck, other) = (0, neighbour());
         enters(&portion, Place::row(FIELDS.unit(0), stuck));
@@ -532,10 +540,10 @@ mod tests {
     }
 
     #[test]
-    fn r17_within_a_row_nobody_is_passed() {
+    fn r17_within_a_row_no_operation_is_passed() {
         let portion = portion();
         enters(&portion, Place::row(FIELDS.unit(0), 0));
-        // The second one would fit beside what is inside; the first one came earlier.
+        // The second operation would fit beside the open one, but the first one came earlier.
         waits(&portion, (1, Place::row(FIELDS.unit(1), 0)));
         waits(&portion, (2, Place::row(FIELDS.unit(0), 0)));
         dispatch(&portion);
@@ -546,13 +554,13 @@ mod tests {
     }
 
     #[test]
-    fn r55_what_waited_since_an_earlier_reign_fails_and_others_do_not_wait_for_it() {
+    fn r55_an_operation_of_an_earlier_reign_fails_and_others_do_not_wait_for_it() {
         let portion = portion();
         let stuck = Place::row(FIELDS.unit(0), 0);
         enters(&portion, stuck);
         waits(&portion, (1, Place::row(FIELDS.unit(1), 0)));
         waits(&portion, (2, Place::row(FIELDS.unit(1), 0)));
-        // The dispatcher was held up: it did not see the latch, nor the term of another controller.
+        // The dispatcher was delayed: it saw neither the latch nor the term of another controller.
         portion.gate.latch();
         assert!(portion.gate.open_epoch(9, 9, 2_000));
         dispatch(&portion);
@@ -568,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn r55_who_calls_an_operation_back_is_told_when_it_waits_again() {
+    fn r55_the_caller_learns_when_an_operation_that_it_called_back_waits_again() {
         let portion = portion();
         enters(&portion, Place::row(FIELDS.unit(0), 0));
         for name in [1, 2] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The atomic words that the gate is made of.
+//! The atomic words that the gate consists of.
 //!
-//! Locking: none. The kernel module has one implementation, the tests have another.
+//! Locking: none. The kernel module has one implementation, the tests have others.
 
 /// An atomic 64-bit word whose changes are fully ordered.
 pub trait AtomicWord {
@@ -11,13 +11,13 @@ pub trait AtomicWord {
     fn load(&self) -> u64;
     /// Writes the word, fully ordered.
     fn store(&self, value: u64);
-    /// Replaces `old` by `new`; `Err` carries what was found instead.
+    /// Replaces `old` by `new`. `Err` carries the value that was found instead.
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64>;
-    /// Adds, wrapping around; returns the value before.
+    /// Adds `value`, wrapping around, and returns the value before.
     fn fetch_add(&self, value: u64) -> u64;
 }
 
-/// Returns the word with the bits set.
+/// Sets the bits and returns the new value.
 pub(super) fn set_bits<W: AtomicWord>(word: &W, bits: u64) -> u64 {
     change(word, |value| value | bits)
 }
@@ -26,7 +26,8 @@ pub(super) fn clear_bits<W: AtomicWord>(word: &W, bits: u64) {
     change(word, |value| value & !bits);
 }
 
-/// Changes a word, or makes sure with full ordering that it is so already; returns what it is then.
+/// Applies `change` to the word and returns the new value. The access is fully ordered even if the
+/// value stays the same.
 fn change<W: AtomicWord>(word: &W, change: impl Fn(u64) -> u64) -> u64 {
     let mut seen = word.load();
     loop {

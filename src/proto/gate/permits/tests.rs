@@ -57,7 +57,7 @@ fn r13_the_clock_is_read_with_the_permit_taken() {
             assert_eq!(gate.count().open, open);
             1_500
         };
-        // The second one does not find the lane empty: it goes the long way.
+        // The second operation does not find the lane empty: it takes the long path.
         assert!(is_granted(gate.enter(row(9, open as u8), counted)));
     }
 }
@@ -117,7 +117,7 @@ fn r18_success_counts_only_for_the_epoch_and_time_of_the_lease() {
 }
 
 #[test]
-fn r17_whoever_is_held_up_does_not_end_a_lease_that_was_extended_meanwhile() {
+fn r17_a_delayed_thread_does_not_end_a_lease_that_was_extended_meanwhile() {
     let gate = leased(2);
     // The clock is read after the lease; by then another thread has extended it.
     let late = || {
@@ -134,7 +134,7 @@ fn r17_whoever_is_held_up_does_not_end_a_lease_that_was_extended_meanwhile() {
 }
 
 #[test]
-fn r34_a_permit_that_is_given_back_at_once_wakes_who_waits_for_an_empty_gate() {
+fn r34_a_permit_that_is_given_back_at_once_wakes_the_waiter_for_an_empty_gate() {
     let gate = leased(1);
     let closing = || {
         gate.set_limit(0);
@@ -148,7 +148,7 @@ fn r34_a_permit_that_is_given_back_at_once_wakes_who_waits_for_an_empty_gate() {
 }
 
 #[test]
-fn r55_nothing_passes_in_a_later_reign_than_it_arrived_in() {
+fn r55_no_operation_passes_in_a_later_reign_than_it_arrived_in() {
     let gate = leased(1);
     gate.latch();
     assert!(gate.open_epoch(9, 9, 2_500));
@@ -162,7 +162,7 @@ fn r55_nothing_passes_in_a_later_reign_than_it_arrived_in() {
     ));
     assert_eq!(gate.check_short(7, || 2_000), None);
     assert_eq!(gate.enter_long(ONE, 7, Taken::Sure, || 2_000), outlived);
-    assert_eq!(gate.count().open, 0, "its permit went back");
+    assert_eq!(gate.count().open, 0, "its permit was given back");
 
     assert!(is_granted(gate.enter_waiting(ONE, 9, || 2_000)));
     assert_eq!(
@@ -175,7 +175,7 @@ fn r55_nothing_passes_in_a_later_reign_than_it_arrived_in() {
 }
 
 #[test]
-fn r55_what_arrived_in_an_earlier_term_of_the_same_reign_passes() {
+fn r55_an_operation_of_an_earlier_term_of_the_same_reign_passes() {
     let gate = leased(1);
     gate.latch();
     assert!(gate.open_epoch(8, 7, 2_500));
@@ -184,7 +184,7 @@ fn r55_what_arrived_in_an_earlier_term_of_the_same_reign_passes() {
 }
 
 #[test]
-fn r34_a_closed_gate_lets_nobody_in_and_drains() {
+fn r34_a_closed_gate_admits_no_operation_and_drains() {
     let gate = leased(2);
     assert!(is_granted(gate.enter(ONE, || 1_500)));
     gate.set_limit(0);
@@ -224,7 +224,7 @@ fn r34_a_closed_gate_keeps_its_lease_and_stays_closed_over_a_latch() {
         gate.set_limit(0);
         1_500
     };
-    // The clock is read after the lease: this one was let in before the gate was closed.
+    // The clock is read after the lease: this operation passed before the gate was closed.
     assert!(is_granted(gate.enter(ONE, closing)));
     assert!(!gate.is_drained());
     assert_eq!(gate.enter(ONE, || 1_500), FULL);
@@ -249,13 +249,13 @@ fn r17_in_a_closed_gate_the_last_one_to_leave_wakes_the_dispatcher() {
     assert!(gate.leave(ONE).wake);
 }
 
-/// Whether an operation goes the short way all along; its permit is kept.
+/// Whether an operation passes on the short path alone. Its permit stays open.
 fn is_short(gate: &Gate<AtomicU64, Lanes>, place: Place) -> bool {
     let taken = gate.take_short(gate.layout(), place);
     matches!(taken, Taken::Sure) && gate.check_short(7, || 1_500).is_some()
 }
 
-/// The first operation goes the long way, which notes that there was one.
+/// The gate after its first operation, which takes the long path to set the peak.
 fn used(gate: Gate<AtomicU64, Lanes>, place: Place) -> Gate<AtomicU64, Lanes> {
     assert!(is_granted(gate.enter(place, || 1_500)));
     assert!(!gate.leave(place).wake);
@@ -294,23 +294,29 @@ fn r13_a_member_that_is_open_for_a_row_and_for_all_leaves_no_room_for_another() 
 }
 
 #[test]
-fn r13_an_ordinary_operation_goes_the_short_way() {
+fn r13_an_ordinary_operation_takes_the_short_path() {
     let gate = used(leased(2), ONE);
     assert!(is_short(&gate, ONE));
-    assert!(!is_short(&gate, ONE), "as many as never before");
+    assert!(!is_short(&gate, ONE), "more than ever before");
 
     let lane = Place::cpu(1);
     let gate = used(counted(LaneLayout::PerCpu, 2, UNLIMITED), lane);
     assert!((0..3).all(|_| is_short(&gate, lane)));
     gate.set_limit(8);
-    assert!(!is_short(&gate, lane), "there is a limit to look at");
+    assert!(
+        !is_short(&gate, lane),
+        "the limit is checked on the long path"
+    );
     gate.set_limit(UNLIMITED);
     assert!(is_short(&gate, lane));
 
     let gate = used(rows(1), row(9, 0));
     assert!((0..3).all(|_| is_short(&gate, row(9, 0))), "one member");
-    assert!(!is_short(&gate, row(9, 1)), "another one of the same row");
-    assert!(is_short(&gate, row(other(9), 1)), "of another row");
+    assert!(
+        !is_short(&gate, row(9, 1)),
+        "another member of the same row"
+    );
+    assert!(is_short(&gate, row(other(9), 1)), "another row");
 }
 
 fn rows(limit: u32) -> Gate<AtomicU64, Lanes> {
@@ -321,7 +327,7 @@ fn row(row: u64, member: u8) -> Place {
     Place::row(FIELDS.unit(member), row)
 }
 
-/// Another row than `first` that has a lane of its own.
+/// A row that has another lane than `first`.
 fn other(first: u64) -> u64 {
     let lane = row(first, 0).lane();
     (first + 1..).find(|&it| row(it, 0).lane() != lane).unwrap()
@@ -369,7 +375,10 @@ fn r19_an_operation_on_many_rows_counts_for_every_row() {
         "the same shard"
     );
     assert_eq!(gate.enter(wide(2), || 1_500), FULL);
-    assert!(gate.leave(wide(1)).wake, "whoever waits may wait for this");
+    assert!(
+        gate.leave(wide(1)).wake,
+        "any waiting operation may wait for this"
+    );
     assert_eq!(
         gate.enter(wide(2), || 1_500),
         Admission::Full { wake: true },
@@ -379,13 +388,13 @@ fn r19_an_operation_on_many_rows_counts_for_every_row() {
     let marked = gate
         .all()
         .filter(|lane| AtomicWord::load(*lane) & WAITERS != 0);
-    assert_eq!(marked.count(), 2, "the row in use, and the word for all");
+    assert_eq!(marked.count(), 2, "the row in use, and the wide word");
     assert_eq!(
         gate.enter(row(other(9), 2), || 1_500),
         FULL,
         "nobody overtakes it"
     );
-    assert!(!is_short(&gate, row(other(9), 2)), "nor the short way");
+    assert!(!is_short(&gate, row(other(9), 2)), "nor the short path");
     assert_eq!(
         gate.enter_long(row(other(9), 2), 7, Taken::Unsure, || 1_500),
         FULL
@@ -413,7 +422,10 @@ fn r13_a_limit_that_is_set_later_bounds_the_sum_of_all_lanes() {
         Admission::Full { .. }
     ));
     assert!(!gate.wait(Place::cpu(0)));
-    assert!(gate.leave(Place::cpu(3)).wake, "it waits for every lane");
+    assert!(
+        gate.leave(Place::cpu(3)).wake,
+        "the operation waits for every lane"
+    );
     assert_eq!(
         gate.enter(Place::cpu(1), || 1_500),
         Admission::Full { wake: true },
