@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The clocks of this machine, and when the time between two readings cannot be known.
+//! The clocks of this machine, and when the time between two readings is unknown.
 //!
-//! All moments and durations of this folder are nanoseconds of the *lease clock*: the counter of
-//! the machine, converted at a constant rate (CLOCK_MONOTONIC_RAW). A program that keeps the time
-//! of day right steers CLOCK_MONOTONIC and CLOCK_BOOTTIME, by up to a tenth and more; it cannot
-//! steer this one. What is left is the error of the oscillator: `drift_ppm` of
-//! [`super::time::Timing`] bounds it.
+//! All times and durations in this folder are nanoseconds of the *lease clock*: the counter of the
+//! machine, converted at a constant rate (CLOCK_MONOTONIC_RAW). Programs that correct the time of
+//! day steer CLOCK_MONOTONIC and CLOCK_BOOTTIME by ten percent and more; they cannot steer this
+//! clock. The remaining error is that of the oscillator, which `drift_ppm` of
+//! [`super::time::Timing`] bounds.
 //!
 //! The lease clock stands still while the machine sleeps. That makes the waits of an observer
-//! longer, which is safe, and the lease of an owner, which is not. So a reading carries more than
-//! the lease clock, and [`Clocks::take`] compares it with the one before:
+//! longer, which is safe, and the lease of an owner longer, which is not. So a reading has more
+//! than the lease clock, and [`Clocks::take`] compares it with the reading before:
 //!
 //! | in a reading | what it is | changes when |
 //! |---|---|---|
@@ -18,21 +18,21 @@
 //! | `slept_ns` | CLOCK_BOOTTIME less CLOCK_MONOTONIC | the kernel adds the time of a sleep |
 //! | `source` | which counter is behind the clocks | the kernel exchanges it |
 //!
-//! CLOCK_BOOTTIME and CLOCK_MONOTONIC are steered alike, so that their difference is exact.
+//! CLOCK_BOOTTIME and CLOCK_MONOTONIC are steered alike, so their difference is exact.
 //!
-//! A change of one of the last three, or a step back, is a *break*: how long ago the reading before
-//! was taken is not known. A lease that was granted before a break is over, and so is a claim whose
-//! stamps are from before it; the timers of an observer start anew.
+//! A change of one of the last three, or a step back, is a *break*: the time since the reading
+//! before is unknown. A break ends a lease that was granted before it and a claim whose stamps are
+//! from before it, and the timers of an observer start anew.
 //!
-//! The gate compares one clock only, for each operation. It is the lease clock plus all leaps: each
-//! leap is longer than any lease, so that after a sleep the gate refuses before anything has
+//! For each operation the gate compares one clock only: the lease clock plus all leaps. Each leap
+//! is longer than any lease, so after a sleep the gate refuses even before the state machine has
 //! noticed the break.
 //!
 //! Caller: [`super::controller`].
 
 use super::time::MAX_DURATION_NS;
 
-/// How far the clock of the gate leaps when the machine wakes up: further than any lease lasts.
+/// How far the clock of the gate leaps when the machine wakes up: more than any lease lasts.
 pub const LEAP_NS: u64 = 2 * MAX_DURATION_NS;
 
 /// The counters of two processors may differ by less than this; a larger step back is a fault.
@@ -43,7 +43,7 @@ const STEP_NS: u64 = 1_000_000;
 pub struct Now {
     /// The lease clock.
     pub raw_ns: u64,
-    /// How far the clock of the gate was ahead of it, at that moment or before.
+    /// How far the clock of the gate was ahead of the lease clock, at this reading or before.
     pub leaps_ns: u64,
     /// How long the machine has slept since it was booted, as far as the kernel knows.
     pub slept_ns: u64,
@@ -51,26 +51,27 @@ pub struct Now {
     pub source: u8,
 }
 
-/// What the last reading was.
+/// The last reading.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Clocks {
     last: Option<Now>,
 }
 
 impl Clocks {
-    /// Clocks that nobody has read yet.
+    /// Clocks before the first reading.
     pub const fn new() -> Self {
         Self { last: None }
     }
 
-    /// Takes a reading; returns whether there was a break since the one before.
+    /// Takes a reading. Returns whether there was a break since the reading before.
     #[must_use]
     pub fn take(&mut self, now: Now) -> bool {
         let before = self.last.replace(now);
         before.is_some_and(|before| is_break(&before, &now))
     }
 
-    /// A moment of the last reading's time in the clock of the gate.
+    /// The time of the gate's clock that corresponds to `at_ns` of the lease clock, by the last
+    /// reading.
     pub fn gate_ns(&self, at_ns: u64) -> u64 {
         let leaps_ns = self.last.map_or(0, |now| now.leaps_ns);
         at_ns.saturating_add(leaps_ns)
@@ -152,7 +153,7 @@ mod tests {
         let mut clocks = Clocks::new();
         let _ = clocks.take(NOW);
         assert_eq!(clocks.gate_ns(100), 100);
-        // The longest lease, which began just before the sleep.
+        // The longest lease, begun just before the sleep.
         let (length_ns, expiry_ns) = (MAX_DURATION_NS, NOW.raw_ns + MAX_DURATION_NS);
         assert!(is_within(NOW.raw_ns, clocks.gate_ns(expiry_ns), length_ns));
         let gate_ns = NOW.raw_ns + LEAP_NS;

@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What heartbeats were like since the session began: how long they took, and how close it was.
+//! Histograms of the heartbeats of a session: how long they took, and how much of the lease was
+//! left.
 //!
 //! | histogram | one value for each heartbeat of an owner |
 //! |---|---|
 //! | latency | from its stamp to its judgement: writing the own mailbox and reading all of them |
 //! | margin | how much of the lease was left when the heartbeat extended it |
 //!
-//! | | one for each of some operations, chosen by chance |
+//! | | one value for each of some operations, chosen by chance |
 //! |---|---|
 //! | check | how much of the lease was left when the gate let the operation pass |
 //!
 //! A margin that shrinks warns long before a lease is lost. A heartbeat that came too late has no
-//! margin: it is counted with the leases that were [`Beats::lost`].
+//! margin: its lease is counted in [`Beats::lost`].
 //!
-//! Operations come on all processors at once, so each of the first [`SHARDS`] counts in words of
-//! its own ([`Checks`]), and they are so many that few do: [`SAMPLED`] says which.
+//! Operations run on all processors at once, so each of the first [`SHARDS`] processors counts in
+//! words of its own ([`Checks`]). There are so many operations that only one of [`SAMPLED`] is
+//! counted.
 //!
-//! Bucket `k` of [`Histogram`] counts the values above `2^(k-1)` and up to `2^k` microseconds, the
-//! first one everything up to one, the last one everything above [`LAST_LIMIT_US`]. So the limits
-//! are those of Prometheus (`le`, inclusive), and no value needs a table or a division by anything
-//! but a constant.
+//! Bucket `k` of [`Histogram`] counts the values above `2^(k-1)` and up to `2^k` microseconds. The
+//! first bucket counts all values up to 1, the last one all above [`LAST_LIMIT_US`]. So the limits
+//! are those of Prometheus (`le`, inclusive), and finding a bucket needs no table and no division
+//! except by a constant.
 //!
 //! ```text
 //! timing <lease_ns> <window_ns> <period_ns>
@@ -29,10 +31,10 @@
 //! check <count> <sum_ns> <bucket 0> <bucket 1> ...
 //! ```
 //!
-//! That is what the message `histogram` answers: lines by name, to which more may be added, and
-//! numbers in this order. [`Report`] prints and reads it.
+//! The message `histogram` answers with these lines. Each begins with its name, the numbers have
+//! this order, and later versions may add lines. [`Report`] prints and reads the answer.
 //!
-//! Who calls: the engine and the gate note, the message prints, `leasectl metrics` reads. No
+//! Callers: the engine and the gate count, the message prints, `leasectl metrics` reads. No
 //! locking.
 
 use super::gate::word::AtomicWord;
@@ -40,33 +42,33 @@ use super::words::table::number;
 use core::fmt;
 use core::ops::Deref;
 
-/// How many buckets a histogram has: up to 2^26 microseconds (67 s), and what is above.
+/// The number of buckets: those up to 2^26 microseconds (67 s), and one for larger values.
 pub const BUCKETS: usize = 28;
 
-/// The limit of the last bucket that has one, in microseconds.
+/// The limit of the last bucket that has a limit, in microseconds.
 pub const LAST_LIMIT_US: u64 = limit_us(BUCKETS - 2);
 
 /// Nanoseconds in a microsecond.
 const NS_PER_US: u64 = 1000;
 
-/// The largest value of a bucket, in microseconds; the last bucket has none.
+/// The largest value of a bucket, in microseconds; the last bucket has no limit.
 pub const fn limit_us(bucket: usize) -> u64 {
     1_u64 << bucket
 }
 
-/// How often a duration was in which range.
+/// The number of durations in each range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Histogram {
-    /// How many values there were.
+    /// The number of values.
     pub count: u64,
-    /// Their sum, in nanoseconds; it stays at the largest number.
+    /// Their sum, in nanoseconds. It saturates.
     pub sum_ns: u64,
-    /// How many of them were in each bucket.
+    /// The number of values in each bucket.
     pub buckets: [u64; BUCKETS],
 }
 
 impl Histogram {
-    /// One without values.
+    /// A histogram without values.
     pub const EMPTY: Self = Self {
         count: 0,
         sum_ns: 0,
@@ -90,12 +92,12 @@ fn bucket(value_ns: u64) -> usize {
     (bits as usize).min(BUCKETS.saturating_sub(1))
 }
 
-/// Of so many operations one is sampled, by the time at which it was checked, which has nothing to
-/// do with heartbeats. A power of two.
+/// One operation of this many is sampled. The clock value of its check chooses it, which has
+/// nothing to do with heartbeats. A power of two.
 pub const SAMPLED: u64 = 256;
 
-/// The bits of the clock, in nanoseconds, that are zero then. Not the last ones: a clock that
-/// counts in tens has some of them always or never.
+/// The bits of the clock, in nanoseconds, that are zero in a sample. They are not the lowest bits,
+/// because in a clock that counts in tens of nanoseconds some of those never change.
 const SAMPLED_BITS: u64 = (SAMPLED - 1) << 8;
 
 /// Whether an operation that was checked at this time is sampled.
@@ -104,10 +106,10 @@ pub fn is_sampled(now_ns: u64) -> bool {
     now_ns & SAMPLED_BITS == 0
 }
 
-/// Processors that count for themselves; others share with one of them.
+/// The number of processors that have words of their own. Other processors share with one of them.
 pub const SHARDS: usize = 16;
 
-/// From one shard to the next, in words: no two share a cache line.
+/// The distance between two shards, in words. No two share a cache line.
 const SHARD_STRIDE: usize = 32;
 /// The word with the sum of all values, behind the buckets.
 const SUM: usize = BUCKETS;
@@ -120,12 +122,12 @@ pub struct Checks<L> {
 }
 
 impl<W: AtomicWord, L: Deref<Target = [W]>> Checks<L> {
-    /// How many words it takes on a machine with so many CPUs.
+    /// How many words it takes on a machine with `cpus` CPUs.
     pub fn words(cpus: usize) -> usize {
         cpus.clamp(1, SHARDS).saturating_mul(SHARD_STRIDE)
     }
 
-    /// One without values.
+    /// A histogram without values.
     pub fn new(words: L) -> Self {
         Self { words }
     }
@@ -142,7 +144,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Checks<L> {
         }
     }
 
-    /// What all processors have counted.
+    /// The sum of what all processors have counted.
     pub fn sum(&self) -> Histogram {
         let mut sum = Histogram::EMPTY;
         for shard in self.words.chunks_exact(SHARD_STRIDE) {
@@ -158,20 +160,20 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Checks<L> {
     }
 }
 
-/// What is kept of the heartbeats of a session.
+/// The heartbeats of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beats {
     /// How long heartbeats took.
     pub latency: Histogram,
     /// How much of the lease was left when they extended it.
     pub margin: Histogram,
-    /// Leases that ended without being given up.
+    /// Leases that ended although their owner did not give them up.
     pub lost: u64,
     expiry_ns: Option<u64>,
 }
 
 impl Beats {
-    /// Before the first heartbeat.
+    /// The state before the first heartbeat.
     pub const NONE: Self = Self {
         latency: Histogram::EMPTY,
         margin: Histogram::EMPTY,
@@ -179,8 +181,8 @@ impl Beats {
         expiry_ns: None,
     };
 
-    /// A heartbeat with this stamp succeeded when the clock was at `judged_ns`; the lease is valid
-    /// until `expiry_ns` now, if there is one.
+    /// Counts a heartbeat with this stamp that succeeded when the clock was at `judged_ns`. The
+    /// lease is now valid until `expiry_ns`, if there is one.
     pub fn note(&mut self, stamp_ns: u64, judged_ns: u64, expiry_ns: Option<u64>) {
         self.latency.note(judged_ns.saturating_sub(stamp_ns));
         if let Some(before_ns) = self.expiry_ns {
@@ -194,7 +196,7 @@ impl Beats {
         self.expiry_ns = None;
     }
 
-    /// It was lost against its owner's will.
+    /// Counts a lease that ended although its owner did not give it up.
     pub fn note_lost(&mut self) {
         self.lost = self.lost.saturating_add(1);
     }
@@ -205,17 +207,18 @@ impl Beats {
 pub struct Report {
     /// How long a lease lasts.
     pub lease_ns: u64,
-    /// How long an owner must be silent.
+    /// How long an owner must be silent before another controller may claim.
     pub window_ns: u64,
     /// The controller's heartbeat period.
     pub period_ns: u64,
-    /// Leases that ended without being given up.
+    /// Leases that ended although their owner did not give them up.
     pub lost: u64,
     /// How long heartbeats took.
     pub latency: Histogram,
     /// How much of the lease was left when they extended it.
     pub margin: Histogram,
-    /// How much of it was left when operations passed the gate: of one in [`SAMPLED`].
+    /// How much of the lease was left when operations passed the gate: one of [`SAMPLED`]
+    /// operations.
     pub check: Histogram,
 }
 
@@ -244,7 +247,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// Reads an answer; lines of later versions are skipped.
+    /// Reads an answer and skips lines of later versions.
     ///
     /// # Errors
     ///
@@ -338,7 +341,8 @@ mod tests {
     #[test]
     fn r47_a_margin_is_what_was_left_of_the_lease_before() {
         let mut beats = Beats::NONE;
-        // The first heartbeat of an epoch grants no lease, the second one has none to extend.
+        // The first heartbeat of an epoch grants no lease, and the second one has no lease to
+        // extend.
         beats.note(1_000, 3_000, None);
         beats.note(10_000, 11_000, Some(101_000));
         assert_eq!((beats.latency.count, beats.latency.sum_ns), (2, 3_000));
@@ -346,12 +350,12 @@ mod tests {
         beats.note(20_000, 21_000, Some(110_000));
         assert_eq!((beats.margin.count, beats.margin.sum_ns), (1, 80_000));
         assert_eq!(beats.margin.buckets[bucket(80_000)], 1);
-        // A lease that ended is not extended by the next term's.
+        // The next term does not extend a lease that ended.
         beats.end_lease();
         beats.note_lost();
         beats.note(30_000, 31_000, Some(200_000));
         assert_eq!((beats.margin.count, beats.lost), (1, 1));
-        // A clock that stepped back makes no huge number.
+        // A clock that stepped back does not cause a huge number.
         beats.note(50_000, 40_000, Some(200_000));
         assert_eq!(beats.latency.sum_ns, 3_000 + 1_000 + 1_000);
     }
@@ -403,7 +407,7 @@ mod tests {
             }
             assert_eq!(checks.sum(), expected);
         }
-        // Each of the first has its own cache lines.
+        // Each of the first processors has its own cache lines.
         let checks = checks(500);
         checks.note(3, 1);
         checks.note(4, 1);
@@ -415,7 +419,7 @@ mod tests {
 
     #[test]
     fn r47_one_time_in_so_many_is_sampled() {
-        // Whatever a clock counts in, and wherever it begins.
+        // For any unit in which a clock counts, and for any start value.
         for (step, offset) in [(1, 0), (10, 0), (10, 5), (70, 3), (100, 0), (100, 99)] {
             let times = (0..1 << 20).map(|tick: u64| 7_000_000_000 + offset + tick * step);
             let sampled = times.filter(|&now_ns| is_sampled(now_ns)).count() as u64;

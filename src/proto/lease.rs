@@ -43,7 +43,7 @@ enum State {
     Latched,
 }
 
-/// What judging a successful heartbeat came to.
+/// The result of judging a successful heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Continuity holds and there is no lease yet: this was the first heartbeat of the epoch [R5].
@@ -66,7 +66,7 @@ impl Lease {
         }
     }
 
-    /// A lease that nobody holds and nobody can get: what a secondary has.
+    /// No lease, and no way to get one: the state of a secondary.
     pub const fn none(length_ns: u64) -> Self {
         Self {
             length_ns,
@@ -74,7 +74,7 @@ impl Lease {
         }
     }
 
-    /// The local time at which the lease ends; `None` when there is none.
+    /// The local time at which the lease ends; `None` if there is no lease.
     pub fn expiry_ns(&self) -> Option<u64> {
         match self.state {
             State::Held { expiry_ns, .. } => expiry_ns,
@@ -88,15 +88,15 @@ impl Lease {
             .is_some_and(|expiry| is_within(now_ns, expiry, self.length_ns))
     }
 
-    /// Whether this epoch can never have a lease (again).
+    /// Whether this epoch has no lease and can never have one (again).
     pub fn is_latched(&self) -> bool {
         self.state == State::Latched
     }
 
     /// The local time at which continuity breaks unless a heartbeat is judged before it.
     ///
-    /// Before the first heartbeat that is `s_0 + L`; then the expiry, or, before there is one,
-    /// the end that the next success would grant.
+    /// Before the first heartbeat it is `s_0 + L`. After that it is the expiry or, as long as there
+    /// is no expiry, the end that the next success would grant.
     pub fn deadline_ns(&self) -> Option<u64> {
         match self.state {
             State::Fresh { s0_ns } => Some(s0_ns.saturating_add(self.length_ns)),
@@ -108,17 +108,18 @@ impl Lease {
         }
     }
 
-    /// Whether continuity has already been lost at `now_ns`, without any heartbeat to judge [R9].
+    /// Whether continuity is already lost at `now_ns`, whatever heartbeat is judged later [R9].
     pub fn has_lapsed(&self, now_ns: u64) -> bool {
         self.deadline_ns()
             .is_some_and(|deadline| !is_within(now_ns, deadline, self.length_ns))
     }
 
-    /// Judges the success of the heartbeat stamped `stamp_ns`, at `now_ns`: a clock value taken
-    /// *after* the reads of the round.
+    /// Judges the success of the heartbeat with the stamp `stamp_ns`, at `now_ns`: a clock value
+    /// taken *after* the reads of the round.
     ///
-    /// Latches when the lease there was is no longer valid, or when the one that would be granted
-    /// is not in the future ([R4], [R6], [R9]; for the first heartbeat `s_0 + L` stands in).
+    /// Latches if the lease is no longer valid, or if the lease that this heartbeat grants would
+    /// not end in the future ([R4], [R6], [R9]). For the first heartbeat `s_0 + L` takes the place
+    /// of the lease.
     pub fn judge(&mut self, stamp_ns: u64, now_ns: u64) -> Verdict {
         if self.is_latched() || self.has_lapsed(now_ns) {
             return self.broken();
@@ -159,7 +160,7 @@ impl Lease {
 
 #[cfg(feature = "model")]
 impl Lease {
-    /// The same lease `by_ns` later, with every moment counted from `by_ns` later.
+    /// The same lease with all its times moved `by_ns` later.
     #[must_use]
     pub fn aged(self, by_ns: u64) -> Self {
         self.with_moments(
@@ -168,7 +169,7 @@ impl Lease {
         )
     }
 
-    /// The same lease from `now_ns` on: an end that has passed is an end now.
+    /// The same lease from `now_ns` on: a time that has passed becomes `now_ns`.
     #[must_use]
     pub fn settled(self, now_ns: u64) -> Self {
         let stamp_ns = now_ns.saturating_sub(self.length_ns);
@@ -195,9 +196,9 @@ impl Lease {
 
 /// Whether `now_ns` lies in the lease time that ends at `expiry_ns`: `expiry - L <= now < expiry`.
 ///
-/// One unsigned comparison, so that a clock that stepped back by more than the lease time, and an
-/// expiry of 0 (what a latched gate holds), are both "expired" [R43]. Clock values are below 2^63:
-/// the kernel's are signed, and a negative one is read as 0.
+/// This is one unsigned comparison, so it says "expired" both for a clock that stepped back by more
+/// than the lease time and for an expiry of 0, which a latched gate has [R43]. Clock values are
+/// below 2^63: those of the kernel are signed, and a negative one is read as 0.
 #[inline]
 pub fn is_within(now_ns: u64, expiry_ns: u64, length_ns: u64) -> bool {
     now_ns.wrapping_sub(expiry_ns.wrapping_sub(length_ns)) < length_ns

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The batch limit M: how many strays the redundancy can repair.
 //!
-//! Vocabulary:
-//!
 //! | symbol | meaning |
 //! |---|---|
-//! | m | failures each protection group survives: parity `m`, or mirror copies minus one |
-//! | f | members failed or rebuilding now (message `degraded`) |
-//! | q | budget still charged for terms of old owners that are not drained and repaired |
-//! | M | permits that may be open: the most strays there can be if fencing fails |
+//! | m | failures that each protection group survives: parity `m`, or mirror copies minus one |
+//! | f | members that are failed or rebuilding now (message `degraded`) |
+//! | q | budget that is still charged for terms of old owners, until they are drained and repaired |
+//! | M | permits that may be open: the most strays that are possible if fencing fails |
 //!
-//! Strays are blocks with old but plausible content. If a layer above recognises them (`detect`)
-//! they are erasures and cost one each, otherwise errors at unknown places, which cost two:
+//! A stray is a block with old but plausible content. If a layer above recognises strays
+//! (`detect`), they are erasures and cost one each. Otherwise they are errors at unknown places and
+//! cost two each:
 //!
 //! ```text
 //! detected:    M = m - f - q
@@ -19,7 +18,7 @@
 //! external:    nothing repairs strays, there is no M: only the window protects
 //! ```
 //!
-//! Where M is 0, `exhausted` says whether state-changing operations are held (`stop`) or go on
+//! If M is 0, `exhausted` says whether state-changing operations are held (`stop`) or continue
 //! under time alone (`window`) [R15]. Pure functions: any caller, no locking.
 
 use super::codec::ballot::LIMIT_UNLIMITED;
@@ -33,14 +32,14 @@ pub const MAX_CHUNK_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 /// "Under time alone" in a ballot record; a batch limit is never that large.
 pub const LIMIT_WINDOW: u32 = LIMIT_UNLIMITED - 1;
 
-/// What repairs strays.
+/// The redundancy that repairs strays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RedundancyKind {
     /// Protection groups with this many parity members.
     Parity(u8),
-    /// This many copies of everything.
+    /// This many copies of the data.
     Mirror(u8),
-    /// Nothing here knows of a redundancy that repairs strays.
+    /// No redundancy that this portion knows of repairs strays.
     External,
 }
 
@@ -60,9 +59,10 @@ impl RedundancyKind {
 pub enum Counting {
     /// Every open permit counts. Always valid.
     Ops,
-    /// Distinct members with open permits in one stripe row count; for static placement only.
+    /// The number that counts is that of the members with open permits in one stripe row. For
+    /// static placement only.
     Stripe {
-        /// The chunk: how much of a row is on one member.
+        /// The chunk: the length of a row on one member.
         chunk_sectors: u32,
     },
 }
@@ -70,28 +70,28 @@ pub enum Counting {
 /// What happens to state-changing operations while M is 0 [R15].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exhausted {
-    /// They are held.
+    /// Operations are held.
     Stop,
-    /// They go on, protected by time alone.
+    /// Operations continue, protected by time alone.
     Window,
 }
 
-/// The redundancy of a portion, as it was stated when it was formatted.
+/// The redundancy of a portion, as stated when it was formatted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Redundancy {
-    /// What repairs strays.
+    /// The redundancy that repairs strays.
     pub kind: RedundancyKind,
     /// Whether a layer above recognises strays (end-to-end checksums).
     pub detect: bool,
-    /// The configured batch limit: at most M of a healthy portion, and 0 where that is 0 or does
-    /// not exist.
+    /// The configured batch limit: at most the M of a healthy portion, and 0 if there is no M or it
+    /// is 0.
     pub batch: u32,
     /// How permits are counted.
     pub counting: Counting,
-    /// What M = 0 means.
+    /// What happens while M is 0.
     pub exhausted: Exhausted,
-    /// After how long without the old owner its term counts as drained; `None` for never. It is a
-    /// constant of its own, not D.
+    /// How long after the end of the old owner's term the term counts as drained; `None` for never.
+    /// This is a time of its own, and not D.
     pub drain_ns: Option<u64>,
 }
 
@@ -102,22 +102,22 @@ pub enum RedundancyError {
     NoParity,
     /// A mirror of fewer than two copies.
     NoCopies,
-    /// Detection without anything that could repair what is detected.
+    /// Detection without redundancy that could repair the detected blocks.
     DetectWithoutRedundancy,
-    /// A batch limit without a redundancy to derive it from.
+    /// A batch limit without redundancy to derive it from.
     BatchWithoutRedundancy,
-    /// A batch limit where the formula leaves none.
+    /// A batch limit where the formula yields 0.
     BatchWithoutRoom,
-    /// Batch limit 0 where the formula leaves room.
+    /// Batch limit 0 where the formula yields more.
     BatchZero,
-    /// A batch limit above what can be repaired.
+    /// A batch limit above M.
     BatchTooLarge {
         /// M of the healthy portion.
         limit: u32,
     },
-    /// Counting by stripe rows without a limit to count against.
+    /// Counting by stripe rows without a limit.
     StripeWithoutRedundancy,
-    /// A chunk of zero or not of whole blocks.
+    /// A chunk of zero, or one that is not a multiple of a block.
     ChunkNotBlocks,
     /// A chunk above [`MAX_CHUNK_SECTORS`].
     ChunkTooLarge,
@@ -158,16 +158,16 @@ impl fmt::Display for RedundancyError {
 /// The batch limit in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
-    /// Nothing repairs strays and nothing counts them: `external`.
+    /// No limit, because no redundancy repairs strays: `external`.
     Unlimited,
-    /// M is 0 and the portion was formatted to go on under time alone.
+    /// M is 0, and the portion was formatted to continue under time alone.
     Window,
-    /// At most this many; 0 holds everything.
+    /// At most this many permits; 0 holds all operations.
     Count(u32),
 }
 
 impl Limit {
-    /// As it stands in a ballot record.
+    /// The limit as a ballot record stores it.
     pub const fn to_wire(self) -> u32 {
         match self {
             Limit::Unlimited => LIMIT_UNLIMITED,
@@ -177,7 +177,7 @@ impl Limit {
         }
     }
 
-    /// As it stood in a ballot record.
+    /// The limit that a ballot record stores.
     pub const fn from_wire(limit: u32) -> Limit {
         match limit {
             LIMIT_UNLIMITED => Limit::Unlimited,
@@ -186,8 +186,8 @@ impl Limit {
         }
     }
 
-    /// What a term under this limit is charged with when it ended uncleanly: as many strays as it
-    /// could have had open, and more than any redundancy repairs if nothing limited it.
+    /// The charge of a term under this limit that ended uncleanly: the number of strays that it may
+    /// have had open. Without a limit that is more than any redundancy repairs.
     pub const fn charge(self) -> u32 {
         match self {
             Limit::Count(count) => count,
@@ -196,7 +196,7 @@ impl Limit {
     }
 }
 
-/// As it stands in the status line.
+/// Prints the limit as the status line has it.
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -215,7 +215,7 @@ pub const fn formula(m: u32, f: u32, q: u32, detect: bool) -> u32 {
 }
 
 impl Redundancy {
-    /// Nothing repairs strays: nothing is limited, and nobody is charged.
+    /// No redundancy repairs strays: there is no limit, and no term is charged.
     pub const EXTERNAL: Self = Self {
         kind: RedundancyKind::External,
         detect: false,
@@ -225,7 +225,7 @@ impl Redundancy {
         drain_ns: None,
     };
 
-    /// M while nothing has failed and nobody is charged; `None` for external redundancy.
+    /// M while no member has failed and no term is charged; `None` for external redundancy.
     pub const fn healthy_limit(&self) -> Option<u32> {
         match self.kind.failures() {
             Some(m) => Some(formula(m, 0, 0, self.detect)),
@@ -233,9 +233,8 @@ impl Redundancy {
         }
     }
 
-    /// The batch limit to format with when none is asked for: half of what can be repaired, so
-    /// that a new owner stays writable while one old owner is undrained, but at least one where
-    /// the formula leaves room.
+    /// The default batch limit of a format: half of M, so that a new owner can write while one old
+    /// owner is undrained, but at least one if the formula yields more than 0.
     pub const fn default_batch(&self) -> u32 {
         match self.healthy_limit() {
             None | Some(0) => 0,
@@ -244,8 +243,8 @@ impl Redundancy {
         }
     }
 
-    /// The limit in force [R14] with `failed` members failed or rebuilding (f) and `charged`
-    /// budget for old owners (q); `batch` is the lower value a table may ask for.
+    /// The limit in force [R14], with `failed` members failed or rebuilding (f) and `charged`
+    /// budget for old owners (q). `batch` is the limit of the table line, which can only lower it.
     pub const fn limit(&self, failed: u32, charged: u32, batch: Option<u32>) -> Limit {
         let Some(m) = self.kind.failures() else {
             return match batch {
@@ -338,7 +337,7 @@ mod tests {
     #[test]
     fn r14_the_limits_the_design_states() {
         let healthy = |kind, detect| with(kind, detect).healthy_limit();
-        // "plain RAID-6 has 1, plain RAID-5 and two-way mirrors have 0"
+        // Plain RAID-6 has 1, plain RAID-5 and two-way mirrors have 0.
         assert_eq!(healthy(RedundancyKind::Parity(2), false), Some(1));
         assert_eq!(healthy(RedundancyKind::Parity(1), false), Some(0));
         assert_eq!(healthy(RedundancyKind::Mirror(2), false), Some(0));
@@ -369,7 +368,7 @@ mod tests {
 
     #[test]
     fn r14_strays_within_the_limit_are_always_repairable() {
-        // The definition: e errors and s erasures are repaired when 2e + s <= m.
+        // The definition: e errors and s erasures can be repaired if 2e + s <= m.
         for m in 0..=20_u32 {
             for f in 0..=m {
                 for q in 0..=m {

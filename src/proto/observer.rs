@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How long a silence is, and what proves it.
+//! How long a silence lasts, and what proves it.
 //!
 //! An observer watches one value on each member: the owner's heartbeat counter, its own mailbox
-//! while joining, or the ballots of a portion that nobody owned yet. It compares values, never
-//! clocks of two machines, and ages them by the local clock alone.
+//! while joining, or the ballots of a portion that no controller has owned yet. It compares values,
+//! never the clocks of two machines, and measures their age by the local clock alone.
 //!
 //! ```text
 //! unknown --first read that shows a value--> since r_m --the same value--> since r_m
@@ -12,12 +12,13 @@
 //! ```
 //!
 //! * `r_m` is taken *after completion* of the read that first showed the value [R24, R27].
-//! * A read that failed or was not valid is no information: it is simply not told [R26].
-//! * Silence is proved by *one* read round, all of it issued at or after `r_m + W` on every
-//!   member of a majority Q, that shows on each member of Q the value that started `r_m` [R24].
-//! * Everything is forgotten when the epoch changes: [`Observer::reset`].
+//! * A read that failed or was not valid is no information, so the caller does not report it [R26].
+//! * Silence is proved by *one* read round that shows, on every member of a majority Q, the value
+//!   that started `r_m`; the whole round is issued at or after `r_m + W` for every member of Q
+//!   [R24].
+//! * All timers are reset when the epoch changes: [`Observer::reset`].
 //!
-//! Caller: [`super::controller`], once for each purpose.
+//! Caller: [`super::controller`], with one observer for each watched value.
 
 use super::codec::ids::MAX_MEMBERS;
 
@@ -46,19 +47,19 @@ impl Observer {
         *self = Self::new();
     }
 
-    /// Forgets the timer of a member: what it showed may have been long past.
+    /// Resets the timer of a member, because the value that it showed may be long past.
     pub fn forget(&mut self, member: u8) {
         if let Some(seen) = self.seen.get_mut(usize::from(member)) {
             *seen = None;
         }
     }
 
-    /// A read of `member` completed at `completed_ns` and showed `value`, or `None` when what it
-    /// showed carries no such value: the watched one has not written there, or its next
-    /// incarnation already has (after it listened to the same silence).
+    /// A read of `member` completed at `completed_ns` and showed `value`. `None` if the record has
+    /// no such value: the watched controller has not written there, or its next incarnation has
+    /// (after it listened to the same silence).
     ///
-    /// Returns whether an earlier value on this member was replaced by another one. The first
-    /// observation starts a timer as well, but tells nothing about life.
+    /// Returns whether the value replaced an earlier one on this member. The first observation also
+    /// starts a timer, but is no sign of life.
     pub fn saw(&mut self, member: u8, value: Option<u64>, completed_ns: u64) -> bool {
         let Some(seen) = self.seen.get_mut(usize::from(member)) else {
             return false;
@@ -76,8 +77,8 @@ impl Observer {
         }
     }
 
-    /// Whether a round that was issued at `issued_ns`, and in which each of the `confirmed`
-    /// members (a bit each) showed its watched value, proves a silence of `window_ns`.
+    /// Whether a round proves a silence of `window_ns`. The round was issued at `issued_ns`, and
+    /// each of the `confirmed` members (a bit each) showed its watched value.
     pub fn is_silent(&self, confirmed: u16, issued_ns: u64, window_ns: u64, majority: u8) -> bool {
         let quorum = (0u8..).zip(&self.seen).filter(|(member, seen)| {
             confirmed & member_bit(*member) != 0
@@ -87,10 +88,11 @@ impl Observer {
     }
 
     /// The earliest local time after `after_ns` at which a round may be issued that can prove the
-    /// silence, if nothing changes until then.
+    /// silence, if no value changes until then.
     ///
-    /// A round ends with the first majority that answers, which need not be the one that is ripe.
-    /// When it proved nothing, the next moment is that at which one member more is ripe.
+    /// A round ends with the first majority that answers, and a member of it may still be within
+    /// its window. If the round proved nothing, the next time is that at which the window of one
+    /// more member has passed.
     pub fn ripe_ns(&self, window_ns: u64, majority: u8, after_ns: u64) -> Option<u64> {
         let ripe = |seen: &Seen| ripe_at(*seen, window_ns);
         let times = || self.seen.iter().flatten().map(ripe);
@@ -98,13 +100,13 @@ impl Observer {
         times().filter(|&at| at > after_ns).filter(enough).min()
     }
 
-    /// The highest value that any member shows; `None` when nothing was ever seen. Of a value that
+    /// The highest value that any member shows; `None` if no value was ever seen. For a value that
     /// only counts up it is the latest one.
     pub fn latest(&self) -> Option<u64> {
         self.seen.iter().flatten().map(|seen| seen.value).max()
     }
 
-    /// The local time of the last change on any member; `None` when nothing was ever seen.
+    /// The local time of the last change on any member; `None` if no value was ever seen.
     pub fn last_change_ns(&self) -> Option<u64> {
         self.seen.iter().flatten().map(|seen| seen.since_ns).max()
     }
@@ -112,7 +114,7 @@ impl Observer {
 
 #[cfg(feature = "model")]
 impl Observer {
-    /// The same observer with every moment of a change replaced.
+    /// The same observer with the time of every change replaced.
     #[must_use]
     pub fn with_since(mut self, since: impl Fn(u64) -> u64) -> Self {
         for seen in self.seen.iter_mut().flatten() {
@@ -121,7 +123,7 @@ impl Observer {
         self
     }
 
-    /// The same observer where member `n` is what `from[n]` was.
+    /// The same observer with the members renumbered: member `n` was `from[n]`.
     #[must_use]
     pub fn with_members(&self, from: &[u8]) -> Self {
         let mut same = self.clone();
@@ -131,7 +133,7 @@ impl Observer {
         same
     }
 
-    /// What is remembered of one member, as a number to compare.
+    /// The value and time of one member, as numbers to compare.
     pub fn remembers(&self, member: u8) -> Option<(u64, u64)> {
         self.of_member(member)
             .map(|seen| (seen.value, seen.since_ns))
@@ -198,7 +200,7 @@ mod tests {
         observer.saw(0, Some(7), 100);
         assert!(!observer.saw(0, None, 900));
         assert!(observer.is_silent(0b1, 1_100, W, 1));
-        // Nothing seen from the start is silence as well.
+        // A value that was never seen is silence as well.
         let mut observer = Observer::new();
         observer.saw(0, None, 100);
         assert!(observer.is_silent(0b1, 1_100, W, 1));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who gets the next epoch: one instance of Disk Paxos for each epoch.
+//! Which controller gets the next epoch: one instance of Disk Paxos for each epoch.
 //!
 //! Source: E. Gafni and L. Lamport, "Disk Paxos", Distributed Computing 16 (2003). The processors
-//! are the controllers, the disks are the members. Instance `e + 1` decides the owner of epoch
-//! `e + 1`; a ballot record with `dec.epoch == e` speaks of instance `e + 1` and of no other.
+//! are the controllers, the disks are the members. Instance `e + 1` decides the owner of epoch `e +
+//! 1`. A ballot record with `dec.epoch == e` is about instance `e + 1` and no other.
 //!
 //! ```text
 //!          phase 1                        phase 2
@@ -14,22 +14,24 @@
 //!   highest bal, or (me, inc)
 //! ```
 //!
-//! [`Promise`] is the image of the own ballot fields; the controller's machine writes it and lets
-//! it count as `register` says. What others wrote is gathered in [`Seen`].
+//! [`Promise`] is the image of the own ballot fields. The state machine writes it, and `register`
+//! says when it counts. [`Seen`] collects what the other controllers wrote.
 
 use super::codec::ballot::BallotRecord;
 use super::codec::charges::{Charge, Charges};
 use super::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use super::limit::Limit;
 
-/// The own ballot fields of instance D + 1. They only grow while D stands still.
+/// The own ballot fields of instance D + 1, where D is the decided epoch. They only grow while D
+/// stays the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Promise {
     /// The highest ballot begun.
     pub mbal: Ballot,
-    /// The heartbeat that offered the epoch, when that ballot was begun on nothing else; or 0.
+    /// The heartbeat that offered the epoch, if that ballot was begun on nothing but the offer;
+    /// otherwise 0.
     pub offer: u64,
-    /// The highest ballot in which a value was put forward.
+    /// The highest ballot in which a value was proposed.
     pub bal: Ballot,
     /// That value.
     pub val: Option<Value>,
@@ -60,7 +62,7 @@ impl Promise {
     }
 }
 
-/// What one round showed of instance `decided.epoch + 1`, over all records of it.
+/// The result of one round about instance `decided.epoch + 1`, over all its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     /// The highest decision that any record knows.
@@ -69,33 +71,32 @@ pub struct Seen {
     pub highest: Ballot,
     /// The highest `mbal` of another controller that does not answer an offer: a claim.
     pub foreign: Ballot,
-    /// The latest offer that the present successor has answered with a ballot; 0 for none.
+    /// The latest offer that the present successor has answered with a ballot; 0 if there is none.
     pub answered: u64,
-    /// Whether the present successor was heard, and whether one of its records says that it may
-    /// claim.
+    /// Whether a record of the present successor was found, and whether one says that it may claim.
     pub successor: Successor,
     /// The highest `bal` of that instance and its value.
     pub accepted: Option<(Ballot, Value)>,
-    /// What the decided epoch is charged with.
+    /// The charges of the decided epoch.
     pub lists: Lists,
 }
 
-/// What one round showed of the budget that old owners are still charged with.
+/// The result of one round about the budget that is still charged for old owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lists {
-    /// By the owner of the epoch: what holds.
+    /// The list of the owner of the epoch: it holds.
     owner: Option<Charges>,
-    /// By others that know the whole list.
+    /// The lists of other controllers that know the whole list.
     whole: Option<Charges>,
-    /// By everybody, candidates for the epoch included.
+    /// The lists of all controllers, candidates for the epoch included.
     partial: Charges,
     /// The most that the owner of the epoch may have had open.
     open: u32,
-    /// Members failed or rebuilding, as the owner of the epoch was told.
+    /// Members that are failed or rebuilding, as reported to the owner of the epoch.
     failed_by_owner: Option<u32>,
-    /// The most of them that anybody says, candidates for the epoch included.
+    /// The highest such number in any record, candidates for the epoch included.
     failed_by_any: u32,
-    /// The owner published, behind its latch, that nothing is open any more.
+    /// The owner latched its gate and published after that that no operation is open any more.
     pub drained: bool,
 }
 
@@ -110,7 +111,7 @@ impl Lists {
         drained: false,
     };
 
-    /// Adds what a record of `decided`, or of a candidate for it, carries.
+    /// Adds the charges in a record of `decided`, or of a candidate for it.
     fn add(&mut self, record: &BallotRecord, decided: Decided, is_owner: bool) {
         let before = record.dec.epoch.checked_add(1) == Some(decided.epoch);
         if record.dec.epoch != decided.epoch && !(before && record.val.is_some()) {
@@ -119,7 +120,8 @@ impl Lists {
         let (list, now) = (&record.charges, record.dec.epoch == decided.epoch);
         self.partial.merge(list);
         self.failed_by_any = self.failed_by_any.max(record.failed);
-        // Who was the owner before, too, has one gate for both terms; it may not know of this one.
+        // A controller that was also the owner before has one gate for both terms. It may not know
+        // of this term.
         if is_owner && record.dec.value == decided.value {
             self.open = self.open.max(Limit::from_wire(record.limit).charge());
         }
@@ -130,7 +132,8 @@ impl Lists {
             let failed = self.failed_by_owner.unwrap_or(0).max(record.failed);
             self.failed_by_owner = Some(failed);
         }
-        // A later incarnation of the owner says what the former one may have had open.
+        // A later incarnation of the owner states how many operations the former one may have had
+        // open.
         let owner = |charge: &Charge| {
             let term = Some(Value {
                 slot: charge.slot,
@@ -150,13 +153,13 @@ impl Lists {
         known.get_or_insert(Charges::NONE).merge(list);
     }
 
-    /// How many members are failed or rebuilding: what the owner of the epoch was told, and where
-    /// nothing of it is known, the most that anybody says.
+    /// How many members are failed or rebuilding: the number reported to the owner of the epoch or,
+    /// if it is not known, the highest in any record.
     pub fn failed(&self) -> u32 {
         self.failed_by_owner.unwrap_or(self.failed_by_any)
     }
 
-    /// The list of the epoch, and what its owner is charged with when it ends now.
+    /// The list of the epoch, and the charge of its owner if the epoch ends now.
     pub fn of_epoch(&self) -> (Charges, u32) {
         let open = if self.drained { 0 } else { self.open };
         let list = self.owner.or(self.whole).unwrap_or(self.partial);
@@ -164,12 +167,12 @@ impl Lists {
     }
 }
 
-/// To which controllers the owner of this epoch has offered the next one.
+/// The controllers to which the owner of this epoch has offered the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Invitation {
-    /// The controller that may prepare itself now.
+    /// The controller that may prepare its ballot now.
     pub successor: Option<Slot>,
-    /// Every controller that was invited in this epoch, a bit each.
+    /// All controllers that were invited in this epoch, a bit each.
     pub slots: u64,
 }
 
@@ -181,17 +184,17 @@ impl Invitation {
     };
 
     /// Whether a ballot of `slot` answers an offer of this epoch. Such a ballot is no claim,
-    /// whenever it is seen: it may have been on its way when the offer was called off, and it may
+    /// whenever it is seen. It may have been on its way when the offer was withdrawn, and it may
     /// become visible much later on a member that could not be reached.
     fn admits(&self, slot: Slot, record: &BallotRecord) -> bool {
         record.offer != 0 && slot.is_in(self.slots)
     }
 }
 
-/// What the records of the controller that is to succeed say in one round.
+/// What the records of the invited successor say in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Successor {
-    /// No member shows a record of it.
+    /// No member shows a record of the successor.
     Unknown,
     /// Every record says that something keeps it from claiming.
     Unwilling,
@@ -200,8 +203,8 @@ pub enum Successor {
 }
 
 impl Successor {
-    /// Adds a record of the successor. Members may show records of different age: one that says
-    /// that it may claim is enough.
+    /// Adds a record of the successor. The members may show records of different age, and one
+    /// record that says that the successor may claim is enough.
     #[must_use]
     pub const fn with(self, may_claim: bool) -> Self {
         match (self, may_claim) {
@@ -212,7 +215,7 @@ impl Successor {
 }
 
 impl Seen {
-    /// What is known before anything was read, when `decided` is the own knowledge.
+    /// The state before anything was read. `decided` is what this controller knows itself.
     pub fn new(decided: Decided) -> Self {
         Self {
             decided,
@@ -225,14 +228,15 @@ impl Seen {
         }
     }
 
-    /// Learns of a decision; a later one makes all that was seen of ballots obsolete.
+    /// Learns of a decision. A later decision makes everything obsolete that was seen of ballots.
     pub fn decided(&mut self, decided: Decided) {
         if decided.epoch > self.decided.epoch {
             *self = Self::new(decided);
         }
     }
 
-    /// Adds a valid ballot record of `slot`, when `own` has offered the next epoch like this.
+    /// Adds a valid ballot record of `slot`. `own` says to which controllers this one has offered
+    /// the next epoch.
     pub fn add(&mut self, slot: Slot, record: &BallotRecord, own: Slot, invitation: Invitation) {
         self.decided(record.dec);
         let is_owner = self.decided.value
@@ -260,12 +264,12 @@ impl Seen {
     }
 
     /// Whether a controller claims the next epoch: it has begun a ballot that answers no offer, or
-    /// it has put a value forward, invited or not.
+    /// it has proposed a value, invited or not.
     pub fn is_claim(&self) -> bool {
         self.foreign != Ballot::NONE || self.accepted.is_some()
     }
 
-    /// The value to put forward in phase 2: that of the highest ballot, the own one included.
+    /// The value to propose in phase 2: that of the highest ballot, the own one included.
     pub fn value(&self, own: &Promise, otherwise: Value) -> Value {
         let mine = own.val.map(|value| (own.bal, value));
         match (self.accepted, mine) {
@@ -277,8 +281,8 @@ impl Seen {
     }
 }
 
-/// The lowest ballot of this incarnation that is higher than all in `above`; `None` when the
-/// numbers are used up (a register that says so is damaged: nobody counts to 2^64).
+/// The lowest ballot of this incarnation that is higher than all in `above`. `None` if the numbers
+/// are used up; only a damaged register says so, because no controller counts to 2^64.
 pub fn next_ballot(above: Ballot, slot: Slot, inc: Incarnation) -> Option<Ballot> {
     let same_round = Ballot {
         round: above.round,
@@ -326,7 +330,7 @@ mod tests {
         }
     }
 
-    /// An invitation of the one, after others of the same epoch that were called off.
+    /// An invitation of this controller, after others of the same epoch that were withdrawn.
     fn invited(index: u8, before: &[u8]) -> Invitation {
         let bits = before.iter().map(|&index| slot(index).bit());
         Invitation {
@@ -389,7 +393,7 @@ mod tests {
                 seen.add(slot(index), &record, slot(1), Invitation::NONE);
             }
             assert_eq!(seen.value(&Promise::NONE, value(1)), value(3));
-            // The own image counts like everybody's record.
+            // The own image counts as every other record does.
             assert_eq!(seen.value(&mine(ballot(3, 1)), value(1)), value(2));
             assert_eq!(seen.value(&mine(ballot(1, 1)), value(1)), value(3));
         }
@@ -439,7 +443,7 @@ mod tests {
         };
         let candidate = Some((ballot(9, 2), value(2)));
         assert_eq!(failed(&[]), 0);
-        // A member may have an earlier record of the owner than another one.
+        // Two members may have records of the owner that differ in age.
         let two = [(0, by(owner, 4, None, 1)), (0, by(owner, 4, None, 2))];
         assert_eq!(failed(&two), 2);
         for others in [(2, by(other, 4, None, 3)), (2, by(other, 3, candidate, 3))] {
@@ -463,8 +467,8 @@ mod tests {
         assert_eq!(seen, Seen::new(decided(4)));
     }
 
-    /// Ten terms are in two partial lists. Nothing is lost where there is room for eight, and the
-    /// owner's list is not made worse by what others carry.
+    /// Two partial lists have ten terms in all. None is lost, although there is room for eight, and
+    /// the lists of others do not weaken the owner's list.
     #[test]
     fn r21_lists_that_do_not_fit_together_become_one_that_charges_as_much() {
         let half = |index: u8| {
@@ -488,7 +492,7 @@ mod tests {
         assert_eq!(seen.lists.of_epoch(), (Charges::NONE, 1));
     }
 
-    /// Whoever put a value forward for the epoch wrote the list down together with it.
+    /// A controller that proposed a value for the epoch wrote the list in the same record.
     #[test]
     fn r21_of_the_epoch_before_only_candidates_know_what_is_charged() {
         let charge = Charge::new(1, value(2), 7);
@@ -535,7 +539,8 @@ mod tests {
             Invitation::NONE,
         );
         assert_eq!((seen.highest, seen.foreign), (ballot(7, 1), ballot(6, 2)));
-        // Nor is one that answers an offer, which hides no claim of others.
+        // A ballot that answers an offer is no claim either, and hides no claim of another
+        // controller.
         seen.add(slot(3), &answer(ballot(8, 3), 11), slot(1), invited(3, &[]));
         assert_eq!((seen.highest, seen.foreign), (ballot(8, 3), ballot(6, 2)));
         assert_eq!(seen.answered, 11);
@@ -559,7 +564,8 @@ mod tests {
         assert!(claims(3, record(4, ballot(7, 3), None), invited(3, &[])));
         assert!(claims(2, record(4, ballot(7, 2), None), invited(3, &[])));
         assert!(!claims(1, record(4, ballot(7, 1), None), invited(3, &[])));
-        // Called off: the ballot that answered stands, whoever is invited next.
+        // The offer is withdrawn: the ballot that answered it is still no claim, whichever
+        // controller is invited next.
         let called_off = Invitation {
             successor: None,
             ..invited(3, &[])
@@ -568,7 +574,7 @@ mod tests {
         assert!(!claims(3, answers, invited(2, &[3])));
         assert!(claims(3, value, called_off), "a value");
         assert!(claims(3, record(4, ballot(8, 3), None), called_off));
-        // An answer to an offer that this owner did not make.
+        // The answer is to an offer that this owner did not make.
         assert!(claims(3, answers, Invitation::NONE));
         assert!(claims(3, answers, invited(2, &[])));
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Numbers that differ from one controller to the next: for how long to wait, not for secrets.
+//! Numbers that differ from one controller to the next. They choose waiting times and are no
+//! secrets.
 //!
 //! Caller: the back-off of [`super::controller`] [R28].
 
@@ -9,14 +10,14 @@
 pub struct XorShift(u64);
 
 impl XorShift {
-    /// A generator for a seed; any will do.
+    /// A generator for a seed. Any seed is good.
     pub const fn new(seed: u128) -> Self {
         let folded = (seed as u64) ^ ((seed >> 64) as u64);
-        // From zero there is no way out.
+        // The generator would stay at zero for ever.
         Self(folded | 1)
     }
 
-    /// A number below `bound`; 0 if there is none.
+    /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -13,32 +13,33 @@
 //!                                   error
 //! ```
 //!
-//! * Before the first write of an incarnation, and after every error, both blocks are read: the
-//!   next write goes to the one that is *not* the newest valid one, and the sequence continues
-//!   from the highest valid one. (Alternating by habit after an error destroys the last good
+//! * Before the first write of an incarnation, and after every error, both blocks are read. The
+//!   next write goes to the block that is *not* the newest valid one, and the sequence continues
+//!   from the highest valid number. (Simple alternation after an error would destroy the last good
 //!   block.)
-//! * One write is in flight. A round that ends without this member leaves the write stale: its
+//! * One write is in flight. If a round ends without this member, the write becomes stale: its
 //!   completion belongs to its own round and never to a later one.
-//! * A ballot change counts here once *two* consecutive writes carried it, so that it is in both
-//!   blocks; heartbeats and marks count after one.
-//! * After an error the member does not count for ballots until a command that the fabric may
-//!   still hold has had its time: the caller passes that moment to [`OwnRegister::failed`].
-//! * For [`OwnRegister::holds`] the wait is left out where every command that may still land
-//!   carries the very image that is in both blocks: such a command takes nothing back.
+//! * A ballot change counts on the member once *two* consecutive writes carried it, so that it is
+//!   in both blocks. Heartbeats and marks count after one write.
+//! * After an error the member does not count for ballots until no failed command can land any
+//!   more, which the fabric may still hold. The caller passes that time to [`OwnRegister::failed`].
+//! * [`OwnRegister::holds`] does not wait for that time if every command that may still land
+//!   carries the same image as both blocks: such a command changes nothing.
 //!
-//! What a read shows of each block is compared with what was acknowledged [R58]. A read can only
-//! judge a block that was *quiet*: acknowledged before the read was issued, not written since, and
-//! with no failed command that may still land.
+//! A read of the own register is compared with the acknowledged writes [R58]. A read can judge a
+//! block only if the block was *quiet*: acknowledged before the read was issued, not written since,
+//! and without a failed command that may still land. The read shows one of these:
 //!
-//! * The acknowledged write: the register is what it was.
-//! * A write of this incarnation that this session never gave out: another machine runs with a copy
+//! * The acknowledged write: the register is intact.
+//! * A write of this incarnation that this session never issued: another machine runs with a copy
 //!   of this machine's memory ([`Verdict::Copy`]).
-//! * A write of another incarnation, later than the first write here: another machine has this
-//!   number ([`Verdict::Foreign`]).
-//! * Anything else, where the block was quiet: the member went back ([`Verdict::Back`]).
+//! * A write of another incarnation, later than the first write of this one: another machine has
+//!   this controller number ([`Verdict::Foreign`]).
+//! * Anything else, if the block was quiet: the member went back to an earlier state
+//!   ([`Verdict::Back`]).
 //!
-//! A register that went back is *void*: nothing that was believed of it holds, and the member does
-//! not count until the register was written anew, the ballot register in both blocks.
+//! A register that went back is *void*: all knowledge about it is dropped, and the member does not
+//! count until the register is written anew, the ballot register in both blocks.
 //!
 //! Caller: [`super::controller`], two for each member.
 
@@ -57,27 +58,27 @@ pub struct OwnRegister {
     copies: u8,
     /// Ballots do not count here before this local time.
     counts_from_ns: u64,
-    /// The one image that all commands carry which may still land before that time; 0 if they
-    /// carry several, or if that is not known. Images are numbered from 1.
+    /// The one image that all commands carry which may still land before that time; 0 if they carry
+    /// several images, or if the image is unknown. Images are numbered from 1.
     doubtful: u32,
-    /// The write that each block carries, if one of this incarnation was acknowledged there and
-    /// none has failed there since.
+    /// The acknowledged write of this incarnation in each block, if no later write to the block
+    /// failed.
     acked: [Option<Stamp>; 2],
-    /// The write that was given out last.
+    /// The last write that was issued.
     last: Option<Stamp>,
     /// The last write that was reported as failed: it may have landed, or land late.
     lost: Option<Stamp>,
-    /// The first of those that may still land late together with it.
+    /// The first of the failed writes that may still land.
     lost_from: u64,
     /// The highest sequence number before the first write of this incarnation.
     floor: u64,
-    /// How many successful writes are missing until a register that went back counts again.
+    /// How many more successful writes a register needs that went back, before it counts again.
     void: u8,
     /// Whether this incarnation has a successful write here.
     written: bool,
-    /// Whether any write of this incarnation was given to the member.
+    /// Whether any write of this incarnation was issued to the member.
     given: bool,
-    /// The write in flight went to another device than the one that is here now.
+    /// The write in flight went to the device that was here before.
     outdated: bool,
 }
 
@@ -88,22 +89,22 @@ enum State {
     Writing { target: Side, image: u32 },
 }
 
-/// What a read says of one block of an own register; see the table at the top.
+/// What a read shows of one block of an own register; see the list at the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// What must be there, or nothing can be said.
+    /// The block is as it must be, or the read cannot judge it.
     Fine,
-    /// Less than what was acknowledged, left by a failed command that landed late.
+    /// The block is older than the acknowledged write, because a failed command landed late.
     Late,
-    /// Less than what was acknowledged: blank, unreadable, or older.
+    /// The block is blank, unreadable, or older than the acknowledged write.
     Back,
-    /// A later write of another incarnation.
+    /// The block has a later write of another incarnation.
     Foreign,
-    /// A write of this incarnation, which this session never gave out.
+    /// The block has a write of this incarnation that this session never issued.
     Copy,
 }
 
-/// A write that the register allows: where it goes and which sequence number it carries.
+/// A write that the register allows: its block and its sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     /// The block to write.
@@ -113,7 +114,7 @@ pub struct Write {
 }
 
 impl OwnRegister {
-    /// A register of which nothing is known.
+    /// A register about which nothing is known.
     pub const fn new() -> Self {
         Self {
             state: State::Unknown,
@@ -149,15 +150,15 @@ impl OwnRegister {
         self.written
     }
 
-    /// Whether nothing of this incarnation was ever given to the member: what is on it is the
-    /// truth, however often it is read.
+    /// Whether no write of this incarnation was ever issued to the member: then the content may be
+    /// read again at any time and is current.
     pub fn is_fresh(&self) -> bool {
         matches!(self.state, State::Ready { .. }) && !self.given
     }
 
-    /// Both blocks were read by a read that was issued while the register was unknown, or is fresh
-    /// still: `newest` is the newest valid one and its sequence number, `None` when neither is
-    /// valid.
+    /// Both blocks were read. The read was issued while the register was unknown, or the register
+    /// is still fresh. `newest` is the newest valid block and its sequence number; `None` if
+    /// neither block is valid.
     pub fn learned(&mut self, newest: Option<(Side, u64)>) {
         if !self.is_unknown() && !self.is_fresh() {
             return;
@@ -188,14 +189,14 @@ impl OwnRegister {
         })
     }
 
-    /// Another device is here: nothing is known of the register, and ballots do not count before
-    /// `settled_ns`.
+    /// The member has another device now: nothing is known about the register, and ballots do not
+    /// count before `settled_ns`.
     pub fn forget(&mut self, settled_ns: u64) {
         let outdated = self.is_writing();
         *self = Self {
             state: self.state,
             outdated,
-            // A number is used once: what was given to the device before may land on this one.
+            // A number is used only once: a write to the device before may land on this one.
             seq: self.seq,
             counts_from_ns: self.counts_from_ns.max(settled_ns),
             ..Self::new()
@@ -228,8 +229,8 @@ impl OwnRegister {
         };
     }
 
-    /// The write in flight failed at `now_ns`: what is on the member is in doubt, and a late copy
-    /// of the command may land until `settled_ns`.
+    /// The write in flight failed at `now_ns`: the content of the member is in doubt, and a late
+    /// copy of the command may land until `settled_ns`.
     pub fn failed(&mut self, now_ns: u64, settled_ns: u64) {
         let State::Writing { target, image } = self.state else {
             return;
@@ -240,7 +241,7 @@ impl OwnRegister {
         self.state = State::Unknown;
         self.outdated = false;
         self.copies = 0;
-        // An earlier one may have landed late where nothing was written since.
+        // If nothing was written since, an earlier failed write may have landed late.
         let again_ns = settled_ns.saturating_sub(now_ns);
         let seen_ns = self.counts_from_ns.saturating_add(again_ns);
         let far = |lost: Stamp| self.seq > lost.seq.saturating_add(4) && now_ns >= seen_ns;
@@ -259,8 +260,8 @@ impl OwnRegister {
         self.acked(side).is_some() && !writes && issued_ns >= self.counts_from_ns
     }
 
-    /// What a read says that showed `shown` on `side`, for the controller of incarnation `own`;
-    /// `quiet` if the block was [quiet](Self::is_quiet) until the read completed, `written` if the
+    /// What a read says that showed `shown` on `side`, for the controller of incarnation `own`.
+    /// `quiet` if the block was [quiet](Self::is_quiet) until the read completed. `written` if the
     /// register was [written](Self::is_written) when the read was issued.
     pub fn judge(
         &self,
@@ -286,7 +287,7 @@ impl OwnRegister {
         }
     }
 
-    /// Whether it is one of the commands that were reported as failed last.
+    /// Whether it is one of the commands that were last reported as failed.
     fn was_lost(&self, shown: Shown, own: Incarnation) -> bool {
         match (shown, self.lost) {
             (Shown::Write { inc, stamp }, Some(lost)) => {
@@ -296,24 +297,25 @@ impl OwnRegister {
         }
     }
 
-    /// Whether this session knows that it never gave out this write of its own incarnation. Of the
-    /// device that was here before nothing is known any more.
+    /// Whether this session knows that it never issued this write of its own incarnation. It knows
+    /// nothing about writes to the device that was here before.
     fn is_of_a_copy(&self, stamp: Stamp) -> bool {
         let known = self.acked.iter().chain([&self.last, &self.lost]).flatten();
         let mut same = known.filter(|known| known.seq == stamp.seq);
-        // Not `seq`: a look may have read the copy's numbers, to count on from them.
+        // Not `self.seq`: a read for looking may have found the copy's numbers and continued from
+        // them.
         let is_later = self.last.is_some_and(|last| stamp.seq > last.seq);
         is_later || same.any(|known| known.mark != stamp.mark)
     }
 
-    /// The register went back on the member: what was believed of it does not hold, and both
-    /// blocks are read before the next write. Counts again after so many writes.
+    /// The register went back on the member: all knowledge about it is dropped, and both blocks are
+    /// read before the next write. The register counts again after [`writes_to_count`] writes.
     pub fn went_back(&mut self, register: Register) {
         self.acked = [None; 2];
         self.copies = 0;
         self.void = writes_to_count(register);
         match self.state {
-            // The write in flight went to a block that was chosen by what does not hold.
+            // The block of the write in flight was chosen by knowledge that no longer holds.
             State::Writing { .. } => self.outdated = true,
             State::Unknown | State::Ready { .. } => self.state = State::Unknown,
         }
@@ -348,15 +350,16 @@ impl OwnRegister {
         self.copies(image) >= 2 && now_ns >= self.counts_from_ns
     }
 
-    /// Whether the member goes on saying what image number `image` says, whatever of this
-    /// incarnation's commands may still land: both blocks say it, and so do those commands.
+    /// Whether the member will go on showing image number `image`, whichever command of this
+    /// incarnation still lands: both blocks carry it, and so do those commands.
     pub fn holds(&self, image: u32, now_ns: u64) -> bool {
         let same = self.doubtful == image && image != 0;
         self.counts(image, now_ns) || self.copies(image) >= 2 && same
     }
 }
 
-/// After how many writes a register that went back counts again: a promise is in both blocks.
+/// How many writes a register needs that went back, before it counts again: a promise must be in
+/// both blocks.
 const fn writes_to_count(register: Register) -> u8 {
     match register {
         Register::Ballot => 2,
@@ -388,8 +391,8 @@ impl OwnRegister {
         self
     }
 
-    /// The same register without marks: no model has copies of a machine. What compares with the
-    /// highest number before the own writes is replaced by `floor` of it.
+    /// The same register without marks: no model has copies of a machine. The highest number before
+    /// the own writes is replaced by `floor` of it.
     #[must_use]
     pub fn without_marks(mut self, floor: impl Fn(u64) -> u64) -> Self {
         (self.last, self.lost, self.lost_from) = (None, None, 0);
@@ -400,7 +403,7 @@ impl OwnRegister {
         self
     }
 
-    /// The same register where nothing is compared with what was acknowledged: no member goes back.
+    /// The same register without the acknowledged writes: in this model no member goes back.
     #[must_use]
     pub fn without_acked(mut self) -> Self {
         self.acked = [None; 2];
@@ -417,7 +420,7 @@ impl OwnRegister {
         self
     }
 
-    /// The same register with the moment from which ballots count replaced.
+    /// The same register with the time from which ballots count replaced.
     #[must_use]
     pub fn with_counts_from(mut self, moment: impl Fn(u64) -> u64) -> Self {
         self.counts_from_ns = moment(self.counts_from_ns);
@@ -570,13 +573,14 @@ mod tests {
             assert_eq!(judge(Side::A, old, true), Verdict::Back);
             assert_eq!(judge(Side::A, old, false), Verdict::Fine, "it says nothing");
         }
-        // Of the own incarnation, and never given out: later, or the same one at another time.
+        // A write of the own incarnation that was never issued: later, or the same number with
+        // another mark.
         for quiet in [true, false] {
             assert_eq!(judge(Side::A, shown(44, MARK), quiet), Verdict::Copy);
             assert_eq!(judge(Side::B, shown(43, MARK + 2), quiet), Verdict::Copy);
             assert_eq!(judge(Side::A, shown(42, MARK + 2), quiet), Verdict::Copy);
         }
-        // Another incarnation is older than the own writes, or writes now.
+        // A write of another incarnation is older than the own writes, or newer.
         let other = |seq| Shown::of(Incarnation(2), Stamp { seq, mark: 0 });
         assert_eq!(judge(Side::A, other(41), true), Verdict::Back);
         assert_eq!(judge(Side::A, other(42), false), Verdict::Foreign);
@@ -648,7 +652,7 @@ mod tests {
         register.forget(1_000);
         assert!(register.is_unknown() && !register.is_writing());
         assert!(!register.is_written() && register.begin(7, MARK).is_none());
-        // A write to the one before may have been given on to this one.
+        // A write to the former device may have reached this one.
         register.learned(None);
         for _ in 0..2 {
             register.begin(7, MARK);
@@ -689,7 +693,7 @@ mod tests {
             assert!(register.holds(7, 1_010) && register.counts(7, 1_010));
             assert!(!register.holds(6, 2_000), "another image");
         }
-        // What failed long ago can land no more.
+        // A write that failed long ago can land no more.
         let mut register = in_doubt(&[(6, 0)]);
         register.begin(7, MARK);
         register.failed(1_000, 2_000);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One round: write the own register to a majority, and only then read everybody's.
+//! One round: write the own register to a majority, and only then read all mailboxes.
 //!
 //! ```text
 //!            majority written                  every slot known from a majority
@@ -8,18 +8,18 @@
 //!     +---------------------------+--> Failed: a majority cannot be reached any more
 //! ```
 //!
-//! No read of a round is issued before a majority of its writes has completed: a claim that is not
-//! seen by these reads was written after this controller's own record could be seen. A round
-//! that only looks begins at Reading.
+//! No read of a round is issued before a majority of its writes has completed. So if these reads do
+//! not show a claim, the claim was written after this controller's own record could be seen. A
+//! round that only reads begins at Reading.
 //!
-//! Of a slot whose registers nobody can read a majority gives no information. A round that decides
-//! something (a ballot, or joining) fails then, as Paxos demands. One that only extends a lease or
-//! watches is complete all the same when every read that was given has ended: what a claim of that
-//! slot would say is the second layer [R29], and its own controller cannot claim either as long as
-//! nobody can read what it wrote.
+//! A majority may give no information about a slot, because its registers are unreadable. A round
+//! that decides something (a ballot, or joining) then fails, as Paxos demands. A round that only
+//! extends a lease or observes is complete once all its reads have ended. It may miss a claim of
+//! that slot, but claims are the second layer [R29], and the controller of the slot cannot claim
+//! either as long as its writes are unreadable.
 //!
-//! A member takes part with one write and one read. What hangs on a member from an earlier round
-//! belongs to that round for ever; the member joins this one when it is free again.
+//! A member takes part with one write and one read. I/O of an earlier round that hangs on a member
+//! always belongs to that round; the member joins the present round when it is free again.
 //!
 //! Caller: [`super::controller`], one round at a time.
 
@@ -32,7 +32,7 @@ use super::paxos::{Promise, Seen};
 /// What a round writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Nothing: it only looks.
+    /// Nothing: the round only reads.
     Look,
     /// The heartbeat register, once on each member.
     Heartbeat,
@@ -40,60 +40,60 @@ pub enum Kind {
     Ballot,
 }
 
-/// Where a round stands.
+/// The stage of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Writes go out and come back.
+    /// Writes are in flight or about to be issued.
     Writing,
-    /// A majority was written; reads go out and come back.
+    /// A majority was written; reads are in flight or about to be issued.
     Reading,
 }
 
-/// How a round goes on after an event.
+/// How a round continues after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It waits for more.
+    /// The round waits for more completions.
     Waiting,
-    /// Every slot is known from a majority: judge it.
+    /// Every slot is known from a majority: the caller judges the round.
     Complete,
-    /// It cannot be completed any more.
+    /// The round cannot be completed any more.
     Failed,
 }
 
-/// One round, as far as it has come.
+/// The state of one round.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Round {
-    /// Tells this round's I/O from that of others.
+    /// The number that tells I/O of this round from that of others.
     pub number: u32,
-    /// What it writes.
+    /// The register that the round writes, if any.
     pub kind: Kind,
-    /// Where it stands.
+    /// The present stage.
     pub stage: Stage,
     /// Clock before the first write was issued [R2].
     pub stamp_ns: u64,
     /// Clock before the first read was issued; meaningless while writing.
     pub issued_ns: u64,
-    /// Members to which a write (or, while reading, a read) of this round has been given.
+    /// Members to which a write (or, in the stage Reading, a read) of this round was issued.
     pub given: u16,
     /// Members that did their part of the present stage.
     pub done: u16,
     /// Members that failed in the present stage.
     pub failed: u16,
-    /// Slots about which a majority must give information; about others it may give none.
+    /// Slots about which a majority must give information. About other slots it may give none.
     pub certain: u64,
-    /// Members that did their part of the present stage and do not count [R56].
+    /// Members that did their part of the present stage, but do not count [R56].
     pub aside: u16,
-    /// What the reads showed of ballots and decisions.
+    /// The ballots and decisions that the reads showed.
     pub seen: Seen,
     /// Members whose answer showed nothing wrong in the own slot, readable or not.
     pub looked: u16,
-    /// Members that showed what the observer watches.
+    /// Members that showed the value that the observer watches.
     pub confirmed: u16,
     /// Members on which every slot was blank.
     pub blank: u16,
     /// The latest promise found in the own slot, and the decision it stands behind.
     pub own_promise: (Decided, Promise),
-    /// The charges that stand with it.
+    /// The charges in the record of that promise.
     pub own_charges: Charges,
     /// For each slot the members that gave information about it.
     info: [u16; MAX_CONTROLLERS as usize],
@@ -127,18 +127,17 @@ impl Round {
         }
     }
 
-    /// A write of this round to `member` came to its end: `true` when the member has what the
-    /// round wanted to write.
+    /// A write of this round to `member` ended: `ok` if the member has the image of the round.
     pub fn wrote(&mut self, member: u8, ok: bool) {
         self.ended(member, ok);
     }
 
-    /// A read of this round from `member` came to its end.
+    /// A read of this round from `member` ended.
     pub fn read(&mut self, member: u8, ok: bool) {
         self.ended(member, ok);
     }
 
-    /// A member that does not count came to the end of its part: it is not waited for [R56].
+    /// A member that does not count ended its part: the round does not wait for it [R56].
     pub fn set_aside(&mut self, member: u8) {
         self.aside |= member_bit(member);
     }
@@ -150,11 +149,11 @@ impl Round {
         }
     }
 
-    /// Notes what a record of the own slot promised; the latest holds.
+    /// Notes the promise in a record of the own slot; the latest promise holds.
     pub fn own_ballot(&mut self, record: &BallotRecord) {
         let found = (record.dec, Promise::of(record));
         if found == self.own_promise {
-            // A member that lagged behind may show an earlier list.
+            // A member that is behind may show an earlier list.
             self.own_charges.merge(&record.charges);
         }
         let later = found.0.epoch > self.own_promise.0.epoch
@@ -176,7 +175,7 @@ impl Round {
         self.aside = 0;
     }
 
-    /// How the round goes on, at `now_ns`, when `reachable` members could still take part.
+    /// How the round continues at `now_ns`, if `reachable` members could still take part.
     pub fn advance(&mut self, now_ns: u64, slots: u64, reachable: u16, majority: u8) -> Progress {
         if self.stage == Stage::Writing && is_majority(self.done, majority) {
             self.begin_reading(now_ns);
@@ -194,8 +193,8 @@ impl Round {
         }
     }
 
-    /// Whether a majority has answered, it was not enough, and the rest has had `patience_ns`:
-    /// waiting for a member that hangs would only delay the next round.
+    /// Whether a majority has answered without completing the round, and the other members have had
+    /// `patience_ns`: to wait longer for a member that hangs would only delay the next round.
     pub fn is_stuck(&self, majority: u8, patience_ns: u64, now_ns: u64) -> bool {
         is_majority(self.done | self.failed | self.aside, majority)
             && now_ns.saturating_sub(self.stamp_ns) >= patience_ns
@@ -211,12 +210,12 @@ impl Round {
         unknown.fold(0, |set, slot| set | slot.bit())
     }
 
-    /// Whether a majority was read, so that what is unknown still is unreadable.
+    /// Whether a majority was read, so that slots that are still unknown are unreadable.
     pub fn has_read(&self, majority: u8) -> bool {
         self.stage == Stage::Reading && is_majority(self.done, majority)
     }
 
-    /// Whether that is all that this round will read.
+    /// Whether this round will read no more than that.
     fn has_read_all(&self, majority: u8) -> bool {
         self.has_read(majority) && self.given & !(self.done | self.failed | self.aside) == 0
     }
@@ -290,7 +289,7 @@ mod tests {
         round.wrote(2, true);
         assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Waiting);
         assert_eq!((round.stage, round.given), (Stage::Reading, 0));
-        // The stamp is that of the beginning, the reads were issued now [R2].
+        // The stamp is from the beginning of the round, and the reads were issued now [R2].
         assert_eq!((round.stamp_ns, round.issued_ns), (100, 120));
     }
 
@@ -299,7 +298,7 @@ mod tests {
         let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
         both_known(&mut round, 0);
         assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
-        // One slot is unreadable on the second member: the third must tell.
+        // One slot is unreadable on the second member, so the third one is needed.
         round.read(1, true);
         round.informed(Slot::FIRST, 1);
         assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Waiting);
@@ -327,7 +326,7 @@ mod tests {
             round.read(member, true);
             round.informed(Slot::FIRST, member);
         }
-        // The third member may know more, and is waited for.
+        // The third member may know more, so the round waits for it.
         assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
         let mut hanging = round.clone();
         hanging.given = 0b011;
@@ -355,7 +354,7 @@ mod tests {
         assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
         round.wrote(1, false);
         assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Failed);
-        // Without enough devices it fails before it begins.
+        // With too few devices the round fails before it begins.
         assert_eq!(beat().advance(100, SLOTS, 0b1, 2), Progress::Failed);
     }
 

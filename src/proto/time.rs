@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The timings of a portion, and the two inequalities that make them safe.
 //!
-//! Vocabulary (all durations are nanoseconds of a local lease clock, see [`super::clocks`]):
+//! All durations are nanoseconds of a local lease clock, see [`super::clocks`]:
 //!
 //! | symbol | field | meaning |
 //! |---|---|---|
@@ -25,41 +25,41 @@
 //! lost = max(x * c - d_r, P + (x - 1) * max(P, c)) c = t_err + max(d_w, d_r) + jitter: a lost one
 //! ```
 //!
-//! The first is safety: an observer whose clock runs fast must not run out of patience before an
-//! owner whose clock runs slow has run out of lease, and a command accepted just in time must have
-//! left the device queue by then. It is checked whenever a superblock is read.
+//! The first inequality is safety. The window of an observer whose clock runs fast must not end
+//! before the lease of an owner whose clock runs slow, and by then a command that was accepted just
+//! in time must have left the device queue. It is checked whenever a superblock is read.
 //!
-//! The others are availability [R11]. A whole claim must end within the window, or it is given up.
-//! A lease must outlast `x` lost heartbeats, whatever is lost of each:
+//! The others are availability [R11]. A whole claim must end within the window, or it is abandoned.
+//! A lease must outlast `x` lost heartbeats, whichever part of each is lost:
 //!
-//! * It ends `L` after the heartbeat *before* the last successful one. So two ordinary heartbeats
-//!   come off it, each of which takes a period, or as long as its write and its reads if that is
-//!   longer.
-//! * A heartbeat whose write is lost is known to be lost after `t_err`; the next one must look at
-//!   the own blocks before it writes, which takes `d_r`. One whose reads are lost has written
-//!   before, which took `d_w`. When neither fits into a period the next heartbeat is late, and
-//!   begins at once.
-//! * The heartbeat that extends the lease takes `b`, and has to look first when the write of the
-//!   one before it was lost.
+//! * A lease ends `L` after the heartbeat *before* the last successful one. So two ordinary
+//!   heartbeats are subtracted from it. Each takes a period, or its write and its reads if they
+//!   take longer.
+//! * A lost write is reported after `t_err`, and the next heartbeat must read the own blocks before
+//!   it writes, which takes `d_r`. A heartbeat whose reads are lost has written before, which took
+//!   `d_w`. If neither fits into a period, the next heartbeat is late and begins at once.
+//! * The heartbeat that extends the lease takes `b`. If the write of the heartbeat before it was
+//!   lost, it must read the own blocks first.
 //!
-//! `selftests/proto/tests/timing.rs` proves by simulation that the last one is enough at its own
-//! bound, and that one nanosecond less is not. [`Timing::validate`] asks for all of them when a
-//! portion is formatted [R10]. Portions that were formatted by a version that asked for less are
-//! opened all the same ([`Timing::check`]), and [`Timing::shortfall`] says what they lack. The
-//! timings live in the superblock and are the same for everyone [R25].
+//! `selftests/proto/tests/timing.rs` proves by simulation that the last inequality is enough at its
+//! own bound, and that one nanosecond less is not. [`Timing::validate`] requires all of them when a
+//! portion is formatted [R10]. A portion that an earlier version formatted with weaker rules can
+//! still be opened ([`Timing::check`]), and [`Timing::shortfall`] says what it lacks. The timings
+//! are stored in the superblock and are the same for all controllers [R25].
 //!
-//! Integers only, rounded to the safe side (W up). Pure functions: any caller, no locking.
+//! All numbers are integers, rounded to the safe side (W up). Pure functions: any caller, no
+//! locking.
 
 use core::fmt;
 
 /// Nanoseconds in a millisecond.
 pub const NS_PER_MS: u64 = 1_000_000;
 
-/// The largest value any duration of a portion may have: one day. It keeps every sum and product
-/// below far away from the end of 64 bits, and nothing longer is a lease.
+/// The largest value of any duration of a portion: one day. It keeps every sum and product below
+/// far from the end of 64 bits, and no useful lease is longer.
 pub const MAX_DURATION_NS: u64 = 24 * 3600 * 1000 * NS_PER_MS;
 
-/// The shortest heartbeat period: below it heartbeats would be a load, not a sign of life.
+/// The shortest heartbeat period. More frequent heartbeats would mostly be load.
 pub const MIN_PERIOD_NS: u64 = NS_PER_MS;
 
 /// The largest clock rate error that may be configured (10 %). Real clocks err by less than 0.1 %.
@@ -71,7 +71,8 @@ pub const MAX_LOST_HEARTBEATS: u32 = 1000;
 /// One million: the denominator of `drift_ppm`.
 const MILLION: u64 = 1_000_000;
 
-/// The timings of a portion; see the table at the top. Only a [`Timing::validate`]d one is safe.
+/// The timings of a portion; see the table at the top. They are safe only after
+/// [`Timing::validate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// L: the lease time.
@@ -82,7 +83,7 @@ pub struct Timing {
     pub device_delay_ns: u64,
     /// rho: the bound of the clock rate error, in parts per million.
     pub drift_ppm: u32,
-    /// x: lost heartbeats to survive.
+    /// x: how many lost heartbeats a lease survives.
     pub lost_heartbeats: u32,
     /// The longest heartbeat period a controller may choose.
     pub period_max_ns: u64,
@@ -118,7 +119,7 @@ pub enum TimingError {
     },
     /// The lease is below `needed_ns`, so ordinary delays would lose it.
     LeaseTooShort {
-        /// The smallest lease that survives what was asked for.
+        /// The smallest lease that survives the configured delays.
         needed_ns: u64,
     },
     /// The lease does not outlast two periods: no heartbeat could ever extend it.
@@ -126,24 +127,24 @@ pub enum TimingError {
         /// The smallest lease that outlasts two periods.
         needed_ns: u64,
     },
-    /// The window is below `needed_ns`, so claims that take as long as was stated are given up.
+    /// The window is below `needed_ns`, so a claim that takes as long as stated would be abandoned.
     WindowBelowClaim {
         /// The smallest window in which a claim ends.
         needed_ns: u64,
     },
 }
 
-/// What a portion lacks whose timings are safe, but which was formatted for less than it needs.
+/// The shortfall of a portion whose timings are safe, but whose lease is shorter than it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shortfall {
-    /// The lease that there is.
+    /// The lease time of the portion.
     pub lease_ns: u64,
     /// How many lost heartbeats in a row it was formatted to survive.
     pub lost_heartbeats: u32,
     /// The smallest lease that survives what the portion was formatted for.
     pub needed_lease_ns: u64,
-    /// Whether not even healthy heartbeats extend the lease when their writes and reads take as
-    /// long as the portion was formatted for.
+    /// Whether even healthy heartbeats do not extend the lease, if their writes and reads take as
+    /// long as stated.
     pub is_hopeless: bool,
     /// The longest heartbeat period for which the lease is long enough, if there is one.
     pub fitting_period_ns: Option<u64>,
@@ -257,7 +258,7 @@ fn write_ms(f: &mut fmt::Formatter<'_>, ns: u64) -> fmt::Result {
 }
 
 impl Timing {
-    /// No timings: what nobody has.
+    /// No timings: those of an unconfigured state machine.
     pub const NONE: Self = Self {
         lease_ns: 0,
         window_ns: 0,
@@ -271,8 +272,8 @@ impl Timing {
         jitter_ns: 0,
     };
 
-    /// Checks everything: what makes the timings safe, and that they survive what they state. This
-    /// is what a portion is formatted with.
+    /// Checks all rules: the timings are safe, and they survive what they state. A portion is
+    /// formatted with such timings.
     ///
     /// # Errors
     ///
@@ -291,9 +292,9 @@ impl Timing {
         Ok(())
     }
 
-    /// Checks what makes the timings safe, and that a lease can be extended at all. This is what a
-    /// portion is opened with: one that may lose its lease more easily than it should is better
-    /// than none, as long as [its shortfall](Self::shortfall) is told.
+    /// Checks the rules that make the timings safe, and that a lease can be extended at all. A
+    /// portion is opened with such timings: a lease that is lost more easily than it should be is
+    /// better than none, as long as [its shortfall](Self::shortfall) is reported.
     ///
     /// # Errors
     ///
@@ -307,7 +308,7 @@ impl Timing {
         self.check_window()
     }
 
-    /// What the lease lacks; `None` when it survives what it was formatted for.
+    /// The shortfall of the lease; `None` if it survives what it was formatted for.
     pub fn shortfall(&self) -> Option<Shortfall> {
         let needed_lease_ns = self.needed_lease_ns(self.period_max_ns);
         if self.lease_ns >= needed_lease_ns {
@@ -324,13 +325,13 @@ impl Timing {
         })
     }
 
-    /// The longest period, in whole milliseconds, that this lease carries.
+    /// The longest period, in whole milliseconds, for which this lease is long enough.
     fn fitting_period_ns(&self) -> Option<u64> {
         let fits = |period_ms: &u64| {
             let period_ns = period_ms.saturating_mul(NS_PER_MS);
             self.needed_lease_ns(period_ns) <= self.lease_ns
         };
-        // The need grows with the period: the last of the fitting ones is found by halving.
+        // The needed lease grows with the period, so bisection finds the longest period that fits.
         let (mut fitting, mut above) = (0, self.period_max_ns.div_ceil(NS_PER_MS));
         while above.saturating_sub(fitting) > 1 {
             let middle = fitting.midpoint(above);
@@ -383,7 +384,7 @@ impl Timing {
             (Duration::Write, self.write_ns),
             (Duration::Read, self.read_ns),
             (Duration::Jitter, self.jitter_ns),
-            // Last, because a tool may have computed them from the others.
+            // The last one, because a tool may have computed it from the others.
             (Duration::Lease, self.lease_ns),
             (Duration::Window, self.window_ns),
         ]
@@ -396,7 +397,7 @@ impl Timing {
             .saturating_add(self.device_settle_ns())
     }
 
-    /// The smallest lease time that survives what was configured, for heartbeats every
+    /// The smallest lease time that survives the configured delays, for heartbeats every
     /// `period_ns`; the formula is at the top. Saturates for values that [`Timing::validate`]
     /// refuses.
     pub fn needed_lease_ns(&self, period_ns: u64) -> u64 {
@@ -407,18 +408,18 @@ impl Timing {
             .saturating_add(self.lost_ns(period_ns))
             .saturating_add(self.read_ns)
             .saturating_add(beat_ns)
-            // The inequality is strict: a lease that ends at that very moment is invalid [R7].
+            // The inequality is strict: a lease that ends at exactly that time is invalid [R7].
             .saturating_add(1)
     }
 
-    /// How long an ordinary heartbeat takes, from the moment when it is due.
+    /// How long an ordinary heartbeat takes, from the time at which it is due.
     fn beat_ns(&self) -> u64 {
         self.write_ns
             .saturating_add(self.read_ns)
             .saturating_add(self.jitter_ns)
     }
 
-    /// By how much the lost heartbeats put off the one that extends the lease, at worst.
+    /// How much later, at worst, the lost heartbeats make the heartbeat that extends the lease.
     fn lost_ns(&self, period_ns: u64) -> u64 {
         let lost = u64::from(self.lost_heartbeats);
         let Some(further) = lost.checked_sub(1) else {
@@ -428,15 +429,15 @@ impl Timing {
             .error_report_ns
             .saturating_add(self.write_ns.max(self.read_ns))
             .saturating_add(self.jitter_ns);
-        // One after the other; or the first of them fits into its period, and what it left to look
-        // at is in the way of the others.
+        // Either they follow each other directly, or the first one fits into its period and the
+        // reads that it makes necessary delay the others.
         let together_ns = each_ns.saturating_mul(lost).saturating_sub(self.read_ns);
         let in_turn_ns = period_ns.max(each_ns).saturating_mul(further);
         together_ns.max(period_ns.saturating_add(in_turn_ns))
     }
 
-    /// How long a claim takes, at worst: a look at the own blocks, a write that is still under way,
-    /// and in both phases two writes and a read.
+    /// How long a claim takes at worst: a read of the own blocks, a write that is still in flight,
+    /// and two writes and a read in each of the two phases.
     pub fn claim_ns(&self) -> u64 {
         self.write_ns
             .saturating_mul(5)
@@ -444,11 +445,11 @@ impl Timing {
             .saturating_add(self.jitter_ns)
     }
 
-    /// The longest stall of an owner, or of its paths, that its lease outlasts whenever it begins,
-    /// with heartbeats every `period_ns` that take as long as they ordinarily do [R11].
+    /// The longest stall of an owner, or of its paths, that its lease outlasts at any time, with
+    /// heartbeats every `period_ns` that take their ordinary time [R11].
     ///
-    /// Heartbeat `k+1` is due a period after `k`, while the lease ends `L` after `k-1`: two periods
-    /// and the heartbeat itself come off it.
+    /// Heartbeat `k+1` is due a period after `k`, while the lease ends `L` after `k-1`. So two
+    /// periods and the heartbeat itself are subtracted from it.
     pub fn survived_stall_ns(&self, period_ns: u64) -> u64 {
         let beat_ns = self.write_ns.saturating_add(self.read_ns);
         self.lease_ns
@@ -456,16 +457,16 @@ impl Timing {
             .saturating_sub(beat_ns)
     }
 
-    /// How many heartbeats in a row must be allowed to be lost for a stall of `stall_ns` to be
-    /// survived, with heartbeats every `period_ns`.
+    /// How many lost heartbeats in a row a portion must survive so that it survives a stall of
+    /// `stall_ns`, with heartbeats every `period_ns`.
     pub fn lost_heartbeats_for(stall_ns: u64, period_ns: u64) -> u32 {
         let lost = stall_ns.div_ceil(period_ns.max(1));
         u32::try_from(lost).unwrap_or(u32::MAX)
     }
 
-    /// Whether a controller may heartbeat every `period_ns` on this portion [R1], [R10]. Where the
-    /// lease carries the longest period it carries all; where it does not, that [was
-    /// told](Self::shortfall).
+    /// Whether a controller may heartbeat every `period_ns` on this portion [R1], [R10]. If the
+    /// lease is long enough for the longest period, every period fits. If it is not, [the
+    /// shortfall](Self::shortfall) says so.
     pub fn period_fits(&self, period_ns: u64) -> bool {
         (MIN_PERIOD_NS..=self.period_max_ns).contains(&period_ns)
     }
@@ -479,8 +480,8 @@ impl Timing {
             .max(stretch_ns(self.period_max_ns, self.drift_ppm))
     }
 
-    /// `ceil((1 + rho) * D)`: after this much local time no command accepted before it can still
-    /// land. A member counts no ballot for so long after a join or an error [R41].
+    /// `ceil((1 + rho) * D)`: after this much local time no command that was accepted before can
+    /// still land. After a join or an error a member counts no ballot for this time [R41].
     pub fn device_settle_ns(&self) -> u64 {
         stretch_ns(self.device_delay_ns, self.drift_ppm)
     }
@@ -594,7 +595,7 @@ mod tests {
             };
             timing.needed_lease_ns(timing.period_max_ns)
         };
-        // Two heartbeats of 250 ms, lost ones of 10 + 100 + 50, a look, and the last one.
+        // Two heartbeats of 250 ms, the lost ones of 10 + 100 + 50 each, a read, and the last one.
         assert_eq!(short(0), (2 * 250 + 100 + 250) * MS + 1);
         assert_eq!(short(1), (2 * 250 + 160 + 250) * MS + 1);
         assert_eq!(short(3), (2 * 250 + 3 * 160 + 250) * MS + 1);
@@ -610,7 +611,7 @@ mod tests {
             };
             timing.needed_lease_ns(timing.period_max_ns)
         };
-        // Each takes a period, and the look at what the last one left comes on top.
+        // Each takes a period, and the read that the last one makes necessary is added.
         assert_eq!(quick(1), (3 * 500 + 100 + 250) * MS + 1);
         assert_eq!(quick(3), (5 * 500 + 100 + 250) * MS + 1);
     }
@@ -639,7 +640,7 @@ mod tests {
         assert_eq!(long.validate(), Ok(()));
     }
 
-    /// What an earlier version formatted is opened, and what it lacks is told.
+    /// Timings of an earlier version can be opened, and their shortfall is reported.
     #[test]
     fn r10_a_lease_that_is_short_is_opened_and_one_that_is_hopeless_too() {
         let with_lease = |lease_ns| Timing {
@@ -697,7 +698,7 @@ mod tests {
             })
         };
         assert_eq!(with_period(MIN_PERIOD_NS), Ok(()));
-        // A day is not too long; what is wrong with it is something else.
+        // A day is not too long; another rule refuses it.
         let day = Timing {
             lease_ns: MAX_DURATION_NS,
             ..example()
@@ -956,8 +957,8 @@ mod tests {
         assert_eq!(text, "the mailbox read time is longer than one day");
     }
 
-    /// The rule is the lease's own: a heartbeat that stalls so long is judged in time, one that
-    /// stalls any longer is not.
+    /// The rule is the lease's own: a heartbeat that stalls for this time is judged in time, and
+    /// one that stalls longer is not.
     #[test]
     fn r11_a_stall_is_survived_exactly_as_long_as_it_says() {
         use crate::proto::lease::{Lease, Verdict};
@@ -976,7 +977,7 @@ mod tests {
             lease.judge(stamp, stamp + takes)
         };
         assert!(matches!(after(stall - 1), Verdict::Extended { .. }));
-        // A lease that ends at that very moment is invalid [R7].
+        // A lease that ends at exactly that time is invalid [R7].
         assert_eq!(after(stall), Verdict::Broken);
         for stall in [1, period, period + 1, 7 * period] {
             let mut timing = example();
