@@ -133,7 +133,7 @@ impl Shared {
 /// Makes a controller in place. It is large, so it must not be moved over the stack.
 #[inline(never)]
 fn fill(place: KBox<MaybeUninit<Controller>>, setup: Setup) -> KBox<Controller> {
-    let mut machine = KBox::write(place, Controller::NOBODY);
+    let mut machine = KBox::write(place, Controller::UNCONFIGURED);
     machine.set_up(setup);
     machine
 }

@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn r47_an_action_that_finds_no_room_latches_and_says_so() {
         for failed_before in [false, true] {
-            let mut controller = Controller::NOBODY;
+            let mut controller = Controller::UNCONFIGURED;
             if failed_before {
                 controller.phase = Phase::Failed;
             }

@@ -28,18 +28,18 @@ impl Controller {
     #[must_use]
     pub fn canonical(&self, now_ns: u64, seq: impl Fn(u8, Register, u64) -> u64) -> Self {
         let mut same = self.clone();
-        let present = self.round.as_ref().map(|round| round.number);
+        let present = self.rounds.current.as_ref().map(|round| round.number);
         let short = |number: u32| u32::from(present == Some(number));
-        for (member, state) in (0_u8..).zip(&mut same.members) {
+        for (member, state) in (0_u8..).zip(&mut same.members.each) {
             state.ballot = state
                 .ballot
-                .with_image(self.image)
+                .with_image(self.rounds.image)
                 .with_seq(|number| seq(member, Register::Ballot, number))
                 .without_marks(|floor| below(&seq, member, Register::Ballot, floor))
                 .with_counts_from(|at_ns| passed(at_ns, now_ns));
             state.heartbeat = state
                 .heartbeat
-                .with_image(self.rounds)
+                .with_image(self.rounds.number)
                 .with_seq(|number| seq(member, Register::Heartbeat, number))
                 .without_marks(|floor| below(&seq, member, Register::Heartbeat, floor))
                 .with_counts_from(|at_ns| passed(at_ns, now_ns));
@@ -49,12 +49,12 @@ impl Controller {
                 tag.round = tag.round.map(short);
             }
         }
-        if let Some(round) = same.round.as_mut() {
+        if let Some(round) = same.rounds.current.as_mut() {
             round.number = 1;
         }
-        same.rounds = 1;
-        same.image = 1;
-        same.random = XorShift::new(0);
+        same.rounds.number = 1;
+        same.rounds.image = 1;
+        same.succession.random = XorShift::new(0);
         same.forget(now_ns);
         same
     }
@@ -71,7 +71,7 @@ impl Controller {
 
     /// Whether it is a successor that waits for the end of the epoch, and looks again and again.
     pub fn is_waiting(&self) -> bool {
-        self.is_prepared() && self.round.is_none()
+        self.is_prepared() && self.rounds.current.is_none()
     }
 
     /// Whether it waits for a successor to prepare itself.
@@ -81,24 +81,29 @@ impl Controller {
 
     /// Whether it has given its epoch back, and knows of no later one.
     pub fn has_released(&self) -> bool {
-        matches!(self.role, RecordRole::Released { .. })
+        matches!(self.term.role, RecordRole::Released { .. })
     }
 
     /// The highest number of a ballot that this machine wrote or saw in the present instance.
     pub fn ballots(&self) -> u64 {
-        self.promise.mbal.max(self.highest).round
+        self.succession
+            .promise
+            .mbal
+            .max(self.succession.highest)
+            .round
     }
 
     /// Whether the write in flight to a register belongs to the present round.
     pub fn is_awaited(&self, member: u8, register: Register) -> bool {
-        let Some(state) = self.members.get(usize::from(member)) else {
+        let Some(state) = self.members.each.get(usize::from(member)) else {
             return false;
         };
         let number = match register {
             Register::Ballot => state.ballot_round,
             Register::Heartbeat => state.heartbeat_round,
         };
-        self.round
+        self.rounds
+            .current
             .as_ref()
             .is_some_and(|round| round.number == number && round.stage == Stage::Writing)
     }
@@ -106,7 +111,7 @@ impl Controller {
     /// The same machine with the two blocks of one of its registers exchanged.
     #[must_use]
     pub fn with_sides_swapped(mut self, member: u8, register: Register) -> Self {
-        if let Some(state) = self.members.get_mut(usize::from(member)) {
+        if let Some(state) = self.members.each.get_mut(usize::from(member)) {
             let own = state.register(register);
             *own = own.with_sides_swapped();
             if let Some(tag) = state.read.as_mut() {
@@ -122,9 +127,9 @@ impl Controller {
     /// the write.
     #[must_use]
     pub fn without_acked(mut self, now_ns: u64) -> Self {
-        self.own_seen_ns = Some(now_ns);
-        self.looks_first = false;
-        for state in &mut self.members {
+        self.identity.seen_ns = Some(now_ns);
+        self.identity.looks_first = false;
+        for state in &mut self.members.each {
             state.ballot = state.ballot.without_acked();
             state.heartbeat = state.heartbeat.without_acked();
             if let Some(tag) = state.read.as_mut() {
@@ -140,8 +145,8 @@ impl Controller {
     #[must_use]
     pub fn without_fence(mut self) -> Self {
         let is_own = self.phase.is_owner();
-        if is_own || self.evidence == Some(Evidence::OwnLapse) {
-            self.owner.reset();
+        if is_own || self.succession.evidence == Some(Evidence::OwnLapse) {
+            self.succession.owner.reset();
         }
         self
     }
@@ -151,7 +156,7 @@ impl Controller {
     #[must_use]
     pub fn without_ticks(mut self, now_ns: u64) -> Self {
         let beats = self.phase.is_owner();
-        if let Some(round) = self.round.as_mut().filter(|_| !beats) {
+        if let Some(round) = self.rounds.current.as_mut().filter(|_| !beats) {
             round.stamp_ns = now_ns;
         }
         self
@@ -165,23 +170,23 @@ impl Controller {
             u64::MAX => u64::MAX,
             _ => at_ns.saturating_sub(by_ns),
         };
-        same.ballots_from_ns = aged(self.ballots_from_ns);
-        same.backoff_until_ns = aged(self.backoff_until_ns);
-        same.last_look_ns = aged(self.last_look_ns);
-        same.own_seen_ns = self.own_seen_ns.map(aged);
-        same.owner = self.owner.clone().with_since(aged);
-        same.own_slot = self.own_slot.clone().with_since(aged);
-        same.lease = self.lease.aged(by_ns);
+        same.succession.ballots_from_ns = aged(self.succession.ballots_from_ns);
+        same.succession.backoff_until_ns = aged(self.succession.backoff_until_ns);
+        same.rounds.last_look_ns = aged(self.rounds.last_look_ns);
+        same.identity.seen_ns = self.identity.seen_ns.map(aged);
+        same.succession.owner = self.succession.owner.clone().with_since(aged);
+        same.identity.own_slot = self.identity.own_slot.clone().with_since(aged);
+        same.term.lease = self.term.lease.aged(by_ns);
         same.phase.with_moments(aged, aged);
-        if let Some(round) = same.round.as_mut() {
+        if let Some(round) = same.rounds.current.as_mut() {
             round.stamp_ns = aged(round.stamp_ns);
             round.issued_ns = aged(round.issued_ns);
         }
-        for state in &mut same.members {
+        for state in &mut same.members.each {
             state.ballot = state.ballot.with_counts_from(aged);
             state.heartbeat = state.heartbeat.with_counts_from(aged);
         }
-        for known in same.watched.iter_mut().flatten() {
+        for known in same.charged.watched.iter_mut().flatten() {
             known.with_moments(aged);
         }
         same.queue.change_moments(|at_ns| *at_ns = aged(*at_ns));
@@ -198,44 +203,52 @@ impl Controller {
                 .filter(|(_, &from)| members & member_bit(from) != 0);
             moved.fold(0, |set, (member, _)| set | member_bit(member))
         };
-        for (state, &from) in same.members.iter_mut().zip(from) {
-            if let Some(old) = self.members.get(usize::from(from)) {
+        for (state, &from) in same.members.each.iter_mut().zip(from) {
+            if let Some(old) = self.members.each.get(usize::from(from)) {
                 *state = old.clone();
             }
         }
         same.setup.originals = set(self.setup.originals);
-        same.present = set(self.present);
-        same.outdated = set(self.outdated);
-        same.told_outdated = set(self.told_outdated);
-        same.generations = self.generations.with_members(from);
-        for state in &mut same.members {
+        same.members.present = set(self.members.present);
+        same.members.outdated = set(self.members.outdated);
+        same.reported.outdated = set(self.reported.outdated);
+        same.members.generations = self.members.generations.with_members(from);
+        for state in &mut same.members.each {
             state.standing = state.standing.with_sets(set);
             if let Some(tag) = state.read.as_mut() {
                 tag.named = set(tag.named);
             }
         }
-        same.healthy = set(self.healthy);
-        same.owner = self.owner.with_members(from);
-        same.own_slot = self.own_slot.with_members(from);
-        same.round = self.round.clone().map(|round| round.with_sets(set));
+        same.members.healthy = set(self.members.healthy);
+        same.succession.owner = self.succession.owner.with_members(from);
+        same.identity.own_slot = self.identity.own_slot.with_members(from);
+        same.rounds.current = self
+            .rounds
+            .current
+            .clone()
+            .map(|round| round.with_sets(set));
         same
     }
 
     /// Hashes what this machine knows of one member and has under way there.
     pub fn hash_member<H: Hasher>(&self, member: u8, state: &mut H) {
         let bit = member_bit(member);
-        self.members.get(usize::from(member)).hash(state);
-        for members in [self.setup.originals, self.present, self.healthy] {
+        self.members.each.get(usize::from(member)).hash(state);
+        for members in [
+            self.setup.originals,
+            self.members.present,
+            self.members.healthy,
+        ] {
             (members & bit).count_ones().hash(state);
         }
         (
-            self.generations.of(member),
-            self.generations.is_settled(member),
+            self.members.generations.of(member),
+            self.members.generations.is_settled(member),
         )
             .hash(state);
-        self.owner.remembers(member).hash(state);
-        self.own_slot.remembers(member).hash(state);
-        if let Some(round) = self.round.clone() {
+        self.succession.owner.remembers(member).hash(state);
+        self.identity.own_slot.remembers(member).hash(state);
+        if let Some(round) = self.rounds.current.clone() {
             let only = |members: u16| u16::from(members & bit != 0);
             round.with_sets(only).hash(state);
         }
@@ -245,35 +258,36 @@ impl Controller {
         let lease_ns = self.setup.timing.lease_ns;
         let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
         // An owner's is taken when its lease ends.
-        let matters = !self.phase.is_owner() && !self.listens() || self.own_seen_ns == Some(now_ns);
-        self.own_seen_ns = self.own_seen_ns.filter(is_recent).filter(|_| matters);
+        let matters =
+            !self.phase.is_owner() && !self.listens() || self.identity.seen_ns == Some(now_ns);
+        self.identity.seen_ns = self.identity.seen_ns.filter(is_recent).filter(|_| matters);
         if !self.listens() {
-            self.heard = Decided::NEVER;
+            self.identity.heard = Decided::NEVER;
         }
     }
 
     fn forget(&mut self, now_ns: u64) {
-        self.ballots_from_ns = passed(self.ballots_from_ns, now_ns);
-        self.backoff_until_ns = match passed(self.backoff_until_ns, now_ns) {
+        self.succession.ballots_from_ns = passed(self.succession.ballots_from_ns, now_ns);
+        self.succession.backoff_until_ns = match passed(self.succession.backoff_until_ns, now_ns) {
             u64::MAX => u64::MAX,
             at_ns => at_ns.min(now_ns.saturating_add(1)),
         };
-        self.attempts = 0;
-        self.last_round_ns = 0;
+        self.succession.attempts = 0;
+        self.rounds.last_took_ns = 0;
         // Nothing waits longer for a drained term than this.
         let drain_ns = self.setup.redundancy.drain_ns.unwrap_or(0);
         let drained_ns = now_ns.saturating_sub(drain_ns);
-        for known in self.watched.iter_mut().flatten() {
+        for known in self.charged.watched.iter_mut().flatten() {
             known.with_moments(|at_ns| at_ns.max(drained_ns));
         }
         // They serve the word of an operator alone, which no model speaks.
-        self.voices = [None; super::voices::MAX_VOICES];
-        self.sight_ns = None;
+        self.charged.voices = [None; super::voices::MAX_VOICES];
+        self.rounds.sight_ns = None;
         // An earlier look is forgotten: looking once more changes nothing.
-        self.last_look_ns = passed(self.last_look_ns, now_ns.saturating_sub(1));
+        self.rounds.last_look_ns = passed(self.rounds.last_look_ns, now_ns.saturating_sub(1));
         let lease_ns = self.setup.timing.lease_ns;
         self.forget_looks(now_ns);
-        self.lease = self.lease.settled(now_ns);
+        self.term.lease = self.term.lease.settled(now_ns);
         self.reason = Reason::None;
         let silence_ns = self.silence_ns();
         let listen_ns = self.setup.timing.join_listen_ns();
@@ -286,7 +300,7 @@ impl Controller {
         let watches = listens || self.phase == Phase::Secondary;
         // What is ripe for a read is settled when the read is issued, however long it takes.
         let mut issued_ns = now_ns;
-        if let Some(round) = self.round.as_mut() {
+        if let Some(round) = self.rounds.current.as_mut() {
             round.stamp_ns = round.stamp_ns.max(stamp_ns);
             if watches && round.stage == Stage::Reading {
                 issued_ns = round.issued_ns;
@@ -305,14 +319,14 @@ impl Controller {
         };
         match listens {
             true => {
-                self.own_slot = settle(&self.own_slot, listen_ns);
-                self.owner.reset();
+                self.identity.own_slot = settle(&self.identity.own_slot, listen_ns);
+                self.succession.owner.reset();
             }
             false => {
-                self.owner = settle(&self.owner, silence_ns);
-                self.own_slot.reset();
+                self.succession.owner = settle(&self.succession.owner, silence_ns);
+                self.identity.own_slot.reset();
                 if self.phase != Phase::Announcing {
-                    self.virgin = None;
+                    self.identity.never_written = None;
                 }
             }
         }

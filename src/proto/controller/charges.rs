@@ -63,7 +63,7 @@ impl Controller {
     /// How many members are failed or rebuilding, as far as this controller counts with it: at an
     /// owner that is in force, another one would begin with it.
     pub fn degraded(&self) -> u32 {
-        self.failed.max(self.said)
+        self.limits.failed.max(self.limits.failed_at_claim)
     }
 
     /// An operator says how many members are failed or rebuilding. The owner's word is the
@@ -71,12 +71,12 @@ impl Controller {
     /// claims, and for nobody else.
     pub(super) fn set_degraded(&mut self, failed: u32) -> Result<Outcome, Reason> {
         if !self.is_mine() || self.phase == Phase::Joining {
-            self.said = failed;
+            self.limits.failed_at_claim = failed;
             return Ok(Outcome::Done);
         }
-        self.said = 0;
-        if self.failed != failed {
-            self.failed = failed;
+        self.limits.failed_at_claim = 0;
+        if self.limits.failed != failed {
+            self.limits.failed = failed;
             self.changed_image();
             self.renew_limit();
         }
@@ -88,59 +88,61 @@ impl Controller {
     pub(super) fn failed_after(&self, lists: &Lists) -> u32 {
         // What is on the members may lag behind the own image.
         let found = match self.is_mine() {
-            true => self.failed,
+            true => self.limits.failed,
             false => lists.failed(),
         };
-        found.max(self.said)
+        found.max(self.limits.failed_at_claim)
     }
 
     /// What is charged now.
     pub fn charges(&self) -> &Charges {
-        &self.charges
+        &self.charged.list
     }
 
     /// Whether redundancy repairs no stray any more, where it is relied upon [R15].
     pub(super) fn is_exhausted(&self) -> bool {
         let redundancy = &self.setup.redundancy;
-        let q = self.charges.total();
+        let q = self.charged.list.total();
         redundancy
             .kind
             .failures()
-            .is_some_and(|m| formula(m, self.failed, q, redundancy.detect) == 0)
+            .is_some_and(|m| formula(m, self.limits.failed, q, redundancy.detect) == 0)
     }
 
     /// Derives the limit from what is charged and failed now.
     pub(super) fn renew_limit(&mut self) {
         let mut redundancy = self.setup.redundancy;
         match self.is_exhausted() {
-            true if self.risked == self.decided.epoch => redundancy.exhausted = Exhausted::Window,
+            true if self.limits.risked_epoch == self.term.decided.epoch => {
+                redundancy.exhausted = Exhausted::Window
+            }
             true => {}
-            false => self.risked = 0,
+            false => self.limits.risked_epoch = 0,
         }
-        let charged = self.charges.total();
-        let limit = redundancy.limit(self.failed, charged, self.setup.batch);
+        let charged = self.charged.list.total();
+        let limit = redundancy.limit(self.limits.failed, charged, self.setup.batch);
         let limit = limit.to_wire();
-        if limit == self.limit {
+        if limit == self.limits.published {
             return;
         }
-        self.limit = limit;
+        self.limits.published = limit;
         self.changed_image();
-        if limit < self.gate_limit {
+        if limit < self.limits.gate {
             // Behind the latch no permit is given: what was counted there can only become less.
-            if self.opened || self.open > limit {
-                self.exposed = self.exposed.max(self.gate_limit);
+            if self.term.gate_open || self.limits.open > limit {
+                self.limits.exposed = self.limits.exposed.max(self.limits.gate);
             }
-            self.gate_limit = limit;
+            self.limits.gate = limit;
             self.queue_limit();
         }
     }
 
     /// The gate holds no more than its limit: from now on the record may say so.
     pub(super) fn note_exposure(&mut self) {
-        if self.exposed != 0 && self.open <= self.gate_limit {
-            let before = self.limit.max(self.exposed);
-            self.exposed = 0;
-            if self.limit != before {
+        if self.limits.exposed != 0 && self.limits.open <= self.limits.gate {
+            let before = self.limits.published.max(self.limits.exposed);
+            self.limits.exposed = 0;
+            if self.limits.published != before {
                 self.changed_image();
             }
         }
@@ -150,7 +152,7 @@ impl Controller {
     /// one.
     pub(super) fn note_own_drain(&mut self) {
         let (inc, own) = (self.setup.inc, self.setup.slot);
-        if self.open == 0 && self.may_change_list() {
+        if self.limits.open == 0 && self.may_change_list() {
             let mine = |charge: &Charge| charge.slot == own && charge.inc == inc && !charge.several;
             self.mark_drained(mine);
         }
@@ -163,7 +165,7 @@ impl Controller {
         }
         let (charges, amount) = lists.of_epoch();
         let mut charges = charges.with_partial(false);
-        let known = self.charges;
+        let known = self.charged.list;
         charges.update(|charge| {
             // Its own knowledge counts as well, and a word that it was given itself.
             let good = |old: &Charge| old.shows_drained(charge) && !self.is_contradicted(old);
@@ -172,12 +174,12 @@ impl Controller {
                 (charge.drained, charge.vouched) = (true, own.vouched);
             }
         });
-        let Some(owner) = self.decided.value else {
+        let Some(owner) = self.term.decided.value else {
             return charges;
         };
-        let epoch = self.decided.epoch;
+        let epoch = self.term.decided.epoch;
         let mut ended = Charge::new(epoch, owner, amount);
-        ended.drained = self.confirmed == epoch;
+        ended.drained = self.charged.confirmed_epoch == epoch;
         ended.vouched = ended.drained;
         if owner == value {
             // One gate for both terms: the later one is charged when it ends.
@@ -197,44 +199,44 @@ impl Controller {
     /// What a joiner carries for others: what its former incarnation carried, and, if that one
     /// owned the epoch, what it may have had open, because its records are overwritten now.
     pub(super) fn take_over_list(&mut self, list: Charges, lists: &Lists) {
-        let mut charges = list.with_partial(self.decided.epoch != 0);
+        let mut charges = list.with_partial(self.term.decided.epoch != 0);
         let (_, open) = lists.of_epoch();
         let is_former = |owner: &Value| owner.slot == self.setup.slot;
         let counts = open != 0 && self.setup.redundancy.kind != RedundancyKind::External;
-        if let Some(owner) = self.decided.value.filter(is_former).filter(|_| counts) {
-            charges.add(Charge::new(self.decided.epoch, owner, open));
+        if let Some(owner) = self.term.decided.value.filter(is_former).filter(|_| counts) {
+            charges.add(Charge::new(self.term.decided.epoch, owner, open));
         }
-        self.charges = charges;
-        self.failed = lists.failed();
+        self.charged.list = charges;
+        self.limits.failed = lists.failed();
         self.renew_limit();
     }
 
     /// A whole list of the decided epoch was read. What a former incarnation may have had open in
     /// that epoch nobody else knows any more.
     pub(super) fn complete_list(&mut self, list: Option<Charges>) {
-        let Some(mut list) = list.filter(|_| self.charges.is_partial()) else {
+        let Some(mut list) = list.filter(|_| self.charged.list.is_partial()) else {
             return;
         };
-        let epoch = self.decided.epoch;
+        let epoch = self.term.decided.epoch;
         if !self.may_change_list() {
             return;
         }
-        let own = self.charges;
+        let own = self.charged.list;
         let own = own.iter().filter(|charge| charge.epoch == epoch);
         own.for_each(|charge| list.add(charge));
-        self.charges = list;
+        self.charged.list = list;
         self.changed_image();
         self.renew_limit();
     }
 
     /// Looks for evidence that a charged term has no more strays to come.
     pub(super) fn watch_charges<M: Mailboxes>(&mut self, boxes: &M, now_ns: u64) {
-        if self.charges.is_empty() || !self.may_change_list() {
+        if self.charged.list.is_empty() || !self.may_change_list() {
             return;
         }
         self.take_back_words();
         let mut drained = Charges::NONE;
-        let charges = self.charges;
+        let charges = self.charged.list;
         for charge in charges.iter().filter(|charge| !charge.is_shown()) {
             let record = boxes.heartbeat(charge.slot).reading.valid();
             let record = record.filter(|_| !charge.several);
@@ -259,21 +261,22 @@ impl Controller {
     /// What the local clock knows of a term, from now on if nothing so far.
     fn watched(&mut self, charge: &Charge, now_ns: u64) -> Option<&mut Watched> {
         let is_of = |known: &Watched| (known.epoch, known.inc) == (charge.epoch, charge.inc);
-        let charges = self.charges;
+        let charges = self.charged.list;
         let gone = |known: &Watched| {
             let same = |c: Charge| (c.epoch, c.inc) == (known.epoch, known.inc);
             !charges.iter().any(same)
         };
-        for known in &mut self.watched {
+        for known in &mut self.charged.watched {
             *known = known.filter(|known| !gone(known));
         }
         let known = self
+            .charged
             .watched
             .iter()
             .position(|w| w.as_ref().is_some_and(is_of));
-        let free = self.watched.iter().position(Option::is_none);
+        let free = self.charged.watched.iter().position(Option::is_none);
         // There are as many places as charges, and each holds one that is charged.
-        let place = self.watched.get_mut(known.or(free)?)?;
+        let place = self.charged.watched.get_mut(known.or(free)?)?;
         Some(place.get_or_insert(Watched {
             epoch: charge.epoch,
             inc: charge.inc,
@@ -284,7 +287,7 @@ impl Controller {
 
     /// Notes since when the operators' words in the list are known here.
     pub(super) fn note_words(&mut self, now_ns: u64) {
-        let charges = self.charges;
+        let charges = self.charged.list;
         for charge in charges.iter().filter(|charge| !charge.is_shown()) {
             if let Some(watched) = self.watched(&charge, now_ns) {
                 let since = *watched.word_ns.get_or_insert(now_ns);
@@ -296,7 +299,7 @@ impl Controller {
     /// Since when an operator's word about a term is known here.
     pub(super) fn word_ns(&self, charge: &Charge) -> Option<u64> {
         let is_of = |known: &&Watched| (known.epoch, known.inc) == (charge.epoch, charge.inc);
-        self.watched.iter().flatten().find(is_of)?.word_ns
+        self.charged.watched.iter().flatten().find(is_of)?.word_ns
     }
 
     /// An operator says that the owner of a charged term is dead; `None` if it is not charged.
@@ -308,7 +311,7 @@ impl Controller {
         now_ns: u64,
     ) -> Option<Result<Outcome, Reason>> {
         let is_it = |charge: &Charge| (charge.epoch, charge.slot) == (epoch, owner);
-        let charge = self.charges.iter().find(is_it)?;
+        let charge = self.charged.list.iter().find(is_it)?;
         Some(self.vouch(&charge, force, now_ns))
     }
 
@@ -318,14 +321,14 @@ impl Controller {
         }
         self.take_back_words();
         let stands = |known: &Charge| known.is_of_term(charge) && known.drained;
-        if self.charges.iter().any(|known| stands(&known)) {
+        if self.charged.list.iter().any(|known| stands(&known)) {
             return Ok(Outcome::Done);
         }
         if charge.several && !force {
             return Err(Reason::SeveralTerms);
         }
         self.may_be_dead(&owner_of(charge), force, now_ns)?;
-        let changed = self.charges.update(|known| {
+        let changed = self.charged.list.update(|known| {
             if known.is_of_term(charge) {
                 (known.drained, known.vouched) = (true, true);
             }
@@ -339,7 +342,7 @@ impl Controller {
 
     /// Evidence has shown that these terms are drained.
     fn mark_drained(&mut self, which: impl Fn(&Charge) -> bool) {
-        let changed = self.charges.update(|charge| {
+        let changed = self.charged.list.update(|charge| {
             if which(charge) {
                 (charge.drained, charge.vouched) = (true, false);
             }
@@ -359,17 +362,17 @@ impl Controller {
         if self.phase != Phase::Owner {
             return Err(Reason::NotOwner);
         }
-        if epoch >= self.decided.epoch {
+        if epoch >= self.term.decided.epoch {
             return Err(Reason::WrongEpoch);
         }
         self.take_back_words();
-        let before = self.charges;
+        let before = self.charged.list;
         let mut terms = before.iter().filter(|charge| charge.epoch <= epoch);
         if terms.any(|charge| !charge.drained) {
             return Err(Reason::NotDrained);
         }
-        self.charges.retain(|charge| charge.epoch > epoch);
-        if self.charges != before {
+        self.charged.list.retain(|charge| charge.epoch > epoch);
+        if self.charged.list != before {
             self.changed_image();
             self.renew_limit();
         }
@@ -381,13 +384,13 @@ impl Controller {
         if self.phase != Phase::Owner {
             return Err(Reason::NotOwner);
         }
-        if epoch != self.decided.epoch {
+        if epoch != self.term.decided.epoch {
             return Err(Reason::WrongEpoch);
         }
         if !self.is_exhausted() {
             return Err(Reason::NotExhausted);
         }
-        self.risked = epoch;
+        self.limits.risked_epoch = epoch;
         self.renew_limit();
         Ok(Outcome::Done)
     }

@@ -107,30 +107,30 @@ impl Controller {
                 reason,
                 deadline_ns,
             } => {
-                self.leaving |= leaving_bit(reason);
+                self.policy.leaving |= leaving_bit(reason);
                 if matches!(self.phase, Phase::Claiming { .. }) {
                     self.abandon_claim(now_ns);
                 }
                 self.release(None, reason, deadline_ns, now_ns)
             }
             Command::Stay(reason) => {
-                self.leaving &= !leaving_bit(reason);
+                self.policy.leaving &= !leaving_bit(reason);
                 Ok(Outcome::Done)
             }
         }
     }
 
     fn claim(&mut self, now_ns: u64) -> Result<Outcome, Reason> {
-        match (self.phase, self.blocked) {
+        match (self.phase, self.policy.blocked) {
             (Phase::Failed, _) => return Err(self.reason),
             (Phase::Owner, _) => return Ok(Outcome::Done),
             (Phase::Offering { .. } | Phase::Draining { .. }, _) => return Err(Reason::Busy),
             (_, Some(reason)) => return Err(reason),
-            (_, None) if self.stale => return Err(Reason::StaleOpeners),
-            (_, None) if self.leaving != 0 => return Err(self.reason),
+            (_, None) if self.policy.stale => return Err(Reason::StaleOpeners),
+            (_, None) if self.policy.leaving != 0 => return Err(self.reason),
             (_, None) => {}
         }
-        self.claim_requested = true;
+        self.policy.claim_requested = true;
         self.try_claim(now_ns);
         self.begin_due_round(now_ns);
         Ok(Outcome::Done)
@@ -149,10 +149,10 @@ impl Controller {
         if self.pending.is_some() {
             return Err(Reason::Busy);
         }
-        self.claim_requested = false;
+        self.policy.claim_requested = false;
         match self.phase {
             Phase::Owner if successor == Some(self.setup.slot) => Ok(Outcome::Done),
-            Phase::Owner if self.opened && self.lease.is_valid(now_ns) => {
+            Phase::Owner if self.term.gate_open && self.term.lease.is_valid(now_ns) => {
                 self.pending = Some(Pending::Drain);
                 self.begin_release(successor, reason, deadline_ns, now_ns);
                 Ok(Outcome::Pending)
@@ -164,25 +164,25 @@ impl Controller {
 
     /// A secondary has nothing to release; a hand-over that already happened is a success.
     fn already_released(&self, successor: Option<Slot>) -> Result<Outcome, Reason> {
-        let owner = self.decided.value.map(|value| value.slot);
+        let owner = self.term.decided.value.map(|value| value.slot);
         match successor {
             None => Ok(Outcome::Done),
             Some(slot) if owner == Some(slot) && !self.is_mine() => Ok(Outcome::Done),
             // Given back to it already; it has not come yet.
-            Some(_) if self.role == (RecordRole::Released { successor }) => Ok(Outcome::Done),
+            Some(_) if self.term.role == (RecordRole::Released { successor }) => Ok(Outcome::Done),
             Some(_) => Err(Reason::NotOwner),
         }
     }
 
     fn fence(&mut self, reason: Reason, now_ns: u64) -> Outcome {
-        self.claim_requested = false;
+        self.policy.claim_requested = false;
         match self.phase {
             phase if phase.is_owner() => self.latch(reason, now_ns),
             Phase::Claiming { .. } => self.abandon_claim(now_ns),
             _ => {}
         }
-        if self.evidence == Some(Evidence::OwnLapse) {
-            self.evidence = None;
+        if self.succession.evidence == Some(Evidence::OwnLapse) {
+            self.succession.evidence = None;
         }
         Outcome::Done
     }
@@ -197,17 +197,17 @@ impl Controller {
         if let Some(outcome) = self.confirm_drained(owner, epoch, force, now_ns) {
             return outcome;
         }
-        let term = self.decided.value.filter(|value| value.slot == owner);
-        let Some(term) = term.filter(|_| self.decided.epoch == epoch) else {
+        let term = self.term.decided.value.filter(|value| value.slot == owner);
+        let Some(term) = term.filter(|_| self.term.decided.epoch == epoch) else {
             return Err(Reason::WrongEpoch);
         };
         if owner == self.setup.slot {
             return Err(Reason::WrongEpoch);
         }
         self.may_be_dead(&term, force, now_ns)?;
-        self.confirmed = epoch;
+        self.charged.confirmed_epoch = epoch;
         self.find(Evidence::Confirmed);
-        self.claim_requested = true;
+        self.policy.claim_requested = true;
         self.try_claim(now_ns);
         self.begin_due_round(now_ns);
         Ok(Outcome::Done)

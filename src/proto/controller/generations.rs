@@ -75,45 +75,45 @@ impl Controller {
         let bit = member_bit(member);
         let generation = device.map_or(0, |device| device.generation);
         self.set_standing(member, generation);
-        self.outdated &= !bit;
-        self.told_outdated &= !bit;
+        self.members.outdated &= !bit;
+        self.reported.outdated &= !bit;
         match device {
             Some(device) => {
                 match device.original {
                     true => self.setup.originals |= bit,
                     false => self.setup.originals &= !bit,
                 }
-                self.generations.note(member, generation);
-                self.present |= bit;
+                self.members.generations.note(member, generation);
+                self.members.present |= bit;
                 self.drop_outdated();
             }
-            None => self.present &= !bit,
+            None => self.members.present &= !bit,
         }
-        self.healthy &= self.present;
+        self.members.healthy &= self.members.present;
     }
 
     /// The highest generation of each member that is known.
     pub fn generations(&self) -> &Generations {
-        &self.generations
+        &self.members.generations
     }
 
     /// The members that are here, belong here, and count in majorities.
     pub(super) fn counted(&self) -> u16 {
         let members = (0..self.setup.members).filter(|&member| self.counts(member));
-        members.fold(0, |set, member| set | member_bit(member)) & self.present
+        members.fold(0, |set, member| set | member_bit(member)) & self.members.present
     }
 
     /// Whether a member counts in majorities, if it is here.
     pub(super) fn counts(&self, member: u8) -> bool {
-        self.generations.of(member) <= 1
+        self.members.generations.of(member) <= 1
             || self.setup.members % 2 == 0
-            || self.generations.is_settled(member)
+            || self.members.generations.is_settled(member)
     }
 
     /// The members of which enough others have named the generation.
     pub(super) fn named(&self) -> u16 {
         let is_named = |standing: &Standing| self.is_enough(standing.named);
-        let standings = (0_u8..).zip(self.members.iter().map(|state| state.standing));
+        let standings = (0_u8..).zip(self.members.each.iter().map(|state| state.standing));
         let named = standings.filter(|(_, standing)| is_named(standing));
         named.fold(0, |set, (member, _)| set | member_bit(member))
     }
@@ -127,7 +127,7 @@ impl Controller {
             ballot.map(|record| shown.merge(&record.generations));
             beat.map(|record| shown.merge(&record.generations));
         }
-        if self.generations.merge(&shown) {
+        if self.members.generations.merge(&shown) {
             self.drop_outdated();
         }
         shown
@@ -135,7 +135,7 @@ impl Controller {
 
     /// Whether a member is here, and is a member.
     pub(super) fn is_present(&self, member: u8) -> bool {
-        self.present & member_bit(member) != 0
+        self.members.present & member_bit(member) != 0
     }
 
     /// Looks whether a read of `member` settles others. `named` are the members that were
@@ -149,12 +149,12 @@ impl Controller {
     ) {
         let others = (0..self.setup.members).filter(|&other| other != member);
         for other in others {
-            let generation = match self.members.get(usize::from(other)) {
+            let generation = match self.members.each.get(usize::from(other)) {
                 Some(state) if !self.counts(other) => state.standing.generation,
                 _ => continue,
             };
             let is_clear = named & member_bit(other) != 0 && self.is_clear(other, boxes);
-            let Some(state) = self.members.get_mut(usize::from(other)) else {
+            let Some(state) = self.members.each.get_mut(usize::from(other)) else {
                 continue;
             };
             if generation != 0 && shown.of(other) == generation {
@@ -164,8 +164,8 @@ impl Controller {
                 state.standing.clear |= member_bit(member);
             }
             let clear = state.standing.clear;
-            if self.is_enough(clear) && self.promise.bal.is_none() {
-                self.generations.settle(other);
+            if self.is_enough(clear) && self.succession.promise.bal.is_none() {
+                self.members.generations.settle(other);
             }
         }
     }
@@ -173,10 +173,10 @@ impl Controller {
     /// Whether a read shows no ballot that may have been completed with the former disk of `other`:
     /// no value that was put forward, and no ballot of a controller that does not know better.
     fn is_clear<M: Mailboxes>(&self, other: u8, boxes: &M) -> bool {
-        let generation = self.generations.of(other);
+        let generation = self.members.generations.of(other);
         let is_harmless = |record: &BallotRecord| {
             let knows = record.generations.of(other) >= generation;
-            record.dec.epoch < self.decided.epoch
+            record.dec.epoch < self.term.decided.epoch
                 || record.bal.is_none() && (knows || record.mbal.is_none())
         };
         Slot::all_in(self.setup.slots).all(|slot| match boxes.ballot(slot).reading {
@@ -195,17 +195,17 @@ impl Controller {
     /// Drops the devices of a lower generation than the highest that is known. What is under way
     /// was begun with them: a claim ends, and so does any other round.
     fn drop_outdated(&mut self) {
-        let before = self.outdated;
+        let before = self.members.outdated;
         for member in 0..self.setup.members {
             let bit = member_bit(member);
-            let highest = self.generations.of(member);
-            let Some(state) = self.members.get_mut(usize::from(member)) else {
+            let highest = self.members.generations.of(member);
+            let Some(state) = self.members.each.get_mut(usize::from(member)) else {
                 continue;
             };
-            if self.present & bit != 0 && state.standing.generation < highest {
-                self.present &= !bit;
-                self.healthy &= !bit;
-                self.outdated |= bit;
+            if self.members.present & bit != 0 && state.standing.generation < highest {
+                self.members.present &= !bit;
+                self.members.healthy &= !bit;
+                self.members.outdated |= bit;
                 state.standing.named = 0;
                 state.standing.clear = 0;
                 state.ballot.forget(0);
@@ -215,12 +215,12 @@ impl Controller {
                 }
             }
         }
-        self.broken_off |= self.outdated != before;
+        self.members.broken_off |= self.members.outdated != before;
     }
 
     /// Another device, or none, is here: nothing is known of how it stands.
     fn set_standing(&mut self, member: u8, generation: u32) {
-        let Some(state) = self.members.get_mut(usize::from(member)) else {
+        let Some(state) = self.members.each.get_mut(usize::from(member)) else {
             return;
         };
         if state.standing.generation != generation {
@@ -228,21 +228,21 @@ impl Controller {
                 generation,
                 ..Standing::NONE
             };
-            self.owner.forget(member);
-            self.own_slot.forget(member);
+            self.succession.owner.forget(member);
+            self.identity.own_slot.forget(member);
         }
     }
 
     /// Tells of a device that was dropped, once.
     pub(super) fn poll_outdated(&mut self) -> Option<Notice> {
-        let news = self.outdated & !self.told_outdated;
+        let news = self.members.outdated & !self.reported.outdated;
         let member = (0..self.setup.members).find(|&member| news & member_bit(member) != 0)?;
-        self.told_outdated |= member_bit(member);
-        let state = self.members.get(usize::from(member))?;
+        self.reported.outdated |= member_bit(member);
+        let state = self.members.each.get(usize::from(member))?;
         Some(Notice::Outdated {
             member,
             generation: state.standing.generation,
-            highest: self.generations.of(member),
+            highest: self.members.generations.of(member),
         })
     }
 }

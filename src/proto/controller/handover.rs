@@ -57,14 +57,14 @@ impl Controller {
         };
         self.phase = Phase::Offering {
             successor,
-            since: self.hb,
+            since: self.term.hb,
             until_ns: now_ns.saturating_add(self.preparation_ns()),
             drain_ns: deadline_ns.saturating_sub(now_ns),
         };
-        self.role = RecordRole::HandingOver { successor };
-        self.invitation.successor = Some(successor);
-        self.invitation.slots |= successor.bit();
-        self.due = true;
+        self.term.role = RecordRole::HandingOver { successor };
+        self.succession.invitation.successor = Some(successor);
+        self.succession.invitation.slots |= successor.bit();
+        self.rounds.due = true;
         self.begin_due_round(now_ns);
     }
 
@@ -106,8 +106,8 @@ impl Controller {
     /// Nothing comes of giving it up, for this reason: the epoch is kept.
     pub(super) fn keep(&mut self, reason: Reason) {
         self.phase = Phase::Owner;
-        self.role = RecordRole::Owner;
-        self.invitation.successor = None;
+        self.term.role = RecordRole::Owner;
+        self.succession.invitation.successor = None;
         self.queue_limit();
         self.answer(Err(reason));
     }
@@ -116,8 +116,8 @@ impl Controller {
     pub(super) fn finish_release(&mut self, successor: Option<Slot>, reason: Reason, now_ns: u64) {
         let pending = self.pending.take();
         self.latch(reason, now_ns);
-        self.role = RecordRole::Released { successor };
-        self.open = 0;
+        self.term.role = RecordRole::Released { successor };
+        self.limits.open = 0;
         self.pending = pending.map(|_| Pending::Publish);
         self.begin_due_round(now_ns);
     }
@@ -126,21 +126,21 @@ impl Controller {
     /// another one did.
     pub(super) fn heed_owner(&mut self, record: &HeartbeatRecord, now_ns: u64) {
         let own = self.setup.slot;
-        match (record.role, self.evidence) {
+        match (record.role, self.succession.evidence) {
             (RecordRole::Released { successor }, _) if successor.is_none_or(|slot| slot == own) => {
                 self.find(Evidence::Released);
             }
             // What a member shows that the owner does not reach any more is no offer of today.
             (RecordRole::HandingOver { successor }, None)
-                if successor == own && self.owner.latest() <= Some(record.hb) =>
+                if successor == own && self.succession.owner.latest() <= Some(record.hb) =>
             {
-                self.evidence = Some(Evidence::Offered { hb: record.hb });
+                self.succession.evidence = Some(Evidence::Offered { hb: record.hb });
             }
             // Kept, or given to somebody else.
             (role, Some(Evidence::Offered { hb }))
                 if record.hb > hb && role != (RecordRole::HandingOver { successor: own }) =>
             {
-                self.evidence = None;
+                self.succession.evidence = None;
                 if matches!(self.phase, Phase::Claiming { .. }) {
                     self.abandon_claim(now_ns);
                 }
@@ -153,7 +153,7 @@ impl Controller {
     /// through.
     pub(super) fn is_prepared(&self) -> bool {
         let first = matches!(self.phase, Phase::Claiming { proposal: None, .. });
-        first && matches!(self.evidence, Some(Evidence::Offered { .. }))
+        first && matches!(self.succession.evidence, Some(Evidence::Offered { .. }))
     }
 
     /// One ballot is enough for one offer, however long the owner takes.
@@ -166,6 +166,8 @@ impl Controller {
     /// When a prepared successor looks again.
     pub(super) fn next_look_ns(&self) -> u64 {
         let pause_ns = self.setup.period_ns.checked_div(LOOKS).unwrap_or(0);
-        self.last_look_ns.saturating_add(pause_ns.min(LOOK_NS))
+        self.rounds
+            .last_look_ns
+            .saturating_add(pause_ns.min(LOOK_NS))
     }
 }

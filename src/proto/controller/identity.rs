@@ -44,29 +44,29 @@ impl Controller {
     pub fn handle_fork(&mut self, inc: Incarnation, now_ns: u64) {
         self.latch(Reason::Fork, now_ns);
         self.setup.inc = inc;
-        self.random = XorShift::new(inc.0);
+        self.succession.random = XorShift::new(inc.0);
         self.phase = Phase::Joining;
-        self.decided = Decided::NEVER;
-        self.heard = Decided::NEVER;
-        self.promise = Promise::NONE;
-        self.role = RecordRole::Secondary;
-        self.hb = 0;
-        self.charges = Charges::NONE;
-        self.watched = [None; MAX_CHARGES];
-        self.voices = [None; super::voices::MAX_VOICES];
-        (self.sight_ns, self.own_seen_ns) = (None, None);
-        (self.confirmed, self.risked) = (0, 0);
-        self.lease = Lease::none(self.setup.timing.lease_ns);
-        self.own_slot.reset();
-        self.virgin = None;
+        self.term.decided = Decided::NEVER;
+        self.identity.heard = Decided::NEVER;
+        self.succession.promise = Promise::NONE;
+        self.term.role = RecordRole::Secondary;
+        self.term.hb = 0;
+        self.charged.list = Charges::NONE;
+        self.charged.watched = [None; MAX_CHARGES];
+        self.charged.voices = [None; super::voices::MAX_VOICES];
+        (self.rounds.sight_ns, self.identity.seen_ns) = (None, None);
+        (self.charged.confirmed_epoch, self.limits.risked_epoch) = (0, 0);
+        self.term.lease = Lease::none(self.setup.timing.lease_ns);
+        self.identity.own_slot.reset();
+        self.identity.never_written = None;
         self.forget_epoch();
-        self.highest = Ballot::NONE;
-        self.invitation = Invitation::NONE;
-        self.ballots_from_ns = u64::MAX;
-        self.claim_requested = false;
-        self.announced = false;
+        self.succession.highest = Ballot::NONE;
+        self.succession.invitation = Invitation::NONE;
+        self.succession.ballots_from_ns = u64::MAX;
+        self.policy.claim_requested = false;
+        self.identity.announced = false;
         // Another machine may have written as this controller.
-        self.stale = self.guarded;
+        self.policy.stale = self.policy.guarded;
         for member in 0..self.setup.members {
             self.forget_member(member, now_ns);
         }
@@ -80,8 +80,8 @@ impl Controller {
         }
         self.latch(reason, now_ns);
         self.phase = Phase::Failed;
-        self.evidence = None;
-        self.claim_requested = false;
+        self.succession.evidence = None;
+        self.policy.claim_requested = false;
     }
 
     /// Compares the own slot on a member with what was acknowledged there. Returns whether the read
@@ -114,7 +114,7 @@ impl Controller {
     }
 
     fn verdict<T>(&self, at: u8, register: Register, tag: ReadTag, found: &Found<T>) -> Verdict {
-        let Some(member) = self.members.get(usize::from(at)) else {
+        let Some(member) = self.members.each.get(usize::from(at)) else {
             return Verdict::Fine;
         };
         let (own, quiet, written) = match register {
@@ -128,7 +128,7 @@ impl Controller {
         let inc = self.setup.inc;
         let of = |side: Side| {
             let shown = found.shown(side);
-            if shown.is_by(inc) && !self.announced {
+            if shown.is_by(inc) && !self.identity.announced {
                 // Nobody but a copy of this session has written as this incarnation.
                 return Verdict::Copy;
             }
@@ -145,7 +145,7 @@ impl Controller {
             return;
         }
         let was_void = self.is_void(member);
-        let Some(state) = self.members.get_mut(usize::from(member)) else {
+        let Some(state) = self.members.each.get_mut(usize::from(member)) else {
             return;
         };
         if verdicts.ballot != Verdict::Fine {
@@ -154,7 +154,7 @@ impl Controller {
         if verdicts.heartbeat != Verdict::Fine {
             state.heartbeat.went_back(Register::Heartbeat);
         }
-        self.owner.forget(member);
+        self.succession.owner.forget(member);
         if worst == Verdict::Back && !was_void {
             self.queue.report(Notice::WentBack { member });
         }
@@ -162,7 +162,7 @@ impl Controller {
 
     /// Whether a register on a member went back and was not written anew yet.
     pub(super) fn is_void(&self, member: u8) -> bool {
-        let state = self.members.get(usize::from(member));
+        let state = self.members.each.get(usize::from(member));
         state.is_some_and(|state| state.ballot.is_void() || state.heartbeat.is_void())
     }
 
@@ -173,19 +173,19 @@ impl Controller {
         let is_recent = |at_ns: u64| now_ns.saturating_sub(at_ns) < lease_ns;
         let writes =
             !self.phase.is_owner() && !matches!(self.phase, Phase::Joining | Phase::Failed);
-        writes && !self.own_seen_ns.is_some_and(is_recent)
+        writes && !self.identity.seen_ns.is_some_and(is_recent)
     }
 
     /// Begins the look that must come before the next write.
     pub(super) fn look_first(&mut self, now_ns: u64) {
-        self.looks_first = true;
-        if self.round.is_some() {
+        self.identity.looks_first = true;
+        if self.rounds.current.is_some() {
             return;
         }
         if self.phase == Phase::Announcing {
             // There is no write of its own yet by which it would notice: it listens anew.
             self.phase = Phase::Joining;
-            self.own_slot.reset();
+            self.identity.own_slot.reset();
         }
         self.begin_round(Kind::Look, now_ns);
     }
@@ -198,13 +198,13 @@ impl Controller {
             Reason::Fence => false,
             other => other.is_wanted(),
         };
-        self.own_seen_ns = is_sure.then_some(now_ns);
+        self.identity.seen_ns = is_sure.then_some(now_ns);
     }
 
     /// What is left of a round that a machine began to write before it stood still is not written.
     pub(super) fn check_stale_round(&mut self, now_ns: u64) {
         let writes = |round: &crate::proto::round::Round| round.stage == Stage::Writing;
-        if self.round.as_ref().is_some_and(writes) && self.must_look(now_ns) {
+        if self.rounds.current.as_ref().is_some_and(writes) && self.must_look(now_ns) {
             self.end_round_in_failure(now_ns);
         }
     }
@@ -212,14 +212,14 @@ impl Controller {
     /// The decision that is known; a joiner has none of its own yet.
     pub(super) fn known(&self) -> Decided {
         match self.phase {
-            Phase::Joining => self.heard,
-            _ => self.decided,
+            Phase::Joining => self.identity.heard,
+            _ => self.term.decided,
         }
     }
 
     /// The member does not count, whatever its last answer said.
     pub(super) fn discount(&mut self, member: u8) {
-        self.healthy &= !member_bit(member);
+        self.members.healthy &= !member_bit(member);
     }
 }
 

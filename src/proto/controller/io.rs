@@ -23,7 +23,7 @@ impl Controller {
         self.check_time(now_ns);
         self.note_health(member, ok);
         let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
-        let (image, is_counted) = (self.image, self.counts(member));
+        let (image, is_counted) = (self.rounds.image, self.counts(member));
         let Some(state) = self.member_mut(member) else {
             return;
         };
@@ -41,7 +41,7 @@ impl Controller {
             Register::Ballot => state.ballot_round,
             Register::Heartbeat => state.heartbeat_round,
         };
-        let Some(round) = self.round.as_mut() else {
+        let Some(round) = self.rounds.current.as_mut() else {
             return;
         };
         let belongs = round.number == number && round.stage == Stage::Writing;
@@ -81,7 +81,7 @@ impl Controller {
         let boxes = boxes.filter(|boxes| self.take_in(member, tag, *boxes, now_ns));
         let (majority, is_counted) = (self.majority(), self.counts(member));
         let reading = |round: &&mut Round| round.stage == Stage::Reading;
-        match self.round.as_mut() {
+        match self.rounds.current.as_mut() {
             Some(round) if tag.round == Some(round.number) && reading(&round) => {
                 round.looked |= if ok && is_counted {
                     member_bit(member)
@@ -89,8 +89,8 @@ impl Controller {
                     0
                 };
                 if is_majority(round.looked, majority) {
-                    self.own_seen_ns = Some(round.issued_ns);
-                    self.looks_first = false;
+                    self.identity.seen_ns = Some(round.issued_ns);
+                    self.identity.looks_first = false;
                 }
                 match is_counted {
                     true => round.read(member, boxes.is_some()),
@@ -146,17 +146,17 @@ impl Controller {
     }
 
     pub(super) fn begin_due_round(&mut self, now_ns: u64) {
-        if !self.due || self.round.is_some() {
+        if !self.rounds.due || self.rounds.current.is_some() {
             return;
         }
         if self.must_look(now_ns) {
             return self.look_first(now_ns);
         }
-        self.due = false;
+        self.rounds.due = false;
         match self.phase {
             Phase::Joining => self.begin_round(Kind::Look, now_ns),
             Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. } => {
-                self.hb = self.hb.saturating_add(1);
+                self.term.hb = self.term.hb.saturating_add(1);
                 self.begin_round(Kind::Heartbeat, now_ns);
             }
             Phase::Announcing | Phase::Secondary => self.begin_round(Kind::Heartbeat, now_ns),
@@ -177,11 +177,11 @@ impl Controller {
             Kind::Heartbeat if is_short => Kind::Look,
             kind => kind,
         };
-        self.rounds = self.rounds.wrapping_add(1);
-        self.last_look_ns = now_ns;
-        let mut round = Round::new(self.rounds, kind, self.known(), now_ns);
+        self.rounds.number = self.rounds.number.wrapping_add(1);
+        self.rounds.last_look_ns = now_ns;
+        let mut round = Round::new(self.rounds.number, kind, self.known(), now_ns);
         round.certain = self.certain_slots();
-        self.round = Some(round);
+        self.rounds.current = Some(round);
         self.note_hanging();
         // Without enough members the round fails at once, and the next tick tries again.
         self.advance(now_ns);
@@ -189,7 +189,7 @@ impl Controller {
 
     /// Ends what was begun with a device that turned out to be no member [R56].
     pub(super) fn break_off(&mut self, now_ns: u64) {
-        if core::mem::take(&mut self.broken_off) {
+        if core::mem::take(&mut self.members.broken_off) {
             self.end_round_in_failure(now_ns);
         }
     }
@@ -197,10 +197,10 @@ impl Controller {
     /// A round came to nothing. If the timer fired meanwhile the next heartbeat is late already,
     /// and begins at once: a lost one costs as long as it took, not whole periods [R11].
     pub(super) fn end_round_in_failure(&mut self, now_ns: u64) {
-        if let Some(round) = self.round.take() {
+        if let Some(round) = self.rounds.current.take() {
             self.note_unreadable(&round);
             // A look that must come first, and fails, is repeated by the next tick.
-            self.due &= round.kind != Kind::Look || !self.must_look(now_ns);
+            self.rounds.due &= round.kind != Kind::Look || !self.must_look(now_ns);
         }
         self.round_failed(now_ns);
         self.begin_due_round(now_ns);
@@ -210,7 +210,7 @@ impl Controller {
     /// whether it is alone with its number. A controller that watches must know the owner's as
     /// well. Joining and ballots are not decided without any slot.
     fn certain_slots(&self) -> u64 {
-        let owner = self.decided.value.map_or(0, |value| value.slot.bit());
+        let owner = self.term.decided.value.map_or(0, |value| value.slot.bit());
         match self.phase {
             Phase::Announcing | Phase::Secondary => self.setup.slot.bit() | owner,
             phase if phase.is_owner() => self.setup.slot.bit(),
@@ -222,24 +222,24 @@ impl Controller {
     fn note_unreadable(&mut self, round: &Round) {
         let majority = self.majority();
         if round.has_read(majority) {
-            self.unreadable = round.unknown(self.setup.slots, majority);
+            self.rounds.unreadable = round.unknown(self.setup.slots, majority);
         }
     }
 
     /// Sees how the round goes on, and acts on it.
     fn advance(&mut self, now_ns: u64) {
         let (slots, majority) = (self.setup.slots, self.majority());
-        let Some(round) = self.round.as_mut() else {
+        let Some(round) = self.rounds.current.as_mut() else {
             return self.begin_due_round(now_ns);
         };
-        match round.advance(now_ns, slots, self.present, majority) {
+        match round.advance(now_ns, slots, self.members.present, majority) {
             Progress::Waiting => {}
             Progress::Failed => self.end_round_in_failure(now_ns),
             Progress::Complete => {
-                if let Some(round) = self.round.take() {
-                    self.last_round_ns = now_ns.saturating_sub(round.stamp_ns);
-                    self.last_look_ns = round.issued_ns;
-                    self.sight_ns = Some(round.issued_ns);
+                if let Some(round) = self.rounds.current.take() {
+                    self.rounds.last_took_ns = now_ns.saturating_sub(round.stamp_ns);
+                    self.rounds.last_look_ns = round.issued_ns;
+                    self.rounds.sight_ns = Some(round.issued_ns);
                     self.note_unreadable(&round);
                     self.judge(&round, now_ns);
                     self.try_claim(now_ns);
@@ -251,9 +251,9 @@ impl Controller {
 
     /// The next block to write or mailbox to read.
     pub(super) fn poll_io(&mut self) -> Option<MailboxIo> {
-        let round = self.round.as_ref()?;
+        let round = self.rounds.current.as_ref()?;
         let (kind, stage, number, given) = (round.kind, round.stage, round.number, round.given);
-        let present = self.present;
+        let present = self.members.present;
         (0..self.setup.members)
             .filter(|&member| present & member_bit(member) != 0)
             .find_map(|member| match stage {
@@ -267,7 +267,7 @@ impl Controller {
 
     fn give_write(&mut self, member: u8, kind: Kind, number: u32, given: u16) -> Option<MailboxIo> {
         let wanted = given & member_bit(member) == 0;
-        let image = self.image;
+        let image = self.rounds.image;
         let state = self.member_mut(member)?;
         let is_void = state.ballot.is_void();
         let needs_look = state.ballot.is_unknown() || state.heartbeat.is_unknown();
@@ -298,7 +298,7 @@ impl Controller {
     }
 
     fn give_ballot(&mut self, member: u8, number: u32) -> Option<MailboxIo> {
-        let (image, mark) = (self.image, self.mark());
+        let (image, mark) = (self.rounds.image, self.mark());
         let state = self.member_mut(member)?;
         let Write { side, seq } = state.ballot.begin(image, mark)?;
         state.ballot_round = number;
@@ -337,7 +337,11 @@ impl Controller {
 
     fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<MailboxIo> {
         // A read is issued now, or a little later than this.
-        let issued_ns = self.round.as_ref().map_or(0, |round| round.issued_ns);
+        let issued_ns = self
+            .rounds
+            .current
+            .as_ref()
+            .map_or(0, |round| round.issued_ns);
         let named = self.named();
         let state = self.member_mut(member)?;
         if state.read.is_some() {
@@ -356,7 +360,7 @@ impl Controller {
             outdated: false,
         });
         if round.is_some() {
-            if let Some(round) = self.round.as_mut() {
+            if let Some(round) = self.rounds.current.as_mut() {
                 round.given |= member_bit(member);
             }
         }
@@ -364,7 +368,7 @@ impl Controller {
     }
 
     fn mark_given(&mut self, member: u8, kind: Kind) {
-        if let Some(round) = self.round.as_mut() {
+        if let Some(round) = self.rounds.current.as_mut() {
             if round.kind == kind {
                 round.given |= member_bit(member);
             }
@@ -376,16 +380,16 @@ impl Controller {
             seq,
             inc: self.setup.inc,
             boot_id: self.setup.boot_id,
-            dec: self.decided,
-            mbal: self.promise.mbal,
-            offer: self.promise.offer,
-            bal: self.promise.bal,
-            val: self.promise.val,
-            limit: self.limit.max(self.exposed),
-            charges: self.charges,
-            failed: self.failed,
+            dec: self.term.decided,
+            mbal: self.succession.promise.mbal,
+            offer: self.succession.promise.offer,
+            bal: self.succession.promise.bal,
+            val: self.succession.promise.val,
+            limit: self.limits.published.max(self.limits.exposed),
+            charges: self.charged.list,
+            failed: self.limits.failed,
             mark: self.mark(),
-            generations: self.generations,
+            generations: self.members.generations,
         }
     }
 
@@ -393,22 +397,27 @@ impl Controller {
         HeartbeatRecord {
             seq,
             inc: self.setup.inc,
-            dec: self.decided,
-            role: self.role,
-            hb: self.hb,
-            open: self.open,
+            dec: self.term.decided,
+            role: self.term.role,
+            hb: self.term.hb,
+            open: self.limits.open,
             period_ns: self.setup.period_ns,
             reason: self.reason as u8,
             mark: self.mark(),
-            generations: self.generations,
-            may_claim: self.wants_claim() && self.unreadable == 0 && self.phase != Phase::Failed,
+            generations: self.members.generations,
+            may_claim: self.wants_claim()
+                && self.rounds.unreadable == 0
+                && self.phase != Phase::Failed,
         }
     }
 
     /// Tells a write of this machine from a write of a copy of it: two machines do not begin a
     /// round in the same nanosecond.
     fn mark(&self) -> u64 {
-        self.round.as_ref().map_or(0, |round| round.stamp_ns)
+        self.rounds
+            .current
+            .as_ref()
+            .map_or(0, |round| round.stamp_ns)
     }
 
     fn learn_own_registers<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M) {
@@ -458,7 +467,7 @@ impl Controller {
         }
         // A joiner has no image yet; it learns from a majority, at the end of its listening.
         if self.phase == Phase::Joining {
-            self.heard = best;
+            self.identity.heard = best;
             return;
         }
         self.learn(best, &carried, now_ns);
@@ -470,7 +479,7 @@ impl Controller {
     fn watch<M: Mailboxes>(&mut self, member: u8, boxes: &M, now_ns: u64) {
         if self.phase == Phase::Joining {
             if let Some(value) = self.own_slot_value(member, boxes) {
-                if self.own_slot.saw(member, Some(value), now_ns) {
+                if self.identity.own_slot.saw(member, Some(value), now_ns) {
                     self.reason = Reason::Duplicate;
                 }
             }
@@ -478,16 +487,19 @@ impl Controller {
         let Some(value) = self.owner_value(member, boxes) else {
             return;
         };
-        let changed = self.owner.saw(member, value, now_ns);
+        let changed = self.succession.owner.saw(member, value, now_ns);
         // Who claims epoch 1 has nobody to respect but the ballots themselves.
-        let Some(owner) = self.decided.value else {
+        let Some(owner) = self.term.decided.value else {
             return;
         };
-        if changed && matches!(self.evidence, Some(Evidence::Silence | Evidence::Confirmed)) {
+        let evidence = self.succession.evidence;
+        let is_silence = matches!(evidence, Some(Evidence::Silence | Evidence::Confirmed));
+        if changed && is_silence {
             self.owner_lives(now_ns);
         }
         let record = boxes.heartbeat(owner.slot).reading.valid();
-        let speaks = |r: &HeartbeatRecord| r.inc == owner.inc && r.dec.epoch == self.decided.epoch;
+        let speaks =
+            |r: &HeartbeatRecord| r.inc == owner.inc && r.dec.epoch == self.term.decided.epoch;
         if let Some(record) = record.filter(speaks).filter(|_| !self.is_mine()) {
             self.heed_owner(&record, now_ns);
         }
@@ -506,7 +518,7 @@ impl Controller {
     /// is no information; `Some(None)` says that the owner, in that incarnation and term, has
     /// nothing there.
     fn owner_value<M: Mailboxes>(&self, member: u8, boxes: &M) -> Option<Option<u64>> {
-        let Decided { epoch, value } = self.decided;
+        let Decided { epoch, value } = self.term.decided;
         if let Some(owner) = value {
             let record = self.info(member, boxes.heartbeat(owner.slot).reading)?;
             let speaks = |r: &HeartbeatRecord| r.inc == owner.inc && r.dec.epoch == epoch;
@@ -531,7 +543,7 @@ impl Controller {
 
     /// Adds a member's mailboxes to the round they were read for.
     fn fold<M: Mailboxes>(&mut self, member: u8, boxes: &M) {
-        let Some(mut round) = self.round.take() else {
+        let Some(mut round) = self.rounds.current.take() else {
             return;
         };
         let (own, is_counted) = (self.setup.slot, self.counts(member));
@@ -541,12 +553,14 @@ impl Controller {
             let beat = self.info(member, boxes.heartbeat(slot).reading);
             blank &= matches!((ballot, beat), (Some(None), Some(None)));
             if let Some(Some(record)) = ballot {
-                round.seen.add(slot, &record, own, self.invitation);
+                round
+                    .seen
+                    .add(slot, &record, own, self.succession.invitation);
             }
             if let Some(Some(record)) = beat {
                 round.seen.decided(record.dec);
                 round.seen.lists.drained |= has_drained(round.seen.decided, slot, &record);
-                if self.invitation.successor == Some(slot) {
+                if self.succession.invitation.successor == Some(slot) {
                     round.seen.successor = round.seen.successor.with(record.may_claim);
                 }
             }
@@ -570,18 +584,18 @@ impl Controller {
         if watched && is_counted {
             round.confirmed |= member_bit(member);
         }
-        if round.seen.decided.epoch == self.decided.epoch {
-            self.highest = self.highest.max(round.seen.highest);
+        if round.seen.decided.epoch == self.term.decided.epoch {
+            self.succession.highest = self.succession.highest.max(round.seen.highest);
         }
-        self.round = Some(round);
+        self.rounds.current = Some(round);
     }
 
     /// A member that still owes an answer from before this round did not answer in time.
     fn note_hanging(&mut self) {
-        for (member, state) in (0_u8..).zip(&self.members) {
+        for (member, state) in (0_u8..).zip(&self.members.each) {
             let writes = state.ballot.is_writing() || state.heartbeat.is_writing();
             if writes || state.read.is_some() {
-                self.healthy &= !member_bit(member);
+                self.members.healthy &= !member_bit(member);
             }
         }
     }
@@ -589,8 +603,8 @@ impl Controller {
     /// Whether a write of an earlier round hangs on a member: that it can be read does not make it
     /// one that can be claimed with.
     fn owes_a_write(&self, member: u8) -> bool {
-        let present = self.round.as_ref().map(|round| round.number);
-        let Some(state) = self.members.get(usize::from(member)) else {
+        let present = self.rounds.current.as_ref().map(|round| round.number);
+        let Some(state) = self.members.each.get(usize::from(member)) else {
             return false;
         };
         state.ballot.is_writing() && present != Some(state.ballot_round)
@@ -599,13 +613,13 @@ impl Controller {
 
     fn note_health(&mut self, member: u8, ok: bool) {
         match ok {
-            true => self.healthy |= member_bit(member) & self.present,
-            false => self.healthy &= !member_bit(member),
+            true => self.members.healthy |= member_bit(member) & self.members.present,
+            false => self.members.healthy &= !member_bit(member),
         }
     }
 
     fn member_mut(&mut self, member: u8) -> Option<&mut Member> {
-        self.members.get_mut(usize::from(member))
+        self.members.each.get_mut(usize::from(member))
     }
 }
 

@@ -22,7 +22,7 @@ impl Controller {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == Kind::Look {
             // It could not write when it began, and learnt meanwhile that it can.
-            self.due = true;
+            self.rounds.due = true;
             return;
         }
         match self.phase {
@@ -58,46 +58,49 @@ impl Controller {
         let majority = self.majority();
         // The first complete round tells whether this is a portion that nobody ever touched.
         let virgin = *self
-            .virgin
+            .identity
+            .never_written
             .get_or_insert(is_majority(round.blank, majority));
         let listen_ns = self.setup.timing.join_listen_ns();
         if !self
+            .identity
             .own_slot
             .is_silent(round.confirmed, round.issued_ns, listen_ns, majority)
         {
             return;
         }
-        self.decided = round.seen.decided;
-        self.highest = round.seen.highest;
+        self.term.decided = round.seen.decided;
+        self.succession.highest = round.seen.highest;
         let (decided, promise) = round.own_promise;
-        self.promise = if decided.epoch == self.decided.epoch {
+        self.succession.promise = if decided.epoch == self.term.decided.epoch {
             promise
         } else {
             Promise::NONE
         };
         // What it carried for others it goes on to carry; whether that is all it does not know.
         self.take_over_list(round.own_charges, &round.seen.lists);
-        let untouched = self.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
-        self.virgin = Some(virgin && untouched);
+        let untouched = self.term.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
+        self.identity.never_written = Some(virgin && untouched);
         self.changed_image();
-        self.owner.reset();
+        self.succession.owner.reset();
         self.note_term();
-        self.announced = true;
+        self.identity.announced = true;
         if self.reason == Reason::Duplicate {
             self.reason = Reason::None;
         }
         self.phase = Phase::Announcing;
-        self.due = true;
+        self.rounds.due = true;
     }
 
     /// The first record of this incarnation is on a majority. No ballot before it has been there
     /// for the listening time again, so that two machines that came at once both notice [R36].
     fn judge_announcement(&mut self, now_ns: u64) {
-        self.ballots_from_ns = now_ns.saturating_add(self.setup.timing.join_listen_ns());
+        self.succession.ballots_from_ns = now_ns.saturating_add(self.setup.timing.join_listen_ns());
         self.phase = Phase::Secondary;
-        let virgin = self.virgin == Some(true) && self.decided == Decided::NEVER;
+        let virgin =
+            self.identity.never_written == Some(true) && self.term.decided == Decided::NEVER;
         if virgin && self.setup.home == self.setup.slot {
-            self.evidence = Some(Evidence::Virgin);
+            self.succession.evidence = Some(Evidence::NeverWritten);
         }
     }
 
@@ -110,9 +113,10 @@ impl Controller {
 
     fn note_silence(&mut self, round: &Round) {
         let (silence_ns, majority) = (self.silence_ns(), self.majority());
-        let silent = self
-            .owner
-            .is_silent(round.confirmed, round.issued_ns, silence_ns, majority);
+        let silent =
+            self.succession
+                .owner
+                .is_silent(round.confirmed, round.issued_ns, silence_ns, majority);
         if silent {
             self.find(Evidence::Silence);
         }
@@ -120,10 +124,13 @@ impl Controller {
 
     /// Takes what says that the epoch is over, unless that is known already.
     pub(super) fn find(&mut self, evidence: Evidence) {
-        if matches!(self.evidence, None | Some(Evidence::Offered { .. })) {
-            self.evidence = Some(evidence);
+        if matches!(
+            self.succession.evidence,
+            None | Some(Evidence::Offered { .. })
+        ) {
+            self.succession.evidence = Some(evidence);
             // Whoever waited for it looks once more and goes on.
-            self.due |= matches!(self.phase, Phase::Claiming { .. });
+            self.rounds.due |= matches!(self.phase, Phase::Claiming { .. });
         }
     }
 
@@ -137,13 +144,13 @@ impl Controller {
         if self.is_prepared() {
             return self.stay_prepared(now_ns);
         }
-        let value = round.seen.value(&self.promise, self.me());
+        let value = round.seen.value(&self.succession.promise, self.me());
         // Together with the value: a winner that dies leaves the list on a majority.
-        self.charges = self.charges_after(&round.seen.lists, value);
-        self.failed = self.failed_after(&round.seen.lists);
+        self.charged.list = self.charges_after(&round.seen.lists, value);
+        self.limits.failed = self.failed_after(&round.seen.lists);
         self.note_words(now_ns);
-        self.promise.bal = ballot;
-        self.promise.val = Some(value);
+        self.succession.promise.bal = ballot;
+        self.succession.promise.val = Some(value);
         self.changed_image();
         if let Phase::Claiming { proposal, .. } = &mut self.phase {
             *proposal = Some(Proposal {
@@ -159,52 +166,52 @@ impl Controller {
         if round.seen.highest > ballot {
             return self.outbid(now_ns);
         }
-        let Some(epoch) = self.decided.epoch.checked_add(1) else {
+        let Some(epoch) = self.term.decided.epoch.checked_add(1) else {
             return;
         };
-        self.decided = Decided {
+        self.term.decided = Decided {
             epoch,
             value: Some(proposal.value),
         };
-        self.promise = Promise::NONE;
-        self.hb = 0;
-        self.opened = false;
+        self.succession.promise = Promise::NONE;
+        self.term.hb = 0;
+        self.term.gate_open = false;
         self.forget_epoch();
         self.renew_limit();
         self.note_term();
-        self.claim_requested = false;
+        self.policy.claim_requested = false;
         match proposal.value == self.me() {
             true => {
                 self.phase = Phase::Owner;
-                self.said = 0;
-                self.role = RecordRole::Owner;
+                self.limits.failed_at_claim = 0;
+                self.term.role = RecordRole::Owner;
                 self.reason = Reason::None;
-                self.lease = Lease::fresh(self.setup.timing.lease_ns, proposal.s0_ns);
+                self.term.lease = Lease::fresh(self.setup.timing.lease_ns, proposal.s0_ns);
                 self.check_lapse(now_ns);
-                self.due = true;
+                self.rounds.due = true;
             }
             false => {
                 self.phase = Phase::Secondary;
-                self.role = RecordRole::Secondary;
+                self.term.role = RecordRole::Secondary;
             }
         }
     }
 
     /// A heartbeat of the owner succeeded: extend, or latch.
     fn judge_heartbeat(&mut self, round: &Round, now_ns: u64) {
-        if round.seen.decided.epoch == self.decided.epoch && round.seen.is_claim() {
+        if round.seen.decided.epoch == self.term.decided.epoch && round.seen.is_claim() {
             return self.latch(Reason::ClaimSeen, now_ns);
         }
-        let before = self.lease.expiry_ns();
+        let before = self.term.lease.expiry_ns();
         let late = self.lapse_reason(Reason::Continuity);
-        match self.lease.judge(round.stamp_ns, now_ns) {
+        match self.term.lease.judge(round.stamp_ns, now_ns) {
             Verdict::Broken => return self.latch(late, now_ns),
             // The first heartbeats of an epoch are back to back.
-            Verdict::NoLeaseYet => self.due = true,
+            Verdict::NoLeaseYet => self.rounds.due = true,
             Verdict::Extended { expiry_ns } => self.extend(before, expiry_ns, now_ns),
         }
         self.queue.report(Notice::Heartbeat(Heartbeat {
-            hb: self.hb,
+            hb: self.term.hb,
             stamp_ns: round.stamp_ns,
             judged_ns: now_ns,
             expiry_ns: self.expiry_ns(),
@@ -219,19 +226,19 @@ impl Controller {
         // Since the stamps of this lease there was no break: all have the leaps of this reading.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
-            Some(from_ns) if self.opened => self.queue.gate(GateChange::Extend {
+            Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {
                 from_ns,
                 to_ns: expiry_ns,
             }),
             _ if self.is_published(now_ns) => {
-                self.opened = true;
+                self.term.gate_open = true;
                 self.queue.gate(GateChange::OpenEpoch {
-                    epoch: self.decided.epoch,
+                    epoch: self.term.decided.epoch,
                     expiry_ns,
                 });
             }
             // The ballot write is on its way, beside the heartbeats.
-            _ => self.due = self.hb <= BACK_TO_BACK,
+            _ => self.rounds.due = self.term.hb <= BACK_TO_BACK,
         }
     }
 
@@ -240,8 +247,8 @@ impl Controller {
     /// reported as lost, lands in that block.
     fn is_published(&self, now_ns: u64) -> bool {
         let holds = |member: &u8| {
-            let state = self.members.get(usize::from(*member));
-            state.is_some_and(|state| state.ballot.holds(self.image, now_ns))
+            let state = self.members.each.get(usize::from(*member));
+            state.is_some_and(|state| state.ballot.holds(self.rounds.image, now_ns))
         };
         let members = (0..self.setup.members).filter(holds);
         let members = members.fold(0, |set, member| set | member_bit(member));
@@ -250,8 +257,8 @@ impl Controller {
 
     /// A raised limit holds once a majority carries it [R14].
     fn raise_limit(&mut self, now_ns: u64) {
-        if self.limit > self.gate_limit && self.is_published(now_ns) {
-            self.gate_limit = self.limit;
+        if self.limits.published > self.limits.gate && self.is_published(now_ns) {
+            self.limits.gate = self.limits.published;
             self.queue_limit();
         }
     }
@@ -264,14 +271,14 @@ impl Controller {
         if self.must_look(now_ns) {
             return self.look_first(now_ns);
         }
-        let above = self.highest.max(self.promise.mbal);
+        let above = self.succession.highest.max(self.succession.promise.mbal);
         let Some(ballot) = next_ballot(above, self.setup.slot, self.setup.inc) else {
             // The numbers are used up: a damaged register. Nobody can claim any more.
-            self.backoff_until_ns = u64::MAX;
+            self.succession.backoff_until_ns = u64::MAX;
             return;
         };
-        self.promise.mbal = ballot;
-        self.promise.offer = match self.evidence {
+        self.succession.promise.mbal = ballot;
+        self.succession.promise.offer = match self.succession.evidence {
             Some(Evidence::Offered { hb }) => hb,
             _ => 0,
         };
@@ -287,28 +294,32 @@ impl Controller {
 
     /// When the next claim may begin, with what is known now.
     pub(super) fn claim_at_ns(&self) -> Option<u64> {
-        let reachable = is_majority(self.healthy & self.counted(), self.majority());
+        let reachable = is_majority(self.members.healthy & self.counted(), self.majority());
         let ready = self.phase == Phase::Secondary
             && reachable
-            && self.evidence.is_some()
+            && self.succession.evidence.is_some()
             && self.wants_claim()
             // A ballot asks every controller: while one cannot be read none is begun.
-            && self.unreadable == 0
+            && self.rounds.unreadable == 0
             && self.pending.is_none()
-            && !self.looks_first;
-        ready.then(|| self.ballots_from_ns.max(self.backoff_until_ns))
+            && !self.identity.looks_first;
+        ready.then(|| {
+            self.succession
+                .ballots_from_ns
+                .max(self.succession.backoff_until_ns)
+        })
     }
 
     pub(super) fn wants_claim(&self) -> bool {
-        (self.claim_auto || self.claim_requested)
-            && self.blocked.is_none()
-            && !self.stale
-            && self.leaving == 0
+        (self.policy.claim_auto || self.policy.claim_requested)
+            && self.policy.blocked.is_none()
+            && !self.policy.stale
+            && self.policy.leaving == 0
     }
 
     /// The owner showed a heartbeat after all: the evidence was wrong [R29].
     pub(super) fn owner_lives(&mut self, now_ns: u64) {
-        self.evidence = None;
+        self.succession.evidence = None;
         if matches!(self.phase, Phase::Claiming { .. }) {
             self.abandon_claim(now_ns);
         }
@@ -325,23 +336,29 @@ impl Controller {
     /// be withdrawn.
     pub(super) fn abandon_claim(&mut self, now_ns: u64) {
         self.phase = Phase::Secondary;
-        self.round = None;
-        self.due = true;
+        self.rounds.current = None;
+        self.rounds.due = true;
         self.wait_below(self.setup.period_ns, now_ns);
     }
 
     /// Lets another candidate go first, for a random time that grows with every attempt: two that
     /// go on in step would outbid each other for ever.
     pub(super) fn back_off(&mut self, now_ns: u64) {
-        self.attempts = self.attempts.saturating_add(1).min(BACKOFF_MAX_SHIFT);
+        self.succession.attempts = self
+            .succession
+            .attempts
+            .saturating_add(1)
+            .min(BACKOFF_MAX_SHIFT);
         self.wait_below(
-            self.last_round_ns.saturating_mul(1 << self.attempts),
+            self.rounds
+                .last_took_ns
+                .saturating_mul(1 << self.succession.attempts),
             now_ns,
         );
     }
 
     fn wait_below(&mut self, bound_ns: u64, now_ns: u64) {
-        let wait_ns = self.random.below(bound_ns).saturating_add(1);
-        self.backoff_until_ns = now_ns.saturating_add(wait_ns);
+        let wait_ns = self.succession.random.below(bound_ns).saturating_add(1);
+        self.succession.backoff_until_ns = now_ns.saturating_add(wait_ns);
     }
 }

@@ -53,26 +53,25 @@ mod handover;
 mod identity;
 mod io;
 mod judge;
+mod state;
 mod voices;
 
 use action::Queue;
 pub use action::{Action, Budget, GateChange, Heartbeat, MailboxIo, Notice, Transition};
 pub use command::{Command, Outcome};
-use generations::Standing;
-
 use io::Carried;
+use state::{
+    Charged, Evidence, Identity, Limits, Member, Members, Pending, Phase, Policy, Proposal,
+    ReadTag, Reported, Rounds, Sides, Succession, Term,
+};
 
 use super::clocks::{Clocks, Now};
-use super::codec::charges::{Charges, MAX_CHARGES};
-use super::codec::generations::Generations;
 use super::codec::heartbeat::RecordRole;
-use super::codec::ids::{Ballot, Decided, Incarnation, Register, Side, Slot, Value, MAX_MEMBERS};
+use super::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use super::lease::Lease;
 use super::limit::Redundancy;
-use super::observer::Observer;
 use super::paxos::{Invitation, Promise};
 use super::random::XorShift;
-use super::register::OwnRegister;
 use super::round::{Kind, Round};
 use super::time::{majority, Timing};
 use super::words::status::{Reason, Role};
@@ -132,7 +131,7 @@ impl MemberDevice {
 }
 
 impl Setup {
-    const NOBODY: Self = Self {
+    const UNCONFIGURED: Self = Self {
         slot: Slot::FIRST,
         inc: Incarnation(0),
         boot_id: [0; 16],
@@ -148,370 +147,66 @@ impl Setup {
     };
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Phase {
-    /// Listens to the own slot before the first write.
-    Joining,
-    /// Writes the first record of this incarnation.
-    Announcing,
-    /// Watches.
-    Secondary,
-    /// Phase 1 (`value` is `None`) or phase 2 of a ballot.
-    Claiming {
-        ballot: Ballot,
-        proposal: Option<Proposal>,
-        deadline_ns: u64,
-    },
-    /// Owns the epoch; whether there is a lease says [`Lease`].
-    Owner,
-    /// Owns the epoch, and waits for the successor to prepare its ballot.
-    Offering {
-        successor: Slot,
-        /// The first heartbeat that may have said so: the successor is prepared when it has
-        /// answered this one or a later one.
-        since: u64,
-        /// When it is waited for no longer.
-        until_ns: u64,
-        /// How long permits may then take to come back.
-        drain_ns: u64,
-    },
-    /// Owns the epoch with the gate closed, until the last permit came back.
-    Draining {
-        successor: Option<Slot>,
-        reason: Reason,
-        deadline_ns: u64,
-    },
-    /// It has withdrawn: see `identity`.
-    Failed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Proposal {
-    value: Value,
-    /// Clock before the deciding write: heartbeat 0 of the epoch for continuity.
-    s0_ns: u64,
-}
-
-impl Phase {
-    /// Whether the epoch is owned, with a lease or without.
-    fn is_owner(&self) -> bool {
-        matches!(
-            self,
-            Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. }
-        )
-    }
-}
-
-/// Why this controller may claim epoch D + 1. All of it but the offer is stable: once true of D,
-/// true for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Evidence {
-    /// The owner of D is about to hand over to this controller, and said so in this heartbeat.
-    /// That is good for phase 1 and for nothing else.
-    Offered { hb: u64 },
-    /// D = 0, and the home controller found every slot blank.
-    Virgin,
-    /// The owner of D has drained and published that it is over.
-    Released,
-    /// This incarnation owned D and lost it without being told to.
-    OwnLapse,
-    /// The owner of D showed no heartbeat for the window (or, for D = 0, nobody a claim).
-    Silence,
-    /// The operator says so.
-    Confirmed,
-}
-
-/// What is known and under way on one member.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Member {
-    ballot: OwnRegister,
-    heartbeat: OwnRegister,
-    /// Rounds to which the writes in flight belong.
-    ballot_round: u32,
-    heartbeat_round: u32,
-    read: Option<ReadTag>,
-    standing: Standing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct ReadTag {
-    /// The round it belongs to; `None` for a read that only looks at the own blocks.
-    round: Option<u32>,
-    /// Whether the own registers were unknown when it was issued.
-    ballot_unknown: bool,
-    heartbeat_unknown: bool,
-    /// Whether this incarnation had written them when it was issued.
-    ballot_written: bool,
-    heartbeat_written: bool,
-    /// The blocks that must show what was acknowledged there: nothing was written to them since.
-    ballot_quiet: Sides,
-    heartbeat_quiet: Sides,
-    /// Whether a register had gone back when it was issued.
-    is_void: bool,
-    /// The members of which enough others had named the generation when it was issued.
-    named: u16,
-    /// It goes to a device that is not the member any more.
-    outdated: bool,
-}
-
-/// Some of the two blocks of a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Sides {
-    a: bool,
-    b: bool,
-}
-
-impl Sides {
-    const NONE: Self = Self { a: false, b: false };
-
-    fn those(holds: impl Fn(Side) -> bool) -> Self {
-        Self {
-            a: holds(Side::A),
-            b: holds(Side::B),
-        }
-    }
-
-    fn has(self, side: Side) -> bool {
-        match side {
-            Side::A => self.a,
-            Side::B => self.b,
-        }
-    }
-
-    fn remove(&mut self, side: Side) {
-        match side {
-            Side::A => self.a = false,
-            Side::B => self.b = false,
-        }
-    }
-}
-
-impl ReadTag {
-    /// The read goes to a device that is not the member any more: it belongs to no round, and what
-    /// it brings is no information.
-    fn outdate(&mut self) {
-        *self = Self {
-            round: Some(0),
-            ballot_unknown: false,
-            heartbeat_unknown: false,
-            ballot_written: false,
-            heartbeat_written: false,
-            ballot_quiet: Sides::NONE,
-            heartbeat_quiet: Sides::NONE,
-            is_void: false,
-            named: 0,
-            outdated: true,
-        };
-    }
-
-    #[cfg(feature = "model")]
-    fn quiet_mut(&mut self, register: Register) -> &mut Sides {
-        match register {
-            Register::Ballot => &mut self.ballot_quiet,
-            Register::Heartbeat => &mut self.heartbeat_quiet,
-        }
-    }
-
-    /// Whether a read that was to look at the own blocks came to nothing.
-    fn is_failed_look(&self, ok: bool) -> bool {
-        self.round.is_none() && !ok
-    }
-}
-
-/// A machine; see the top of the file.
+/// The state machine of one controller for one portion. The file `state` describes the groups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Controller {
+    /// The configuration; `set_period`, `set_batch`, `handle_member` and `handle_fork` change it.
     setup: Setup,
     phase: Phase,
-
-    // The image: what every own record is built from.
-    decided: Decided,
-    promise: Promise,
-    role: RecordRole,
-    hb: u64,
-    open: u32,
-    limit: u32,
-    /// The most that may be open until the gate was seen to hold no more than its limit.
-    exposed: u32,
-    charges: Charges,
-    /// What is known of the charged terms, by the local clock.
-    watched: [Option<charges::Watched>; MAX_CHARGES],
-    /// What is heard of the present owner and of those that are charged.
-    voices: [Option<voices::Voice>; voices::MAX_VOICES],
-    /// When the reads were issued of the last round that was complete.
-    sight_ns: Option<u64>,
-    /// The epoch whose owner an operator confirmed to be dead, as long as nothing contradicts that;
-    /// 0 for none.
-    confirmed: u64,
-    /// The epoch in which an operator lets operations go on under time alone; 0 for none.
-    risked: u64,
-    /// Members failed or rebuilding, as the owner was told.
-    failed: u32,
-    /// The same, as this controller was told while another one owned.
-    said: u32,
-    /// The highest generation of each member that is known [R56].
-    generations: Generations,
-    /// Members whose device is of a lower generation, and those of which the caller was told.
-    outdated: u16,
-    told_outdated: u16,
-    /// What is under way was begun with a device that is no member.
-    broken_off: bool,
-    /// Counts the changes of what the ballot register says; starts at 1.
-    image: u32,
-
-    clocks: Clocks,
-    lease: Lease,
-    /// Whether the gate has the lease. It follows the majority that has this epoch's ballot record.
-    opened: bool,
-    /// The limit the gate has when it is not closed.
-    gate_limit: u32,
-    /// Watches the owner's heartbeats, or the ballots of epoch 0.
-    owner: Observer,
-    /// Watches the own slot while joining.
-    own_slot: Observer,
-    evidence: Option<Evidence>,
-    /// Whether every slot was blank when this controller came; unknown before the first round.
-    virgin: Option<bool>,
-    /// The highest ballot seen of instance D + 1.
-    highest: Ballot,
-    /// To which controllers this one has offered the next epoch: their answers are no claims.
-    invitation: Invitation,
-
-    members: [Member; MAX_MEMBERS as usize],
-    /// Members that have a device.
-    present: u16,
-    /// Members whose last I/O succeeded.
-    healthy: u16,
-    round: Option<Round>,
-    rounds: u32,
-    /// A heartbeat is due as soon as the present round has ended.
-    due: bool,
-    last_round_ns: u64,
-    last_look_ns: u64,
-    /// When the last reads were issued that showed the own slot on a majority, and nothing wrong.
-    own_seen_ns: Option<u64>,
-    /// A claim waits for such reads.
-    looks_first: bool,
-    /// Whether a write of this incarnation may have been given out.
-    announced: bool,
-    /// The highest decision that a joiner has read.
-    heard: Decided,
-
-    /// No ballot before this local time.
-    ballots_from_ns: u64,
-    backoff_until_ns: u64,
-    attempts: u8,
-    random: XorShift,
-
-    claim_auto: bool,
-    claim_requested: bool,
-    blocked: Option<Reason>,
-    /// Whether somebody may hold a mapped device open and cache what it read.
-    guarded: bool,
-    /// A device may be open since before an epoch of another controller [R31].
-    stale: bool,
-    /// Why it does not claim for now, a bit for each reason.
-    leaving: u8,
+    /// Why the controller was demoted last.
     reason: Reason,
+    /// The last reading of the clocks; `handle_clocks` changes it.
+    clocks: Clocks,
+    term: Term,
+    succession: Succession,
+    limits: Limits,
+    charged: Charged,
+    members: Members,
+    rounds: Rounds,
+    identity: Identity,
+    policy: Policy,
+    /// The command whose answer is due. A command sets it; what it waits for clears it.
     pending: Option<Pending>,
-    told: (Role, Decided),
-    told_budget: Option<Budget>,
-    /// Slots of which the last round that read a majority knew nothing, and what was said of them.
-    unreadable: u64,
-    told_unreadable: u64,
+    reported: Reported,
+    /// Actions that the caller has not taken yet.
     queue: Queue,
 }
 
-/// A command whose answer is still due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Pending {
-    /// The permits have not all come back.
-    Drain,
-    /// `released` is being written.
-    Publish,
-}
-
 impl Controller {
-    /// A machine of nobody. It is large: whoever has a small stack copies it to where it shall live
-    /// and calls [`Controller::set_up`] there.
-    pub const NOBODY: Self = Self {
+    /// An unconfigured state machine. It is large: a caller with a small stack copies it to its place
+    /// in memory and calls [`Controller::set_up`] there.
+    pub const UNCONFIGURED: Self = Self {
+        setup: Setup::UNCONFIGURED,
         phase: Phase::Joining,
-        decided: Decided::NEVER,
-        promise: Promise::NONE,
-        role: RecordRole::Secondary,
-        hb: 0,
-        open: 0,
-        limit: 0,
-        exposed: 0,
-        charges: Charges::NONE,
-        watched: [None; MAX_CHARGES],
-        voices: [None; voices::MAX_VOICES],
-        sight_ns: None,
-        confirmed: 0,
-        risked: 0,
-        failed: 0,
-        said: 0,
-        generations: Generations::NONE,
-        outdated: 0,
-        told_outdated: 0,
-        broken_off: false,
-        image: 1,
-        clocks: Clocks::new(),
-        lease: Lease::none(0),
-        opened: false,
-        gate_limit: 0,
-        owner: Observer::new(),
-        own_slot: Observer::new(),
-        evidence: None,
-        virgin: None,
-        highest: Ballot::NONE,
-        invitation: Invitation::NONE,
-        members: [const { Member::new() }; MAX_MEMBERS as usize],
-        present: 0,
-        healthy: 0,
-        round: None,
-        rounds: 0,
-        due: false,
-        last_round_ns: 0,
-        last_look_ns: 0,
-        own_seen_ns: None,
-        looks_first: false,
-        announced: false,
-        heard: Decided::NEVER,
-        ballots_from_ns: u64::MAX,
-        backoff_until_ns: 0,
-        attempts: 0,
-        random: XorShift::new(0),
-        claim_auto: false,
-        claim_requested: false,
-        blocked: None,
-        guarded: true,
-        stale: false,
-        leaving: 0,
         reason: Reason::None,
+        clocks: Clocks::new(),
+        term: Term::NONE,
+        succession: Succession::NONE,
+        limits: Limits::NONE,
+        charged: Charged::NONE,
+        members: Members::NONE,
+        rounds: Rounds::NONE,
+        identity: Identity::NONE,
+        policy: Policy::NONE,
         pending: None,
-        told: (Role::Joining, Decided::NEVER),
-        told_budget: None,
-        unreadable: 0,
-        told_unreadable: 0,
+        reported: Reported::NONE,
         queue: Queue::EMPTY,
-        setup: Setup::NOBODY,
     };
 
-    /// A machine that has just come and has no device yet.
+    /// The state machine of a controller that joins and has no device yet.
     pub fn new(setup: Setup) -> Self {
-        let mut machine = Self::NOBODY;
-        machine.set_up(setup);
-        machine
+        let mut controller = Self::UNCONFIGURED;
+        controller.set_up(setup);
+        controller
     }
 
-    /// Makes a machine of nobody that of a controller that has just come and has no device yet.
+    /// Configures an unconfigured state machine. It has no device yet.
     pub fn set_up(&mut self, setup: Setup) {
-        self.random = XorShift::new(setup.inc.0);
-        self.lease = Lease::none(setup.timing.lease_ns);
-        self.limit = setup.redundancy.limit(0, 0, setup.batch).to_wire();
-        self.gate_limit = self.limit;
-        self.claim_auto = setup.claim_auto;
+        self.succession.random = XorShift::new(setup.inc.0);
+        self.term.lease = Lease::none(setup.timing.lease_ns);
+        self.limits.published = setup.redundancy.limit(0, 0, setup.batch).to_wire();
+        self.limits.gate = self.limits.published;
+        self.policy.claim_auto = setup.claim_auto;
         self.setup = setup;
     }
 
@@ -519,7 +214,7 @@ impl Controller {
     /// is under way says nothing about it.
     pub fn forget_member(&mut self, member: u8, now_ns: u64) {
         let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
-        let Some(state) = self.members.get_mut(usize::from(member)) else {
+        let Some(state) = self.members.each.get_mut(usize::from(member)) else {
             return;
         };
         state.ballot.forget(settled_ns);
@@ -532,7 +227,7 @@ impl Controller {
     /// So many permits are open now; the next record says so. Every action so far was performed:
     /// what is counted here was counted behind the latch, if there was one.
     pub fn note_open(&mut self, open: u32) {
-        self.open = open;
+        self.limits.open = open;
         self.note_exposure();
         self.note_own_drain();
     }
@@ -548,10 +243,10 @@ impl Controller {
         if !self.clocks.take(now) {
             return;
         }
-        self.owner.reset();
-        self.own_slot.reset();
+        self.succession.owner.reset();
+        self.identity.own_slot.reset();
         // What was read before says nothing of now.
-        (self.sight_ns, self.own_seen_ns) = (None, None);
+        (self.rounds.sight_ns, self.identity.seen_ns) = (None, None);
         match self.phase {
             phase if phase.is_owner() => {
                 self.latch(Reason::Clock, now.raw_ns);
@@ -569,10 +264,10 @@ impl Controller {
         self.check_time(now_ns);
         let (majority, patience_ns) = (self.majority(), self.patience_ns());
         let stuck = |round: &Round| round.is_stuck(majority, patience_ns, now_ns);
-        if self.round.as_ref().is_some_and(stuck) {
+        if self.rounds.current.as_ref().is_some_and(stuck) {
             self.end_round_in_failure(now_ns);
         }
-        self.due = true;
+        self.rounds.due = true;
         self.begin_due_round(now_ns);
     }
 
@@ -597,7 +292,7 @@ impl Controller {
     /// A time that [`Controller::poll_timeout_ns`] named has come.
     pub fn handle_timeout(&mut self, now_ns: u64) {
         self.check_time(now_ns);
-        if self.round.is_none() && self.look_ns().is_some_and(|at| at <= now_ns) {
+        if self.rounds.current.is_none() && self.look_ns().is_some_and(|at| at <= now_ns) {
             self.begin_round(Kind::Look, now_ns);
         }
         self.try_claim(now_ns);
@@ -613,15 +308,20 @@ impl Controller {
             Phase::Offering { until_ns, .. } => Some(until_ns),
             _ => None,
         };
-        let look = if self.round.is_none() {
+        let look = if self.rounds.current.is_none() {
             self.look_ns()
         } else {
             None
         };
-        [deadline, self.lease.deadline_ns(), look, self.claim_at_ns()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            deadline,
+            self.term.lease.deadline_ns(),
+            look,
+            self.claim_at_ns(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The next thing to do; see the order of calls at the top.
@@ -653,35 +353,35 @@ impl Controller {
 
     /// Says why this controller must not claim for now, or that it may [R31].
     pub fn set_blocked(&mut self, blocked: Option<Reason>) {
-        self.blocked = blocked;
+        self.policy.blocked = blocked;
     }
 
     /// Whether openers of the mapped devices may cache what they read [R31].
     pub fn set_guarded(&mut self, guarded: bool) {
-        self.guarded = guarded;
-        self.stale &= guarded;
+        self.policy.guarded = guarded;
+        self.policy.stale &= guarded;
     }
 
     /// Nobody had a mapped device open at some moment after `epoch` was learnt.
     pub fn openers_gone(&mut self, epoch: u64) {
-        if epoch == self.decided.epoch {
-            self.stale = false;
+        if epoch == self.term.decided.epoch {
+            self.policy.stale = false;
         }
     }
 
     /// The epoch for which a claim waits for [`Controller::openers_gone`], if it does.
     pub fn waits_for_openers(&self) -> Option<u64> {
-        self.stale.then_some(self.decided.epoch)
+        self.policy.stale.then_some(self.term.decided.epoch)
     }
 
     /// Whether to claim by itself.
     pub fn set_claim_auto(&mut self, auto: bool) {
-        self.claim_auto = auto;
+        self.policy.claim_auto = auto;
     }
 
     /// The batch limit that was set last.
     pub fn limit(&self) -> u32 {
-        self.limit
+        self.limits.published
     }
 
     /// The role as users see it: an owner is who may write.
@@ -699,30 +399,32 @@ impl Controller {
 
     /// The highest decided epoch known, and its owner.
     pub fn decided(&self) -> Decided {
-        self.decided
+        self.term.decided
     }
 
     /// The end of the lease, if the gate has one.
     pub fn expiry_ns(&self) -> Option<u64> {
-        self.lease.expiry_ns().filter(|_| self.opened)
+        self.term.lease.expiry_ns().filter(|_| self.term.gate_open)
     }
 
     /// Heartbeats of this epoch so far.
     pub fn heartbeats(&self) -> u64 {
-        self.hb
+        self.term.hb
     }
 
     /// How many members answered last time.
     pub fn members_ok(&self) -> u32 {
-        (self.healthy & self.present).count_ones()
+        (self.members.healthy & self.members.present).count_ones()
     }
 
     /// Why the controller was demoted last, or why it does not claim.
     pub fn reason(&self) -> Reason {
-        match (self.phase, self.blocked) {
+        match (self.phase, self.policy.blocked) {
             (Phase::Secondary, Some(blocked)) => blocked,
-            (Phase::Secondary, None) if self.stale => Reason::StaleOpeners,
-            (Phase::Joining | Phase::Secondary, _) if self.unreadable != 0 => Reason::Unreadable,
+            (Phase::Secondary, None) if self.policy.stale => Reason::StaleOpeners,
+            (Phase::Joining | Phase::Secondary, _) if self.rounds.unreadable != 0 => {
+                Reason::Unreadable
+            }
             (Phase::Owner | Phase::Offering { .. }, _) if self.is_exhausted() => Reason::Exhausted,
             _ => self.reason,
         }
@@ -750,7 +452,7 @@ impl Controller {
     }
 
     fn is_mine(&self) -> bool {
-        self.decided.value == Some(self.me())
+        self.term.decided.value == Some(self.me())
     }
 
     fn majority(&self) -> u8 {
@@ -758,13 +460,13 @@ impl Controller {
     }
 
     fn changed_image(&mut self) {
-        self.image = self.image.wrapping_add(1).max(1);
+        self.rounds.image = self.rounds.image.wrapping_add(1).max(1);
     }
 
     fn queue_limit(&mut self) {
         let limit = match self.phase {
             Phase::Draining { .. } => 0,
-            _ => self.gate_limit,
+            _ => self.limits.gate,
         };
         self.queue.gate(GateChange::SetLimit(limit));
     }
@@ -780,18 +482,18 @@ impl Controller {
     }
 
     fn poll_transition(&mut self) -> Option<Notice> {
-        let (from, decided) = self.told;
+        let (from, decided) = self.reported.role;
         let role = self.role();
         // A joiner only gathers what is known; what it takes from that it says when it has joined.
         let known = match role {
             Role::Joining => Decided::NEVER,
-            _ => self.decided,
+            _ => self.term.decided,
         };
         let now = (role, known);
         if (from, decided) == now {
             return None;
         }
-        self.told = now;
+        self.reported.role = now;
         Some(Notice::Transition(Transition {
             from,
             to: now.0,
@@ -804,25 +506,25 @@ impl Controller {
     /// An owner says what it may have open when that changed, at first only if it is not all.
     fn poll_budget(&mut self) -> Option<Notice> {
         let budget = Budget {
-            limit: self.limit,
-            charged: self.charges.total(),
+            limit: self.limits.published,
+            charged: self.charged.list.total(),
             is_exhausted: self.is_exhausted(),
         };
         let now = (self.role() == Role::Owner).then_some(budget);
-        let before = core::mem::replace(&mut self.told_budget, now);
+        let before = core::mem::replace(&mut self.reported.budget, now);
         let is_whole = budget.charged == 0 && !budget.is_exhausted;
         now.filter(|_| now != before && !(before.is_none() && is_whole))
             .map(Notice::Budget)
     }
 
     fn poll_unreadable(&mut self) -> Option<Notice> {
-        let before = core::mem::replace(&mut self.told_unreadable, self.unreadable);
-        (before != self.unreadable).then_some(Notice::Unreadable(self.unreadable))
+        let before = core::mem::replace(&mut self.reported.unreadable, self.rounds.unreadable);
+        (before != self.rounds.unreadable).then_some(Notice::Unreadable(self.rounds.unreadable))
     }
 
     /// Learns that an epoch higher than the own knowledge was decided.
     fn learn(&mut self, decided: Decided, carried: &Carried, now_ns: u64) {
-        if decided.epoch <= self.decided.epoch {
+        if decided.epoch <= self.term.decided.epoch {
             return;
         }
         if self.phase.is_owner() {
@@ -830,24 +532,24 @@ impl Controller {
         }
         if matches!(self.phase, Phase::Claiming { .. }) {
             self.phase = Phase::Secondary;
-            self.round = None;
+            self.rounds.current = None;
         }
-        self.decided = decided;
-        let partial = self.charges.with_partial(true);
-        self.charges = carried.list.unwrap_or(partial);
-        self.failed = carried.failed.unwrap_or(self.failed);
+        self.term.decided = decided;
+        let partial = self.charged.list.with_partial(true);
+        self.charged.list = carried.list.unwrap_or(partial);
+        self.limits.failed = carried.failed.unwrap_or(self.limits.failed);
         self.renew_limit();
-        self.promise = Promise::NONE;
-        self.opened = false;
-        self.role = RecordRole::Secondary;
-        self.hb = 0;
+        self.succession.promise = Promise::NONE;
+        self.term.gate_open = false;
+        self.term.role = RecordRole::Secondary;
+        self.term.hb = 0;
         self.forget_epoch();
         self.note_term();
         if self.is_mine() {
             // Owner in name only: no stamp was taken before the deciding write [R30].
-            self.role = RecordRole::Lapsed;
+            self.term.role = RecordRole::Lapsed;
             self.reason = Reason::NameOnly;
-            self.evidence = Some(Evidence::OwnLapse);
+            self.succession.evidence = Some(Evidence::OwnLapse);
         }
     }
 
@@ -855,21 +557,22 @@ impl Controller {
     /// ends [R31]. Consecutive terms of one controller are exempt.
     fn note_term(&mut self) {
         let foreign = self
+            .term
             .decided
             .value
             .is_some_and(|value| value.slot != self.setup.slot);
-        self.stale |= foreign && self.guarded;
+        self.policy.stale |= foreign && self.policy.guarded;
     }
 
     /// Timers, evidence and ballots speak of one epoch and die with it.
     fn forget_epoch(&mut self) {
         self.changed_image();
-        self.owner.reset();
-        self.evidence = None;
-        self.highest = Ballot::NONE;
-        self.invitation = Invitation::NONE;
-        self.attempts = 0;
-        self.backoff_until_ns = 0;
+        self.succession.owner.reset();
+        self.succession.evidence = None;
+        self.succession.highest = Ballot::NONE;
+        self.succession.invitation = Invitation::NONE;
+        self.succession.attempts = 0;
+        self.succession.backoff_until_ns = 0;
     }
 
     /// Ends the lease of the own epoch for ever. What was lost without being asked for is
@@ -878,21 +581,21 @@ impl Controller {
         if self.phase.is_owner() {
             self.note_end(reason, now_ns);
         }
-        self.lease.latch();
+        self.term.lease.latch();
         // What was counted before the latch is no evidence: not of a drained gate, and not of one
         // that holds no more than a limit that falls before the next count.
-        self.open = self.open.max(1);
-        if core::mem::take(&mut self.opened) {
-            self.exposed = self.exposed.max(self.gate_limit);
+        self.limits.open = self.limits.open.max(1);
+        if core::mem::take(&mut self.term.gate_open) {
+            self.limits.exposed = self.limits.exposed.max(self.limits.gate);
         }
         self.queue.gate(GateChange::Latch);
-        self.queue.gate(GateChange::SetLimit(self.gate_limit));
+        self.queue.gate(GateChange::SetLimit(self.limits.gate));
         self.phase = Phase::Secondary;
-        self.role = RecordRole::Lapsed;
+        self.term.role = RecordRole::Lapsed;
         self.reason = reason;
-        self.round = None;
-        self.due = true;
-        self.evidence = is_own_lapse(reason).then_some(Evidence::OwnLapse);
+        self.rounds.current = None;
+        self.rounds.due = true;
+        self.succession.evidence = is_own_lapse(reason).then_some(Evidence::OwnLapse);
         if reason == Reason::ClaimSeen {
             self.back_off(now_ns);
         }
@@ -900,7 +603,7 @@ impl Controller {
     }
 
     fn check_lapse(&mut self, now_ns: u64) {
-        if self.lease.has_lapsed(now_ns) {
+        if self.term.lease.has_lapsed(now_ns) {
             self.handle_lapse(now_ns);
         }
     }
@@ -932,14 +635,14 @@ impl Controller {
     /// the last look could have proved and did not is left to the next heartbeat.
     fn look_ns(&self) -> Option<u64> {
         let (observer, silence_ns) = match self.phase {
-            Phase::Joining => (&self.own_slot, self.setup.timing.join_listen_ns()),
-            Phase::Secondary if self.evidence.is_none() && self.wants_claim() => {
-                (&self.owner, self.silence_ns())
+            Phase::Joining => (&self.identity.own_slot, self.setup.timing.join_listen_ns()),
+            Phase::Secondary if self.succession.evidence.is_none() && self.wants_claim() => {
+                (&self.succession.owner, self.silence_ns())
             }
             Phase::Claiming { .. } if self.is_prepared() => return Some(self.next_look_ns()),
             _ => return None,
         };
-        observer.ripe_ns(silence_ns, self.majority(), self.last_look_ns)
+        observer.ripe_ns(silence_ns, self.majority(), self.rounds.last_look_ns)
     }
 
     /// How long a silence must be. On a portion that nobody owned yet the home controller goes
@@ -949,8 +652,8 @@ impl Controller {
     fn silence_ns(&self) -> u64 {
         let timing = &self.setup.timing;
         let own = Some(self.setup.slot);
-        match self.role {
-            _ if self.decided.epoch == 0 => {
+        match self.term.role {
+            _ if self.term.decided.epoch == 0 => {
                 timing.window_ns.saturating_add(timing.join_listen_ns())
             }
             RecordRole::Released { successor } if successor.is_some() && successor != own => {
@@ -962,7 +665,7 @@ impl Controller {
 
     /// A lease that lapses before it began was claimed too late.
     fn lapse_reason(&self, otherwise: Reason) -> Reason {
-        match self.lease.expiry_ns() {
+        match self.term.lease.expiry_ns() {
             Some(_) => otherwise,
             None => Reason::LateClaim,
         }
@@ -981,24 +684,4 @@ fn is_own_lapse(reason: Reason) -> bool {
         reason,
         Reason::Lapse | Reason::Continuity | Reason::LateClaim | Reason::ClaimSeen | Reason::Clock
     )
-}
-
-impl Member {
-    const fn new() -> Self {
-        Self {
-            ballot: OwnRegister::new(),
-            heartbeat: OwnRegister::new(),
-            ballot_round: 0,
-            heartbeat_round: 0,
-            read: None,
-            standing: Standing::NONE,
-        }
-    }
-
-    fn register(&mut self, register: Register) -> &mut OwnRegister {
-        match register {
-            Register::Ballot => &mut self.ballot,
-            Register::Heartbeat => &mut self.heartbeat,
-        }
-    }
 }

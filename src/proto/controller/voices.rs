@@ -81,11 +81,13 @@ impl Voice {
 impl Controller {
     /// Listens to the present owner and to those that are charged, on one member.
     pub(super) fn listen<M: Mailboxes>(&mut self, member: u8, boxes: &M, now_ns: u64) {
-        let charges = self.charges;
+        let charges = self.charged.list;
         let charged = charges.iter().map(|charge| owner_of(&charge));
         let me = self.me();
-        let wanted = charged.chain(self.decided.value).filter(|it| *it != me);
-        for voice in &mut self.voices {
+        let wanted = charged
+            .chain(self.term.decided.value)
+            .filter(|it| *it != me);
+        for voice in &mut self.charged.voices {
             *voice = voice.filter(|voice| wanted.clone().any(|value| voice.is_of(&value)));
         }
         for value in wanted {
@@ -106,15 +108,16 @@ impl Controller {
     /// The voice of an incarnation, from now on if nothing was known of it so far.
     fn voice_of(&mut self, value: &Value, now_ns: u64) -> Option<&mut Voice> {
         let is_it = |voice: &Option<Voice>| voice.is_some_and(|voice| voice.is_of(value));
-        let known = self.voices.iter().position(is_it);
-        let free = self.voices.iter().position(Option::is_none);
+        let known = self.charged.voices.iter().position(is_it);
+        let free = self.charged.voices.iter().position(Option::is_none);
         // There are as many places as there may be owners to listen to.
-        let place = self.voices.get_mut(known.or(free)?)?;
+        let place = self.charged.voices.get_mut(known.or(free)?)?;
         Some(place.get_or_insert(Voice::new(*value, now_ns)))
     }
 
     fn voice(&self, value: &Value) -> Option<&Voice> {
-        self.voices
+        self.charged
+            .voices
             .iter()
             .flatten()
             .find(|voice| voice.is_of(value))
@@ -123,11 +126,11 @@ impl Controller {
     /// An owner was heard: it is not dead, whatever an operator said. What was written down of that
     /// word is taken back in [`Controller::take_back_words`].
     fn contradict(&mut self, value: &Value, now_ns: u64) {
-        if self.decided.value != Some(*value) {
+        if self.term.decided.value != Some(*value) {
             return;
         }
-        self.confirmed = 0;
-        if self.evidence == Some(Evidence::Confirmed) {
+        self.charged.confirmed_epoch = 0;
+        if self.succession.evidence == Some(Evidence::Confirmed) {
             self.owner_lives(now_ns);
         }
     }
@@ -141,7 +144,7 @@ impl Controller {
 
     /// Owners that were heard again are not drained by an operator's word.
     pub(super) fn take_back_words(&mut self) {
-        let before = self.charges;
+        let before = self.charged.list;
         let wrong = |charge: &Charge| self.is_contradicted(charge);
         let mut charges = before;
         charges.update(|charge| {
@@ -150,7 +153,7 @@ impl Controller {
             }
         });
         if charges != before {
-            self.charges = charges;
+            self.charged.list = charges;
             self.changed_image();
         }
     }
@@ -192,7 +195,7 @@ impl Controller {
     fn is_blind(&self, now_ns: u64) -> bool {
         let sees_ns = self.setup.period_ns.saturating_add(self.patience_ns());
         let lately = |at_ns: u64| now_ns.saturating_sub(at_ns) <= sees_ns;
-        self.phase == Phase::Joining || !self.sight_ns.is_some_and(lately)
+        self.phase == Phase::Joining || !self.rounds.sight_ns.is_some_and(lately)
     }
 }
 
