@@ -13,7 +13,8 @@
 
 use core::hash::{Hash, Hasher};
 
-use super::{Controller, Evidence, Phase, Sides};
+use super::state::{Evidence, Phase, Sides};
+use super::Controller;
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::{Decided, Register};
 use crate::proto::observer::{member_bit, Observer};

@@ -22,13 +22,14 @@
 //! drained: it may run on a spare, while the old machine hangs with operations that have passed its
 //! gate. Nothing on the members tells the two cases apart, so an operator has to.
 
+use super::state::Phase;
 use super::voices::owner_of;
-use super::{Controller, Outcome, Phase};
+use super::{Controller, Outcome};
 use crate::proto::codec::charges::{Charge, Charges};
 use crate::proto::codec::heartbeat::HeartbeatRecord;
 use crate::proto::codec::ids::{Incarnation, Slot, Value};
 use crate::proto::codec::mailbox::Mailboxes;
-use crate::proto::limit::{formula, Exhausted, RedundancyKind};
+use crate::proto::limit::RedundancyKind;
 use crate::proto::paxos::Lists;
 use crate::proto::words::status::Reason;
 
@@ -53,99 +54,9 @@ impl Watched {
 }
 
 impl Controller {
-    /// Sets a lower limit that was asked for: a lower limit holds for the next permit, a higher one
-    /// from the heartbeat that published it.
-    pub fn set_batch(&mut self, batch: Option<u32>) {
-        self.setup.batch = batch;
-        self.renew_limit();
-    }
-
-    /// How many members are failed or rebuilding, as far as this controller counts with it: at an
-    /// owner that is in force, another one would begin with it.
-    pub fn degraded(&self) -> u32 {
-        self.limits.failed.max(self.limits.failed_at_claim)
-    }
-
-    /// An operator says how many members are failed or rebuilding. The owner's word is the
-    /// portion's: the next owner finds it. What another controller is told counts when that one
-    /// claims, and for nobody else.
-    pub(super) fn set_degraded(&mut self, failed: u32) -> Result<Outcome, Reason> {
-        if !self.is_mine() || self.phase == Phase::Joining {
-            self.limits.failed_at_claim = failed;
-            return Ok(Outcome::Done);
-        }
-        self.limits.failed_at_claim = 0;
-        if self.limits.failed != failed {
-            self.limits.failed = failed;
-            self.changed_image();
-            self.renew_limit();
-        }
-        Ok(Outcome::Done)
-    }
-
-    /// What a new owner counts with: what the last owner was told, or the most that anybody was. It
-    /// goes with the list of charges.
-    pub(super) fn failed_after(&self, lists: &Lists) -> u32 {
-        // What is on the members may lag behind the own image.
-        let found = match self.is_mine() {
-            true => self.limits.failed,
-            false => lists.failed(),
-        };
-        found.max(self.limits.failed_at_claim)
-    }
-
     /// What is charged now.
     pub fn charges(&self) -> &Charges {
         &self.charged.list
-    }
-
-    /// Whether redundancy repairs no stray any more, where it is relied upon [R15].
-    pub(super) fn is_exhausted(&self) -> bool {
-        let redundancy = &self.setup.redundancy;
-        let q = self.charged.list.total();
-        redundancy
-            .kind
-            .failures()
-            .is_some_and(|m| formula(m, self.limits.failed, q, redundancy.detect) == 0)
-    }
-
-    /// Derives the limit from what is charged and failed now.
-    pub(super) fn renew_limit(&mut self) {
-        let mut redundancy = self.setup.redundancy;
-        match self.is_exhausted() {
-            true if self.limits.risked_epoch == self.term.decided.epoch => {
-                redundancy.exhausted = Exhausted::Window
-            }
-            true => {}
-            false => self.limits.risked_epoch = 0,
-        }
-        let charged = self.charged.list.total();
-        let limit = redundancy.limit(self.limits.failed, charged, self.setup.batch);
-        let limit = limit.to_wire();
-        if limit == self.limits.published {
-            return;
-        }
-        self.limits.published = limit;
-        self.changed_image();
-        if limit < self.limits.gate {
-            // Behind the latch no permit is given: what was counted there can only become less.
-            if self.term.gate_open || self.limits.open > limit {
-                self.limits.exposed = self.limits.exposed.max(self.limits.gate);
-            }
-            self.limits.gate = limit;
-            self.queue_limit();
-        }
-    }
-
-    /// The gate holds no more than its limit: from now on the record may say so.
-    pub(super) fn note_exposure(&mut self) {
-        if self.limits.exposed != 0 && self.limits.open <= self.limits.gate {
-            let before = self.limits.published.max(self.limits.exposed);
-            self.limits.exposed = 0;
-            if self.limits.published != before {
-                self.changed_image();
-            }
-        }
     }
 
     /// Nothing is open: the own earlier terms are drained. The list has no charge of the present
@@ -376,22 +287,6 @@ impl Controller {
             self.changed_image();
             self.renew_limit();
         }
-        Ok(Outcome::Done)
-    }
-
-    /// Goes on under time alone until redundancy returns, but not beyond this epoch [R15].
-    pub(super) fn accept_risk(&mut self, epoch: u64) -> Result<Outcome, Reason> {
-        if self.phase != Phase::Owner {
-            return Err(Reason::NotOwner);
-        }
-        if epoch != self.term.decided.epoch {
-            return Err(Reason::WrongEpoch);
-        }
-        if !self.is_exhausted() {
-            return Err(Reason::NotExhausted);
-        }
-        self.limits.risked_epoch = epoch;
-        self.renew_limit();
         Ok(Outcome::Done)
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Every command is idempotent: asking for what already is, is a success. A refusal says why.
 
-use super::{Controller, Evidence, Pending, Phase};
+use super::state::{Evidence, Pending, Phase};
+use super::Controller;
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::Slot;
 use crate::proto::words::status::Reason;

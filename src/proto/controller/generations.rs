@@ -92,6 +92,20 @@ impl Controller {
         self.members.healthy &= self.members.present;
     }
 
+    /// Another device is `member` from now on. Nothing is known of its mailboxes any more, and
+    /// transfers that are under way say nothing about it.
+    pub fn forget_member(&mut self, member: u8, now_ns: u64) {
+        let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
+        let Some(state) = self.members.each.get_mut(usize::from(member)) else {
+            return;
+        };
+        state.ballot.forget(settled_ns);
+        state.heartbeat.forget(settled_ns);
+        if let Some(tag) = state.read.as_mut() {
+            tag.outdate();
+        }
+    }
+
     /// The highest generation of each member that is known.
     pub fn generations(&self) -> &Generations {
         &self.members.generations

@@ -22,7 +22,8 @@
 //! The owner latches on any claim [R29]. A ballot that names an offer of this epoch is an answer
 //! and no claim, whenever it is seen; a value that is put forward is always a claim.
 
-use super::{Controller, Evidence, Pending, Phase};
+use super::state::{Evidence, Pending, Phase};
+use super::Controller;
 use crate::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use crate::proto::codec::ids::Slot;
 use crate::proto::paxos::{Seen, Successor};
@@ -110,6 +111,16 @@ impl Controller {
         self.succession.invitation.successor = None;
         self.queue_limit();
         self.answer(Err(reason));
+    }
+
+    /// The gate is closed, and every permit has come back.
+    pub fn handle_drained(&mut self, now_ns: u64) {
+        if let Phase::Draining {
+            successor, reason, ..
+        } = self.phase
+        {
+            self.finish_release(successor, reason, now_ns);
+        }
     }
 
     /// The gate is closed and empty: end the epoch and say so.

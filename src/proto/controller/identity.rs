@@ -16,10 +16,12 @@
 //! controller that has not read its own slot for a lease reads it, on a majority, before it writes
 //! anything [R36].
 
-use super::{Controller, Notice, Phase, ReadTag};
+use super::state::{Phase, ReadTag};
+use super::{Controller, Notice};
 use crate::proto::codec::charges::{Charges, MAX_CHARGES};
 use crate::proto::codec::heartbeat::RecordRole;
-use crate::proto::codec::ids::{Ballot, Decided, Incarnation, Register, Side};
+use crate::proto::codec::ids::Side;
+use crate::proto::codec::ids::{Ballot, Decided, Incarnation, Register};
 use crate::proto::codec::mailbox::{Found, Mailboxes};
 use crate::proto::lease::Lease;
 use crate::proto::observer::member_bit;

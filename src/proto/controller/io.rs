@@ -5,7 +5,8 @@
 //! decides about roles; a complete round goes to [`super::judge`].
 
 use super::identity::contradict;
-use super::{Controller, Evidence, Kind, MailboxIo, Member, Phase, ReadTag, Sides};
+use super::state::{Evidence, Member, Phase, ReadTag, Sides};
+use super::{Controller, MailboxIo};
 use crate::proto::codec::ballot::BallotRecord;
 use crate::proto::codec::charges::Charges;
 use crate::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
@@ -14,7 +15,7 @@ use crate::proto::codec::mailbox::{Found, Mailboxes};
 use crate::proto::codec::record::Reading;
 use crate::proto::observer::member_bit;
 use crate::proto::register::Write;
-use crate::proto::round::{is_majority, Progress, Round, Stage};
+use crate::proto::round::{is_majority, Kind, Progress, Round, Stage};
 use crate::proto::words::status::Reason;
 
 impl Controller {

@@ -14,10 +14,12 @@
 //! shows an earlier one, which is no sign of life. The first record on a member is none either, but
 //! no silence is proved before it has stood for as long as one lasts.
 
-use super::{Controller, Evidence, Phase};
+use super::state::{Evidence, Phase};
+use super::Controller;
 use crate::proto::codec::charges::{Charge, MAX_CHARGES};
 use crate::proto::codec::heartbeat::HeartbeatRecord;
-use crate::proto::codec::ids::{Incarnation, Slot, Value, MAX_MEMBERS};
+use crate::proto::codec::ids::MAX_MEMBERS;
+use crate::proto::codec::ids::{Incarnation, Slot, Value};
 use crate::proto::codec::mailbox::Mailboxes;
 use crate::proto::words::status::Reason;
 
