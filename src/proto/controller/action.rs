@@ -16,7 +16,8 @@ use crate::proto::words::status::{Reason, Role};
 ///
 /// `Io` is the type of a transfer. The state machine queues actions whose `Io` has no value,
 /// because it builds a record at the moment at which it returns the write of that record.
-// A record is large. It is moved once, from here to the block that is written; a box would allocate.
+// A record is large. It is moved once, from here to the block that is written; a box would
+// allocate.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action<Io = MailboxIo> {
@@ -279,7 +280,10 @@ mod tests {
                 | Action::Answer(_) => false,
             };
             assert!(!actions.iter().any(gives_a_lease));
-            let is_reported = |it: &Action| matches!(it, Action::Report(Notice::Transition(change)) if change.to == Role::Failed);
+            let is_reported = |it: &Action| match it {
+                Action::Report(Notice::Transition(change)) => change.to == Role::Failed,
+                Action::Report(_) | Action::Gate(_) | Action::Io(_) | Action::Answer(_) => false,
+            };
             assert!(actions.iter().any(is_reported));
             assert_eq!(controller.role(), Role::Failed);
             if !failed_before {

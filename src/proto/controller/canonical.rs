@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The same machine in the smallest form, so that a model check sees that two histories led to the
-//! same place.
+//! The canonical form of a state machine, so that a model check recognises a state that it reached
+//! before.
 //!
-//! * Numbers of rounds and images are only ever compared for equality with the present one; what is
-//!   not the present one is "an earlier one".
-//! * The machine compares moments with each other and with the present, so it may as well call the
-//!   present moment always the same; a moment long past is only past.
-//! * Members are alike: what was member 2 may be called member 0.
-//! * A back-off may end at once: whoever calls later has waited longer.
+//! * Numbers of rounds and of ballot images are compared with the present number alone. All others
+//!   are equal: they are earlier.
+//! * Moments are compared with each other and with the present. So the present moment may have a
+//!   fixed value, and moments that are long past may be equal.
+//! * Members are interchangeable: member 2 may become member 0.
+//! * A back-off may end at once: a model calls later where a longer back-off matters.
 //!
-//! Not part of the module: nothing there calls it.
+//! The kernel module does not contain this file.
 
 use core::hash::{Hash, Hasher};
 
@@ -23,9 +23,10 @@ use crate::proto::round::Stage;
 use crate::proto::words::status::Reason;
 
 impl Controller {
-    /// A machine that behaves like this one from `now_ns` on, with small counters and the shortest
-    /// back-offs. `seq` gives the number that stands for a sequence number of a register of a
-    /// member, in the same order; while [`Controller::listens`] it must be the number itself.
+    /// A state machine that behaves like this one from `now_ns` on, with small counters and the
+    /// shortest back-offs. `seq` maps a sequence number of a register of a member to a smaller one,
+    /// and keeps their order. While [`Controller::listens`] holds, it must return the number
+    /// itself.
     #[must_use]
     pub fn canonical(&self, now_ns: u64, seq: impl Fn(u8, Register, u64) -> u64) -> Self {
         let mut same = self.clone();
@@ -60,17 +61,17 @@ impl Controller {
         same
     }
 
-    /// Whether the own slot is only listened to yet.
+    /// Whether the controller still listens to its own slot, and has written nothing.
     pub fn listens(&self) -> bool {
         self.phase == Phase::Joining
     }
 
-    /// Whether a ballot of this machine is under way.
+    /// Whether an own ballot is under way.
     pub fn is_candidate(&self) -> bool {
         matches!(self.phase, Phase::Claiming { .. })
     }
 
-    /// Whether it is a successor that waits for the end of the epoch, and looks again and again.
+    /// Whether it is a successor that waits for the end of the epoch.
     pub fn is_waiting(&self) -> bool {
         self.is_prepared() && self.rounds.current.is_none()
     }
@@ -80,12 +81,12 @@ impl Controller {
         matches!(self.phase, Phase::Offering { .. })
     }
 
-    /// Whether it has given its epoch back, and knows of no later one.
+    /// Whether it has given its epoch back, and knows no later epoch.
     pub fn has_released(&self) -> bool {
         matches!(self.term.role, RecordRole::Released { .. })
     }
 
-    /// The highest number of a ballot that this machine wrote or saw in the present instance.
+    /// The highest ballot number for the next epoch that this state machine wrote or read.
     pub fn ballots(&self) -> u64 {
         self.succession
             .promise
@@ -109,7 +110,7 @@ impl Controller {
             .is_some_and(|round| round.number == number && round.stage == Stage::Writing)
     }
 
-    /// The same machine with the two blocks of one of its registers exchanged.
+    /// The same state machine with the two blocks of one of its registers exchanged.
     #[must_use]
     pub fn with_sides_swapped(mut self, member: u8, register: Register) -> Self {
         if let Some(state) = self.members.each.get_mut(usize::from(member)) {
@@ -123,9 +124,9 @@ impl Controller {
         self
     }
 
-    /// The same machine where no member goes back, so that it need not notice it, and where no
-    /// other machine has its number, so that it need not look before it writes. A look only delays
-    /// the write.
+    /// The same state machine for a model in which no member goes back and no other host has its
+    /// number. So acknowledged writes need not be compared, and no look must precede a write: a
+    /// look only delays the write.
     #[must_use]
     pub fn without_acked(mut self, now_ns: u64) -> Self {
         self.identity.seen_ns = Some(now_ns);
@@ -141,8 +142,8 @@ impl Controller {
         self
     }
 
-    /// The same machine where no operator will fence it: what it knows of its own heartbeats serves
-    /// for nothing else.
+    /// The same state machine for a model in which no operator fences it. Its observation of its
+    /// own heartbeats has no other use.
     #[must_use]
     pub fn without_fence(mut self) -> Self {
         let is_own = self.phase.is_owner();
@@ -152,8 +153,8 @@ impl Controller {
         self
     }
 
-    /// The same machine where its timer does not fire any more: only the age of an owner's
-    /// heartbeat matters then.
+    /// The same state machine for a model in which its heartbeat timer does not fire any more. Then
+    /// only the age of an owner's heartbeat matters.
     #[must_use]
     pub fn without_ticks(mut self, now_ns: u64) -> Self {
         let beats = self.phase.is_owner();
@@ -163,7 +164,8 @@ impl Controller {
         self
     }
 
-    /// The same machine, `by_ns` later, when that is called the present moment again.
+    /// The same state machine `by_ns` later, with all moments moved so that the present has the
+    /// same value as before.
     #[must_use]
     pub fn aged(&self, by_ns: u64) -> Self {
         let mut same = self.clone();
@@ -194,7 +196,7 @@ impl Controller {
         same
     }
 
-    /// The same machine where member `n` is what `from[n]` was.
+    /// The same state machine, in which member `n` is what member `from[n]` was.
     #[must_use]
     pub fn with_members(&self, from: &[u8]) -> Self {
         let mut same = self.clone();
@@ -231,7 +233,7 @@ impl Controller {
         same
     }
 
-    /// Hashes what this machine knows of one member and has under way there.
+    /// Hashes what this state machine knows about one member and has under way there.
     pub fn hash_member<H: Hasher>(&self, member: u8, state: &mut H) {
         let bit = member_bit(member);
         self.members.each.get(usize::from(member)).hash(state);
@@ -258,7 +260,7 @@ impl Controller {
     fn forget_looks(&mut self, now_ns: u64) {
         let lease_ns = self.setup.timing.lease_ns;
         let is_recent = |at_ns: &u64| now_ns.saturating_sub(*at_ns) < lease_ns;
-        // An owner's is taken when its lease ends.
+        // An owner sets this time when its lease ends.
         let matters =
             !self.phase.is_owner() && !self.listens() || self.identity.seen_ns == Some(now_ns);
         self.identity.seen_ns = self.identity.seen_ns.filter(is_recent).filter(|_| matters);
@@ -275,16 +277,16 @@ impl Controller {
         };
         self.succession.attempts = 0;
         self.rounds.last_took_ns = 0;
-        // Nothing waits longer for a drained term than this.
+        // No timer of a charged term is longer than the drain time.
         let drain_ns = self.setup.redundancy.drain_ns.unwrap_or(0);
         let drained_ns = now_ns.saturating_sub(drain_ns);
         for known in self.charged.watched.iter_mut().flatten() {
             known.with_moments(|at_ns| at_ns.max(drained_ns));
         }
-        // They serve the word of an operator alone, which no model speaks.
+        // Voices matter for an operator's confirmation alone, which no model contains.
         self.charged.voices = [None; super::voices::MAX_VOICES];
         self.rounds.sight_ns = None;
-        // An earlier look is forgotten: looking once more changes nothing.
+        // An earlier look is forgotten: one more look changes nothing.
         self.rounds.last_look_ns = passed(self.rounds.last_look_ns, now_ns.saturating_sub(1));
         let lease_ns = self.setup.timing.lease_ns;
         self.forget_looks(now_ns);
@@ -299,7 +301,7 @@ impl Controller {
         );
         let listens = self.listens();
         let watches = listens || self.phase == Phase::Secondary;
-        // What is ripe for a read is settled when the read is issued, however long it takes.
+        // Silence depends on the time at which a read is issued, and not on its duration.
         let mut issued_ns = now_ns;
         if let Some(round) = self.rounds.current.as_mut() {
             round.stamp_ns = round.stamp_ns.max(stamp_ns);
@@ -334,8 +336,8 @@ impl Controller {
     }
 }
 
-/// What stands for a number that is no sequence number of a write: such a number is above it if and
-/// only if the one that stands for it is.
+/// The mapped value of a number that is no sequence number of a write. A sequence number is above
+/// the number if and only if its mapped value is above the mapped number.
 fn below(seq: impl Fn(u8, Register, u64) -> u64, member: u8, register: Register, at: u64) -> u64 {
     seq(member, register, at.saturating_add(1)).saturating_sub(1)
 }

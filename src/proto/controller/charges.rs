@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What old owners are charged with, and the batch limit that is left [R14, R21].
+//! The charges of earlier terms, which lower the batch limit [R21].
 //!
 //! ```text
 //!   a claim ends term e,             drain evidence           `repaired`
@@ -7,20 +7,21 @@
 //!  ----------------------->
 //! ```
 //!
-//! The list travels in the ballot record, attached to the decided epoch. A candidate writes it,
-//! extended by the term that it ends, together with the value it puts forward, so that whoever
-//! wins, the list is on a majority before the epoch is decided. The owner's own record carries it
-//! before its gate opens. Who learns of the decision from a record without a list marks its own
-//! as *partial*, and a claimant uses a partial one only where no whole one is left.
+//! The list of charges is part of the ballot record, and belongs to the decided epoch. A candidate
+//! adds the term that it ends, and writes the list together with the value that it puts forward. So
+//! the list is on a majority before the epoch is decided, whichever candidate wins. The owner's
+//! record carries the list before its gate opens. A controller that learns a decision from a record
+//! without a list marks its own list as *partial*. A claimant uses a partial list only if there is
+//! no whole one.
 //!
-//! A term is charged with the highest limit that a record of its owner shows. The record says at
-//! least what may be open: after a limit was lowered the old one stands in it until the gate was
-//! seen to hold no more than the new one. Consecutive terms of one incarnation share one gate, so
-//! the earlier one is not charged.
+//! A term is charged with the highest limit in a record of its owner. The record says at least what
+//! may be open: after a limit was lowered, the record says the old limit until the gate holds no
+//! more than the new one. Consecutive terms of one incarnation share one gate, so the earlier term
+//! is not charged.
 //!
-//! A later incarnation with the number of the old owner is no evidence that the old one has
-//! drained: it may run on a spare, while the old machine hangs with operations that have passed its
-//! gate. Nothing on the members tells the two cases apart, so an operator has to.
+//! A later incarnation with the number of the old owner is no evidence that the old owner has
+//! drained. The new incarnation may run on a spare host, while the old host hangs with operations
+//! that have passed its gate. The members do not show the difference, so an operator must confirm.
 
 use super::state::Phase;
 use super::voices::owner_of;
@@ -33,15 +34,15 @@ use crate::proto::limit::RedundancyKind;
 use crate::proto::paxos::Lists;
 use crate::proto::words::status::Reason;
 
-/// What the local clock knows of a charged term.
+/// When this controller learnt about a charged term, by the local clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Watched {
     epoch: u64,
     inc: Incarnation,
     /// When the charge was first known here.
     since_ns: u64,
-    /// When an operator's word that the owner is dead was first known here.
-    word_ns: Option<u64>,
+    /// When an operator's confirmation that the owner is dead was first known here.
+    confirmed_ns: Option<u64>,
 }
 
 #[cfg(feature = "model")]
@@ -49,18 +50,17 @@ impl Watched {
     /// Replaces both moments.
     pub(super) fn with_moments(&mut self, moment: impl Fn(u64) -> u64) {
         self.since_ns = moment(self.since_ns);
-        self.word_ns = self.word_ns.map(moment);
+        self.confirmed_ns = self.confirmed_ns.map(moment);
     }
 }
 
 impl Controller {
-    /// What is charged now.
+    /// The list of charges.
     pub fn charges(&self) -> &Charges {
         &self.charged.list
     }
 
-    /// Nothing is open: the own earlier terms are drained. The list has no charge of the present
-    /// one.
+    /// If nothing is open, the own earlier terms are drained. The present term is not in the list.
     pub(super) fn note_own_drain(&mut self) {
         let (inc, own) = (self.setup.inc, self.setup.slot);
         if self.limits.open == 0 && self.may_change_list() {
@@ -78,7 +78,7 @@ impl Controller {
         let mut charges = charges.with_partial(false);
         let known = self.charged.list;
         charges.update(|charge| {
-            // Its own knowledge counts as well, and a word that it was given itself.
+            // The own evidence counts as well, and so does a confirmation given to this controller.
             let good = |old: &Charge| old.shows_drained(charge) && !self.is_contradicted(old);
             let own = known.iter().find(good);
             if let Some(own) = own.filter(|_| !charge.is_shown()) {
@@ -93,13 +93,14 @@ impl Controller {
         ended.drained = self.charged.confirmed_epoch == epoch;
         ended.vouched = ended.drained;
         if owner == value {
-            // One gate for both terms: the later one is charged when it ends.
+            // Both terms have one gate: the later term is charged when it ends.
             charges.retain(|charge| !charge.is_of_term(&ended) || charge.several);
             ended.epoch = epoch.saturating_add(1);
             (ended.drained, ended.vouched) = (false, false);
         }
-        // This machine knows what it has open. Of another incarnation this may be all that is known
-        // later: when it restarts, its next incarnation overwrites its records.
+        // This controller counts its own open permits, so its own term needs no charge here. The
+        // term of another incarnation must be charged now: after a restart the next incarnation
+        // overwrites the records that show it.
         let knows = owner == value && value == self.me();
         if amount != 0 && !knows {
             charges.add(ended);
@@ -107,8 +108,8 @@ impl Controller {
         charges
     }
 
-    /// What a joiner carries for others: what its former incarnation carried, and, if that one
-    /// owned the epoch, what it may have had open, because its records are overwritten now.
+    /// Takes over the list that the former incarnation of a joiner carried. If that incarnation
+    /// owned the epoch, its term is charged, because the joiner overwrites its records.
     pub(super) fn take_over_list(&mut self, list: Charges, lists: &Lists) {
         let mut charges = list.with_partial(self.term.decided.epoch != 0);
         let (_, open) = lists.of_epoch();
@@ -122,8 +123,8 @@ impl Controller {
         self.renew_limit();
     }
 
-    /// A whole list of the decided epoch was read. What a former incarnation may have had open in
-    /// that epoch nobody else knows any more.
+    /// Replaces a partial list by a whole list of the decided epoch that was read. Charges of that
+    /// epoch stay: only this controller knows the term of its former incarnation.
     pub(super) fn complete_list(&mut self, list: Option<Charges>) {
         let Some(mut list) = list.filter(|_| self.charged.list.is_partial()) else {
             return;
@@ -140,12 +141,12 @@ impl Controller {
         self.renew_limit();
     }
 
-    /// Looks for evidence that a charged term has no more strays to come.
+    /// Looks for evidence that a charged term has drained.
     pub(super) fn watch_charges<M: Mailboxes>(&mut self, boxes: &M, now_ns: u64) {
         if self.charged.list.is_empty() || !self.may_change_list() {
             return;
         }
-        self.take_back_words();
+        self.take_back_confirmations();
         let mut drained = Charges::NONE;
         let charges = self.charged.list;
         for charge in charges.iter().filter(|charge| !charge.is_shown()) {
@@ -159,7 +160,7 @@ impl Controller {
         self.mark_drained(|charge| drained.iter().any(|done| done.is_of_term(charge)));
     }
 
-    /// Whether the time has passed after which a term counts as drained.
+    /// Whether the configured drain time of a term has passed.
     fn has_waited(&mut self, charge: &Charge, now_ns: u64) -> bool {
         let drain_ns = self.setup.redundancy.drain_ns;
         let Some(watched) = self.watched(charge, now_ns) else {
@@ -169,7 +170,7 @@ impl Controller {
         drain_ns.is_some_and(|drain_ns| waited_ns >= drain_ns)
     }
 
-    /// What the local clock knows of a term, from now on if nothing so far.
+    /// The entry of a charged term; a new one begins now.
     fn watched(&mut self, charge: &Charge, now_ns: u64) -> Option<&mut Watched> {
         let is_of = |known: &Watched| (known.epoch, known.inc) == (charge.epoch, charge.inc);
         let charges = self.charged.list;
@@ -186,34 +187,40 @@ impl Controller {
             .iter()
             .position(|w| w.as_ref().is_some_and(is_of));
         let free = self.charged.watched.iter().position(Option::is_none);
-        // There are as many places as charges, and each holds one that is charged.
+        // There is an entry for each charge, and entries of terms that are not charged are gone.
         let place = self.charged.watched.get_mut(known.or(free)?)?;
         Some(place.get_or_insert(Watched {
             epoch: charge.epoch,
             inc: charge.inc,
             since_ns: now_ns,
-            word_ns: None,
+            confirmed_ns: None,
         }))
     }
 
-    /// Notes since when the operators' words in the list are known here.
-    pub(super) fn note_words(&mut self, now_ns: u64) {
+    /// Notes the time at which an operator's confirmation in the list was first known here.
+    pub(super) fn note_confirmations(&mut self, now_ns: u64) {
         let charges = self.charged.list;
         for charge in charges.iter().filter(|charge| !charge.is_shown()) {
             if let Some(watched) = self.watched(&charge, now_ns) {
-                let since = *watched.word_ns.get_or_insert(now_ns);
-                watched.word_ns = charge.vouched.then_some(since);
+                let since = *watched.confirmed_ns.get_or_insert(now_ns);
+                watched.confirmed_ns = charge.vouched.then_some(since);
             }
         }
     }
 
-    /// Since when an operator's word about a term is known here.
-    pub(super) fn word_ns(&self, charge: &Charge) -> Option<u64> {
+    /// When an operator's confirmation about a term was first known here.
+    pub(super) fn confirmed_ns(&self, charge: &Charge) -> Option<u64> {
         let is_of = |known: &&Watched| (known.epoch, known.inc) == (charge.epoch, charge.inc);
-        self.charged.watched.iter().flatten().find(is_of)?.word_ns
+        self.charged
+            .watched
+            .iter()
+            .flatten()
+            .find(is_of)?
+            .confirmed_ns
     }
 
-    /// An operator says that the owner of a charged term is dead; `None` if it is not charged.
+    /// An operator confirms that the owner of a charged term is dead; `None` if there is no such
+    /// charge.
     pub(super) fn confirm_drained(
         &mut self,
         owner: Slot,
@@ -230,7 +237,7 @@ impl Controller {
         if !self.may_change_list() {
             return Err(Reason::Busy);
         }
-        self.take_back_words();
+        self.take_back_confirmations();
         let stands = |known: &Charge| known.is_of_term(charge) && known.drained;
         if self.charged.list.iter().any(|known| stands(&known)) {
             return Ok(Outcome::Done);
@@ -247,11 +254,11 @@ impl Controller {
         if changed {
             self.changed_image();
         }
-        self.note_words(now_ns);
+        self.note_confirmations(now_ns);
         Ok(Outcome::Done)
     }
 
-    /// Evidence has shown that these terms are drained.
+    /// Marks terms as drained by evidence.
     fn mark_drained(&mut self, which: impl Fn(&Charge) -> bool) {
         let changed = self.charged.list.update(|charge| {
             if which(charge) {
@@ -263,12 +270,14 @@ impl Controller {
         }
     }
 
-    /// While a ballot is written the list belongs to it, and a joiner has none yet.
+    /// Whether the list may change. During a ballot the list belongs to the ballot, and a joiner
+    /// has no list yet.
     fn may_change_list(&self) -> bool {
         !matches!(self.phase, Phase::Claiming { .. } | Phase::Joining)
     }
 
-    /// Drops what is drained and now repaired [R21].
+    /// Drops the charges up to an epoch: they are drained, and an operator says that the damage is
+    /// repaired [R21].
     pub(super) fn repaired(&mut self, epoch: u64) -> Result<Outcome, Reason> {
         if self.phase != Phase::Owner {
             return Err(Reason::NotOwner);
@@ -276,7 +285,7 @@ impl Controller {
         if epoch >= self.term.decided.epoch {
             return Err(Reason::WrongEpoch);
         }
-        self.take_back_words();
+        self.take_back_confirmations();
         let before = self.charged.list;
         let mut terms = before.iter().filter(|charge| charge.epoch <= epoch);
         if terms.any(|charge| !charge.drained) {
@@ -291,8 +300,8 @@ impl Controller {
     }
 }
 
-/// Whether a record was written by that very incarnation, behind the latch of that term, with
-/// nothing open. The machine never writes 0 open from before the latch.
+/// Whether the charged incarnation wrote this record after the latch of the charged term, with
+/// nothing open. No record after the latch carries a count from before the latch.
 fn shows_drain(charge: &Charge, record: &HeartbeatRecord) -> bool {
     let (now, then) = (record.dec.epoch, charge.epoch);
     let drained = now > then && record.open == 0 || now == then && record.is_drained();
@@ -307,7 +316,7 @@ mod tests {
     use crate::proto::codec::ids::{Decided, Incarnation};
 
     #[test]
-    fn r21_only_what_is_said_behind_the_latch_of_a_term_shows_that_it_has_drained() {
+    fn r21_only_a_record_from_after_the_latch_of_a_term_shows_that_the_term_has_drained() {
         let value = |inc| Value {
             slot: Slot::FIRST,
             inc: Incarnation(inc),

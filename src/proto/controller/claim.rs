@@ -102,8 +102,8 @@ impl Controller {
         self.back_off(now_ns);
     }
 
-    /// Ends a claim; the next one begins within a period. The ballot on the members stays, because a
-    /// promise cannot be withdrawn.
+    /// Ends a claim; the next one begins within a period. The ballot on the members stays, because
+    /// a promise cannot be withdrawn.
     pub(super) fn abandon_claim(&mut self, now_ns: u64) {
         self.phase = Phase::Secondary;
         self.rounds.current = None;

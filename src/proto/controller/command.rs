@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What an operator, or the end of the machine, may ask of a controller.
+//! The commands that an operator, or the shutdown of the host, gives to a controller.
 //!
-//! Every command is idempotent: asking for what already is, is a success. A refusal says why.
+//! Every command is idempotent: a command succeeds if its effect is already there. A refusal has a
+//! reason.
 
 use super::state::{Evidence, Pending, Phase};
 use super::Controller;
@@ -9,75 +10,76 @@ use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::Slot;
 use crate::proto::words::status::Reason;
 
-/// A command to the machine; the words of users are in [`crate::proto::words::message`].
+/// A command to the state machine. The text form of users is in [`crate::proto::words::message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Claim as soon as there is evidence.
     Claim,
     /// Close the gate, drain, and publish that the epoch is over; to `successor` if one is named.
-    /// Fails when permits are still open at `deadline_ns` of the local clock. A named successor has
-    /// [`Controller::preparation_ns`] before that, and permits as long as they would have now.
+    /// The command fails when permits are still open at `deadline_ns` of the local clock. With a
+    /// named successor the drain begins later, by up to [`Controller::preparation_ns`], and the
+    /// deadline moves with it.
     Release {
-        /// Who may claim at once; `None`: anybody.
+        /// The controller that may claim at once; `None` for any controller.
         successor: Option<Slot>,
-        /// Until when permits may come back.
+        /// The time until which permits may come back.
         deadline_ns: u64,
     },
-    /// Stop waiting for a successor to prepare itself: its hand-over fails.
+    /// Stop waiting for a successor to prepare itself: the hand-over fails.
     CallOff,
-    /// Latch now; needs no disk.
+    /// Latch now. This needs no disk.
     Fence(Reason),
-    /// Take the operator's word that the owner is dead.
+    /// The operator confirms that the owner is dead.
     ConfirmDead {
         /// The owner.
         owner: Slot,
         /// Its epoch.
         epoch: u64,
-        /// Even though it was heard lately.
+        /// Whether to accept this although the owner was heard lately.
         force: bool,
     },
-    /// What the terms up to this one left behind is repaired [R21].
+    /// The operator confirms that the damage of the terms up to this one is repaired [R21].
     Repaired {
         /// The last of the terms.
         epoch: u64,
     },
-    /// So many members are failed or rebuilding [R14].
+    /// Members are failed or rebuilding [R14].
     Degraded {
-        /// How many, of each redundancy group.
+        /// The number of such members in each redundancy group.
         failed: u32,
     },
-    /// Redundancy is exhausted, and operations shall go on all the same [R15].
+    /// Operations continue although redundancy is exhausted [R15].
     AcceptRisk {
-        /// The present epoch: what the operator has looked at.
+        /// The present epoch, as the operator saw it.
         epoch: u64,
     },
-    /// The session is about to end or to sleep, for this reason: release, if there is something to
-    /// release, and do not claim any more before [`Command::Stay`].
+    /// The session is about to end or to sleep, for this reason. Release the epoch if there is one,
+    /// and do not claim before [`Command::Stay`].
     Leave {
-        /// Why.
+        /// Why the session ends or sleeps.
         reason: Reason,
         /// As for [`Command::Release`].
         deadline_ns: u64,
     },
-    /// What [`Command::Leave`] with this reason forbade is over.
+    /// Allow again what [`Command::Leave`] with this reason forbade.
     Stay(Reason),
 }
 
-/// How a command ended, if it did.
+/// How far a command has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done.
+    /// The command is done.
     Done,
-    /// [`super::Action::Answer`] will tell.
+    /// [`super::Action::Answer`] will follow.
     Pending,
 }
 
 impl Controller {
-    /// Carries out a command, or begins to.
+    /// Carries out a command, or begins it.
     ///
     /// # Errors
     ///
-    /// Why nothing was begun.
+    /// The reason for a refusal.
     pub fn handle_command(&mut self, command: Command, now_ns: u64) -> Result<Outcome, Reason> {
         self.check_lapse(now_ns);
         match command {
@@ -163,13 +165,14 @@ impl Controller {
         }
     }
 
-    /// A secondary has nothing to release; a hand-over that already happened is a success.
+    /// A release by a controller that owns nothing succeeds, and so does a hand-over that has
+    /// already happened.
     fn already_released(&self, successor: Option<Slot>) -> Result<Outcome, Reason> {
         let owner = self.term.decided.value.map(|value| value.slot);
         match successor {
             None => Ok(Outcome::Done),
             Some(slot) if owner == Some(slot) && !self.is_mine() => Ok(Outcome::Done),
-            // Given back to it already; it has not come yet.
+            // The epoch was given to this successor, which has not claimed yet.
             Some(_) if self.term.role == (RecordRole::Released { successor }) => Ok(Outcome::Done),
             Some(_) => Err(Reason::NotOwner),
         }
@@ -215,12 +218,12 @@ impl Controller {
     }
 }
 
-/// Each reason to leave stands for itself: waking up does not undo a removal.
+/// Each reason to leave has its own bit: waking up does not undo a removal.
 fn leaving_bit(reason: Reason) -> u8 {
     match reason {
         Reason::Suspend => 1 << 0,
         Reason::Reboot => 1 << 1,
-        // It is removed; nothing else makes a controller leave.
+        // Removal is the only other reason to leave.
         _ => 1 << 2,
     }
 }

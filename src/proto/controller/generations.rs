@@ -1,34 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which devices are members now: a disk that was replaced and comes back is none [R56].
+//! Which devices are members now. A disk that was replaced and comes back is no member [R56].
 //!
-//! Each formatting of a place among the members has a generation, which stands in the superblock of
-//! the device and in the head of every record on it. Each controller carries in its records the
-//! highest generation of each member that it knows, and takes what it reads in the records of
-//! others. A device of a lower generation is *outdated*: it is dropped, the caller is told, and
-//! nothing that is read from it is information.
+//! Each time a place among the members is formatted, the place gets a new generation. The
+//! generation is in the superblock of the device and in the head of every record on it. Each
+//! controller writes the highest known generation of each member into its records, and learns
+//! generations from the records of other controllers. A device of a lower generation is *outdated*:
+//! the state machine drops it and reports that, and reads from it are no information.
 //!
-//! That alone does not keep two majorities apart. Of three members 0, 1 and 2, member 1 is
-//! replaced; a controller that knows only the former disk reaches that one and member 2, while the
-//! owner reaches member 0 and the new disk. So a replacement *counts* in majorities only when it is
-//! *settled*: when no controller can complete a round with the former disk any more, and nothing
-//! that was completed with it is undecided. A controller finds that out for member `i` in two
-//! steps:
+//! This rule alone does not keep two majorities apart. Suppose that member 1 of three members 0, 1
+//! and 2 is replaced. A controller that knows only the former disk reaches that disk and member 2,
+//! while the owner reaches member 0 and the new disk. So a replacement *counts* in majorities only
+//! when it is *settled*: when no controller can complete a round with the former disk any more, and
+//! no ballot that was completed with it is undecided. A controller finds that out for member `i` in
+//! two steps:
 //!
-//! 1. *named*: reads have shown records that name the generation of `i` on so many of the other
-//!    members that every majority with the former disk contains one of them. From then on a
+//! 1. *named*: reads have shown records that name the generation of `i` on enough of the other
+//!    members, so that every majority with the former disk contains one of them. From then on a
 //!    controller with the former disk reads such a record in every round, and drops that disk.
-//! 2. *clear*: reads that were issued after that, of as many of the other members, show no ballot
-//!    for the next epoch that such a controller may have completed before.
+//! 2. *clear*: later reads of as many of the other members show no ballot for the next epoch that
+//!    such a controller may have completed before.
 //!
-//! A controller that has found a member to be settled says so in its records, and whoever reads it
-//! believes it: a settled member stays settled. Silence of an owner is aged anew on a member that
-//! begins to count, because the owner may have renewed its lease until then with the former disk.
+//! A controller that finds a member settled writes that into its records, and other controllers
+//! take it from there: a settled member stays settled. On a member that begins to count the silence
+//! of an owner is measured anew, because the owner may have renewed its lease with the former disk
+//! until then.
 //!
-//! With an even number of members two majorities share two places among the members, of which one
-//! is not that of the replacement. A replacement counts there at once, and so do original members.
+//! With an even number of members two majorities share two places among the members, and at least
+//! one of them is not the place of the replacement. So a replacement counts there at once. Original
+//! members always count.
 //!
-//! What is not covered: former disks of two places that come back together and are a majority with
-//! or without a present member, unless each replacement was settled before the next one was made.
+//! One case is not covered: the former disks of two places come back together and are a majority,
+//! with or without a present member, and the first replacement was not settled before the second
+//! one was made.
 
 use super::{Controller, MemberDevice, Notice};
 use crate::proto::codec::ballot::BallotRecord;
@@ -38,14 +41,15 @@ use crate::proto::codec::mailbox::Mailboxes;
 use crate::proto::codec::record::Reading;
 use crate::proto::observer::member_bit;
 
-/// What is known of the generation of one member.
+/// What is known about the generation of one member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Standing {
-    /// The generation of the device that is here; 0 for none.
+    /// The generation of the present device; 0 for none.
     generation: u32,
     /// Members that showed records that name this generation.
     named: u16,
-    /// Members that showed nothing undecided, in a read issued when enough had named it.
+    /// Members that showed no undecided ballot, in a read that was issued when enough members had
+    /// named this generation.
     clear: u16,
 }
 
@@ -66,8 +70,9 @@ impl Standing {
 }
 
 impl Controller {
-    /// A device for `member` came, or went (`None`). What hangs on a device that went is still
-    /// reported. A device of an outdated generation does not come: [`Notice::Outdated`] says so.
+    /// A device for `member` came, or went (`None`). The caller still reports the end of transfers
+    /// to a device that went. A device of an outdated generation is not taken, which
+    /// [`Notice::Outdated`] reports.
     pub fn handle_member(&mut self, member: u8, device: Option<MemberDevice>) {
         if member >= self.setup.members {
             return;
@@ -111,13 +116,13 @@ impl Controller {
         &self.members.generations
     }
 
-    /// The members that are here, belong here, and count in majorities.
+    /// The members that have a device and count in majorities.
     pub(super) fn counted(&self) -> u16 {
         let members = (0..self.setup.members).filter(|&member| self.counts(member));
         members.fold(0, |set, member| set | member_bit(member)) & self.members.present
     }
 
-    /// Whether a member counts in majorities, if it is here.
+    /// Whether a member counts in majorities, if it has a device.
     pub(super) fn counts(&self, member: u8) -> bool {
         self.members.generations.of(member) <= 1
             || self.setup.members % 2 == 0
@@ -132,7 +137,7 @@ impl Controller {
         named.fold(0, |set, (member, _)| set | member_bit(member))
     }
 
-    /// Takes what the records of a member's mailboxes say of generations, and returns it.
+    /// Takes the generations that the records of a member's mailboxes name, and returns them.
     pub(super) fn take_generations<M: Mailboxes>(&mut self, boxes: &M) -> Generations {
         let mut shown = Generations::NONE;
         for slot in Slot::all_in(self.setup.slots) {
@@ -147,13 +152,14 @@ impl Controller {
         shown
     }
 
-    /// Whether a member is here, and is a member.
+    /// Whether a member has a device that is not outdated.
     pub(super) fn is_present(&self, member: u8) -> bool {
         self.members.present & member_bit(member) != 0
     }
 
-    /// Looks whether a read of `member` settles others. `named` are the members that were
-    /// [`Controller::named`] when the read was issued, `shown` is what it showed of generations.
+    /// Notes what a read of `member` says about other members, and settles them if that is enough.
+    /// `named` is the result of [`Controller::named`] when the read was issued, `shown` are the
+    /// generations that it showed.
     pub(super) fn settle<M: Mailboxes>(
         &mut self,
         member: u8,
@@ -185,7 +191,7 @@ impl Controller {
     }
 
     /// Whether a read shows no ballot that may have been completed with the former disk of `other`:
-    /// no value that was put forward, and no ballot of a controller that does not know better.
+    /// no ballot with a value, and no ballot of a controller that does not know the new generation.
     fn is_clear<M: Mailboxes>(&self, other: u8, boxes: &M) -> bool {
         let generation = self.members.generations.of(other);
         let is_harmless = |record: &BallotRecord| {
@@ -206,8 +212,8 @@ impl Controller {
         others.count_ones() > without
     }
 
-    /// Drops the devices of a lower generation than the highest that is known. What is under way
-    /// was begun with them: a claim ends, and so does any other round.
+    /// Drops the devices of a lower generation than the highest known one. The round that is under
+    /// way began with them, so it ends, and so does a claim.
     fn drop_outdated(&mut self) {
         let before = self.members.outdated;
         for member in 0..self.setup.members {
@@ -232,7 +238,8 @@ impl Controller {
         self.members.broken_off |= self.members.outdated != before;
     }
 
-    /// Another device, or none, is here: nothing is known of how it stands.
+    /// Notes the generation of the present device. If it is another one, nothing else is known of
+    /// it.
     fn set_standing(&mut self, member: u8, generation: u32) {
         let Some(state) = self.members.each.get_mut(usize::from(member)) else {
             return;
@@ -247,7 +254,7 @@ impl Controller {
         }
     }
 
-    /// Tells of a device that was dropped, once.
+    /// Reports each dropped device once.
     pub(super) fn poll_outdated(&mut self) -> Option<Notice> {
         let news = self.members.outdated & !self.reported.outdated;
         let member = (0..self.setup.members).find(|&member| news & member_bit(member) != 0)?;

@@ -12,15 +12,15 @@
 //!                `handing over` seen                  until `released` is seen
 //! ```
 //!
-//! Everything that can be done before the gate closes is done before: what is left of the pause is
-//! the drain, one write of the owner, and of the successor a look, phase 2 and two heartbeats. An
-//! offer says nothing about the end of the epoch, so it is good for phase 1 only; Disk Paxos lets
-//! a candidate wait between its phases for as long as it likes. The epoch after this one is decided
-//! when this one is over, as in any other claim, and a hand-over that comes to nothing leaves the
-//! owner where it was.
+//! Phase 1 of the successor's ballot runs while the gate is still open. So the pause consists of
+//! the drain, one write of the owner, and of the successor's look, phase 2 and two heartbeats.
 //!
-//! The owner latches on any claim [R29]. A ballot that names an offer of this epoch is an answer
-//! and no claim, whenever it is seen; a value that is put forward is always a claim.
+//! An offer does not end the epoch, so it permits phase 1 only. Disk Paxos lets a candidate wait
+//! between its phases for any time. The next epoch is decided after the present one has ended, as
+//! in any other claim. If a hand-over fails, the owner keeps the epoch.
+//!
+//! The owner latches on any claim [R29]. A ballot that names an offer of this epoch is an answer to
+//! the offer and no claim, whenever it is read. A ballot with a value is always a claim.
 
 use super::state::{Evidence, Pending, Phase};
 use super::Controller;
@@ -29,23 +29,24 @@ use crate::proto::codec::ids::Slot;
 use crate::proto::paxos::{Seen, Successor};
 use crate::proto::words::status::Reason;
 
-/// A prepared successor looks so often in one of its periods, or more often.
+/// The least number of looks of a prepared successor in one of its periods.
 const LOOKS: u64 = 16;
 
-/// The longest pause between two of its looks.
+/// The longest pause between two looks of a prepared successor.
 const LOOK_NS: u64 = 10_000_000;
 
 impl Controller {
-    /// How long a successor has to prepare itself: it notices within a period, its ballot takes a
-    /// round that writes twice, and the owner sees the ballot within a period. The operator waits
-    /// for as long. A shorter bound would make every hand-over fail where periods are long.
+    /// How long a successor may take to prepare itself. It notices the offer within a period, its
+    /// ballot takes a round that writes twice, and the owner sees the ballot within a period. The
+    /// operator waits for this time, too. A shorter bound would fail with long periods.
     pub fn preparation_ns(&self) -> u64 {
         let rounds_ns = self.patience_ns().saturating_mul(3);
         let periods_ns = self.setup.timing.period_max_ns.saturating_mul(2);
         periods_ns.saturating_add(rounds_ns)
     }
 
-    /// Begins to give the epoch back. What another controller shall have is offered to it first.
+    /// Begins to give the epoch back. If a successor is named, the owner offers the epoch to it
+    /// first.
     pub(super) fn begin_release(
         &mut self,
         successor: Option<Slot>,
@@ -69,8 +70,8 @@ impl Controller {
         self.begin_due_round(now_ns);
     }
 
-    /// If the successor is prepared, the gate may close; if it says that it may not claim, the
-    /// epoch is kept.
+    /// If the successor is prepared, the gate closes. If the successor says that it may not claim,
+    /// the owner keeps the epoch.
     pub(super) fn note_prepared(&mut self, seen: &Seen, now_ns: u64) {
         let Phase::Offering { since, .. } = self.phase else {
             return;
@@ -104,7 +105,7 @@ impl Controller {
         self.queue_limit();
     }
 
-    /// Nothing comes of giving it up, for this reason: the epoch is kept.
+    /// Ends a release or a hand-over without success: the owner keeps the epoch.
     pub(super) fn keep(&mut self, reason: Reason) {
         self.phase = Phase::Owner;
         self.term.role = RecordRole::Owner;
@@ -123,7 +124,7 @@ impl Controller {
         }
     }
 
-    /// The gate is closed and empty: end the epoch and say so.
+    /// Ends the epoch and publishes its end. The gate is closed and empty.
     pub(super) fn finish_release(&mut self, successor: Option<Slot>, reason: Reason, now_ns: u64) {
         let pending = self.pending.take();
         self.latch(reason, now_ns);
@@ -133,21 +134,21 @@ impl Controller {
         self.begin_due_round(now_ns);
     }
 
-    /// What the owner of the present epoch says of its end. A member may show an older record than
-    /// another one did.
+    /// Takes what the owner of the present epoch says about its end. A member may show an older
+    /// record than another member showed before.
     pub(super) fn heed_owner(&mut self, record: &HeartbeatRecord, now_ns: u64) {
         let own = self.setup.slot;
         match (record.role, self.succession.evidence) {
             (RecordRole::Released { successor }, _) if successor.is_none_or(|slot| slot == own) => {
                 self.find(Evidence::Released);
             }
-            // What a member shows that the owner does not reach any more is no offer of today.
+            // A member that the owner does not reach any more may show an outdated offer.
             (RecordRole::HandingOver { successor }, None)
                 if successor == own && self.succession.owner.latest() <= Some(record.hb) =>
             {
                 self.succession.evidence = Some(Evidence::Offered { hb: record.hb });
             }
-            // Kept, or given to somebody else.
+            // The owner keeps the epoch, or gives it to another controller.
             (role, Some(Evidence::Offered { hb }))
                 if record.hb > hb && role != (RecordRole::HandingOver { successor: own }) =>
             {
@@ -160,14 +161,15 @@ impl Controller {
         }
     }
 
-    /// Whether phase 2 must wait for the end of the epoch; when no round is under way, phase 1 is
-    /// through.
+    /// Whether phase 2 must wait for the end of the epoch. If no round is under way, phase 1 is
+    /// complete.
     pub(super) fn is_prepared(&self) -> bool {
         let first = matches!(self.phase, Phase::Claiming { proposal: None, .. });
         first && matches!(self.succession.evidence, Some(Evidence::Offered { .. }))
     }
 
-    /// One ballot is enough for one offer, however long the owner takes.
+    /// Extends the deadline of the claim: one ballot answers an offer, however long the owner
+    /// takes.
     pub(super) fn stay_prepared(&mut self, now_ns: u64) {
         if let Phase::Claiming { deadline_ns, .. } = &mut self.phase {
             *deadline_ns = now_ns.saturating_add(self.setup.timing.window_ns);

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whether this machine is the only one with its number, and the records are what they were.
+//! Whether this controller is the only one with its number, and the records are as it wrote them.
 //!
-//! * A foreign incarnation in the own slot: two machines have one number; `failed` [R36].
-//! * The own incarnation, but a write that this session never gave out: a copy of this machine's
-//!   memory runs; `failed` [R58].
-//! * Less than what was acknowledged: the member was restored, exchanged or damaged, or it forgot a
-//!   write. It does not count until it is written anew [R58].
-//! * Another value than the known one for one epoch: agreement itself is broken; `failed` [R57].
+//! The own slot, as a member shows it, may differ from what this session wrote:
 //!
-//! The state `failed` is final for a session: it latches, writes nothing any more and claims
-//! nothing. [`Controller::handle_fork`] alone leads out of it, with a new incarnation.
+//! * A foreign incarnation: two controllers have one number; `failed` [R36].
+//! * The own incarnation, with a write that this session never issued: a copy of this host's memory
+//!   runs; `failed` [R58].
+//! * An older state than was acknowledged: the member was restored, exchanged or damaged, or it
+//!   lost a write. It does not count until it is written anew [R58].
 //!
-//! A machine that stood still cannot know whether its number was given to another one meanwhile.
-//! A joiner listens to its slot for at least a window, and a window is longer than a lease; so a
-//! controller that has not read its own slot for a lease reads it, on a majority, before it writes
-//! anything [R36].
+//! If any slot shows another owner for a decided epoch than the known one, agreement is broken:
+//! `failed` [R57].
+//!
+//! The state `failed` is final for a session: the controller latches, writes nothing and claims
+//! nothing. Only [`Controller::handle_fork`] leads out of it, with a new incarnation.
+//!
+//! A host that stood still does not know whether its number was given to another host meanwhile. A
+//! joiner listens to its slot for at least a window, and a window is longer than a lease. So a
+//! controller that has not read its own slot for the length of a lease reads it, on a majority,
+//! before it writes anything [R36].
 
 use super::state::{Phase, ReadTag};
 use super::{Controller, Notice};
@@ -31,18 +35,18 @@ use crate::proto::register::Verdict;
 use crate::proto::round::{Kind, Stage};
 use crate::proto::words::status::Reason;
 
-/// What [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) says of both registers
-/// of the own slot on one member: the worst of each.
+/// The verdicts of [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) about both
+/// registers of the own slot on one member: the worst one of each register.
 struct Verdicts {
     ballot: Verdict,
     heartbeat: Verdict,
 }
 
 impl Controller {
-    /// This machine's memory was copied, or put back to what it was before: the hypervisor says so.
-    /// A copy may run with the same incarnation, and what this machine knows may be long past. The
-    /// gate is latched, and the controller joins anew as `inc`, as if the machine had just come.
-    /// What is under way on the members is still reported.
+    /// The hypervisor says that this host's memory was copied, or was put back to an earlier state.
+    /// A copy may run with the same incarnation, and what this host knows may be outdated. The gate
+    /// is latched, and the controller joins anew as `inc`. The caller still reports the end of
+    /// transfers that are under way.
     pub fn handle_fork(&mut self, inc: Incarnation, now_ns: u64) {
         self.latch(Reason::Fork, now_ns);
         self.setup.inc = inc;
@@ -67,7 +71,7 @@ impl Controller {
         self.succession.ballots_from_ns = u64::MAX;
         self.policy.claim_requested = false;
         self.identity.announced = false;
-        // Another machine may have written as this controller.
+        // Another host may have written as this controller.
         self.policy.stale = self.policy.guarded;
         for member in 0..self.setup.members {
             self.forget_member(member, now_ns);
@@ -75,7 +79,7 @@ impl Controller {
         self.renew_limit();
     }
 
-    /// Withdraws for good.
+    /// Latches, and leaves the portion for the rest of the session.
     pub(super) fn fail(&mut self, reason: Reason, now_ns: u64) {
         if self.phase == Phase::Failed {
             return;
@@ -86,8 +90,8 @@ impl Controller {
         self.policy.claim_requested = false;
     }
 
-    /// Compares the own slot on a member with what was acknowledged there. Returns whether the read
-    /// is information about the member.
+    /// Compares the own slot on a member with the acknowledged writes. Returns whether the read is
+    /// information about the member.
     pub(super) fn check_own_slot<M: Mailboxes>(
         &mut self,
         member: u8,
@@ -131,7 +135,7 @@ impl Controller {
         let of = |side: Side| {
             let shown = found.shown(side);
             if shown.is_by(inc) && !self.identity.announced {
-                // Nobody but a copy of this session has written as this incarnation.
+                // Only a copy of this session can have written as this incarnation.
                 return Verdict::Copy;
             }
             own.judge(side, shown, inc, quiet.has(side), written)
@@ -139,8 +143,8 @@ impl Controller {
         of(Side::A).max(of(Side::B))
     }
 
-    /// A register that went back is void, and so is what the member showed of others before: it may
-    /// show what is long past.
+    /// Makes a register that went back void, and forgets what the member showed of the owner: the
+    /// member may show an outdated state.
     fn note_back(&mut self, member: u8, verdicts: &Verdicts) {
         let worst = verdicts.ballot.max(verdicts.heartbeat);
         if worst == Verdict::Fine {
@@ -162,14 +166,14 @@ impl Controller {
         }
     }
 
-    /// Whether a register on a member went back and was not written anew yet.
+    /// Whether a register on a member went back and has not been written anew.
     pub(super) fn is_void(&self, member: u8) -> bool {
         let state = self.members.each.get(usize::from(member));
         state.is_some_and(|state| state.ballot.is_void() || state.heartbeat.is_void())
     }
 
-    /// Whether the own slot was last read so long ago that another machine may have this number by
-    /// now. An owner reads it with each heartbeat, or has lapsed.
+    /// Whether the own slot was last read so long ago that another host may have this number by
+    /// now. An owner reads it with each heartbeat, or its lease has lapsed.
     pub(super) fn must_look(&self, now_ns: u64) -> bool {
         let lease_ns = self.setup.timing.lease_ns;
         let is_recent = |at_ns: u64| now_ns.saturating_sub(at_ns) < lease_ns;
@@ -178,22 +182,22 @@ impl Controller {
         writes && !self.identity.seen_ns.is_some_and(is_recent)
     }
 
-    /// Begins the look that must come before the next write.
+    /// Begins the look that must precede the next write.
     pub(super) fn look_first(&mut self, now_ns: u64) {
         self.identity.looks_first = true;
         if self.rounds.current.is_some() {
             return;
         }
         if self.phase == Phase::Announcing {
-            // There is no write of its own yet by which it would notice: it listens anew.
+            // It has no own write yet by which it would notice another host, so it listens anew.
             self.phase = Phase::Joining;
             self.identity.own_slot.reset();
         }
         self.begin_round(Kind::Look, now_ns);
     }
 
-    /// The lease ended, for this reason. Those that come from reads, and those that an owner with a
-    /// lease gives, say that the own slot was seen lately; after any other it is seen anew first.
+    /// Notes the end of the lease. If the reason comes from reads, or from an owner that still had
+    /// its lease, the own slot was read lately. After any other reason it must be read again first.
     pub(super) fn note_end(&mut self, reason: Reason, now_ns: u64) {
         let is_sure = match reason {
             Reason::ClaimSeen | Reason::HigherEpoch | Reason::Continuity => true,
@@ -203,7 +207,8 @@ impl Controller {
         self.identity.seen_ns = is_sure.then_some(now_ns);
     }
 
-    /// What is left of a round that a machine began to write before it stood still is not written.
+    /// Ends a round that the host began to write before it stood still: its other writes are not
+    /// issued.
     pub(super) fn check_stale_round(&mut self, now_ns: u64) {
         let writes = |round: &crate::proto::round::Round| round.stage == Stage::Writing;
         if self.rounds.current.as_ref().is_some_and(writes) && self.must_look(now_ns) {
@@ -211,7 +216,7 @@ impl Controller {
         }
     }
 
-    /// The decision that is known; a joiner has none of its own yet.
+    /// The highest decision that is known. A joiner has not taken one yet, but has read one.
     pub(super) fn known(&self) -> Decided {
         match self.phase {
             Phase::Joining => self.identity.heard,
@@ -219,13 +224,13 @@ impl Controller {
         }
     }
 
-    /// The member does not count, whatever its last answer said.
+    /// The member counts as not healthy, although its last transfer succeeded.
     pub(super) fn discount(&mut self, member: u8) {
         self.members.healthy &= !member_bit(member);
     }
 }
 
-/// Whether two decisions cannot both be: one epoch has one owner [R57].
+/// Whether two decisions contradict each other: one epoch has one owner [R57].
 pub(super) fn contradict(one: &Decided, other: &Decided) -> bool {
     one.epoch == other.epoch && one.value != other.value
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the machine writes and reads, and what comes back.
+//! Which blocks the state machine writes and reads, and what comes back.
 //!
-//! All own writes are built from the one image, at the moment they are given out. Nothing here
-//! decides about roles; a complete round goes to [`super::judge`].
+//! A record is built from the present state, at the moment at which its write is returned to the
+//! caller. Nothing here decides about roles: a complete round goes to [`super::judge`].
 
 use super::identity::contradict;
 use super::state::{Evidence, Member, Phase, ReadTag, Sides};
@@ -19,7 +19,7 @@ use crate::proto::round::{is_majority, Kind, Progress, Round, Stage};
 use crate::proto::words::status::Reason;
 
 impl Controller {
-    /// A write to an own register has come to its end.
+    /// A write to an own register has ended.
     pub fn handle_write(&mut self, member: u8, register: Register, ok: bool, now_ns: u64) {
         self.check_time(now_ns);
         self.note_health(member, ok);
@@ -35,7 +35,7 @@ impl Controller {
         }
         let more = ok && own.copies(image) < 2;
         let counts = ok && own.counts(image, now_ns);
-        // A member that went back counts again when its registers were written anew.
+        // A member that went back counts again after its registers were written anew.
         let beats = ok && !state.ballot.is_void() && !state.heartbeat.is_void();
         let is_first = !ok && state.ballot.is_void();
         let number = match register {
@@ -47,12 +47,12 @@ impl Controller {
         };
         let belongs = round.number == number && round.stage == Stage::Writing;
         match (round.kind, register) {
-            // A replacement that is not settled yet is written and does not count [R56].
+            // A replacement that is not settled is written, and does not count [R56].
             (Kind::Heartbeat, Register::Heartbeat) if belongs && !is_counted => {
                 round.set_aside(member);
             }
             (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, beats),
-            // The ballot register had to come first, and cannot be written.
+            // The ballot register must be written first, and that write failed.
             (Kind::Heartbeat, Register::Ballot) if belongs && is_first => {
                 round.given |= member_bit(member);
                 round.wrote(member, false);
@@ -67,7 +67,7 @@ impl Controller {
         self.advance(now_ns);
     }
 
-    /// A read of a member's mailboxes has come to its end; `None` when it failed.
+    /// A read of a member's mailboxes has ended; `None` if it failed.
     pub fn handle_read<M: Mailboxes>(&mut self, member: u8, boxes: Option<&M>, now_ns: u64) {
         self.check_time(now_ns);
         let owes = self.owes_a_write(member);
@@ -101,8 +101,8 @@ impl Controller {
                     self.fold(member, boxes);
                 }
             }
-            // A look at the own blocks that failed: the member cannot be written in this round,
-            // and is not asked again before the next one.
+            // A look at the own blocks failed: the member cannot be written in this round, and is
+            // not read again before the next one.
             Some(round) if tag.is_failed_look(ok) && round.stage == Stage::Writing => {
                 round.given |= member_bit(member);
                 round.wrote(member, false);
@@ -112,7 +112,7 @@ impl Controller {
         self.advance(now_ns);
     }
 
-    /// Takes from a read what can be believed at once. Returns whether it is information about the
+    /// Takes from a read what is true at once. Returns whether the read is information about the
     /// member.
     fn take_in<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) -> bool {
         if tag.outdated {
@@ -128,7 +128,7 @@ impl Controller {
         if self.phase == Phase::Failed {
             return false;
         }
-        // What was decided once is decided for ever, wherever it stands.
+        // A decision is final, so it counts on any member.
         self.absorb(boxes, now_ns);
         if !counts || self.phase == Phase::Failed {
             self.discount(member);
@@ -139,7 +139,8 @@ impl Controller {
             self.watch_charges(boxes, now_ns);
             self.settle(member, tag.named, &shown, boxes);
         }
-        // Silence on a replacement is aged from the moment at which it counts [R56].
+        // Silence on a replacement is measured from the moment at which the replacement counts
+        // [R56].
         if self.counts(member) {
             self.watch(member, boxes, now_ns);
         }
@@ -161,7 +162,7 @@ impl Controller {
                 self.begin_round(Kind::Heartbeat, now_ns);
             }
             Phase::Announcing | Phase::Secondary => self.begin_round(Kind::Heartbeat, now_ns),
-            // Between two reads of a first phase that had to wait.
+            // A heartbeat between two reads of a phase 1 that waits for the end of the epoch.
             Phase::Claiming { .. } if self.is_prepared() => {
                 self.begin_round(Kind::Heartbeat, now_ns);
             }
@@ -171,9 +172,10 @@ impl Controller {
     }
 
     pub(super) fn begin_round(&mut self, kind: Kind, now_ns: u64) {
-        // Where replacements that are not settled leave no majority, only reads can tell more.
+        // If replacements that are not settled leave no majority, only reads can settle them.
         let is_short = !is_majority(self.counted(), self.majority());
-        // A ballot that is not written decides nothing: it fails.
+        // A ballot that cannot be written fails. It must not become a look, which would be
+        // complete.
         let kind = match kind {
             Kind::Heartbeat if is_short => Kind::Look,
             kind => kind,
@@ -188,28 +190,29 @@ impl Controller {
         self.advance(now_ns);
     }
 
-    /// Ends what was begun with a device that turned out to be no member [R56].
+    /// Ends the round and the claim that began with a device which turned out to be no member
+    /// [R56].
     pub(super) fn break_off(&mut self, now_ns: u64) {
         if core::mem::take(&mut self.members.broken_off) {
             self.end_round_in_failure(now_ns);
         }
     }
 
-    /// A round came to nothing. If the timer fired meanwhile the next heartbeat is late already,
-    /// and begins at once: a lost one costs as long as it took, not whole periods [R11].
+    /// The round has failed. If the timer fired meanwhile, the next heartbeat is late already and
+    /// begins at once: a lost heartbeat costs the time that it took, not whole periods [R11].
     pub(super) fn end_round_in_failure(&mut self, now_ns: u64) {
         if let Some(round) = self.rounds.current.take() {
             self.note_unreadable(&round);
-            // A look that must come first, and fails, is repeated by the next tick.
+            // If a look must come before the next write, and fails, the next tick repeats it.
             self.rounds.due &= round.kind != Kind::Look || !self.must_look(now_ns);
         }
         self.round_failed(now_ns);
         self.begin_due_round(now_ns);
     }
 
-    /// About which slots a round must know something. An owner must know its own, which shows
-    /// whether it is alone with its number. A controller that watches must know the owner's as
-    /// well. Joining and ballots are not decided without any slot.
+    /// The slots about which a round must have information. An owner needs its own slot, which
+    /// shows whether it is alone with its number. A controller that watches needs the owner's slot,
+    /// too. Joining and ballots need every slot.
     fn certain_slots(&self) -> u64 {
         let owner = self.term.decided.value.map_or(0, |value| value.slot.bit());
         match self.phase {
@@ -219,7 +222,7 @@ impl Controller {
         }
     }
 
-    /// Notes of which slots a round that read a majority knows nothing.
+    /// Notes the slots about which a round that read a majority has no information.
     fn note_unreadable(&mut self, round: &Round) {
         let majority = self.majority();
         if round.has_read(majority) {
@@ -227,7 +230,7 @@ impl Controller {
         }
     }
 
-    /// Sees how the round goes on, and acts on it.
+    /// Advances the round, and acts on the result.
     fn advance(&mut self, now_ns: u64) {
         let (slots, majority) = (self.setup.slots, self.majority());
         let Some(round) = self.rounds.current.as_mut() else {
@@ -250,7 +253,7 @@ impl Controller {
         }
     }
 
-    /// The next block to write or mailbox to read.
+    /// The next transfer of the present round.
     pub(super) fn poll_io(&mut self) -> Option<MailboxIo> {
         let round = self.rounds.current.as_ref()?;
         let (kind, stage, number, given) = (round.kind, round.stage, round.number, round.given);
@@ -278,13 +281,14 @@ impl Controller {
         }
         match kind {
             Kind::Heartbeat => {
-                // The image of the ballots follows along; only the heartbeat counts for the round.
+                // An outdated ballot record is written as well; only the heartbeat counts for the
+                // round.
                 let ballot = if stale_ballot {
                     self.give_ballot(member, number)
                 } else {
                     None
                 };
-                // What a ballot register lost is written before anything that counts.
+                // A ballot register that went back is written before a heartbeat that counts.
                 ballot.or_else(|| {
                     if wanted && !is_void {
                         self.give_heartbeat(member, number)
@@ -337,7 +341,7 @@ impl Controller {
     }
 
     fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<MailboxIo> {
-        // A read is issued now, or a little later than this.
+        // The read is issued at this time or a little later.
         let issued_ns = self
             .rounds
             .current
@@ -412,8 +416,8 @@ impl Controller {
         }
     }
 
-    /// Tells a write of this machine from a write of a copy of it: two machines do not begin a
-    /// round in the same nanosecond.
+    /// A mark that distinguishes a write of this host from a write of a copy of it: two hosts do
+    /// not begin a round in the same nanosecond.
     fn mark(&self) -> u64 {
         self.rounds
             .current
@@ -440,7 +444,7 @@ impl Controller {
         }
     }
 
-    /// Takes the decisions that a read shows. Two values for one epoch cannot be [R57].
+    /// Takes the decisions that a read shows. Two values for one epoch contradict each other [R57].
     fn absorb<M: Mailboxes>(&mut self, boxes: &M, now_ns: u64) {
         let known = self.known();
         let (mut best, mut carried, mut split) = (known, Carried::default(), false);
@@ -466,17 +470,17 @@ impl Controller {
         if split {
             return self.fail(Reason::Split, now_ns);
         }
-        // A joiner has no image yet; it learns from a majority, at the end of its listening.
+        // A joiner takes a decision from a majority, at the end of its listening.
         if self.phase == Phase::Joining {
             self.identity.heard = best;
             return;
         }
         self.learn(best, &carried, now_ns);
         self.complete_list(carried.list);
-        self.note_words(now_ns);
+        self.note_confirmations(now_ns);
     }
 
-    /// Ages what the observers watch on this member.
+    /// Passes what a member shows to the observers.
     fn watch<M: Mailboxes>(&mut self, member: u8, boxes: &M, now_ns: u64) {
         if self.phase == Phase::Joining {
             if let Some(value) = self.own_slot_value(member, boxes) {
@@ -489,7 +493,7 @@ impl Controller {
             return;
         };
         let changed = self.succession.owner.saw(member, value, now_ns);
-        // Who claims epoch 1 has nobody to respect but the ballots themselves.
+        // Epoch 0 has no owner whose heartbeats could disprove evidence.
         let Some(owner) = self.term.decided.value else {
             return;
         };
@@ -506,7 +510,7 @@ impl Controller {
         }
     }
 
-    /// What stands in the own slot, as one number that changes with each write.
+    /// The content of the own slot, as one number that changes with each write.
     fn own_slot_value<M: Mailboxes>(&self, member: u8, boxes: &M) -> Option<u64> {
         let slot = self.setup.slot;
         let ballot = self.info(member, boxes.ballot(slot).reading)?;
@@ -515,9 +519,10 @@ impl Controller {
         Some(ballot.wrapping_add(beat.map_or(0, |record| record.seq)))
     }
 
-    /// What shows life of the present term: the owner's heartbeats, or claims for epoch 1. `None`
-    /// is no information; `Some(None)` says that the owner, in that incarnation and term, has
-    /// nothing there.
+    /// The value that shows life in the present term: the owner's heartbeats, or the claims for
+    /// epoch
+    /// 1. `None` is no information. `Some(None)` says that the owner's incarnation has written
+    /// nothing of this term there.
     fn owner_value<M: Mailboxes>(&self, member: u8, boxes: &M) -> Option<Option<u64>> {
         let Decided { epoch, value } = self.term.decided;
         if let Some(owner) = value {
@@ -533,7 +538,8 @@ impl Controller {
         Some(Some(claims))
     }
 
-    /// A reading as information: `None` is none, `Some(None)` says that nothing was written.
+    /// A reading as information: `None` is no information, `Some(None)` says that nothing was
+    /// written.
     fn info<T>(&self, member: u8, reading: Reading<T>) -> Option<Option<T>> {
         match reading {
             Reading::Valid(record) => Some(Some(record)),
@@ -542,7 +548,7 @@ impl Controller {
         }
     }
 
-    /// Adds a member's mailboxes to the round they were read for.
+    /// Adds a member's mailboxes to the present round.
     fn fold<M: Mailboxes>(&mut self, member: u8, boxes: &M) {
         let Some(mut round) = self.rounds.current.take() else {
             return;
@@ -591,7 +597,7 @@ impl Controller {
         self.rounds.current = Some(round);
     }
 
-    /// A member that still owes an answer from before this round did not answer in time.
+    /// Notes the members that have not answered a transfer of an earlier round.
     fn note_hanging(&mut self) {
         for (member, state) in (0_u8..).zip(&self.members.each) {
             let writes = state.ballot.is_writing() || state.heartbeat.is_writing();
@@ -601,8 +607,8 @@ impl Controller {
         }
     }
 
-    /// Whether a write of an earlier round hangs on a member: that it can be read does not make it
-    /// one that can be claimed with.
+    /// Whether a write of an earlier round hangs on a member. Such a member is no help for a claim,
+    /// even if it can be read.
     fn owes_a_write(&self, member: u8) -> bool {
         let present = self.rounds.current.as_ref().map(|round| round.number);
         let Some(state) = self.members.each.get(usize::from(member)) else {
@@ -624,12 +630,12 @@ impl Controller {
     }
 }
 
-/// What the records of one epoch on one member say of charges and of failed members.
+/// What the records of one epoch on one member say about charges and failed members.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Carried {
-    /// The owner's list, otherwise the first that is whole.
+    /// The owner's list; without it, the first whole list.
     pub(super) list: Option<Charges>,
-    /// What the owner was told, otherwise the most that anybody says.
+    /// What the owner was told; without it, the highest number in any record.
     pub(super) failed: Option<u32>,
     by_owner: bool,
 }
@@ -654,8 +660,8 @@ impl Carried {
     }
 }
 
-/// Whether a record says that the owner of an epoch, which nobody has ended yet, has drained:
-/// nothing of it can land in a later one.
+/// Whether a record says that the owner of the decided epoch has drained. Then none of its
+/// operations can land in a later epoch.
 fn has_drained(decided: Decided, slot: Slot, record: &HeartbeatRecord) -> bool {
     let writer = Value {
         slot,

@@ -19,7 +19,8 @@ impl Controller {
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == Kind::Look {
-            // This controller could not write when the round began. The round has shown that it can.
+            // This controller could not write when the round began. The round has shown that it
+            // can.
             self.rounds.due = true;
             return;
         }
@@ -50,8 +51,8 @@ impl Controller {
         }
     }
 
-    /// Joining: if the own slot has been quiet for long enough, the controller takes what a majority
-    /// says it promised before. It drops the role and keeps the promises [R35].
+    /// Joining: if the own slot has been quiet for long enough, the controller takes what a
+    /// majority says it promised before. It drops the role and keeps the promises [R35].
     fn judge_listening(&mut self, round: &Round) {
         let majority = self.majority();
         // The first complete round shows whether the portion was never written.
@@ -125,7 +126,7 @@ impl Controller {
         // The list goes with the value: a winner that dies leaves it on a majority.
         self.charged.list = self.charges_after(&round.seen.lists, value);
         self.limits.failed = self.failed_after(&round.seen.lists);
-        self.note_words(now_ns);
+        self.note_confirmations(now_ns);
         self.succession.promise.bal = ballot;
         self.succession.promise.val = Some(value);
         self.changed_image();
@@ -200,7 +201,8 @@ impl Controller {
     /// The lease was extended, and the gate gets it. The first lease of a term waits until a
     /// majority carries what this term may be charged with [R21].
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
-        // There was no break since the stamps of this lease, so the leaps are those of this reading.
+        // There was no break since the stamps of this lease, so the leaps are those of this
+        // reading.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
             Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {
@@ -220,8 +222,8 @@ impl Controller {
     }
 
     /// Whether a majority carries the present ballot record, and carries it whatever may still land
-    /// there. A record in one block alone is lost when an earlier write, which was reported as lost,
-    /// lands in that block.
+    /// there. A record in one block alone is lost when an earlier write, which was reported as
+    /// lost, lands in that block.
     pub(super) fn is_published(&self, now_ns: u64) -> bool {
         let holds = |member: &u8| {
             let state = self.members.each.get(usize::from(*member));

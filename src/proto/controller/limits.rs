@@ -16,8 +16,8 @@ impl Controller {
         self.limits.published
     }
 
-    /// The number of members that are failed or rebuilding, as this controller counts them. An owner
-    /// counts with it now, any other controller from its claim on.
+    /// The number of members that are failed or rebuilding, as this controller counts them. An
+    /// owner counts with it now, any other controller from its claim on.
     pub fn degraded(&self) -> u32 {
         self.limits.failed.max(self.limits.failed_at_claim)
     }

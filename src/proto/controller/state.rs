@@ -4,8 +4,9 @@
 //! Each group says which inputs change it. "Commands" are [`super::Controller::handle_command`],
 //! "transfers" are [`super::Controller::handle_write`] and [`super::Controller::handle_read`],
 //! "timers" are [`super::Controller::handle_tick`] and [`super::Controller::handle_timeout`]. A
-//! clock break ([`super::Controller::handle_clocks`]), a lapse ([`super::Controller::handle_lapse`])
-//! and a fork ([`super::Controller::handle_fork`]) change what their functions say.
+//! clock break ([`super::Controller::handle_clocks`]), a lapse
+//! ([`super::Controller::handle_lapse`]) and a fork ([`super::Controller::handle_fork`]) change
+//! what their functions say.
 
 use super::generations::Standing;
 use super::{charges, voices};
@@ -215,8 +216,8 @@ impl Limits {
 
 /// The terms of earlier owners whose operations may still land, and what is known of these owners.
 ///
-/// Reads add evidence. A claim extends the list. Commands (`confirm_dead`, `repaired`) mark and drop
-/// terms.
+/// Reads add evidence. A claim extends the list. Commands (`confirm_dead`, `repaired`) mark and
+/// drop terms.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Charged {
     /// The list that the ballot record carries.

@@ -64,15 +64,16 @@ impl Controller {
         self.forget_epoch();
         self.note_term();
         if self.is_mine() {
-            // This controller owns in name only: no stamp was taken before the deciding write [R30].
+            // This controller owns in name only: no stamp was taken before the deciding write
+            // [R30].
             self.term.role = RecordRole::Lapsed;
             self.reason = Reason::NameOnly;
             self.succession.evidence = Some(Evidence::OwnLapse);
         }
     }
 
-    /// If the new term is one of another controller, a device that is open now may be stale when the
-    /// term ends [R31]. Consecutive terms of one controller are exempt.
+    /// If the new term is one of another controller, a device that is open now may be stale when
+    /// the term ends [R31]. Consecutive terms of one controller are exempt.
     pub(super) fn note_term(&mut self) {
         let owner = self.term.decided.value;
         let is_foreign = owner.is_some_and(|value| value.slot != self.setup.slot);
@@ -90,8 +91,8 @@ impl Controller {
         self.succession.backoff_until_ns = 0;
     }
 
-    /// Ends the lease of the own epoch for ever. A lease that was lost without a command is evidence
-    /// that the epoch is over [R9].
+    /// Ends the lease of the own epoch for ever. A lease that was lost without a command is
+    /// evidence that the epoch is over [R9].
     pub(super) fn latch(&mut self, reason: Reason, now_ns: u64) {
         if self.phase.is_owner() {
             self.note_end(reason, now_ns);

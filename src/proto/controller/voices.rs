@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is heard of owners, present and charged, and an operator's word about them [R21].
+//! Signs of life of the present owner and of charged owners, and an operator's confirmation that an
+//! owner is dead [R21].
 //!
 //! ```text
-//!                 confirm_dead             term ends: charged, and drained by word
+//!                 confirm_dead       term ends: charged, and drained by confirmation
 //!   owner silent -------------> confirmed ---------------------------------------> vouched
 //!                                   |                                                 |
-//!                                   +----------- heard: the word is forgotten --------+
+//!                                   +------- heard: the confirmation is forgotten ----+
 //! ```
 //!
-//! A *voice* is the heartbeat register of one incarnation. It is heard when a member shows a later
-//! record of it than before, whatever role that record names: an owner that has latched is as alive
-//! as one that writes. Members are compared with themselves only; a member that forgot a heartbeat
-//! shows an earlier one, which is no sign of life. The first record on a member is none either, but
-//! no silence is proved before it has stood for as long as one lasts.
+//! A *voice* is the heartbeat register of one incarnation. The incarnation is heard when a member
+//! shows a later record than the same member showed before. The role in the record does not matter:
+//! an owner that has latched is alive, too. A member that lost a heartbeat shows an earlier record,
+//! which is no sign of life. The first record on a member is no sign of life either, but silence
+//! counts from it.
 
 use super::state::{Evidence, Phase};
 use super::Controller;
@@ -26,7 +27,7 @@ use crate::proto::words::status::Reason;
 /// Each charged term may be of another incarnation; the present owner is one more.
 pub(super) const MAX_VOICES: usize = MAX_CHARGES + 1;
 
-/// What was heard of one incarnation.
+/// What was heard from one incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Voice {
     slot: Slot,
@@ -37,7 +38,7 @@ pub(super) struct Voice {
     changed_ns: u64,
     /// When a member last showed a later record than before.
     heard_ns: Option<u64>,
-    /// When a record was last new that says that operations are open.
+    /// When a new record last said that operations are open.
     open_ns: Option<u64>,
 }
 
@@ -57,7 +58,7 @@ impl Voice {
         (self.slot, self.inc) == (value.slot, value.inc)
     }
 
-    /// A member shows `record`; whether that is a sign of life.
+    /// A member shows `record`. Returns whether that is a sign of life.
     fn shows(&mut self, member: u8, record: &HeartbeatRecord, now_ns: u64) -> bool {
         let Some(known) = self.seqs.get_mut(usize::from(member)) else {
             return false;
@@ -81,7 +82,7 @@ impl Voice {
 }
 
 impl Controller {
-    /// Listens to the present owner and to those that are charged, on one member.
+    /// Listens to the present owner and to the charged owners, on one member.
     pub(super) fn listen<M: Mailboxes>(&mut self, member: u8, boxes: &M, now_ns: u64) {
         let charges = self.charged.list;
         let charged = charges.iter().map(|charge| owner_of(&charge));
@@ -107,12 +108,12 @@ impl Controller {
         }
     }
 
-    /// The voice of an incarnation, from now on if nothing was known of it so far.
+    /// The voice of an incarnation; a new one begins now.
     fn voice_of(&mut self, value: &Value, now_ns: u64) -> Option<&mut Voice> {
         let is_it = |voice: &Option<Voice>| voice.is_some_and(|voice| voice.is_of(value));
         let known = self.charged.voices.iter().position(is_it);
         let free = self.charged.voices.iter().position(Option::is_none);
-        // There are as many places as there may be owners to listen to.
+        // There is an entry for each owner that may be listened to.
         let place = self.charged.voices.get_mut(known.or(free)?)?;
         Some(place.get_or_insert(Voice::new(*value, now_ns)))
     }
@@ -125,8 +126,8 @@ impl Controller {
             .find(|voice| voice.is_of(value))
     }
 
-    /// An owner was heard: it is not dead, whatever an operator said. What was written down of that
-    /// word is taken back in [`Controller::take_back_words`].
+    /// An owner was heard, so it is not dead, although an operator confirmed that.
+    /// [`Controller::take_back_confirmations`] removes the confirmation from the list of charges.
     fn contradict(&mut self, value: &Value, now_ns: u64) {
         if self.term.decided.value != Some(*value) {
             return;
@@ -137,15 +138,16 @@ impl Controller {
         }
     }
 
-    /// Whether the owner of a charged term was heard since an operator's word about it was known.
+    /// Whether the owner of a charged term was heard after an operator's confirmation about it was
+    /// known.
     pub(super) fn is_contradicted(&self, charge: &Charge) -> bool {
         let heard_ns = self.voice(&owner_of(charge)).and_then(|it| it.heard_ns);
-        let word_ns = self.word_ns(charge);
-        charge.vouched && heard_ns.is_some_and(|at| word_ns.is_some_and(|word| at > word))
+        let confirmed_ns = self.confirmed_ns(charge);
+        charge.vouched && heard_ns.is_some_and(|at| confirmed_ns.is_some_and(|since| at > since))
     }
 
-    /// Owners that were heard again are not drained by an operator's word.
-    pub(super) fn take_back_words(&mut self) {
+    /// Takes back operators' confirmations about owners that were heard later.
+    pub(super) fn take_back_confirmations(&mut self) {
         let before = self.charged.list;
         let wrong = |charge: &Charge| self.is_contradicted(charge);
         let mut charges = before;
@@ -160,12 +162,12 @@ impl Controller {
         }
     }
 
-    /// Whether an operator's word that an owner is dead may be taken. With `force` it goes before
-    /// silence, but never before what the owner says of itself.
+    /// Whether an operator may confirm that an owner is dead. `force` skips the check for silence,
+    /// but not the check for open operations that the owner published.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The reason for a refusal.
     pub(super) fn may_be_dead(
         &self,
         value: &Value,
@@ -192,8 +194,8 @@ impl Controller {
         }
     }
 
-    /// Whether no majority could be read lately: a silence is no evidence then. A controller that
-    /// sees has read one within its period and the time that a round may take.
+    /// Whether no majority was read lately: then silence is no evidence. A healthy controller reads
+    /// a majority within its period and the time that a round may take.
     fn is_blind(&self, now_ns: u64) -> bool {
         let sees_ns = self.setup.period_ns.saturating_add(self.patience_ns());
         let lately = |at_ns: u64| now_ns.saturating_sub(at_ns) <= sees_ns;
