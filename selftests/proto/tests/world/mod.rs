@@ -19,12 +19,12 @@
 
 mod clock;
 mod disk;
-mod machine;
+mod host;
 mod monitor;
 
 pub use clock::{Clock, Rng, Steering};
 pub use disk::{Mailbox, Payload, Snapshot};
-pub use machine::{Call, Image, Machine, LIMIT};
+pub use host::{Call, Image, Machine, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
