@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What one controller's machine does, in named situations on simulated disks.
+//! What one controller's host does, in named situations on simulated disks.
 //!
 //! Every run is watched by the monitor of [`world`], which knows true time and checks the safety
-//! rules after each event; the tests here say what must happen *besides*: who wins, in which
-//! order, after how long (in simulated time, which is exact) and with how many commands.
+//! rules after each event. The tests here say what must happen *besides*: which controller wins, in
+//! which order, after how long (in simulated time, which is exact) and with how many commands.
 
 mod world;
 
@@ -55,11 +55,11 @@ fn until(world: &mut World, at_most_ns: u64, done: impl Fn(&World) -> bool) -> u
     }
 }
 
-/// A world in which controller 1, the home, owns and everybody has joined.
+/// A world in which all controllers have joined, and controller 1, the home, owns.
 fn owned(config: Config) -> World {
     let mut world = World::new(config);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
-    let last = world.machines.len() - 1;
+    let last = world.hosts.len() - 1;
     until(&mut world, 10 * SECOND, |w| {
         (1..=last).all(|m| w.role(m) == Role::Secondary)
     });
@@ -67,45 +67,45 @@ fn owned(config: Config) -> World {
     world
 }
 
-/// Tells a machine to give its portion back; what is open may take so long to end.
+/// Tells a host to give its portion back; what is open may take so long to end.
 fn release(
     world: &mut World,
-    machine: usize,
+    host: usize,
     successor: Option<Slot>,
     within_ns: u64,
 ) -> Result<Outcome, Reason> {
-    let deadline_ns = world.local_ns(machine) + within_ns;
+    let deadline_ns = world.local_ns(host) + within_ns;
     let release = Command::Release {
         successor,
         deadline_ns,
     };
-    world.command(machine, release)
+    world.command(host, release)
 }
 
-/// The state machine of a machine that is on.
-fn controller(world: &mut World, machine: usize) -> &mut Controller {
-    world.machines[machine].controller.as_mut().unwrap()
+/// The state machine of a host that is on.
+fn controller(world: &mut World, host: usize) -> &mut Controller {
+    world.hosts[host].controller.as_mut().unwrap()
 }
 
-/// An operation of a machine that does not end.
-fn hold_permit(world: &mut World, machine: usize) {
-    let local_ns = world.local_ns(machine);
-    world.machines[machine].gate.enter(Place::ONE, || local_ns);
+/// An operation of a host that does not end.
+fn hold_permit(world: &mut World, host: usize) {
+    let local_ns = world.local_ns(host);
+    world.hosts[host].gate.enter(Place::ONE, || local_ns);
 }
 
-/// An operation that machine 0 [holds](hold_permit) ends.
+/// An operation that host 0 [holds](hold_permit) ends.
 fn end_permit(world: &mut World) {
-    world.machines[0].gate.leave(Place::ONE);
+    world.hosts[0].gate.leave(Place::ONE);
 }
 
-/// An operator's word that the owner of the first epoch, machine 0, is dead.
+/// An operator's word that the owner of the first epoch, host 0, is dead.
 const DEAD: Command = Command::ConfirmDead {
     owner: Slot::FIRST,
     epoch: 1,
     force: false,
 };
 
-/// An operator's wrong word that the owner of the first epoch, machine 0, is dead.
+/// An operator's wrong word that the owner of the first epoch, host 0, is dead.
 const NOT_DEAD: Command = Command::ConfirmDead {
     owner: Slot::FIRST,
     epoch: 1,
@@ -158,7 +158,7 @@ fn owners(world: &World) -> Vec<(u64, usize)> {
         .monitor
         .leases
         .iter()
-        .map(|&(epoch, machine, _)| (epoch, machine))
+        .map(|&(epoch, host, _)| (epoch, host))
         .collect()
 }
 
@@ -177,7 +177,7 @@ fn r28_at_a_cold_start_the_home_controller_wins_alone() {
 }
 
 #[test]
-fn r28_without_its_home_a_virgin_portion_is_claimed_by_somebody_else() {
+fn r28_without_its_home_a_portion_never_written_is_claimed_by_another_controller() {
     let mut world = World::asleep(Config::healthy(3, 1));
     world.start(1);
     world.start(2);
@@ -190,7 +190,7 @@ fn r28_without_its_home_a_virgin_portion_is_claimed_by_somebody_else() {
 
 /// What shows life before the first epoch are the ballots of others.
 #[test]
-fn r28_who_finds_a_ballot_for_the_first_epoch_waits_for_a_window_more() {
+fn r28_a_controller_that_finds_a_ballot_for_the_first_epoch_waits_for_another_window() {
     let mut world = World::asleep(Config::healthy(3, 1));
     world.start(1);
     world.start(2);
@@ -219,7 +219,7 @@ fn r28_a_dead_candidate_is_overbid() {
 }
 
 #[test]
-fn r28_a_home_that_finds_another_there_waits_like_everybody() {
+fn r28_a_home_that_finds_another_controller_waits_like_the_others() {
     let mut world = World::asleep(Config::healthy(2, 1));
     world.start(1);
     controller(&mut world, 1).set_claim_auto(false);
@@ -234,7 +234,7 @@ fn r28_a_home_that_finds_another_there_waits_like_everybody() {
 /// Home finds the mailboxes blank, then hears nothing for so long that another one claims, and dies
 /// with its ballot written.
 #[test]
-fn r28_a_home_that_found_the_portion_blank_and_then_a_ballot_waits_like_everybody() {
+fn r28_a_home_that_found_the_portion_blank_and_then_a_ballot_waits_like_the_others() {
     let mut world = World::asleep(Config::healthy(2, 1));
     world.start(0);
     until(&mut world, SECOND, |w| w.completions[0] > 0);
@@ -257,13 +257,13 @@ fn r4_healthy_heartbeats_renew_the_lease_for_a_long_time_without_a_gap() {
     let lost = world.run_until(1_000 * SECOND, |w| !w.is_valid(0)).unwrap();
     assert!(!lost);
     // One heartbeat for each period, one write and one read for each heartbeat.
-    let beats = world.machines[0].controller.as_ref().unwrap().heartbeats();
+    let beats = world.hosts[0].controller.as_ref().unwrap().heartbeats();
     let periods = world.now_ns / PERIOD;
     assert!(
         (periods - 20..=periods + 2).contains(&beats),
         "{beats} in {periods}"
     );
-    assert!(world.machines[0].issued <= 2 * beats + 60);
+    assert!(world.hosts[0].issued <= 2 * beats + 60);
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn r24_a_silent_owner_is_replaced_after_the_window_and_soon_after_it() {
 }
 
 #[test]
-fn r24_from_the_confirming_look_to_the_lease_it_takes_eleven_commands_for_a_member() {
+fn r24_the_lease_follows_the_confirming_look_within_eleven_commands_for_a_member() {
     let mut world = owned(Config::healthy(2, 1));
     world.crash(0);
     until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
@@ -340,9 +340,9 @@ fn r6_an_owner_that_stalls_at_any_step_never_writes_under_the_old_epoch_again() 
     for step in 0..60 {
         let mut world = owned(Config::healthy(2, 1));
         world.stall_at = Some((0, step, 3 * timing().window_ns));
-        until(&mut world, 10 * SECOND, |w| w.machines[0].is_stalled());
+        until(&mut world, 10 * SECOND, |w| w.hosts[0].is_stalled());
         until(&mut world, 10 * SECOND, |w| w.is_valid(1));
-        until(&mut world, 10 * SECOND, |w| !w.machines[0].is_stalled());
+        until(&mut world, 10 * SECOND, |w| !w.hosts[0].is_stalled());
         // Everything it had in its hands is done now, and changes nothing [R33].
         let gone = world
             .run_until(20 * SECOND, |w| w.is_valid(0) || !w.is_valid(1))
@@ -362,8 +362,8 @@ fn long_lease(controllers: u8) -> Config {
     config
 }
 
-/// The owner's heartbeats reach nobody any more, while its users go on writing. The other one takes
-/// over.
+/// The owner's heartbeats reach no member any more, while its users go on writing. The other
+/// controller takes over.
 fn cut_off(world: &mut World) -> Result<bool, Violation> {
     world.set_path(0, 0, Path::Failing);
     world.run_until(30 * SECOND, |w| w.is_valid(1))
@@ -393,7 +393,7 @@ fn r10_a_clock_of_timers_that_is_steered_by_a_tenth_changes_no_rule() {
             let mut world = owned(long_lease(2));
             world.steer(0, owner_ppm);
             world.steer(1, observer_ppm);
-            // Nobody loses anything by it.
+            // No controller loses its lease by it.
             run(&mut world, 20 * SECOND);
             assert_eq!(owners(&world), [(1, 0)]);
             match cut_off(&mut world) {
@@ -414,9 +414,9 @@ fn r43_an_owner_that_sleeps_at_any_step_has_no_lease_when_it_wakes_up() {
             let mut world = owned(Config::healthy(2, 1));
             world.stall_is_sleep = true;
             world.stall_at = Some((0, step, for_ns));
-            until(&mut world, 10 * SECOND, |w| w.machines[0].is_stalled());
+            until(&mut world, 10 * SECOND, |w| w.hosts[0].is_stalled());
             let epoch = world.epoch(0);
-            until(&mut world, 10 * SECOND, |w| !w.machines[0].is_stalled());
+            until(&mut world, 10 * SECOND, |w| !w.hosts[0].is_stalled());
             assert!(!world.is_valid(0), "step {step}, {for_ns} ns");
             run(&mut world, 10 * SECOND);
             assert!(world.owner().is_some());
@@ -426,18 +426,18 @@ fn r43_an_owner_that_sleeps_at_any_step_has_no_lease_when_it_wakes_up() {
     }
 }
 
-/// Each sign of a break ends the lease by itself, at the next event of the machine, whatever the
+/// Each sign of a break ends the lease by itself, at the next event of the host, whatever the
 /// lease clock says.
 #[test]
 fn r43_an_owner_whose_clocks_show_a_break_is_latched() {
     let breaks: [fn(&mut World); 4] = [
-        |world| world.machines[0].steering.slept_ns += 1,
-        |world| world.machines[0].steering.leaps_ns += LEAP_NS,
+        |world| world.hosts[0].steering.slept_ns += 1,
+        |world| world.hosts[0].steering.leaps_ns += LEAP_NS,
         |world| world.exchange(0),
         |world| {
             // A counter that steps back by less than a lease: the lease looks valid for longer.
-            world.machines[0].clock.offset_ns -= 100 * MS;
-            world.machines[0].forget_reading();
+            world.hosts[0].clock.offset_ns -= 100 * MS;
+            world.hosts[0].forget_reading();
         },
     ];
     for (number, happen) in breaks.into_iter().enumerate() {
@@ -454,11 +454,11 @@ fn r43_an_owner_whose_clocks_show_a_break_is_latched() {
 
 /// What an observer has measured before a break is not the silence of a window.
 #[test]
-fn r43_an_observer_whose_clocks_show_a_break_waits_for_a_whole_window_behind_it() {
+fn r43_an_observer_whose_clocks_show_a_break_waits_for_a_whole_window_after_it() {
     let window_ns = timing().window_ns;
     let breaks: [fn(&mut World); 3] = [
         |world| world.sleep(1, 10 * MS),
-        |world| world.machines[1].steering.slept_ns += 1,
+        |world| world.hosts[1].steering.slept_ns += 1,
         |world| world.exchange(1),
     ];
     for (number, happen) in breaks.into_iter().enumerate() {
@@ -532,11 +532,11 @@ fn r29_two_candidates_in_any_step_never_both_decide() {
         for later_ns in (0..6 * IO).step_by(IO as usize / 2) {
             let mut world = owned(Config::healthy(3, 1));
             world.crash(0);
-            let claims = |w: &World, machine| w.role(machine) == Role::Claiming;
+            let claims = |w: &World, host| w.role(host) == Role::Claiming;
             until(&mut world, 5 * SECOND, |w| claims(w, 1) || claims(w, 2));
             let first = if claims(&world, 1) { 1 } else { 2 };
             let second = 3 - first;
-            let is_stopped = |w: &World, machine: usize| w.machines[machine].is_stalled();
+            let is_stopped = |w: &World, host: usize| w.hosts[host].is_stalled();
             let long_ns = timing().window_ns;
             world.stall_at = Some((first, first_step, long_ns));
             until(&mut world, PERIOD, |w| is_stopped(w, first));
@@ -559,9 +559,9 @@ fn r29_two_candidates_in_any_step_never_both_decide() {
 #[test]
 fn r9_a_demoted_owner_does_not_revive() {
     let mut world = owned(Config::healthy(2, 1));
-    // Just longer than the lease: nobody took over yet, and still it must claim a new epoch.
+    // Just longer than the lease: no controller has taken over, and still it must claim an epoch.
     world.stall(0, timing().lease_ns);
-    until(&mut world, SECOND, |w| !w.machines[0].is_stalled());
+    until(&mut world, SECOND, |w| !w.hosts[0].is_stalled());
     until(&mut world, SECOND, |w| w.epoch(0) == 2);
     until(&mut world, SECOND, |w| w.is_valid(0));
     assert_eq!(owners(&world), [(1, 0), (2, 0)]);
@@ -572,7 +572,7 @@ fn r9_a_demoted_owner_does_not_revive() {
 fn r9_a_lone_owner_that_lapsed_needs_no_proof_that_it_is_silent() {
     let mut world = owned(Config::healthy(1, 1));
     world.stall(0, timing().lease_ns);
-    until(&mut world, SECOND, |w| !w.machines[0].is_stalled());
+    until(&mut world, SECOND, |w| !w.hosts[0].is_stalled());
     let took_ns = until(&mut world, 5 * SECOND, |w| w.is_valid(0));
     assert!(took_ns < PERIOD, "{took_ns}");
     assert_eq!(owners(&world), [(1, 0), (2, 0)]);
@@ -581,14 +581,14 @@ fn r9_a_lone_owner_that_lapsed_needs_no_proof_that_it_is_silent() {
 #[test]
 fn r10_a_period_that_does_not_fit_is_refused_and_changes_nothing() {
     let mut world = owned(Config::healthy(1, 1));
-    let machine = controller(&mut world, 0);
+    let host = controller(&mut world, 0);
     for period_ns in [0, MS - 1, PERIOD + 1] {
-        assert!(!machine.set_period(period_ns), "{period_ns}");
-        assert_eq!(machine.setup().period_ns, PERIOD);
+        assert!(!host.set_period(period_ns), "{period_ns}");
+        assert_eq!(host.setup().period_ns, PERIOD);
     }
     for period_ns in [MS, PERIOD] {
-        assert!(machine.set_period(period_ns), "{period_ns}");
-        assert_eq!(machine.setup().period_ns, period_ns);
+        assert!(host.set_period(period_ns), "{period_ns}");
+        assert_eq!(host.setup().period_ns, period_ns);
     }
 }
 
@@ -616,7 +616,7 @@ fn r34_a_release_drains_and_another_takes_over_without_a_window() {
     let took_ns = until(&mut world, SECOND, |w| w.is_valid(1));
     // At most: the longest operation drains, a period until it is seen, and the claim.
     assert!(took_ns <= 30 * MS + PERIOD + 20 * IO, "{took_ns}");
-    assert_eq!(world.machines[0].answers, [Ok(())]);
+    assert_eq!(world.hosts[0].answers, [Ok(())]);
     assert!(!world.run_until(20 * SECOND, |w| !w.is_valid(1)).unwrap());
     assert_eq!(owners(&world), [(1, 0), (2, 1)]);
 }
@@ -657,7 +657,7 @@ fn r34_a_named_successor_comes_first_and_at_once() {
     }
 }
 
-/// The owner hands over to a machine that dies when it is prepared.
+/// The owner hands over to a host that dies when it is prepared.
 fn give_to_one_that_dies(world: &mut World, successor: usize) {
     let asked = release(world, 0, Some(slot(successor as u8)), SECOND);
     assert_eq!(asked, Ok(Outcome::Pending));
@@ -699,15 +699,13 @@ fn r34_a_hand_over_that_does_not_drain_leaves_the_lease_where_it_was() {
     let prepared_ns = until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     assert!(prepared_ns <= 3 * PERIOD, "{prepared_ns}");
     assert_eq!(world.role(1), Role::Claiming);
-    // The successor is patient for longer than its claim lasts. What is open has as long as if
-    // nobody had been waited for, and no longer.
+    // The successor waits for longer than its claim lasts. Open permits have as long as in a
+    // hand-over that does not wait, and no longer.
     assert!(!world
         .run_until(19 * SECOND / 10, |w| !w.is_valid(0))
         .unwrap());
-    until(&mut world, SECOND / 5, |w| {
-        !w.machines[0].answers.is_empty()
-    });
-    assert_eq!(world.machines[0].answers, [Err(Reason::ReleaseTimeout)]);
+    until(&mut world, SECOND / 5, |w| !w.hosts[0].answers.is_empty());
+    assert_eq!(world.hosts[0].answers, [Err(Reason::ReleaseTimeout)]);
     assert_eq!(world.role(0), Role::Owner);
     until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
     // Its ballot stands, and is no claim.
@@ -716,16 +714,14 @@ fn r34_a_hand_over_that_does_not_drain_leaves_the_lease_where_it_was() {
 }
 
 #[test]
-fn r34_a_hand_over_that_was_called_off_is_in_the_way_of_none() {
+fn r34_a_hand_over_that_was_called_off_does_not_hinder_the_next_one() {
     for next in [1, 2] {
         let mut world = owned(Config::healthy(3, 3));
         hold_permit(&mut world, 0);
         release(&mut world, 0, Some(slot(1)), 200 * MS).unwrap();
-        until(&mut world, 2 * SECOND, |w| {
-            !w.machines[0].answers.is_empty()
-        });
+        until(&mut world, 2 * SECOND, |w| !w.hosts[0].answers.is_empty());
         until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
-        world.machines[0].gate.leave(Place::ONE);
+        world.hosts[0].gate.leave(Place::ONE);
         release(&mut world, 0, Some(slot(next)), SECOND).unwrap();
         let next = usize::from(next);
         // Its own ballot from before is no sign that it is prepared, and another's is no claim.
@@ -745,13 +741,13 @@ fn r34_a_successor_that_waits_for_the_end_goes_on_with_its_heartbeats() {
     hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 3 * SECOND).unwrap();
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
-    let (before, issued) = (heartbeat(&world, 0, 1).seq, world.machines[1].issued);
+    let (before, issued) = (heartbeat(&world, 0, 1).seq, world.hosts[1].issued);
     run(&mut world, 2 * SECOND);
     assert_eq!(world.role(1), Role::Claiming);
     let beats = heartbeat(&world, 0, 1).seq - before;
     let periods = 2 * SECOND / PERIOD;
     assert!((periods - 2..=periods + 1).contains(&beats), "{beats}");
-    let looks = world.machines[1].issued - issued - 2 * beats;
+    let looks = world.hosts[1].issued - issued - 2 * beats;
     assert!((8 * periods..=16 * periods).contains(&looks), "{looks}");
 }
 
@@ -805,7 +801,7 @@ fn r34_the_end_of_an_epoch_says_nothing_of_the_next_one_of_the_same_owner() {
         What::Write {
             payload: Payload::Heartbeat(record),
             ..
-        } => io.machine == 0 && record.dec.epoch == 2,
+        } => io.host == 0 && record.dec.epoch == 2,
         _ => false,
     });
     until(&mut world, 5 * SECOND, |w| w.epoch(1) == 2);
@@ -822,9 +818,7 @@ fn r29_a_later_ballot_of_a_former_successor_is_a_claim() {
     let mut world = owned(Config::healthy(2, 1));
     hold_permit(&mut world, 0);
     release(&mut world, 0, Some(slot(1)), 200 * MS).unwrap();
-    until(&mut world, 2 * SECOND, |w| {
-        !w.machines[0].answers.is_empty()
-    });
+    until(&mut world, 2 * SECOND, |w| !w.hosts[0].answers.is_empty());
     until(&mut world, SECOND, |w| w.role(1) == Role::Secondary);
     run(&mut world, SECOND);
     assert_eq!(world.monitor.stats.reason(Reason::ClaimSeen), 0);
@@ -835,7 +829,7 @@ fn r29_a_later_ballot_of_a_former_successor_is_a_claim() {
 }
 
 #[test]
-fn r34_whoever_leaves_does_not_wait_for_a_successor() {
+fn r34_a_controller_that_leaves_does_not_wait_for_a_successor() {
     let mut world = owned(Config::healthy(3, 1));
     world.crash(1);
     assert_eq!(
@@ -843,7 +837,7 @@ fn r34_whoever_leaves_does_not_wait_for_a_successor() {
         Ok(Outcome::Pending)
     );
     assert_eq!(world.command(0, Command::CallOff), Ok(Outcome::Done));
-    assert_eq!(world.machines[0].answers, [Err(Reason::Busy)]);
+    assert_eq!(world.hosts[0].answers, [Err(Reason::Busy)]);
     assert_eq!(world.role(0), Role::Owner);
     let leave = Command::Leave {
         reason: Reason::Suspend,
@@ -855,9 +849,9 @@ fn r34_whoever_leaves_does_not_wait_for_a_successor() {
 }
 
 #[test]
-fn r34_who_has_nothing_to_release_says_so_or_is_done_already() {
+fn r34_a_release_without_an_epoch_is_refused_or_already_done() {
     let mut world = owned(Config::healthy(3, 1));
-    let to = |world: &mut World, machine, index| release(world, machine, Some(slot(index)), SECOND);
+    let to = |world: &mut World, host, index| release(world, host, Some(slot(index)), SECOND);
     assert_eq!(to(&mut world, 0, 0), Ok(Outcome::Done), "it has it");
     assert_eq!(release(&mut world, 1, None, SECOND), Ok(Outcome::Done));
     assert_eq!(to(&mut world, 1, 0), Ok(Outcome::Done), "that one has it");
@@ -881,7 +875,7 @@ fn r34_who_has_nothing_to_release_says_so_or_is_done_already() {
 
 /// The epoch is decided, and the heartbeats that bring the lease are still to come.
 #[test]
-fn r34_who_has_no_lease_yet_cannot_release() {
+fn r34_an_owner_without_a_lease_cannot_release() {
     let mut world = World::new(Config::healthy(2, 1));
     until(&mut world, 10 * SECOND, |w| w.epoch(0) == 1);
     assert!(!world.is_valid(0));
@@ -891,7 +885,7 @@ fn r34_who_has_no_lease_yet_cannot_release() {
 }
 
 #[test]
-fn fence_changes_nothing_where_there_is_nothing_to_lose() {
+fn fence_changes_nothing_without_a_lease() {
     let mut world = owned(Config::healthy(2, 1));
     let fence = Command::Fence(Reason::Fence);
     assert_eq!(world.command(1, fence), Ok(Outcome::Done));
@@ -905,8 +899,8 @@ fn r34_a_successor_has_two_periods_and_three_rounds_to_prepare_itself() {
     world.crash(1);
     let asked = release(&mut world, 0, Some(slot(1)), SECOND);
     assert_eq!(asked, Ok(Outcome::Pending));
-    let took_ns = until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
-    assert_eq!(world.machines[0].answers, [Err(Reason::Unprepared)]);
+    let took_ns = until(&mut world, SECOND, |w| !w.hosts[0].answers.is_empty());
+    assert_eq!(world.hosts[0].answers, [Err(Reason::Unprepared)]);
     // A round: its write is reported as lost within a period, the next one and a read follow.
     let prepares_ns = 2 * PERIOD + 3 * (PERIOD + 20 * MS + 20 * MS);
     assert!(
@@ -970,7 +964,7 @@ fn r29_an_owner_that_hands_over_to_one_latches_on_the_claim_of_another() {
     until(&mut world, SECOND, |w| w.role(0) == Role::Releasing);
     put_claim(&mut world, 2);
     until(&mut world, SECOND, |w| !w.is_valid(0));
-    assert_eq!(world.machines[0].answers, [Err(Reason::Lapse)]);
+    assert_eq!(world.hosts[0].answers, [Err(Reason::Lapse)]);
 }
 
 #[test]
@@ -980,12 +974,12 @@ fn r34_a_permit_that_does_not_close_makes_release_fail_and_the_owner_keeps() {
     // Whenever that is: not only when a heartbeat is due.
     for within_ns in [210 * MS, 250 * MS, 290 * MS] {
         release(&mut world, 0, None, within_ns).unwrap();
-        let took_ns = until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
+        let took_ns = until(&mut world, SECOND, |w| !w.hosts[0].answers.is_empty());
         assert!(
             (within_ns..within_ns + 2 * IO).contains(&took_ns),
             "{took_ns}"
         );
-        let answers = std::mem::take(&mut world.machines[0].answers);
+        let answers = std::mem::take(&mut world.hosts[0].answers);
         assert_eq!(answers, [Err(Reason::ReleaseTimeout)]);
     }
     // The gate is open again.
@@ -1001,8 +995,8 @@ fn r34_a_lease_that_lapses_while_draining_makes_release_fail() {
     hold_permit(&mut world, 0);
     release(&mut world, 0, None, 10 * SECOND).unwrap();
     world.set_member(0, Path::Failing);
-    until(&mut world, SECOND, |w| !w.machines[0].answers.is_empty());
-    assert_eq!(world.machines[0].answers, [Err(Reason::Lapse)]);
+    until(&mut world, SECOND, |w| !w.hosts[0].answers.is_empty());
+    assert_eq!(world.hosts[0].answers, [Err(Reason::Lapse)]);
 }
 
 #[test]
@@ -1030,7 +1024,7 @@ fn r9_fence_after_a_lapse_waits_like_a_fence_before_it() {
         controller(&mut world, 0).set_claim_auto(false);
         let from_ns = world.now_ns;
         world.stall(0, timing().lease_ns);
-        until(&mut world, SECOND, |w| !w.machines[0].is_stalled());
+        until(&mut world, SECOND, |w| !w.hosts[0].is_stalled());
         until(&mut world, SECOND, |w| w.role(0) == Role::Secondary);
         if fenced {
             let fence = Command::Fence(Reason::Fence);
@@ -1070,7 +1064,7 @@ fn fence_followed_by_claim_waits_for_evidence() {
 }
 
 #[test]
-fn claim_manual_leaves_a_dead_owner_alone_until_told() {
+fn claim_manual_does_not_replace_a_dead_owner_without_a_command() {
     let mut config = Config::healthy(2, 1);
     config.claim_auto = false;
     let mut world = World::new(config);
@@ -1146,7 +1140,7 @@ fn r42_with_one_of_three_members_dead_nothing_changes_and_a_takeover_still_happe
 }
 
 #[test]
-fn r42_a_hanging_member_of_three_delays_nobody() {
+fn r42_a_hanging_member_of_three_delays_no_controller() {
     let mut world = owned(Config::healthy(2, 3));
     world.set_member(1, Path::Hung);
     assert!(!world.run_until(20 * SECOND, |w| !w.is_valid(0)).unwrap());
@@ -1193,7 +1187,7 @@ fn r36_a_joiner_listens_for_a_window_and_looks_when_it_is_over() {
     world.start(0);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     world.start(1);
-    until(&mut world, PERIOD, |w| w.machines[1].issued > 0);
+    until(&mut world, PERIOD, |w| w.hosts[1].issued > 0);
     let took_ns = until(&mut world, SECOND, |w| w.last_write_ns[1] > 0);
     let listens_ns = timing().join_listen_ns();
     assert!(
@@ -1207,7 +1201,7 @@ fn r36_a_joiner_listens_for_a_window_and_looks_when_it_is_over() {
 }
 
 #[test]
-fn r36_a_second_machine_with_a_living_number_never_joins() {
+fn r36_a_second_host_with_a_number_in_use_never_joins() {
     let mut world = World::asleep(Config::healthy(2, 1).with_duplicate_of(0));
     world.start(0);
     world.start(1);
@@ -1217,12 +1211,12 @@ fn r36_a_second_machine_with_a_living_number_never_joins() {
     assert_eq!(world.role(2), Role::Joining);
     let writes = world.last_write_ns[2];
     assert_eq!(writes, 0, "it has written nothing");
-    let reason = world.machines[2].controller.as_ref().unwrap().reason();
+    let reason = world.hosts[2].controller.as_ref().unwrap().reason();
     assert_eq!(reason, Reason::Duplicate);
 }
 
 #[test]
-fn r36_two_machines_with_one_number_that_start_at_once_do_not_both_stay() {
+fn r36_two_hosts_with_one_number_that_start_together_do_not_both_stay() {
     let mut failed = 0;
     for seed in 1..=20 {
         let mut config = Config::healthy(2, 1).with_duplicate_of(0);
@@ -1301,7 +1295,7 @@ fn confirm_dead_is_refused_while_the_owner_was_heard_and_saves_the_window_later(
 }
 
 #[test]
-fn r29_an_owner_that_sees_a_claim_latches_and_somebody_owns_again() {
+fn r29_an_owner_that_sees_a_claim_latches_and_a_controller_owns_again() {
     let mut world = owned(Config::healthy(2, 1));
     put_claim(&mut world, 1);
     until(&mut world, SECOND, |w| {
@@ -1320,17 +1314,17 @@ fn r31_stale_openers_keep_a_controller_from_claiming() {
     world.crash(0);
     run(&mut world, 20 * SECOND);
     assert_eq!(world.owner(), None);
-    let reason = world.machines[1].controller.as_ref().unwrap().reason();
+    let reason = world.hosts[1].controller.as_ref().unwrap().reason();
     assert_eq!(reason, Reason::StaleOpeners);
-    let machine = controller(&mut world, 1);
-    assert_eq!(machine.waits_for_openers(), Some(1));
+    let host = controller(&mut world, 1);
+    assert_eq!(host.waits_for_openers(), Some(1));
     let refused = world.command(1, Command::Claim);
     assert_eq!(refused, Err(Reason::StaleOpeners));
-    let machine = controller(&mut world, 1);
-    machine.openers_gone(0);
-    assert_eq!(machine.waits_for_openers(), Some(1), "that was before");
-    machine.openers_gone(1);
-    assert_eq!(machine.waits_for_openers(), None);
+    let host = controller(&mut world, 1);
+    host.openers_gone(0);
+    assert_eq!(host.waits_for_openers(), Some(1), "that was before");
+    host.openers_gone(1);
+    assert_eq!(host.waits_for_openers(), None);
     until(&mut world, SECOND, |w| w.is_valid(1));
 }
 
@@ -1392,8 +1386,8 @@ fn r47_members_that_answer_and_are_there_are_counted() {
 #[test]
 fn r42_a_member_that_went_is_not_written_and_not_read() {
     let mut world = owned(Config::healthy(2, 3));
-    for machine in 0..2 {
-        controller(&mut world, machine).handle_member(1, None);
+    for host in 0..2 {
+        controller(&mut world, host).handle_member(1, None);
     }
     run(&mut world, PERIOD);
     let goes_there = |w: &World| w.latest().is_some_and(|io| io.member == 1);
@@ -1452,9 +1446,9 @@ fn r42_a_member_that_fails_at_once_is_not_asked_again_and_again() {
     // Two members take a write and a read for each heartbeat, the third at most two tries.
     let beats = 20 * SECOND / PERIOD;
     assert!(
-        world.machines[0].issued < 7 * beats,
+        world.hosts[0].issued < 7 * beats,
         "{}",
-        world.machines[0].issued
+        world.hosts[0].issued
     );
 }
 
@@ -1478,7 +1472,7 @@ fn r8_a_heartbeat_that_hangs_and_completes_later_counts_for_its_own_round_only()
 /// member 0 has that one, and the monitor says so if it counts as a success.
 #[test]
 fn r8_a_heartbeat_that_completes_during_the_next_one_does_not_count_for_that() {
-    let writes = |io: &Io| io.machine == 0 && matches!(io.what, What::Write { .. });
+    let writes = |io: &Io| io.host == 0 && matches!(io.what, What::Write { .. });
     for at_us in (0..=2_000).step_by(100) {
         let mut world = owned(Config::healthy(2, 3));
         world.set_path(0, 2, Path::Hung);
@@ -1521,7 +1515,7 @@ fn r24_the_window_begins_after_the_read_completed_not_when_it_was_issued() {
         let mut world = owned(Config::healthy(2, 1));
         // The observer's write is on its way; the read that follows it hangs, and in the end it
         // shows a heartbeat of just now, the owner's last.
-        let writes = |io: &Io| io.machine == 1 && matches!(io.what, What::Write { .. });
+        let writes = |io: &Io| io.host == 1 && matches!(io.what, What::Write { .. });
         until(&mut world, SECOND, |w| w.latest().is_some_and(writes));
         world.set_path(1, 0, Path::Hung);
         run(&mut world, hangs_ms * MS);
@@ -1536,7 +1530,7 @@ fn r24_the_window_begins_after_the_read_completed_not_when_it_was_issued() {
 /// after it.
 #[test]
 fn r24_a_look_that_began_within_the_window_does_not_confirm_the_silence() {
-    let looks = |io: &Io| io.machine == 1 && matches!(io.what, What::Read { .. });
+    let looks = |io: &Io| io.host == 1 && matches!(io.what, What::Read { .. });
     for later_ms in 0..PERIOD / MS {
         let mut config = Config::healthy(2, 1);
         config.timing.window_ns += later_ms * MS;
@@ -1597,7 +1591,7 @@ fn r26_a_member_that_cannot_be_read_is_not_silent() {
 /// One of three members was replaced and one does not answer: what the third says alone is not what
 /// a majority says.
 #[test]
-fn r39_a_blank_replacement_says_nothing_of_what_was_promised() {
+fn r39_a_blank_replacement_is_no_information_about_promises() {
     let mut config = Config::healthy(2, 3);
     config.originals = 0b011;
     let mut world = World::new(config);
@@ -1625,9 +1619,9 @@ fn r39_another_device_is_read_before_it_is_written() {
         let before = heartbeat(&world, 0, 0).seq;
         until(&mut world, 2 * PERIOD, |w| heartbeat(w, 0, 0).seq > before);
         run(&mut world, PERIOD / 2);
-        for machine in 0..2 {
-            let local_ns = world.local_ns(machine);
-            let controller = controller(&mut world, machine);
+        for host in 0..2 {
+            let local_ns = world.local_ns(host);
+            let controller = controller(&mut world, host);
             controller.handle_member(1, Some(MemberDevice::replacement(2)));
             controller.forget_member(1, local_ns);
         }
@@ -1699,8 +1693,8 @@ fn r56_a_former_member_and_two_broken_paths_make_no_second_owner() {
 fn r56_a_former_member_does_not_let_two_controllers_own_one_epoch() {
     let mut world = owned(Config::healthy(3, 3));
     let former = world.replace(1);
-    for machine in 0..3 {
-        world.attach(machine, 1);
+    for host in 0..3 {
+        world.attach(host, 1);
     }
     run(&mut world, 60 * SECOND);
     world.crash(2);
@@ -1712,10 +1706,10 @@ fn r56_a_former_member_does_not_let_two_controllers_own_one_epoch() {
     world.crash(0);
     run(&mut world, 10 * SECOND);
     assert!(world.is_valid(1) && !world.is_valid(2));
-    for machine in 1..3 {
-        world.attach(machine, 1);
+    for host in 1..3 {
+        world.attach(host, 1);
         for member in 0..3 {
-            world.set_path(machine, member, Path::Up);
+            world.set_path(host, member, Path::Up);
         }
     }
     run(&mut world, 60 * SECOND);
@@ -1755,16 +1749,16 @@ fn r56_a_replacement_counts_when_enough_other_members_know_of_it() {
 /// Once it is settled, a controller that starts believes those that know it, although it cannot
 /// read it from all other members: one of them is lost.
 #[test]
-fn r56_a_settled_replacement_counts_for_everybody_who_starts() {
+fn r56_a_settled_replacement_counts_for_every_controller_that_joins() {
     let (mut world, _) = replaced(1);
     world.attach(1, 1);
     run(&mut world, 5 * SECOND);
     world.set_member(2, Path::Failing);
-    for machine in 0..2 {
-        world.crash(machine);
+    for host in 0..2 {
+        world.crash(host);
     }
-    for machine in 0..2 {
-        world.start(machine);
+    for host in 0..2 {
+        world.start(host);
     }
     until(&mut world, 20 * SECOND, |w| w.owner().is_some());
 }
@@ -1779,7 +1773,7 @@ fn r56_a_replacement_does_not_settle_over_a_value_that_may_be_decided() {
     // The value of controller 2 for the next epoch is on member 2.
     let value = Value {
         slot: slot(1),
-        inc: Incarnation(world.machines[1].inc),
+        inc: Incarnation(world.hosts[1].inc),
     };
     let accepted = Ballot {
         round: 7,
@@ -1848,9 +1842,9 @@ fn r26_an_unreadable_record_is_neither_life_nor_silence() {
     until(&mut world, 5 * SECOND, |w| w.owner().is_some());
 }
 
-/// What a torn write cannot do: both blocks of a register are damaged. On one of three members the
-/// others are a majority; on one of fewer nobody can tell any more what its controller wrote, and
-/// so nobody can claim, whether that controller was the owner or an observer.
+/// Both blocks of a register are damaged, which a torn write cannot do. If that is on one of three
+/// members, the others are a majority. With fewer members it is unknown what the controller wrote,
+/// so no controller can claim, whether that one was the owner or an observer.
 #[test]
 fn r26_a_register_that_is_damaged_as_a_whole_is_no_information() {
     for (members, is_enough) in [(3, true), (2, false), (1, false)] {
@@ -1900,17 +1894,17 @@ fn r26_a_joiner_listens_where_its_own_slot_can_be_read() {
 #[test]
 fn r29_an_owner_whose_clock_stood_still_finds_the_later_epoch_with_its_first_heartbeat() {
     let mut world = owned(Config::healthy(2, 1));
-    // The machine is paused and its clock with it, so no rule of time can detect the pause.
+    // The host is paused and its clock with it, so no rule of time can detect the pause.
     world.monitor.clocks_are_sound = false;
     let paused_ns = 3 * SECOND;
     world.stall(0, paused_ns);
-    world.machines[0].clock.offset_ns -= paused_ns;
+    world.hosts[0].clock.offset_ns -= paused_ns;
     until(&mut world, paused_ns, |w| w.is_valid(1));
-    until(&mut world, paused_ns, |w| !w.machines[0].is_stalled());
+    until(&mut world, paused_ns, |w| !w.hosts[0].is_stalled());
     assert!(world.is_valid(0), "that is the danger");
     let took_ns = until(&mut world, SECOND, |w| !w.is_valid(0));
     assert!(took_ns <= PERIOD + 4 * IO, "{took_ns}");
-    let reason = world.machines[0].controller.as_ref().unwrap().reason();
+    let reason = world.hosts[0].controller.as_ref().unwrap().reason();
     assert_eq!(reason, Reason::HigherEpoch);
     // What it wrote meanwhile changes neither owner nor epoch [R33].
     assert!(!world
@@ -1931,15 +1925,15 @@ fn repairable(controllers: u8, failures: u8, batch: u32) -> Config {
     }
 }
 
-/// The charges that a machine knows: epoch, controller, amount, drained.
-fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
-    let controller = world.machines[machine].controller.as_ref().unwrap();
+/// The charges that a host knows: epoch, controller, amount, drained.
+fn charged(world: &World, host: usize) -> Vec<(u64, u8, u32, bool)> {
+    let controller = world.hosts[host].controller.as_ref().unwrap();
     let charge = |c: Charge| (c.epoch, c.slot.index(), c.amount, c.drained);
     controller.charges().iter().map(charge).collect()
 }
 
-fn limit(world: &World, machine: usize) -> u32 {
-    world.machines[machine].controller.as_ref().unwrap().limit()
+fn limit(world: &World, host: usize) -> u32 {
+    world.hosts[host].controller.as_ref().unwrap().limit()
 }
 
 #[test]
@@ -1988,7 +1982,7 @@ fn r21_an_owner_that_said_it_has_drained_is_not_charged() {
 }
 
 #[test]
-fn r21_an_owner_that_said_it_has_drained_is_not_charged_by_its_next_life() {
+fn r21_an_owner_that_said_it_has_drained_is_not_charged_by_its_next_incarnation() {
     let mut world = owned(repairable(1, 3, 2));
     assert_eq!(
         world.command(0, Command::Fence(Reason::Fence)),
@@ -2036,7 +2030,7 @@ fn r14_a_raised_limit_holds_when_a_majority_carries_it() {
             w.is_valid(1) && charged(w, 1) == [(1, 0, 2, true)]
         });
         run(&mut world, at_ns);
-        let gate = |w: &World| w.machines[1].gate.count().limit;
+        let gate = |w: &World| w.hosts[1].gate.count().limit;
         assert_eq!(gate(&world), 1);
         let repaired = Command::Repaired { epoch: 1 };
         assert_eq!(world.command(1, repaired), Ok(Outcome::Done));
@@ -2052,11 +2046,9 @@ fn r14_a_raised_limit_holds_when_no_earlier_write_can_take_it_back() {
     let mut config = repairable(2, 3, 2);
     (config.members, config.originals) = (1, 1);
     let mut world = owned(config);
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
     let (side, record, issued_ns) = lower_and_raise(&mut world);
-    until(&mut world, SECOND, |w| {
-        w.machines[0].gate.count().limit == 2
-    });
+    until(&mut world, SECOND, |w| w.hosts[0].gate.count().limit == 2);
     assert!(world.now_ns > issued_ns + timing().device_delay_ns);
     let limit_on_disk = |w: &World| w.disks[0][0].ballot().valid().map(|r| r.limit);
     assert_eq!(limit_on_disk(&world), Some(2));
@@ -2079,7 +2071,7 @@ fn r14_a_raised_limit_holds_when_both_blocks_of_a_register_carry_it() {
         let mut world = owned(config);
         world.swallow = Some(swallow);
         lower_and_raise(&mut world);
-        let rises = |w: &World| w.machines[0].gate.count().limit == 2;
+        let rises = |w: &World| w.hosts[0].gate.count().limit == 2;
         assert!(!world.run_until(2 * timing().window_ns, rises).unwrap());
         let limit_on_disk = world.disks[0][0].ballot().valid().map(|r| r.limit);
         one_copy += usize::from(limit_on_disk == Some(2));
@@ -2094,13 +2086,14 @@ fn is_raised_limit_on(io: &Io, wanted: Side) -> bool {
             side,
             payload: Payload::Ballot(record),
             ..
-        } => *side == wanted && io.machine == 0 && record.limit == 2 && record.seq > 8,
+        } => *side == wanted && io.host == 0 && record.limit == 2 && record.seq > 8,
         _ => false,
     }
 }
 
-/// Machine 0 is told that two members failed, which lowers its limit to 1; the write of that is
-/// reported as lost and is returned with the time of its issue. Then the members are back.
+/// Host 0 gets the message that two members failed, which lowers its limit to 1. The write of that
+/// limit is reported as lost, and is returned with the time of its issue. Then the members are
+/// back.
 fn lower_and_raise(world: &mut World) -> (Side, BallotRecord, u64) {
     world.log = Some(Vec::new());
     world.set_path(0, 0, Path::Failing);
@@ -2120,18 +2113,18 @@ fn lowered_limit(io: &Io) -> Option<(Side, BallotRecord, u64)> {
             side,
             payload: Payload::Ballot(record),
             ..
-        } if io.machine == 0 && record.limit == 1 => Some((*side, *record, io.issued_ns)),
+        } if io.host == 0 && record.limit == 1 => Some((*side, *record, io.issued_ns)),
         _ => None,
     }
 }
 
-/// Two operations are open when the limit falls to one: who takes over then reads that there may be
-/// two.
+/// Two operations are open when the limit falls to one. A controller that takes over then reads
+/// that there may be two.
 #[test]
 fn r14_a_lowered_limit_is_published_when_no_more_is_open() {
     for (ended, charge) in [(0, 2), (1, 1)] {
         let mut world = owned(repairable(2, 3, 2));
-        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
         hold_permit(&mut world, 0);
         hold_permit(&mut world, 0);
         run(&mut world, 2 * PERIOD);
@@ -2146,13 +2139,13 @@ fn r14_a_lowered_limit_is_published_when_no_more_is_open() {
     }
 }
 
-/// The limit falls to one after the permits were counted: nobody may read that it did while those
-/// who came behind the count are open.
+/// The limit falls to one after the permits were counted. No record may say so while permits are
+/// open that were given after the count.
 #[test]
-fn r14_a_limit_that_falls_behind_the_count_is_not_published_yet() {
+fn r14_a_limit_that_falls_after_the_count_is_not_published_yet() {
     let mut world = owned(repairable(2, 3, 2));
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
-    world.machines[0].note_open();
+    until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
+    world.hosts[0].note_open();
     hold_permit(&mut world, 0);
     hold_permit(&mut world, 0);
     world.set_failed(0, 2);
@@ -2188,10 +2181,10 @@ fn r21_an_owner_does_not_forget_its_own_earlier_term() {
 
 /// The limit falls after the latch, before anybody has counted what passed the gate until then.
 #[test]
-fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
+fn r21_a_limit_that_falls_after_the_latch_is_published_when_no_more_is_open() {
     for (ended, charge) in [(0, 2), (1, 1)] {
         let mut world = owned(repairable(2, 3, 2));
-        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
         hold_permit(&mut world, 0);
         hold_permit(&mut world, 0);
         let fence = Command::Fence(Reason::Fence);
@@ -2208,9 +2201,9 @@ fn r21_a_limit_that_falls_behind_the_latch_is_published_when_no_more_is_open() {
 
 /// The same when it was counted behind the latch already that no more is open than could be.
 #[test]
-fn r21_a_limit_that_falls_behind_the_count_of_a_latched_gate_is_not_published_yet() {
+fn r21_a_limit_that_falls_after_the_count_of_a_latched_gate_is_not_published_yet() {
     let mut world = owned(repairable(2, 3, 2));
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
     hold_permit(&mut world, 0);
     hold_permit(&mut world, 0);
     let fence = Command::Fence(Reason::Fence);
@@ -2227,18 +2220,18 @@ fn r21_a_limit_that_falls_behind_the_count_of_a_latched_gate_is_not_published_ye
 #[test]
 fn r21_a_permit_that_was_not_counted_before_the_latch_is_not_drained() {
     let mut world = owned(repairable(2, 3, 2));
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
     world.lapse_behind_the_count(0);
     // What it has written by now is the last that is heard of it, for a while.
     world.stall(0, 6 * timing().window_ns);
-    assert_eq!(world.machines[0].ops.len(), 1);
+    assert_eq!(world.hosts[0].ops.len(), 1);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
     run(&mut world, SECOND);
     assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
     until(&mut world, 20 * SECOND, |w| {
         charged(w, 1) == [(1, 0, 2, true)]
     });
-    assert!(world.machines[0].ops.is_empty());
+    assert!(world.hosts[0].ops.is_empty());
 }
 
 /// A ballot record of epoch 2 by controller 2.
@@ -2250,7 +2243,7 @@ fn is_second_decision(io: &Io) -> bool {
         } => record.dec.epoch,
         _ => 0,
     };
-    io.machine == 1 && dec == 2
+    io.host == 1 && dec == 2
 }
 
 /// Whether controller 2 has won that epoch and says so.
@@ -2259,7 +2252,7 @@ fn heartbeats_in_second_epoch(world: &World) -> bool {
 }
 
 #[test]
-fn r21_a_decision_that_is_learnt_without_its_list_forgets_nobody() {
+fn r21_a_decision_that_is_learnt_without_its_list_forgets_no_charge() {
     decision_without_list(true);
     decision_without_list(false);
 }
@@ -2285,15 +2278,15 @@ fn decision_without_list(joins: bool) {
     assert_eq!(charged(&world, 2), [(1, 0, 2, false)]);
 }
 
-/// A winner whose ballots do not come through after its heartbeats have: nobody could know what to
-/// charge it with.
+/// The heartbeats of a winner arrive, and its ballots do not. No other controller could know what
+/// to charge it with.
 #[test]
 fn r21_the_gate_stays_closed_until_a_majority_knows_the_limit() {
     let mut world = owned(repairable(2, 3, 2));
     world.crash(0);
     world.swallow = Some(is_second_decision);
     until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
-    let opens = |w: &World| w.is_valid(1) || w.machines[1].gate.count().open > 0;
+    let opens = |w: &World| w.is_valid(1) || w.hosts[1].gate.count().open > 0;
     let before = heartbeat(&world, 0, 1).hb;
     assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
     // The first heartbeats follow each other at once; it does not go on like that.
@@ -2331,8 +2324,8 @@ fn r21_the_gate_stays_closed_while_one_block_of_a_register_knows_the_limit() {
     assert!(one_copy > 0, "the other block was written first");
 }
 
-/// The write that says what a winner may have open is reported as lost. Whenever that lands it says
-/// the same as the later ones, so that nobody has to wait for it.
+/// The write with the limit of a winner is reported as lost. Whenever it lands, it says the same as
+/// the later ones, so the winner need not wait for it.
 #[test]
 fn r21_a_winner_does_not_wait_for_a_lost_write_that_says_the_same() {
     for fails_ns in (10 * MS..=90 * MS).step_by(10 * MS as usize) {
@@ -2369,14 +2362,14 @@ fn r21_an_owner_is_charged_for_a_term_that_another_decided_for_it() {
 }
 
 #[test]
-fn r21_a_restarted_owner_is_charged_by_itself_until_its_former_life_is_confirmed_dead() {
+fn r21_a_restarted_owner_is_charged_by_itself_until_its_former_incarnation_is_confirmed_dead() {
     for controllers in [1, 2] {
         let mut world = owned(repairable(controllers, 3, 2));
         world.crash(0);
         world.start(0);
         until(&mut world, 30 * SECOND, |w| w.owner().is_some());
         let owner = world.owner().unwrap();
-        // That it came back says nothing of the machine that was: it may be a spare.
+        // That it came back says nothing of the host that was: it may be a spare.
         run(&mut world, 30 * SECOND);
         assert_eq!(charged(&world, owner), [(1, 0, 2, false)]);
         assert_eq!(world.command(owner, DEAD), Ok(Outcome::Done));
@@ -2399,9 +2392,9 @@ fn r21_an_own_earlier_term_is_drained_when_its_last_permit_came_back() {
     assert_eq!(of_first(&world), (1, 0, 2, false));
     run(&mut world, 5 * SECOND);
     assert_eq!(of_first(&world), (1, 0, 2, false));
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
     end_permit(&mut world);
-    world.machines[0].note_open();
+    world.hosts[0].note_open();
     assert_eq!(of_first(&world), (1, 0, 2, true), "no disk is needed");
 }
 
@@ -2418,8 +2411,8 @@ fn r21_a_restarted_owner_learns_the_whole_list_and_does_not_vouch_for_its_former
     until(&mut world, SECOND, |w| !charged(w, 0).is_empty());
     assert_eq!(charged(&world, 0), [(1, 0, 2, false)]);
     let whole = |w: &World| {
-        let machine = w.machines[0].controller.as_ref().unwrap();
-        !machine.charges().is_partial()
+        let host = w.hosts[0].controller.as_ref().unwrap();
+        !host.charges().is_partial()
     };
     until(&mut world, SECOND, whole);
     run(&mut world, 10 * SECOND);
@@ -2475,8 +2468,8 @@ fn crowded(controllers: u8, terms: u64, others: u64) -> World {
     world
 }
 
-/// What a restarted owner finds need not fit into one list: what it may have had open itself is
-/// known to nobody else once it has written.
+/// The charges that a restarted owner finds may not fit into one list. Its own former term is known
+/// to no other controller once it has written.
 #[test]
 fn r21_a_restarted_owner_charges_itself_whatever_it_finds() {
     for (terms, others) in [(3, 1), (7, 1), (7, 8), (8, 1), (8, 9)] {
@@ -2493,7 +2486,7 @@ fn r21_a_restarted_owner_charges_itself_whatever_it_finds() {
 /// Eight terms are charged, none of them drained, and the owner dies. The portion is owned again,
 /// all of them are charged, and an operator gets rid of every charge.
 #[test]
-fn r21_a_full_list_locks_nobody_out() {
+fn r21_a_full_list_locks_no_controller_out() {
     let mut world = crowded(2, 8, 1);
     world.start(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(0));
@@ -2547,9 +2540,9 @@ fn r21_a_dead_incarnation_that_wins_its_next_term_stays_charged() {
     assert_eq!(charged(&world, 0), [(2, 0, 2, false)]);
 }
 
-/// The number of failed members that a machine counts with.
-fn degraded(world: &World, machine: usize) -> u32 {
-    let controller = world.machines[machine].controller.as_ref();
+/// The number of failed members that a host counts with.
+fn degraded(world: &World, host: usize) -> u32 {
+    let controller = world.hosts[host].controller.as_ref();
     controller.unwrap().degraded()
 }
 
@@ -2580,7 +2573,7 @@ fn r21_what_an_owner_was_told_of_failed_members_holds_for_the_next_one() {
 /// Controllers 2 and 3 have learnt that a member failed. That it is back was said to the owner
 /// alone: what the others still have in their registers does not stick.
 #[test]
-fn r21_the_last_word_about_failed_members_is_the_owners() {
+fn r21_the_owner_decides_the_number_of_failed_members() {
     let mut world = owned(repairable(3, 8, 2));
     world.set_failed(0, 2);
     run(&mut world, SECOND);
@@ -2618,7 +2611,8 @@ fn r21_what_another_controller_is_told_of_failed_members_counts_when_that_one_cl
     }
 }
 
-/// The owner is told, and lapses before anything of it is written: it claims again, and knows.
+/// The owner gets the message, and lapses before it writes the number. It claims again, and knows
+/// it.
 #[test]
 fn r21_an_owner_that_lapses_does_not_forget_what_it_was_told() {
     let mut world = owned(repairable(2, 8, 2));
@@ -2646,19 +2640,19 @@ fn r15_an_exhausted_limit_is_named_and_the_risk_can_be_accepted() {
     assert_eq!(world.monitor.stats.budgets, 0);
     world.crash(0);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
-    let reason = |w: &World| w.machines[1].controller.as_ref().unwrap().reason();
+    let reason = |w: &World| w.hosts[1].controller.as_ref().unwrap().reason();
     assert_eq!((limit(&world, 1), reason(&world)), (0, Reason::Exhausted));
     assert_eq!(world.monitor.stats.budgets, 1);
     run(&mut world, SECOND);
-    assert_eq!(world.machines[1].ops.len(), 0, "nothing is admitted");
+    assert_eq!(world.hosts[1].ops.len(), 0, "nothing is admitted");
     assert!(world.is_valid(1), "and nothing is lost");
     assert_eq!(world.command(1, accept(1)), Err(Reason::WrongEpoch));
     assert_eq!(world.command(1, accept(2)), Ok(Outcome::Done));
     assert_eq!(world.command(1, accept(2)), Ok(Outcome::Done));
     assert_eq!(limit(&world, 1), LIMIT_WINDOW);
-    until(&mut world, SECOND, |w| !w.machines[1].ops.is_empty());
+    until(&mut world, SECOND, |w| !w.hosts[1].ops.is_empty());
     assert_eq!(charged(&world, 1), [(1, 0, 2, false)], "kept and shown");
-    // Whoever comes next cannot know how much is under way now.
+    // The next owner cannot know how much is under way now.
     world.start(0);
     until(&mut world, 20 * SECOND, |w| w.role(0) == Role::Secondary);
     world.crash(1);
@@ -2686,9 +2680,9 @@ fn r21_an_operator_may_confirm_that_a_charged_term_is_dead() {
     assert_eq!(limit(&world, 1), 2);
 }
 
-/// A controller that reads nobody hears nobody.
+/// A controller that cannot read any mailbox hears no owner.
 #[test]
-fn r21_who_cannot_read_a_majority_does_not_take_an_owner_for_dead() {
+fn r21_a_controller_that_cannot_read_a_majority_does_not_take_an_owner_for_dead() {
     let mut world = owned(repairable(2, 3, 2));
     for member in [0, 1] {
         world.set_path(1, member, Path::Failing);
@@ -2706,12 +2700,12 @@ fn r21_who_cannot_read_a_majority_does_not_take_an_owner_for_dead() {
 
 /// What was read before a sleep says nothing of the time after it.
 #[test]
-fn r21_who_slept_does_not_take_an_owner_for_dead_before_it_has_read() {
+fn r21_a_controller_that_slept_does_not_take_an_owner_for_dead_before_it_has_read() {
     let mut world = owned(repairable(2, 3, 2));
     world.crash(0);
     run(&mut world, 2 * PERIOD + timing().lease_elsewhere_ns());
     world.sleep(1, 70 * MS);
-    until(&mut world, SECOND, |w| !w.machines[1].is_stalled());
+    until(&mut world, SECOND, |w| !w.hosts[1].is_stalled());
     assert_eq!(world.command(1, DEAD), Err(Reason::Blind));
     run(&mut world, 2 * PERIOD);
     assert_eq!(world.command(1, DEAD), Ok(Outcome::Done));
@@ -2719,7 +2713,7 @@ fn r21_who_slept_does_not_take_an_owner_for_dead_before_it_has_read() {
 
 /// An operator is wrong, is disproved, and the owner fails much later with an operation under way.
 #[test]
-fn r21_a_disproved_word_says_nothing_about_a_later_end() {
+fn r21_a_disproved_confirmation_says_nothing_about_a_later_end() {
     let mut world = owned(repairable(2, 3, 2));
     for member in 0..3 {
         world.set_path(1, member, Path::Failing);
@@ -2731,7 +2725,7 @@ fn r21_a_disproved_word_says_nothing_about_a_later_end() {
     }
     let lost = world.run_until(10 * SECOND, |w| !w.is_valid(0));
     assert!(!lost.unwrap(), "the owner was heard in time");
-    until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+    until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
     hold_permit(&mut world, 0);
     world.stall(0, 20 * SECOND);
     until(&mut world, 20 * SECOND, |w| w.is_valid(1));
@@ -2747,7 +2741,7 @@ fn r21_an_owner_that_says_what_it_has_open_is_not_dead_even_with_force() {
     for charged_already in [false, true] {
         let mut world = owned(repairable(2, 3, 2));
         controller(&mut world, 1).set_claim_auto(charged_already);
-        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
         hold_permit(&mut world, 0);
         let fence = Command::Fence(Reason::Fence);
         controller(&mut world, 0).set_claim_auto(false);
@@ -2765,14 +2759,14 @@ fn r21_an_owner_that_says_what_it_has_open_is_not_dead_even_with_force() {
     }
 }
 
-/// An operator takes a machine that stands still for a dead one: its word holds until the machine
-/// goes on, for the controller that was told and for the one that takes over from it.
+/// An operator confirms that a host is dead which only stands still. The confirmation holds until
+/// the host goes on, for the controller that got it and for the controller that takes over from it.
 #[test]
-fn r21_the_word_about_a_charged_term_is_taken_back_when_its_owner_is_heard() {
+fn r21_the_confirmation_about_a_charged_term_is_taken_back_when_its_owner_is_heard() {
     for handed_over in [false, true] {
         let mut world = owned(repairable(3, 6, 2));
         controller(&mut world, 2).set_claim_auto(false);
-        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
         hold_permit(&mut world, 0);
         world.stall(0, 10 * SECOND);
         until(&mut world, 20 * SECOND, |w| w.is_valid(1));
@@ -2787,7 +2781,7 @@ fn r21_the_word_about_a_charged_term_is_taken_back_when_its_owner_is_heard() {
         }
         let of_first = |w: &World| charged(w, owner).first().copied();
         assert_eq!(of_first(&world), Some((1, 0, 2, true)));
-        until(&mut world, 20 * SECOND, |w| !w.machines[0].is_stalled());
+        until(&mut world, 20 * SECOND, |w| !w.hosts[0].is_stalled());
         until(&mut world, SECOND, |w| {
             of_first(w) == Some((1, 0, 2, false))
         });
@@ -2802,10 +2796,10 @@ fn r21_the_word_about_a_charged_term_is_taken_back_when_its_owner_is_heard() {
 
 /// The owner is heard between the operator's word and the end of the claim that follows from it.
 #[test]
-fn r21_a_word_that_is_disproved_during_the_claim_drains_nothing() {
+fn r21_a_confirmation_that_is_disproved_during_the_claim_drains_nothing() {
     for step in 0..40 {
         let mut world = owned(repairable(2, 3, 2));
-        until(&mut world, SECOND, |w| w.machines[0].ops.is_empty());
+        until(&mut world, SECOND, |w| w.hosts[0].ops.is_empty());
         hold_permit(&mut world, 0);
         world.stall(
             0,
@@ -2814,7 +2808,7 @@ fn r21_a_word_that_is_disproved_during_the_claim_drains_nothing() {
         run(&mut world, timing().lease_elsewhere_ns() + 3 * PERIOD / 2);
         let told = world.command(1, DEAD);
         until(&mut world, 20 * SECOND, |w| {
-            w.owner().is_some() && !w.machines[0].is_stalled()
+            w.owner().is_some() && !w.hosts[0].is_stalled()
         });
         run(&mut world, SECOND);
         assert_eq!(told, Ok(Outcome::Done), "{step}");
@@ -2824,7 +2818,8 @@ fn r21_a_word_that_is_disproved_during_the_claim_drains_nothing() {
     }
 }
 
-/// One owner was told so; who takes over from it read the list before that.
+/// One owner got the confirmation. The controller that takes over from it read the list before
+/// that.
 #[test]
 fn r21_what_an_owner_was_told_is_known_to_the_next_one() {
     let mut world = owned(repairable(3, 6, 2));
@@ -2845,8 +2840,8 @@ fn r21_what_an_owner_was_told_is_known_to_the_next_one() {
     assert_eq!(charged(&world, heir), terms);
 }
 
-/// It was told something since the others read its list: whoever comes reads that, and not what
-/// those still have.
+/// The owner got a message after the others had read its list. The next owner reads the new list,
+/// and does not use what the others still have.
 #[test]
 fn r21_the_list_of_an_epoch_is_the_owners() {
     let mut world = owned(repairable(4, 6, 2));
@@ -2895,7 +2890,7 @@ fn r21_a_list_does_not_change_while_its_ballot_is_written() {
 }
 
 #[test]
-fn r21_external_redundancy_charges_nobody() {
+fn r21_external_redundancy_charges_no_term() {
     let mut world = owned(Config::healthy(2, 3));
     world.crash(0);
     world.start(0);

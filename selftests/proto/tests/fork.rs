@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A machine is copied with its memory (a virtual machine that is resumed twice from one memory
+//! A host is copied with its memory (a virtual host that is resumed twice from one memory
 //! snapshot, a migration whose source goes on), or is put back to an earlier memory snapshot [R58].
 //!
-//! The machines here have no simulated gate and no monitor: what a copy does to the lease that it
-//! remembers is the question, and it is asked of the clock of each machine directly.
+//! The hosts here have no simulated gate and no monitor: what a copy does to the lease that it
+//! remembers is the question, and it is asked of the clock of each host directly.
 
 mod world;
 
@@ -28,7 +28,7 @@ enum Done {
     Read(u8, Snapshot),
 }
 
-/// A machine: the shipped controller, its gate as epoch and expiry, and a clock that is so far
+/// A host: the shipped controller, its gate as epoch and expiry, and a clock that is so far
 /// behind true time.
 #[derive(Clone)]
 struct Vm {
@@ -181,8 +181,8 @@ impl Vm {
     }
 }
 
-/// Runs machines for so long. Returns for how long two gates were open at once, and the names of
-/// the machines whose gate is open at the end.
+/// Runs hosts for so long. Returns for how long two gates were open at once, and the names of
+/// the hosts whose gate is open at the end.
 fn run(vms: &mut [Vm], now: &mut u64, for_ns: u64) -> (u64, Vec<&'static str>) {
     let (end, mut both) = (*now + for_ns, 0);
     while *now < end {
@@ -229,7 +229,7 @@ fn fork(behind_ms: u64, phase_ms: u64) {
     let (both, open) = run(&mut vms, &mut now, 60_000 * MS);
     assert!(
         both < 1_000 && open.len() < 2,
-        "FAULT: two machines own for {both} ms"
+        "FAULT: two hosts own for {both} ms"
     );
 }
 
@@ -260,11 +260,11 @@ fn r58_a_copy_of_a_secondary() {
     let (both, open) = run(&mut vms, &mut now, 60_000 * MS);
     assert!(
         both == 0 && open.len() < 2,
-        "FAULT: two machines own for {both} ms"
+        "FAULT: two hosts own for {both} ms"
     );
 }
 
-/// The snapshot is of 30 s ago, when the machine owned; no other machine owned since.
+/// The snapshot is of 30 s ago, when the host owned; no other host owned since.
 #[test]
 fn r58_put_back_to_an_earlier_snapshot() {
     let (mut vms, mut now) = setting();
@@ -276,5 +276,5 @@ fn r58_put_back_to_an_earlier_snapshot() {
     vms[0] = old;
     let (first, _) = run(&mut vms, &mut now, 300 * MS);
     let (both, _) = run(&mut vms, &mut now, 20_000 * MS);
-    assert!(first + both == 0, "FAULT: two machines own for {both} ms");
+    assert!(first + both == 0, "FAULT: two hosts own for {both} ms");
 }

@@ -21,8 +21,8 @@ const SECOND: u64 = 1_000 * MS;
 const OWNER: usize = 0;
 const SUCCESSOR: usize = 1;
 
-fn slot(machine: usize) -> Slot {
-    Slot::new(machine as u8).unwrap()
+fn slot(host: usize) -> Slot {
+    Slot::new(host as u8).unwrap()
 }
 
 /// Runs until `done`; fails when that takes longer than `at_most_ns`.
@@ -45,18 +45,18 @@ fn keeps_its_lease(world: &mut World, for_ns: u64) {
     }
 }
 
-/// A world in which the first machine owns, and the others are its secondaries.
+/// A world in which the first host owns, and the others are its secondaries.
 fn owned(config: Config) -> World {
     let mut world = World::new(config);
     until(&mut world, 10 * SECOND, |w| w.is_valid(OWNER));
     until(&mut world, 10 * SECOND, |w| {
-        (1..w.machines.len()).all(|machine| w.role(machine) == Role::Secondary)
+        (1..w.hosts.len()).all(|host| w.role(host) == Role::Secondary)
     });
     keeps_its_lease(&mut world, SECOND);
     world
 }
 
-/// The owner is told to hand over; what is open may take so long to end.
+/// Commands the owner to hand over; open permits have `within_ns` to end.
 fn hand_over(world: &mut World, within_ns: u64) {
     let release = Command::Release {
         successor: Some(slot(SUCCESSOR)),
@@ -68,16 +68,16 @@ fn hand_over(world: &mut World, within_ns: u64) {
 /// An operation of the owner that does not end.
 fn hold_permit(world: &mut World) {
     let local_ns = world.local_ns(OWNER);
-    world.machines[OWNER].gate.enter(Place::ONE, || local_ns);
+    world.hosts[OWNER].gate.enter(Place::ONE, || local_ns);
 }
 
-fn controller(world: &mut World, machine: usize) -> &mut Controller {
-    world.machines[machine].controller.as_mut().unwrap()
+fn controller(world: &mut World, host: usize) -> &mut Controller {
+    world.hosts[host].controller.as_mut().unwrap()
 }
 
-fn heartbeat(world: &World, member: usize, machine: usize) -> HeartbeatRecord {
+fn heartbeat(world: &World, member: usize, host: usize) -> HeartbeatRecord {
     let mailboxes = Snapshot(world.disks[member].clone());
-    let found = mailboxes.heartbeat(slot(machine));
+    let found = mailboxes.heartbeat(slot(host));
     found.reading.valid().unwrap()
 }
 
@@ -89,7 +89,7 @@ fn ballots(world: &World) -> u64 {
 }
 
 fn is_answered(world: &World) -> bool {
-    !world.machines[OWNER].answers.is_empty()
+    !world.hosts[OWNER].answers.is_empty()
 }
 
 fn runs() -> u64 {
@@ -110,7 +110,7 @@ fn r34_a_hand_over_that_does_not_drain_costs_no_lease() {
             hold_permit(&mut world);
             hand_over(&mut world, 300 * MS);
             until(&mut world, 5 * SECOND, is_answered);
-            let answers = &world.machines[OWNER].answers;
+            let answers = &world.hosts[OWNER].answers;
             assert_eq!(answers, &[Err(Reason::ReleaseTimeout)]);
             keeps_its_lease(&mut world, 5 * SECOND);
         }
@@ -188,7 +188,7 @@ fn r34_a_ballot_that_is_on_its_way_when_a_hand_over_is_called_off_is_no_claim() 
 /// One member goes on to show the offer, because the owner does not reach it any more: the
 /// successor neither costs the owner its lease nor begins one ballot after the other.
 #[test]
-fn r34_an_offer_that_stands_on_a_member_that_lags_is_none() {
+fn r34_an_offer_on_a_member_that_lags_is_no_offer() {
     let mut world = owned(Config::healthy(2, 3));
     hold_permit(&mut world);
     hand_over(&mut world, 2 * SECOND);
@@ -257,15 +257,15 @@ fn r34_a_hand_over_to_a_controller_that_may_not_claim_is_refused() {
         keeps_its_lease(&mut world, SECOND);
         hand_over(&mut world, SECOND);
         until(&mut world, 20 * MS, is_answered);
-        let answers = &world.machines[OWNER].answers;
+        let answers = &world.hosts[OWNER].answers;
         assert_eq!(answers, &[Err(Reason::Unwilling)], "kind {kind}");
         keeps_its_lease(&mut world, 5 * SECOND);
     }
 }
 
-/// A controller that claims by messages only takes what it was told to claim.
+/// A controller that claims on command alone takes a hand-over after such a command.
 #[test]
-fn r34_a_controller_that_was_told_to_claim_may_be_handed_to() {
+fn r34_a_controller_with_a_requested_claim_accepts_a_hand_over() {
     let mut world = owned(Config::healthy(2, 3));
     controller(&mut world, SUCCESSOR).set_claim_auto(false);
     let claim = world.command(SUCCESSOR, Command::Claim);
@@ -273,7 +273,7 @@ fn r34_a_controller_that_was_told_to_claim_may_be_handed_to() {
     keeps_its_lease(&mut world, SECOND);
     hand_over(&mut world, SECOND);
     until(&mut world, SECOND, |w| w.is_valid(SUCCESSOR));
-    assert_eq!(world.machines[OWNER].answers, [Ok(())]);
+    assert_eq!(world.hosts[OWNER].answers, [Ok(())]);
 }
 
 /// One member shows an old record of the successor, from before it was ready.
@@ -297,7 +297,7 @@ fn r34_a_hand_over_to_a_dead_controller_leaves_the_owner_where_it_was() {
     world.crash(SUCCESSOR);
     hand_over(&mut world, SECOND);
     until(&mut world, SECOND, is_answered);
-    let answers = &world.machines[OWNER].answers;
+    let answers = &world.hosts[OWNER].answers;
     assert_eq!(answers, &[Err(Reason::Unprepared)]);
     keeps_its_lease(&mut world, 20 * SECOND);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a controller does when the records on the members are not what they must be: two owners of
-//! one epoch, a second machine with its number, a copy of itself, a member that went back [R36,
+//! one epoch, a second host with its number, a copy of itself, a member that went back [R36,
 //! R57, R58].
 //!
 //! Each of these breaks an assumption that the safety rules rest on, so the monitor of [`world`] is
@@ -59,11 +59,11 @@ fn go(world: &mut World, for_ns: u64) -> Vec<&'static str> {
     broken
 }
 
-/// A world in which controller 1, the home, owns and everybody has joined.
+/// A world in which all controllers have joined, and controller 1, the home, owns.
 fn owned(config: Config) -> World {
     let mut world = World::new(config);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
-    let last = world.machines.len() - 1;
+    let last = world.hosts.len() - 1;
     until(&mut world, 10 * SECOND, |w| {
         (1..=last).all(|m| w.role(m) == Role::Secondary)
     });
@@ -83,28 +83,28 @@ fn repairable(controllers: u8, members: u8) -> Config {
     }
 }
 
-fn controller(world: &mut World, machine: usize) -> &mut Controller {
-    world.machines[machine].controller.as_mut().unwrap()
+fn controller(world: &mut World, host: usize) -> &mut Controller {
+    world.hosts[host].controller.as_mut().unwrap()
 }
 
-fn reason(world: &World, machine: usize) -> Reason {
-    let controller = world.machines[machine].controller.as_ref();
+fn reason(world: &World, host: usize) -> Reason {
+    let controller = world.hosts[host].controller.as_ref();
     controller.map_or(Reason::None, |it| it.reason())
 }
 
 /// Epoch, controller index, amount and whether it has drained.
-fn charged(world: &World, machine: usize) -> Vec<(u64, u8, u32, bool)> {
-    let controller = world.machines[machine].controller.as_ref().unwrap();
+fn charged(world: &World, host: usize) -> Vec<(u64, u8, u32, bool)> {
+    let controller = world.hosts[host].controller.as_ref().unwrap();
     let charges = controller.charges().iter();
     charges
         .map(|it| (it.epoch, it.slot.index(), it.amount, it.drained))
         .collect()
 }
 
-/// An operation of a machine that does not end.
-fn hold_permit(world: &mut World, machine: usize) {
-    let local_ns = world.local_ns(machine);
-    world.machines[machine].gate.enter(Place::ONE, || local_ns);
+/// An operation of a host that does not end.
+fn hold_permit(world: &mut World, host: usize) {
+    let local_ns = world.local_ns(host);
+    world.hosts[host].gate.enter(Place::ONE, || local_ns);
 }
 
 fn newest_heartbeat(world: &World, member: usize, index: u8) -> Option<HeartbeatRecord> {
@@ -120,21 +120,21 @@ fn ballot(world: &World, member: usize, index: usize) -> BallotRecord {
     world.disks[member][index].ballot().valid().unwrap()
 }
 
-/// Half a period after a heartbeat of a machine, when nothing of it is under way.
+/// Half a period after a heartbeat of a host, when nothing of it is under way.
 fn quiet_moment(world: &mut World, index: u8) {
     let seq = heartbeat(world, 0, index).seq;
     until(world, SECOND, |w| heartbeat(w, 0, index).seq > seq);
     run(world, PERIOD / 2);
 }
 
-/// The registers that a machine writes on a member.
+/// The registers that a host writes on a member.
 fn records(world: &World, member: usize, index: usize) -> (u64, u64) {
     let beat = heartbeat(world, member, index as u8);
     (ballot(world, member, index).seq, beat.seq)
 }
 
-/// Machine 2 and machine 3 both own epoch 2: one member forgot what the others had promised on it,
-/// but not what machine 3 wrote there, so that nobody could see it in its own slot.
+/// Host 2 and host 3 both own epoch 2: one member forgot what the others had promised on it, but
+/// not what host 3 wrote there, so that no controller could see it in its own slot.
 fn split() -> World {
     let mut world = owned(Config::healthy(3, 3));
     world.set_path(1, 2, Path::Failing);
@@ -161,11 +161,11 @@ fn split() -> World {
 fn r57_an_owner_that_reads_another_value_for_its_epoch_withdraws_for_good() {
     // Whichever register names the other owner.
     for in_ballot in [false, true] {
-        for (machine, other) in [(0, 1), (2, 1)] {
+        for (host, other) in [(0, 1), (2, 1)] {
             let mut world = owned(Config::healthy(3, 1));
             world.crash(1);
-            quiet_moment(&mut world, machine as u8);
-            let epoch = world.epoch(machine);
+            quiet_moment(&mut world, host as u8);
+            let epoch = world.epoch(host);
             let dec = Decided {
                 epoch,
                 value: Some(Value {
@@ -194,29 +194,29 @@ fn r57_an_owner_that_reads_another_value_for_its_epoch_withdraws_for_good() {
             }
             let at_most_ns = 2 * PERIOD;
             until(&mut world, at_most_ns, |w| {
-                w.role(machine) == Role::Failed && w.role(0) == Role::Failed
+                w.role(host) == Role::Failed && w.role(0) == Role::Failed
             });
-            assert_eq!(reason(&world, machine), Reason::Split);
+            assert_eq!(reason(&world, host), Reason::Split);
             assert!(!world.is_valid(0));
-            let issued = world.machines[machine].issued;
+            let issued = world.hosts[host].issued;
             // A message does not bring it back.
-            let claim = world.command(machine, Command::Claim);
+            let claim = world.command(host, Command::Claim);
             assert_eq!(claim, Err(Reason::Split));
             run(&mut world, 20 * SECOND);
-            assert_eq!(world.machines[machine].issued, issued);
+            assert_eq!(world.hosts[host].issued, issued);
             assert_eq!(world.owner(), None);
         }
     }
 }
 
 #[test]
-fn r57_two_owners_of_one_epoch_notice_each_other_however_that_came() {
+fn r57_two_owners_of_one_epoch_notice_each_other() {
     let mut world = split();
     // Everything is put right, and a controller comes that knows nothing.
     world.start(0);
-    for machine in 0..3 {
+    for host in 0..3 {
         for member in 0..3 {
-            world.set_path(machine, member, Path::Up);
+            world.set_path(host, member, Path::Up);
         }
     }
     go(&mut world, 2 * PERIOD);
@@ -275,9 +275,9 @@ fn r58_a_member_whose_records_went_back_counts_again_when_they_are_written_anew(
         for members in [1, 3] {
             let mut world = World::new(Config::healthy(2, members));
             until(&mut world, 10 * SECOND, |w| {
-                (0..2).all(|machine| w.role(machine) == Role::Secondary)
+                (0..2).all(|host| w.role(host) == Role::Secondary)
             });
-            // Nobody had owned yet.
+            // The portion was never owned.
             let before = world.disks[0].clone();
             until(&mut world, 10 * SECOND, |w| w.is_valid(0));
             run(&mut world, 10 * SECOND);
@@ -294,8 +294,8 @@ fn r58_a_member_whose_records_went_back_counts_again_when_they_are_written_anew(
             until(&mut world, 3 * PERIOD, rewritten);
             // Once for each controller that had written there, and with more members nothing else.
             run(&mut world, 5 * SECOND);
-            for machine in 0..2 {
-                assert_eq!(world.machines[machine].alarms, [0], "machine {machine}");
+            for host in 0..2 {
+                assert_eq!(world.hosts[host].alarms, [0], "host {host}");
             }
             assert!(members == 1 || world.is_valid(0));
             assert!(world.owner().is_some());
@@ -319,11 +319,11 @@ fn r58_a_heartbeat_does_not_count_on_members_whose_ballots_went_back() {
                     ..
                 }
             );
-            io.machine == 0 && io.member < 2 && is_ballot
+            io.host == 0 && io.member < 2 && is_ballot
         });
     }
     until(&mut world, 10 * PERIOD, |w| !w.is_valid(0));
-    assert_eq!(world.machines[0].alarms, [0, 1]);
+    assert_eq!(world.hosts[0].alarms, [0, 1]);
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn r58_an_owner_whose_ballots_went_back_is_charged_all_the_same() {
     quiet_moment(&mut world, 0);
     world.disks[0][0].restore_ballots(&before);
     run(&mut world, 5 * PERIOD);
-    assert_eq!(world.machines[0].alarms, [0]);
+    assert_eq!(world.hosts[0].alarms, [0]);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     let (epoch, now) = (world.epoch(0), ballot(&world, 0, 0).dec.epoch);
     assert_eq!(now, epoch, "what was lost is there again");
@@ -364,7 +364,7 @@ fn r58_what_a_member_shows_that_went_back_is_no_silence() {
     run(&mut world, 2 * timing().window_ns - MS);
     world.disks[0] = before;
     run(&mut world, 5 * SECOND);
-    assert_eq!(world.machines[1].alarms, [0]);
+    assert_eq!(world.hosts[1].alarms, [0]);
     assert!(world.is_valid(0));
 }
 
@@ -381,7 +381,7 @@ fn r58_a_member_that_went_back_proves_no_silence_before_it_is_written_anew() {
     quiet_moment(&mut world, 1);
     world.set_path(1, 0, Path::Unwritable);
     world.disks[0] = before.clone();
-    until(&mut world, 2 * PERIOD, |w| w.machines[1].alarms == [0]);
+    until(&mut world, 2 * PERIOD, |w| w.hosts[1].alarms == [0]);
     world.stall(1, 2 * timing().window_ns);
     run(&mut world, 2 * timing().window_ns - MS);
     assert!(world.is_valid(0), "the owner has written in between");
@@ -400,7 +400,7 @@ fn r58_a_command_that_was_reported_as_lost_and_lands_late_is_no_alarm() {
     // One heartbeat of the secondary fails, and it is written anew ...
     world.set_path(1, 0, Path::Failing);
     let sent = |w: &World| {
-        let latest = w.latest().filter(|io| io.machine == 1);
+        let latest = w.latest().filter(|io| io.host == 1);
         latest.is_some_and(|io| matches!(io.what, What::Write { .. }))
     };
     until(&mut world, 2 * PERIOD, sent);
@@ -419,19 +419,19 @@ fn r58_a_command_that_was_reported_as_lost_and_lands_late_is_no_alarm() {
     assert!(seq > payload.seq());
     world.disks[0][1].put(side, &payload);
     run(&mut world, 5 * SECOND);
-    assert!(world.machines[1].alarms.is_empty());
+    assert!(world.hosts[1].alarms.is_empty());
     assert_eq!(world.role(1), Role::Secondary);
     assert!(world.is_valid(0));
 }
 
-/// Another machine begins with the memory and the clock of machine 0.
-fn copy_machine(world: &mut World, copy: usize) {
+/// Another host begins with the memory and the clock of host 0.
+fn copy_host(world: &mut World, copy: usize) {
     world.start(copy);
     world.become_copy(0, copy);
 }
 
 #[test]
-fn r58_of_an_owner_and_its_copy_one_at_most_goes_on() {
+fn r58_at_most_one_of_an_owner_and_its_copy_goes_on() {
     for seed in 1..=10 {
         let mut config = Config::healthy(2, 3).with_duplicate_of(0);
         config.seed = seed;
@@ -440,36 +440,36 @@ fn r58_of_an_owner_and_its_copy_one_at_most_goes_on() {
         world.start(1);
         until(&mut world, 10 * SECOND, |w| w.is_valid(0));
         quiet_moment(&mut world, 0);
-        copy_machine(&mut world, 2);
+        copy_host(&mut world, 2);
         // No rule can hold before they have seen each other, within two heartbeats.
         go(&mut world, 3 * PERIOD);
-        let valid = [0, 2].map(|machine| world.is_valid(machine));
+        let valid = [0, 2].map(|host| world.is_valid(host));
         assert_ne!(valid, [true, true], "seed {seed}");
-        let failed = |&machine: &usize| world.role(machine) == Role::Failed;
+        let failed = |&host: &usize| world.role(host) == Role::Failed;
         assert!([0, 2].iter().any(failed), "seed {seed}");
-        for machine in [0, 2].into_iter().filter(failed) {
-            assert_eq!(reason(&world, machine), Reason::Copy, "seed {seed}");
+        for host in [0, 2].into_iter().filter(failed) {
+            assert_eq!(reason(&world, host), Reason::Copy, "seed {seed}");
         }
         go(&mut world, 10 * SECOND);
-        let valid = (0..3).filter(|&machine| world.is_valid(machine)).count();
+        let valid = (0..3).filter(|&host| world.is_valid(host)).count();
         assert_eq!(valid, 1, "seed {seed}");
     }
 }
 
-/// The machine is told by its hypervisor, before it notices anything.
+/// The hypervisor tells the host, before the host notices anything.
 #[test]
-fn r58_a_machine_that_is_told_that_it_was_copied_joins_as_another_one() {
+fn r58_a_host_that_learns_that_it_was_copied_joins_as_another_incarnation() {
     let mut world = World::asleep(repairable(2, 3).with_duplicate_of(0));
     world.start(0);
     world.start(1);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     quiet_moment(&mut world, 0);
-    copy_machine(&mut world, 2);
+    copy_host(&mut world, 2);
     let local_ns = world.local_ns(2);
-    let fork = |world: &mut World, machine: usize, inc, local_ns| {
-        controller(world, machine).handle_fork(Incarnation(inc), local_ns);
-        world.machines[machine].inc = inc;
-        world.pump(machine);
+    let fork = |world: &mut World, host: usize, inc, local_ns| {
+        controller(world, host).handle_fork(Incarnation(inc), local_ns);
+        world.hosts[host].inc = inc;
+        world.pump(host);
     };
     fork(&mut world, 2, 99, local_ns);
     assert!(!world.is_valid(2));
@@ -481,8 +481,8 @@ fn r58_a_machine_that_is_told_that_it_was_copied_joins_as_another_one() {
         (Role::Joining, Reason::Duplicate)
     );
     assert_eq!(world.last_write_ns[2], 0, "it has written nothing");
-    // Now the original is told, too, and the copy is gone: it owns again as another one, and is
-    // charged for what it was.
+    // Now the original gets the message, too, and the copy is gone. It owns again as another
+    // incarnation, and its former incarnation is charged.
     world.crash(2);
     world.crash(1);
     let local_ns = world.local_ns(0);
@@ -494,15 +494,15 @@ fn r58_a_machine_that_is_told_that_it_was_copied_joins_as_another_one() {
     assert_eq!(charged(&world, 0), [(1, 0, 2, false)]);
 }
 
-/// A machine that withdrew because a copy wrote its mailbox is told later.
+/// A controller fails because a copy wrote its mailbox. The hypervisor's message comes later.
 #[test]
-fn r58_a_machine_that_withdrew_joins_anew_when_it_is_told_that_it_was_copied() {
+fn r58_a_failed_controller_joins_anew_when_it_learns_that_it_was_copied() {
     let mut world = World::asleep(Config::healthy(2, 1).with_duplicate_of(0));
     world.start(0);
     world.start(1);
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     quiet_moment(&mut world, 0);
-    copy_machine(&mut world, 2);
+    copy_host(&mut world, 2);
     go(&mut world, 3 * PERIOD);
     world.crash(2);
     if world.role(0) != Role::Failed {
@@ -510,14 +510,14 @@ fn r58_a_machine_that_withdrew_joins_anew_when_it_is_told_that_it_was_copied() {
     }
     let local_ns = world.local_ns(0);
     controller(&mut world, 0).handle_fork(Incarnation(101), local_ns);
-    world.machines[0].inc = 101;
+    world.hosts[0].inc = 101;
     world.pump(0);
     go(&mut world, 10 * SECOND);
     assert_eq!(world.role(0), Role::Secondary);
     assert!(world.is_valid(1));
 }
 
-/// A hung machine is replaced by a spare with the same number; it has operations past its gate.
+/// A hung host is replaced by a spare with the same number; it has operations past its gate.
 fn hung_and_replaced() -> World {
     let mut world = World::asleep(repairable(2, 1).with_duplicate_of(0));
     world.start(0);
@@ -537,13 +537,13 @@ fn hung_and_replaced() -> World {
 }
 
 #[test]
-fn r21_a_spare_with_the_number_of_a_hung_machine_shows_no_drain() {
+fn r21_a_spare_with_the_number_of_a_hung_host_shows_no_drain() {
     let mut world = hung_and_replaced();
     run(&mut world, 20 * SECOND);
     assert_eq!(charged(&world, 1), [(1, 0, 2, false)]);
     let repaired = Command::Repaired { epoch: 1 };
     assert_eq!(world.command(1, repaired), Err(Reason::NotDrained));
-    // The operator has switched the hung machine off, and says so.
+    // The operator has switched the hung host off, and says so.
     world.crash(0);
     let dead = Command::ConfirmDead {
         owner: slot(0),
@@ -556,7 +556,7 @@ fn r21_a_spare_with_the_number_of_a_hung_machine_shows_no_drain() {
 }
 
 #[test]
-fn r36_a_hung_machine_whose_number_was_given_away_writes_nothing_when_it_goes_on() {
+fn r36_a_hung_host_whose_number_was_given_away_writes_nothing_when_it_goes_on() {
     let mut world = hung_and_replaced();
     let issued = world.last_write_ns[0];
     until(&mut world, 60 * SECOND, |w| w.role(0) == Role::Failed);
@@ -572,8 +572,8 @@ fn r36_a_hung_machine_whose_number_was_given_away_writes_nothing_when_it_goes_on
 fn r36_a_secondary_whose_number_was_given_away_writes_nothing_when_it_goes_on() {
     for owner_dies in [false, true] {
         let mut world = World::asleep(Config::healthy(3, 3).with_duplicate_of(1));
-        for machine in 0..3 {
-            world.start(machine);
+        for host in 0..3 {
+            world.start(host);
         }
         until(&mut world, 10 * SECOND, |w| {
             w.is_valid(0) && w.role(1) == Role::Secondary && w.role(2) == Role::Secondary
@@ -605,13 +605,13 @@ fn r36_a_joiner_that_stood_still_before_its_first_write_listens_anew() {
     // Its only write is lost.
     world.set_path(1, 0, Path::Failing);
     world.set_path(1, 0, Path::Up);
-    world.swallow = Some(|io| io.machine == 1 && matches!(io.what, What::Write { .. }));
+    world.swallow = Some(|io| io.host == 1 && matches!(io.what, What::Write { .. }));
     run(&mut world, 2 * timing().join_listen_ns());
     assert_eq!(world.role(1), Role::Joining);
     world.stall(1, 20 * SECOND);
     world.start(2);
     until(&mut world, 10 * SECOND, |w| w.role(2) == Role::Secondary);
-    until(&mut world, 30 * SECOND, |w| !w.machines[1].is_stalled());
+    until(&mut world, 30 * SECOND, |w| !w.hosts[1].is_stalled());
     run(&mut world, 10 * SECOND);
     assert_eq!(
         (world.role(1), reason(&world, 1)),
@@ -626,7 +626,7 @@ fn r36_a_short_stall_costs_no_look() {
     let mut world = owned(Config::healthy(2, 1));
     quiet_moment(&mut world, 1);
     world.stall(1, timing().lease_ns / 2);
-    until(&mut world, SECOND, |w| !w.machines[1].is_stalled());
+    until(&mut world, SECOND, |w| !w.hosts[1].is_stalled());
     let before = records(&world, 0, 1);
     until(&mut world, 5 * MS, |w| records(w, 0, 1) != before);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a controller does when its members fail at once, come back, or do not count for now.
 //!
-//! A reviewer found each of these runs. The rig performs I/O without any time passing, which the
-//! simulated world does not: a controller that repeats a failed round at once shows by that.
+//! A reviewer found each of these runs. In this rig transfers take no time, unlike in the simulated
+//! world. So a controller that repeats a failed round at once never stops here.
 
 mod world;
 
@@ -200,7 +200,8 @@ fn r58_a_late_command_to_a_device_that_came_back_is_no_copy() {
         .position(|a| matches!(a, MailboxIo::WriteHeartbeat { member: 2, .. }))
         .unwrap();
     let late = r.todo.remove(at).unwrap();
-    // The path goes: reported as failed, the fabric still holds it. Another path comes.
+    // The path goes: the write is reported as failed, and the fabric still holds it. Another path
+    // comes.
     r.clocks();
     let now = r.now;
     r.c.handle_write(2, Register::Heartbeat, false, now);
@@ -223,7 +224,7 @@ fn r58_a_late_command_to_a_device_that_came_back_is_no_copy() {
     assert_eq!(r.c.role(), Role::Owner, "{:?}", r.c.reason());
 }
 
-/// It sleeps between two reads of a round.
+/// The host sleeps between two reads of a round.
 #[test]
 fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
     let mut r = Rig::boot(1, 22, blank());
@@ -254,7 +255,7 @@ fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
             _ => unreachable!(),
         })
         .collect();
-    // An hour of sleep; the spare has the number now.
+    // The host sleeps for an hour, and a spare host gets its number.
     r.slept += 3_600_000 * MS;
     r.now += MS;
     let writes = r.writes;
@@ -376,7 +377,7 @@ fn r44_an_owner_whose_members_fail_at_once_waits_for_its_next_tick() {
     r.run(5_000 * MS);
 }
 
-/// A mailbox that nobody can read, beside a replacement that is not settled.
+/// A mailbox that cannot be read, beside a replacement that is not settled.
 #[test]
 fn r26_a_mailbox_that_cannot_be_read_beside_an_unsettled_member_ends_no_round() {
     use dm_lease_proto::proto::codec::ids::Decided;

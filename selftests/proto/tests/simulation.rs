@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random runs: machines stall at every step, crash and come back, commands fail, are late or half
+//! Random runs: hosts stall at every step, crash and come back, commands fail, are late or half
 //! done, clocks run apart; the monitor checks every safety rule after every event, and when the
-//! faults stop somebody owns again within a bounded time.
+//! faults stop a controller owns again within a bounded time.
 //!
 //! One seed is one run, replayed bit by bit. `SEEDS=n` runs the first n, `SEEDS=a..b` those from a
-//! to b, `JOBS=n` so many at a time; `make simulate` has a quicker build of the same. The first
+//! to b, `JOBS=n` n at a time; `make simulate` has a quicker build of the same. The first
 //! failure ends it, with the seed, the commit and the end of the timeline.
 //!
 //! | fault | survived because |
@@ -17,21 +17,21 @@
 //! | member loses power, for W or longer, and some of what had no FUA | FUA; no lease is left |
 //! | command takes up to D, path hangs up to D / 2 | W contains D |
 //! | one member of three is what it was a second ago | no promise is lost; own records show it |
-//! | a machine that claims nothing runs twice, with one memory | each finds what it did not write |
+//! | a host that claims nothing runs twice, with one memory | each finds what it did not write |
 //! | an owner runs twice, with one memory | one of both at most has its lease extended |
-//! | a machine is put back to a snapshot of its memory | it finds what it wrote later |
-//! | a machine is told that it runs twice, or was put back | it joins as another one |
+//! | a host is put back to a snapshot of its memory | it finds what it wrote later |
+//! | the hypervisor says that a host runs twice, or was put back | it joins as another one |
 //! | crash and restart, last commands lost or not | promises are on disk, the role is dropped |
 //! | path to a member fails for seconds | majority |
 //! | clocks differ in rate by up to 2 rho | W contains it |
 //! | the clock of the timers is steered, 10 % and back | it only says when to look |
-//! | a machine sleeps between any two steps, and nothing announces it | the gate's clock leaps |
-//! | a machine's counter is exchanged | its lease is latched, its timers of silence start anew |
+//! | a host sleeps between any two steps, and nothing announces it | the gate's clock leaps |
+//! | a host's counter is exchanged | its lease is latched, its timers of silence start anew |
 //! | release, fence, claim, confirm_dead at any time | evidence is stable |
 //! | confirm_dead of a controller that runs | refused, or taken back when it is heard |
 //! | failed members, before and after a takeover; accept_risk | ballot record; charges |
 //! | a member is replaced, and its former disk is found again, sooner or later | generations |
-//! | operations hang below the gate, or in a machine that stands still, beyond D | limit, charges |
+//! | operations hang below the gate, or in a host that stands still, beyond D | limit, charges |
 
 mod world;
 
@@ -48,7 +48,7 @@ const SECOND: u64 = 1_000 * MS;
 /// Seeds in an ordinary test run.
 const FEW: u64 = 300;
 
-/// In so many runs everything happens.
+/// In this number of runs everything happens.
 const ENOUGH: u64 = 150;
 
 /// From one word about how far it is to the next.
@@ -62,9 +62,9 @@ fn config(seed: u64) -> Config {
     let mut config = Config::healthy(controllers, members);
     config.seed = seed;
     config.home = rng.below(u64::from(controllers)) as u8;
-    for machine in 0..usize::from(controllers) {
-        config.period_ns[machine] = rng.between(30, 100) * MS;
-        config.clocks[machine] = Clock {
+    for host in 0..usize::from(controllers) {
+        config.period_ns[host] = rng.between(30, 100) * MS;
+        config.clocks[host] = Clock {
             offset_ns: rng.below(1 << 50),
             rate_ppm: rng.between(0, 2_000) as i64 - 1_000,
         };
@@ -108,7 +108,7 @@ fn config(seed: u64) -> Config {
     };
     config.redundancy = redundancy(&mut rng);
     match rng.below(8) {
-        // The last controller claims nothing, and its machine may be copied.
+        // The last controller claims nothing, and its host may be copied.
         0 | 4 => {
             config = config.with_duplicate_of(controllers - 1);
             (config.faults.copy, config.faults.command) = (100, 0);
@@ -119,7 +119,7 @@ fn config(seed: u64) -> Config {
             config = one_at_a_time(config).with_duplicate_of(home);
             config.faults.copy_owner = 200;
         }
-        // Every machine may be put back to a snapshot of its memory.
+        // Every host may be put back to a snapshot of its memory.
         2 => {
             config = one_at_a_time(config);
             config.faults.put_back = 100;
@@ -130,7 +130,7 @@ fn config(seed: u64) -> Config {
 }
 
 /// Where one memory runs twice, operations pass two gates, and no limit holds for both; the members
-/// forget nothing; and no operator says of one machine what is true of another.
+/// forget nothing; and no operator says of one host what is true of another.
 fn one_at_a_time(mut config: Config) -> Config {
     config.redundancy = Redundancy::EXTERNAL;
     let faults = &mut config.faults;
@@ -171,11 +171,11 @@ fn run(seed: u64, watch: bool) -> Result<Stats, Failure> {
     }
     world.forgetful = 0;
     let originals = usize::from(world.config.controllers);
-    for machine in 0..originals {
-        // A machine that is copied as a secondary claims nothing.
-        let slot = usize::from(world.config.slot_of[world.machines.len() - 1]);
-        world.machines[machine].claims = world.config.faults.copy == 0 || machine != slot;
-        world.start(machine);
+    for host in 0..originals {
+        // A host that is copied as a secondary claims nothing.
+        let slot = usize::from(world.config.slot_of[world.hosts.len() - 1]);
+        world.hosts[host].claims = world.config.faults.copy == 0 || host != slot;
+        world.start(host);
     }
     let failed = |world: &World, text| Failure {
         text,
@@ -294,7 +294,7 @@ fn progress(sum: &Stats, elapsed: Duration) -> String {
     )
 }
 
-/// The sum as a table for people, and as one line for whoever adds sums up.
+/// The sum as a table for people, and as one line for scripts that add sums up.
 fn print_sum(sum: &Stats, seeds: &RangeInclusive<u64>) {
     let mut line = format!("simulated seeds={}..{}", seeds.start(), seeds.end());
     line += &format!(" commit={}", commit());

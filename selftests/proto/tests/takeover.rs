@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How long nobody can write: takeovers and hand-overs in simulated time, many rounds each.
+//! How long no controller can write: takeovers and hand-overs in simulated time, many rounds each.
 //!
 //! A takeover is measured from the old owner's last completed mailbox write to the first
 //! acknowledged write of the new one, which is one command after its lease, for a client that tries
@@ -98,7 +98,7 @@ fn owned(config: Config) -> World {
     });
     let rest_ns = 2 * window_ns + world.rng.below(period_ns);
     let valid = world.run_until(rest_ns, |w| !w.is_valid(OLD));
-    assert!(!valid.expect("healthy machines are safe"));
+    assert!(!valid.expect("healthy hosts are safe"));
     world
 }
 
@@ -119,7 +119,7 @@ fn follow(world: &mut World, from_ns: impl Fn(&World) -> u64) -> Pause {
     let claimed_ns = world.now_ns;
     until(world, at_most_ns, |w| w.is_valid(NEW));
     let issues = world.issues.iter().flatten();
-    let claim = issues.filter(|(machine, at_ns)| *machine == NEW && *at_ns >= claimed_ns);
+    let claim = issues.filter(|(host, at_ns)| *host == NEW && *at_ns >= claimed_ns);
     // Commands to different members, or registers, that go out together are one step.
     let steps: BTreeSet<u64> = claim.map(|(_, at_ns)| *at_ns).collect();
     Pause {
@@ -140,7 +140,7 @@ fn take_over(config: Config, seed: u64) -> Pause {
     follow(&mut world, |w| w.last_write_ns[OLD])
 }
 
-/// The owner is told to hand over, with operations open.
+/// Commands the owner to hand over, with operations open.
 fn hand_over(config: Config, _seed: u64) -> Pause {
     let mut world = owned(config);
     let release = Command::Release {
@@ -183,8 +183,8 @@ fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 
-/// Measures every window, prints the table and checks what median and worst may be: so many
-/// periods and commands, and the silence that a window asks for.
+/// Measures every window, prints the table, and checks the median and the worst time against a
+/// number of periods and commands, and the silence that a window asks for.
 fn check(
     what: &str,
     commands: [u64; 2],
@@ -241,8 +241,8 @@ fn r34_a_hand_over_takes_a_dozen_commands_and_no_window() {
     check(what, [7, 7], [1, 1], |_| 0, hand_over);
 }
 
-/// How often the lease is lost or the owner changes in so many minutes without a fault, once
-/// commands take up to `io_ns`.
+/// How often the lease is lost or the owner changes in some minutes without a fault, when commands
+/// take up to `io_ns`.
 fn losses(io_ns: u64, minutes: u64) -> u64 {
     let pieces = (0..minutes.div_ceil(PIECE_MINUTES)).map(|seed| {
         let mut world = owned(config(1_000 * MS, 3, seed));
@@ -261,7 +261,7 @@ fn r11_slow_heartbeats_cost_no_lease_while_the_inequality_holds() {
     // An ordinary command takes a tenth of what the portion was formatted for.
     let (nominal_ns, promised_ns) = (MS / 5, timing(1_000 * MS).write_ns);
     let minutes = number("MINUTES", 10);
-    println!("leases lost and takeovers in {minutes} minutes of healthy machines, W 1000 ms");
+    println!("leases lost and takeovers in {minutes} minutes of healthy hosts, W 1000 ms");
     for factor in 2..=10 {
         assert!(factor * nominal_ns <= promised_ns);
         let losses = losses(factor * nominal_ns, minutes);

@@ -113,7 +113,7 @@ fn costly(config: &Config) -> Option<(u64, Vec<Lost>)> {
             let Some(mut world) = owned(config.clone()) else {
                 return Some((phase, Vec::new()));
             };
-            let hb = world.machines[0].controller.as_ref().unwrap().heartbeats();
+            let hb = world.hosts[0].controller.as_ref().unwrap().heartbeats();
             world.losses = Losses::new(hb + 1 + phase, &kinds);
             if !stays(&mut world, 2 * timing.lease_ns + 8 * timing.period_max_ns) {
                 return Some((phase, kinds));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A mailbox that nobody can read [R26]: both blocks of its registers are damaged.
+//! A mailbox that cannot be read [R26]: both blocks of its registers are damaged.
 //!
-//! The owner goes on, because its lease does not rest on what a third controller wrote. Nobody
-//! joins and nobody takes over, because both rest on promises. The controller that wrote the
-//! mailbox writes it again.
+//! The owner goes on, because its lease does not depend on what a third controller wrote. No
+//! controller joins and none takes over, because both depend on promises. The controller that wrote
+//! the mailbox writes it again.
 
 mod world;
 
@@ -41,33 +41,33 @@ fn owned(members: u8) -> World {
     let mut world = World::new(Config::healthy(3, members));
     until(&mut world, 10 * SECOND, |w| w.is_valid(0));
     until(&mut world, 10 * SECOND, |w| {
-        (1..3).all(|machine| w.role(machine) == Role::Secondary)
+        (1..3).all(|host| w.role(host) == Role::Secondary)
     });
     never(&mut world, SECOND, |w| !w.is_valid(0));
     world
 }
 
-fn damage(world: &mut World, member: usize, machine: usize, register: Register) {
+fn damage(world: &mut World, member: usize, host: usize, register: Register) {
     for side in Side::BOTH {
-        world.disks[member][machine].tear(side, register);
+        world.disks[member][host].tear(side, register);
     }
 }
 
 /// On every member.
-fn damage_all(world: &mut World, machine: usize) {
+fn damage_all(world: &mut World, host: usize) {
     for member in 0..world.disks.len() {
-        damage(world, member, machine, Register::Ballot);
-        damage(world, member, machine, Register::Heartbeat);
+        damage(world, member, host, Register::Ballot);
+        damage(world, member, host, Register::Heartbeat);
     }
 }
 
-fn controller(world: &World, machine: usize) -> &Controller {
-    world.machines[machine].controller.as_ref().unwrap()
+fn controller(world: &World, host: usize) -> &Controller {
+    world.hosts[host].controller.as_ref().unwrap()
 }
 
-/// The ballots that a machine has begun.
-fn ballots(world: &World, machine: usize) -> u64 {
-    controller(world, machine).ballots()
+/// The ballots that a host has begun.
+fn ballots(world: &World, host: usize) -> u64 {
+    controller(world, host).ballots()
 }
 
 #[test]
@@ -79,13 +79,13 @@ fn r26_an_owner_goes_on_while_a_mailbox_cannot_be_read() {
         damage_all(&mut world, THIRD);
         never(&mut world, 60 * SECOND, |w| !w.is_valid(0));
         // Both say which mailbox it is, once, and the observer why it would not claim.
-        for machine in 0..2 {
-            assert_eq!(world.machines[machine].unreadable, [1 << THIRD]);
+        for host in 0..2 {
+            assert_eq!(world.hosts[host].unreadable, [1 << THIRD]);
         }
         assert_eq!(controller(&world, 0).reason(), Reason::None);
         assert_eq!(controller(&world, 1).reason(), Reason::Unreadable);
 
-        // Nobody takes over, and no ballot is begun in vain.
+        // No controller takes over, and none begins a ballot in vain.
         world.crash(0);
         let before = ballots(&world, 1);
         never(&mut world, 20 * timing().window_ns, |w| w.owner().is_some());
@@ -96,7 +96,7 @@ fn r26_an_owner_goes_on_while_a_mailbox_cannot_be_read() {
             disk[THIRD] = mailbox;
         }
         until(&mut world, SECOND, |w| w.is_valid(1));
-        assert_eq!(world.machines[1].unreadable, [1 << THIRD, 0]);
+        assert_eq!(world.hosts[1].unreadable, [1 << THIRD, 0]);
         assert_eq!(controller(&world, 1).reason(), Reason::None);
     }
 }
@@ -123,19 +123,19 @@ fn r26_an_owner_goes_on_while_a_member_is_gone_and_a_mailbox_cannot_be_read() {
         damage(&mut world, 1, THIRD, Register::Ballot);
         world.set_path(0, 2, path);
         never(&mut world, 60 * SECOND, |w| !w.is_valid(0));
-        assert_eq!(world.machines[0].unreadable, [1 << THIRD], "{path:?}");
+        assert_eq!(world.hosts[0].unreadable, [1 << THIRD], "{path:?}");
     }
 }
 
-/// A controller that runs writes what was damaged again, and everybody may take over then.
+/// A running controller writes the damaged mailbox again, and then any controller may take over.
 #[test]
 fn r41_a_mailbox_that_was_damaged_is_written_again_by_its_controller() {
     for members in [1, 3] {
-        for machine in 0..3 {
+        for host in 0..3 {
             let mut world = owned(members);
-            damage_all(&mut world, machine);
+            damage_all(&mut world, host);
             let is_whole = |w: &World| {
-                let mailboxes = w.disks.iter().map(|disk| &disk[machine]);
+                let mailboxes = w.disks.iter().map(|disk| &disk[host]);
                 let whole = |it: &world::Mailbox| it.ballot().valid().is_some();
                 mailboxes.into_iter().all(whole)
             };

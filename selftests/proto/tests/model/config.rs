@@ -14,10 +14,10 @@ use dm_lease_proto::proto::time::Timing;
 /// Where an exploration starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Nobody has joined yet and every member is blank.
+    /// No controller has joined, and every member is blank.
     #[cfg_attr(not(feature = "long"), allow(dead_code))]
     Cold,
-    /// Nobody ever owned; all have joined and may write a ballot now.
+    /// The portion was never owned. All controllers have joined and may write a ballot now.
     Virgin,
     /// The first has a lease, the others have seen its heartbeats.
     Owned,
@@ -67,7 +67,7 @@ pub struct Config {
     /// Whether what a read shows of the own slot is compared with what was acknowledged. No member
     /// goes back, so it must never differ [R58].
     pub compares: bool,
-    /// All is well for so many ticks: nothing takes longer than one. 0: no such promise.
+    /// For this number of ticks nothing takes longer than a tick; 0: there is no such promise.
     pub timely: u8,
     /// What must happen somewhere.
     pub wanted: &'static [Sometimes],
@@ -103,7 +103,7 @@ impl Config {
     }
 }
 
-/// L and W in ticks of a nanosecond; nothing in the machine depends on their size.
+/// L and W in ticks of a nanosecond; nothing in the state machine depends on their size.
 pub fn ticks(lease: u64, window: u64) -> Timing {
     Timing {
         lease_ns: lease,

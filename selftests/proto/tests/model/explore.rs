@@ -19,7 +19,7 @@ const THREADS: usize = 2;
 /// States that a thread takes at a time.
 const CHUNK: usize = 256;
 
-/// What the search may take of the machine's memory.
+/// How much memory of this computer the search may use.
 const MEMORY_MIB: u64 = 8_000;
 
 /// How an exploration ended.

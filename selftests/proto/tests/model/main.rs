@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Exhaustive check of the shipped machine: every order of events of small portions.
+//! Exhaustive check of the shipped state machine: every order of events of small portions.
 //!
 //! A state is some whole [`dm_lease_proto::proto::controller::Controller`]s, their gates, their
 //! mailboxes on the members and the commands in flight (`node`, `medium`); a step is one event of
 //! one of them, or a tick of the clock (`portion`). Between any two steps the clock may go on:
-//! every stall of every length is there, since no model bounds time. What the machine wants is done
-//! at once, because a command that is issued and has not landed is the same as one that is not
-//! issued yet, and a gate that is reached late has `lag`.
+//! every stall of every length is there, since no model bounds time. An action of the state machine
+//! is done at once, because a command that is issued and has not landed is the same as one that is
+//! not issued yet, and a gate that is reached late has `lag`.
 //!
 //! | what goes wrong | in the model |
 //! |---|---|
@@ -21,9 +21,10 @@
 //!
 //! Checked in every state: S1 no two valid leases, and (S1') none of an epoch before the highest
 //! that was decided; S3 one value for each epoch, no epoch decreases; S4 no write is acknowledged
-//! that landed after a later owner's lease began; R36 nobody takes itself for another. L1, where
-//! all is `timely`: the owner keeps its lease. L2, from a sample of the states: each controller,
-//! alone from then on, comes to own. And what a model is about must happen in it (`sometimes`).
+//! that landed after a later owner's lease began; R36 no controller takes itself for another. L1,
+//! where all is `timely`: the owner keeps its lease. L2, from a sample of the states: each
+//! controller, alone from then on, comes to own. And what a model is about must happen in it
+//! (`sometimes`).
 //!
 //! What the bounds leave out: more epochs, ballots, heartbeats of the timer, faults and restarts
 //! than each model allows (they are in its definition); members more than 3; the reader's own
@@ -111,7 +112,7 @@ fn breaks<const N: usize>(config: Config, rule: &str) {
     assert!(outcome::<N>(config, TOO_MANY).is_some_and(|broken| broken.starts_with(rule)));
 }
 
-/// Nobody has owned yet; two or three candidates.
+/// The portion was never owned; two or three candidates.
 fn virgin(nodes: usize, members: u8) -> Config {
     Config {
         name: "candidates for the first epoch",
@@ -410,7 +411,7 @@ fn r18_no_acknowledged_write_is_lost() {
     });
 }
 
-/// Redundancy that repairs so many strays that something above it recognises.
+/// Redundancy that repairs this number of strays, if a layer above recognises them.
 fn parity(failures: u8) -> Redundancy {
     Redundancy {
         kind: RedundancyKind::Parity(failures),

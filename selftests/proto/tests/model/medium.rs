@@ -84,7 +84,7 @@ impl Records {
     pub fn ballot(&self, record: &BallotRecord) -> u64 {
         let record = BallotRecord {
             seq: 0,
-            // No copy of a machine writes here, and no member comes back.
+            // No copy of a host writes here, and no member comes back.
             mark: 0,
             generations: Generations::NONE,
             ..*record

@@ -32,7 +32,7 @@ pub enum Event {
     Age(u64),
     /// The heartbeat timer fires.
     Tick,
-    /// A moment the machine asked for has come, or is long past.
+    /// A moment the state machine asked for has come, or is long past.
     Timeout,
     /// The gate action that waits is done at last; see [`Config::lag`].
     Act,
@@ -47,7 +47,7 @@ pub enum Event {
     Fail(u8, Register),
     /// Both blocks of a register are destroyed.
     Damage(u8, Register),
-    /// A command that nobody waits for lands, or half of it does.
+    /// A command that was reported as lost lands, or half of it does.
     Orphan(u8, u8),
     Scrap(u8, u8),
     /// A read of a member meets a register of another slot, long before it is reported.
@@ -55,7 +55,7 @@ pub enum Event {
     /// A read is reported as done, with this, or as failed.
     Seen(u8, Sights),
     Blind(u8),
-    /// The machine dies and comes back as another incarnation.
+    /// The host dies and comes back as another incarnation.
     Restart,
     /// The operator's command of this run; the hand-over that it began is called off.
     Command,
@@ -111,7 +111,7 @@ struct Flight {
     torn: bool,
 }
 
-/// A command that nobody waits for; it lands within the longest delay, or never.
+/// A command that was reported as lost. It lands within the longest delay, or never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Orphan {
     register: Register,
@@ -167,7 +167,7 @@ pub struct Budget {
 /// See the top of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
-    machine: Controller,
+    controller: Controller,
     life: u8,
     gate: Gate,
     order: Option<Order>,
@@ -200,7 +200,7 @@ pub struct Entry {
     pub reads: Vec<Option<[[Option<Sight>; 2]; 3]>>,
     /// Whether its thread waits at the gate.
     pub is_stuck: bool,
-    /// Whether it has a step that nobody else sees.
+    /// Whether it has a step that no other node sees.
     pub may_hide: bool,
     /// Whether something ought to happen before the next tick where all is well.
     pub is_busy: bool,
@@ -216,7 +216,7 @@ impl Entry {
         let mut entry = Self {
             print: print(&node),
             valid: node.is_valid(config).then_some(node.gate.epoch),
-            decided: node.machine.decided(),
+            decided: node.controller.decided(),
             views: node
                 .places
                 .iter()
@@ -289,7 +289,7 @@ impl Node {
             read: None,
         };
         Self {
-            machine: machine(slot, 0, config),
+            controller: controller(slot, 0, config),
             life: 0,
             gate: Gate {
                 epoch: 0,
@@ -306,7 +306,7 @@ impl Node {
     }
 
     pub fn claims(&mut self, auto: bool) {
-        self.machine.set_claim_auto(auto);
+        self.controller.set_claim_auto(auto);
     }
 
     pub fn broken(&self) -> Option<&'static str> {
@@ -314,32 +314,32 @@ impl Node {
     }
 
     pub fn is_candidate(&self) -> bool {
-        self.machine.is_candidate()
+        self.controller.is_candidate()
     }
 
     pub fn is_waiting(&self) -> bool {
-        self.machine.is_waiting()
+        self.controller.is_waiting()
     }
 
     pub fn is_secondary(&self) -> bool {
-        self.machine.role() == Role::Secondary
+        self.controller.role() == Role::Secondary
     }
 
     pub fn has_failed(&self) -> bool {
-        self.machine.role() == Role::Failed
+        self.controller.role() == Role::Failed
     }
 
-    /// Whether it ended its own epoch because it was told to.
+    /// Whether it ended its own epoch on command.
     pub fn has_released(&self) -> bool {
-        self.machine.has_released()
+        self.controller.has_released()
     }
 
     pub fn is_releasing(&self) -> bool {
-        self.machine.role() == Role::Releasing
+        self.controller.role() == Role::Releasing
     }
 
     pub fn slot(&self) -> u8 {
-        self.machine.setup().slot.index()
+        self.controller.setup().slot.index()
     }
 
     pub fn life(&self) -> u8 {
@@ -347,7 +347,7 @@ impl Node {
     }
 
     pub fn ballots(&self) -> u64 {
-        self.machine.ballots()
+        self.controller.ballots()
     }
 
     /// Whether both blocks of a register are destroyed.
@@ -367,7 +367,7 @@ impl Node {
     }
 
     pub fn is_awaited(&self, member: u8, register: Register) -> bool {
-        self.machine.is_awaited(member, register)
+        self.controller.is_awaited(member, register)
     }
 
     pub fn is_stray(&self) -> bool {
@@ -388,11 +388,11 @@ impl Node {
     }
 
     pub fn is_charged(&self) -> bool {
-        !self.machine.charges().is_empty()
+        !self.controller.charges().is_empty()
     }
 
     pub fn is_exhausted(&self) -> bool {
-        self.machine.reason() == Reason::Exhausted
+        self.controller.reason() == Reason::Exhausted
     }
 
     fn is_valid(&self, config: &Config) -> bool {
@@ -410,7 +410,7 @@ impl Node {
     fn column(&self, member: u8) -> u64 {
         let mut hasher = SipHasher13::new();
         self.place(member).hash(&mut hasher);
-        self.machine.hash_member(member, &mut hasher);
+        self.controller.hash_member(member, &mut hasher);
         hasher.finish()
     }
 
@@ -440,12 +440,15 @@ impl Node {
             events.retain(|event| !event.is_local());
             events.push(Event::Act);
         } else {
-            let due = self.machine.poll_timeout_ns().is_some_and(|at| at <= NOW);
+            let due = self
+                .controller
+                .poll_timeout_ns()
+                .is_some_and(|at| at <= NOW);
             events.extend((self.budget.ticks > 0).then_some(Event::Tick));
             events.extend(due.then_some(Event::Timeout));
             let may_release = self.is_valid(config) && self.budget.commands > 0;
             events.extend(may_release.then_some(Event::Command));
-            let may_call_off = config.calls_off && self.machine.is_offering();
+            let may_call_off = config.calls_off && self.controller.is_offering();
             events.extend(may_call_off.then_some(Event::CallOff));
         }
         let has_room = !config.is_limited() || self.limit > 0;
@@ -519,9 +522,9 @@ impl Node {
                 }
             }
             Event::Replace(member) => {
-                it.machine
+                it.controller
                     .handle_member(member, Some(MemberDevice::replacement(2)));
-                it.machine.forget_member(member, NOW);
+                it.controller.forget_member(member, NOW);
                 it.place_mut(member).mailbox = Mailbox::BLANK;
             }
             Event::Restart => it.restart(slot, config),
@@ -534,7 +537,7 @@ impl Node {
             }
         }
         if it.is_releasing() && it.data == Data::None {
-            it.machine.handle_drained(NOW);
+            it.controller.handle_drained(NOW);
             it.drain(config, records);
         }
         it.settle(config);
@@ -544,18 +547,18 @@ impl Node {
         it
     }
 
-    /// Tells the machine what happened.
+    /// Gives the event to the state machine.
     fn tell(&mut self, event: Event, slot: usize, config: &Config, records: &Records) {
         if config.is_limited() {
             let open = self.data != Data::None;
-            self.machine.note_open(open.into());
+            self.controller.note_open(open.into());
         }
         match event {
             Event::Tick => {
                 self.budget.ticks -= 1;
-                self.machine.handle_tick(NOW);
+                self.controller.handle_tick(NOW);
             }
-            Event::Timeout => self.machine.handle_timeout(NOW),
+            Event::Timeout => self.controller.handle_timeout(NOW),
             Event::Act => {
                 if let Some(order) = self.order.take() {
                     self.act(order);
@@ -574,20 +577,20 @@ impl Node {
                     own: &own,
                     others: &others,
                 };
-                self.machine.handle_read(member, Some(&answer), NOW);
+                self.controller.handle_read(member, Some(&answer), NOW);
             }
             Event::Blind(member) => {
                 self.budget.faults -= 1;
                 self.place_mut(member).read = None;
-                self.machine.handle_read::<Answer<'_>>(member, None, NOW);
+                self.controller.handle_read::<Answer<'_>>(member, None, NOW);
             }
             Event::Command => {
                 self.budget.commands -= 1;
                 // A refusal changes nothing.
-                let _ = self.machine.handle_command(config.command, NOW);
+                let _ = self.controller.handle_command(config.command, NOW);
             }
             Event::CallOff => {
-                let _ = self.machine.handle_command(Command::CallOff, NOW);
+                let _ = self.controller.handle_command(Command::CallOff, NOW);
             }
             _ => {}
         }
@@ -611,13 +614,13 @@ impl Node {
                 .put(register, flight.side, block);
         }
         self.budget.faults -= u8::from(is_twice || !is_done);
-        self.machine.handle_write(member, register, is_done, NOW);
+        self.controller.handle_write(member, register, is_done, NOW);
     }
 
-    /// Does what the machine wants done.
+    /// Takes the actions of the state machine.
     fn drain(&mut self, config: &Config, records: &Records) {
         while self.order.is_none() {
-            let Some(action) = self.machine.poll_action() else {
+            let Some(action) = self.controller.poll_action() else {
                 return;
             };
             let order = match action {
@@ -664,7 +667,7 @@ impl Node {
             Order::Extend { from_ns, to_ns } if self.gate.expiry_ns == from_ns => {
                 self.gate.expiry_ns = to_ns;
             }
-            Order::Extend { .. } => self.machine.handle_lapse(NOW),
+            Order::Extend { .. } => self.controller.handle_lapse(NOW),
             Order::Latch => self.gate.expiry_ns = 0,
         }
     }
@@ -729,10 +732,10 @@ impl Node {
         self.budget.restarts -= 1;
         self.budget.ticks += 1;
         self.life += 1;
-        let originals = self.machine.setup().originals;
-        self.machine = machine(slot, self.life, config);
+        let originals = self.controller.setup().originals;
+        self.controller = controller(slot, self.life, config);
         for member in (0..config.members).filter(|member| originals & (1 << member) == 0) {
-            self.machine
+            self.controller
                 .handle_member(member, Some(MemberDevice::replacement(2)));
         }
         self.gate.expiry_ns = 0;
@@ -776,7 +779,7 @@ impl Node {
 
     fn age(&mut self, by_ns: u64, config: &Config) {
         let aged = |at_ns: &mut u64| *at_ns = at_ns.saturating_sub(by_ns);
-        self.machine = self.machine.aged(by_ns);
+        self.controller = self.controller.aged(by_ns);
         aged(&mut self.gate.expiry_ns);
         match &mut self.order {
             Some(Order::Open(gate)) => aged(&mut gate.expiry_ns),
@@ -802,7 +805,7 @@ impl Node {
         for (member, at) in (0..).zip(&mut all) {
             *at = from.get(usize::from(member)).copied().unwrap_or(member);
         }
-        self.machine = self.machine.with_members(&all);
+        self.controller = self.controller.with_members(&all);
         self.places = from.iter().map(|&from| self.place(from).clone()).collect();
     }
 
@@ -819,10 +822,10 @@ impl Node {
                 .sort_by_key(|it| (it.register as u8, it.seq, it.ticks_left));
         }
         if !config.compares {
-            self.machine = self.machine.clone().without_acked(NOW);
+            self.controller = self.controller.clone().without_acked(NOW);
         }
-        if self.machine.listens() {
-            self.machine = self.machine.canonical(NOW, |_, _, seq| seq);
+        if self.controller.listens() {
+            self.controller = self.controller.canonical(NOW, |_, _, seq| seq);
             return;
         }
         if config.faults == [0; 3] && !config.compares {
@@ -840,17 +843,17 @@ impl Node {
             let below = known.map_or(0, |it| it.iter().filter(|it| **it < seq).count());
             below as u16 + u16::from(seq > 0)
         };
-        self.machine = self.machine.canonical(NOW, |member, register, seq| {
+        self.controller = self.controller.canonical(NOW, |member, register, seq| {
             u64::from(rank(member, register, seq as u16))
         });
         for (member, place) in (0..).zip(&mut self.places) {
             place.renumber(|register, seq| rank(member, register, seq));
         }
         if config.commands == 0 {
-            self.machine = self.machine.clone().without_fence();
+            self.controller = self.controller.clone().without_fence();
         }
         if self.budget.ticks == 0 && !config.is_timely() {
-            self.machine = self.machine.clone().without_ticks(NOW);
+            self.controller = self.controller.clone().without_ticks(NOW);
         }
     }
 
@@ -860,7 +863,7 @@ impl Node {
         for (member, place) in (0..).zip(&mut self.places) {
             for register in REGISTERS {
                 if place.mailbox.keep_newest(register) {
-                    self.machine = self.machine.clone().with_sides_swapped(member, register);
+                    self.controller = self.controller.clone().with_sides_swapped(member, register);
                     for flight in place.flights[register as usize].iter_mut() {
                         flight.side = flight.side.other();
                     }
@@ -942,11 +945,11 @@ fn block(what: u64, seq: u16, whole: bool) -> Block {
 }
 
 fn epoch(node: &Node) -> u64 {
-    node.machine.decided().epoch
+    node.controller.decided().epoch
 }
 
-fn machine(slot_index: usize, life: u8, config: &Config) -> Controller {
-    let mut machine = Controller::new(Setup {
+fn controller(slot_index: usize, life: u8, config: &Config) -> Controller {
+    let mut controller = Controller::new(Setup {
         slot: slot(slot_index),
         inc: Incarnation((u128::from(life) << 8) | (slot_index as u128 + 1)),
         boot_id: [0; 16],
@@ -960,14 +963,14 @@ fn machine(slot_index: usize, life: u8, config: &Config) -> Controller {
         batch: Some(BATCH),
         claim_auto: config.returns || slot_index > 0,
     });
-    machine.set_guarded(false);
+    controller.set_guarded(false);
     for member in 0..config.members {
-        machine.handle_member(member, Some(MemberDevice::ORIGINAL));
+        controller.handle_member(member, Some(MemberDevice::ORIGINAL));
     }
-    machine
+    controller
 }
 
-/// Gives the portion away: to the other one, or to whoever comes.
+/// Gives the portion away: to the other node, or to any node.
 pub fn release(successor: Option<usize>) -> Command {
     Command::Release {
         successor: successor.map(slot),

@@ -7,11 +7,11 @@
 //! members: they are sorted by what all nodes have to do with them.
 //!
 //! *Steps that do not see each other have one order.* What a node does with what it knows (a timer,
-//! a completion) neither sees nor changes what another node does, unless it changes who has a lease
-//! or what is decided. Such a step is as good as one taken earlier, up to the last step of the same
-//! node or the last tick; there the lower node goes first. So a state remembers which nodes are
-//! `fresh`, and the others take no such step. (These are the words in lexicographic normal form,
-//! with the hidden steps as the first letters.)
+//! a completion) neither sees nor changes what another node does, unless it changes which node has
+//! a lease or what is decided. Such a step is as good as one taken earlier, up to the last step of
+//! the same node or the last tick; there the lower node goes first. So a state remembers which
+//! nodes are `fresh`, and the others take no such step. (These are the words in lexicographic
+//! normal form, with the hidden steps as the first letters.)
 
 use crate::config::{Config, Start};
 use crate::medium::{Records, Sight};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// Epochs that are remembered.
 const EPOCHS: usize = 8;
 
-/// One in so many states is a start for runs of one node alone.
+/// One state in this number of states is a start for runs of one node alone.
 const SAMPLE: u128 = 499;
 
 /// A step of the whole portion.
@@ -303,7 +303,7 @@ impl<const N: usize> Portion<N> {
             }
         }
         for (index, node) in next.nodes.iter().enumerate() {
-            // Who has no hidden step to take is in the same place, fresh or not.
+            // A node without a hidden step is in the same place, fresh or not.
             if !node.may_hide {
                 next.fresh &= !(1 << index);
             }
@@ -414,7 +414,7 @@ impl<const N: usize> Portion<N> {
         for _ in 0..400 {
             let mut steps = Vec::new();
             self.all_steps(&state, &mut steps);
-            // Who waits for another looks as often as it may.
+            // A node that waits for another node looks as often as it may.
             let looks = state.nodes[index].node.is_waiting();
             let mine = |step: &Step| match *step {
                 Step::Node(node, Event::Timeout, 0) => node == index && !looks,
@@ -455,12 +455,12 @@ impl<const N: usize> Portion<N> {
         false
     }
 
-    /// Whether this state is one from which nobody has to recover, or everybody does.
+    /// Whether from this state no node has to recover, or all nodes do.
     pub fn is_live(&self, state: &State<N>) -> bool {
         let first = usize::from(!self.config.returns);
         self.config.is_timely()
             || self.config.drift
-            // Nobody takes over while a register cannot be read.
+            // No node takes over while a register cannot be read.
             || self.config.damages
             || state.print() % SAMPLE != 0
             || (first..N).all(|node| self.recovers(state, node))
@@ -488,7 +488,7 @@ impl<const N: usize> Portion<N> {
         (next != *state).then_some(next)
     }
 
-    /// Runs everybody, in step, up to where the exploration starts.
+    /// Runs all nodes, in step, up to the start of the exploration.
     pub fn start(&self) -> State<N> {
         let config = &self.config;
         let mut state = State {
@@ -507,7 +507,7 @@ impl<const N: usize> Portion<N> {
         for tick in 0..60 {
             let is_ready = match config.start {
                 Start::Cold => true,
-                // Long enough for everybody to join, and to see that nobody claims.
+                // Long enough for all nodes to join, and to see that none claims.
                 Start::Virgin => tick > 10 + 4 * config.timing.window_ns,
                 Start::Owned => state.nodes[0].valid.is_some(),
             };

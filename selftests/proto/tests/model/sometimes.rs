@@ -22,7 +22,7 @@ pub enum Sometimes {
     OldRead,
     /// A write completes when its round has ended long ago.
     StaleCompletion,
-    /// A command lands after it was reported as failed, or was forgotten with its machine.
+    /// A command lands after it was reported as failed, or was forgotten with its host.
     LateLanding,
     /// A lease ends by itself.
     Lapse,
@@ -34,7 +34,7 @@ pub enum Sometimes {
     HandedOver,
     /// A successor is through with phase 1 while the owner has its lease.
     Prepared,
-    /// An owner has its lease while nobody can read a register of another.
+    /// An owner has its lease while a register of another node cannot be read.
     Unreadable,
     /// A hand-over is called off when its successor has begun its ballot.
     CalledOff,

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A simulated portion: machines with clocks of their own, members that fail, one seed.
+//! A simulated portion: hosts with clocks of their own, members that fail, one seed.
 //!
-//! The machines run the shipped [`Controller`] and the shipped [`Gate`]; everything else is made
-//! up here, deterministically. True time is nanoseconds since the run began; nobody but the
-//! [`judge`](monitor) knows it.
+//! The hosts run the shipped [`Controller`] and the shipped [`Gate`]; everything else is made
+//! up here, deterministically. True time is nanoseconds since the run began; only the
+//! [`monitor`] knows it.
 //!
 //! ```text
-//!   Event (true time) --> machine: stalled? keep for later
+//!   Event (true time) --> host: stalled? keep for later
 //!                            |  clock read, handle_*, then poll_action one by one
 //!                            |  (each step may stall)
 //!                            +--> gate, or an I/O: lands, is sampled, completes, all as events
 //!   after every event: the monitor checks every invariant
 //! ```
 //!
-//! What may go wrong is in [`Faults`]; a test may also break a path or stall a machine by hand.
+//! What may go wrong is in [`Faults`]; a test may also break a path or stall a host by hand.
 
 #![allow(unused, reason = "each test uses a part of it")]
 
@@ -24,7 +24,7 @@ mod monitor;
 
 pub use clock::{Clock, Rng, Steering};
 pub use disk::{Mailbox, Payload, Snapshot};
-pub use host::{Call, Image, Machine, LIMIT};
+pub use host::{Call, Host, Image, LIMIT};
 pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
@@ -71,7 +71,7 @@ pub fn timing() -> Timing {
 /// What may go wrong by itself. Chances are per mille of each occasion.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// A machine stalls between two steps, for up to this long.
+    /// A host stalls between two steps, for up to this long.
     pub stall: u64,
     pub stall_ns: u64,
     /// A write or read fails and never reaches the medium.
@@ -86,56 +86,56 @@ pub struct Faults {
     pub slow: u64,
     /// A write is seen half done by a read that comes in between.
     pub half: u64,
-    /// Per second and machine: it crashes, and comes back after up to `down_ns`.
+    /// Per second and host: it crashes, and comes back after up to `down_ns`.
     pub crash: u64,
     pub down_ns: u64,
     /// Per second and path: it fails, or hangs (never longer than D), for up to `broken_ns`.
     pub broken: u64,
     pub broken_ns: u64,
-    /// Per second and machine: the operator does something.
+    /// Per second and host: the operator does something.
     pub command: u64,
-    /// Per second and owner: somebody repairs what earlier owners left behind.
+    /// Per second and owner: an operator repairs the damage of earlier owners.
     pub repair: u64,
-    /// Per second and machine: another number of members is failed or rebuilding.
+    /// Per second and host: another number of members is failed or rebuilding.
     pub degrade: u64,
-    /// Per second and machine: an operator takes a controller that runs for a dead one.
+    /// Per second and host: an operator takes a controller that runs for a dead one.
     pub wrong: u64,
     /// Per second and owner: an operator lets operations go on beyond what redundancy repairs.
     pub risk: u64,
-    /// Another processor's operation comes to the gate between two steps of the machine.
+    /// Another processor's operation comes to the gate between two steps of the host.
     pub between: u64,
     /// An operation of a user hangs below the gate, for up to three windows: longer than D.
     pub stuck: u64,
     /// Per second and member: it loses power, with what it acknowledged and had not yet written
     /// down, in any order; it is back after a window and up to `broken_ns`.
     pub power: u64,
-    /// Of the stalls: the machine sleeps, and no notifier announces it. Whether the kernel learns
+    /// Of the stalls: the host sleeps, and no notifier announces it. Whether the kernel learns
     /// how long is left to chance.
     pub sleep: u64,
-    /// Per second and machine: the clock of its timers is steered otherwise, by up to so much of a
+    /// Per second and host: the clock of its timers is steered otherwise, by up to so much of a
     /// million.
     pub steer: u64,
     pub steer_ppm: u64,
-    /// Per second and machine: the kernel exchanges the counter behind its clocks.
+    /// Per second and host: the kernel exchanges the counter behind its clocks.
     pub exchange: u64,
-    /// Per second and member: somebody's flush has everything written down.
+    /// Per second and member: a flush makes everything durable.
     pub flush: u64,
     /// Per second and member: it is what it was a second before. One member of three at a time, and
     /// only where no promise is lost by that.
     pub rewind: u64,
-    /// Per second and machine that may be copied: its memory begins to run on another machine, too.
+    /// Per second and host that may be copied: its memory begins to run on another host, too.
     pub copy: u64,
     /// Likewise, but it is copied while it owns, and both go on writing.
     pub copy_owner: u64,
-    /// Per second and machine: its memory is put back to what it was up to some seconds ago. There
+    /// Per second and host: its memory is put back to what it was up to some seconds ago. There
     /// is a snapshot for that, which is taken as often.
     pub put_back: u64,
-    /// Of the copies and of the machines that were put back: the hypervisor tells the guest.
+    /// Of the copies and of the hosts that were put back: the hypervisor tells the guest.
     pub told: u64,
     /// Per second and member: its disk is replaced, if an operator may do that.
     pub replace: u64,
-    /// A machine that looks for a replaced member finds the former disk first. A tenth as often,
-    /// per second and machine, the former disk comes back in the place of the member that it has.
+    /// A host that looks for a replaced member finds the former disk first. A tenth as often,
+    /// per second and host, the former disk comes back in the place of the member that it has.
     pub returns: u64,
 }
 
@@ -160,13 +160,13 @@ pub struct Config {
     pub claim_auto: bool,
     /// Whether openers of the mapped devices cache what they read [R31].
     pub guarded: bool,
-    /// The slot of each machine: by index, unless two machines were given one number.
+    /// The slot of each host: by index, unless two hosts were given one number.
     pub slot_of: Vec<u8>,
     pub faults: Faults,
 }
 
 impl Config {
-    /// Healthy machines with different clocks; controller 1 is the home.
+    /// Healthy hosts with different clocks; controller 1 is the home.
     pub fn healthy(controllers: u8, members: u8) -> Self {
         let clocks = (0..u64::from(controllers)).map(|i| Clock {
             offset_ns: 7_000_000_000 + 1_000_000_007 * i,
@@ -191,7 +191,7 @@ impl Config {
         }
     }
 
-    /// The same with one more machine, which has the number of another one by mistake.
+    /// The same with one more host, which has the number of another one by mistake.
     pub fn with_duplicate_of(mut self, slot: u8) -> Self {
         self.slot_of.push(slot);
         self.period_ns.push(self.period_ns[0]);
@@ -227,7 +227,7 @@ pub enum Lost {
     Look,
 }
 
-/// Heartbeats of the first machine in a row, from this number on, and what of each is lost.
+/// Heartbeats of the first host in a row, from this number on, and what of each is lost.
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
     pub first_hb: u64,
@@ -269,7 +269,7 @@ impl Losses {
     }
 }
 
-/// How a machine's commands to a member fare.
+/// How a host's commands to a member fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     Up,
@@ -286,11 +286,11 @@ pub enum Path {
 /// A command on its way.
 #[derive(Clone, Debug)]
 pub struct Io {
-    pub machine: usize,
-    /// Which life of the machine issued it.
+    pub host: usize,
+    /// Which life of the host issued it.
     pub life: u32,
     pub member: u8,
-    /// The disk that is the member for the machine.
+    /// The disk that is the member for the host.
     disk: Option<usize>,
     pub issued_ns: u64,
     pub what: What,
@@ -300,7 +300,7 @@ pub struct Io {
     /// Kept until the path is something else again, or until [`World::hear`].
     parked: bool,
     unheard: bool,
-    /// Its machine died, and it never arrives.
+    /// Its host died, and it never arrives.
     lost: bool,
 }
 
@@ -338,13 +338,13 @@ enum Event {
     Chaos,
     Repair(u8, u8),
     Restart(u8, u32),
-    /// A machine finds the disk that is a member now.
+    /// A host finds the disk that is a member now.
     Attach(u8, u8),
-    /// The hypervisor says that this life of a machine began with the memory of another one.
+    /// The hypervisor says that this life of a host began with the memory of another one.
     Told(u8, u32),
 }
 
-/// An event and its time; what is told first comes first.
+/// An event and its time; of events at one time the first one that was added comes first.
 #[derive(Clone, Copy, Debug)]
 struct Due {
     at_ns: u64,
@@ -384,7 +384,7 @@ pub struct World {
     pub config: Config,
     pub rng: Rng,
     pub now_ns: u64,
-    pub machines: Vec<Machine>,
+    pub hosts: Vec<Host>,
     pub paths: Vec<Vec<Path>>,
     /// The mailboxes on each disk. The first ones are the members at the beginning.
     pub disks: Vec<Vec<Mailbox>>,
@@ -393,7 +393,7 @@ pub struct World {
     /// For each member the disk that it is now, and those that it was.
     current: Vec<usize>,
     former: Vec<Vec<usize>>,
-    /// For each machine the disk that it has as each member.
+    /// For each host the disk that it has as each member.
     devices: Vec<Vec<Option<usize>>>,
     /// What the members still have after they lost power.
     durable: Vec<Vec<Mailbox>>,
@@ -410,30 +410,30 @@ pub struct World {
     ios: Vec<Io>,
     free: Vec<usize>,
     latest: usize,
-    /// Each command so far, machine and time, where somebody wants to know.
+    /// Each command so far, host and time, if a test asks for it.
     pub issues: Option<Vec<(usize, u64)>>,
     events: BinaryHeap<Due>,
-    /// Machines to which something happened since they were checked, a bit each.
+    /// Hosts to which something happened since they were checked, a bit each.
     touched: u64,
     serial: u64,
     pub trace: Option<Vec<String>>,
-    /// Every command so far, where somebody wants to look at them.
+    /// Every command so far, if a test asks for them.
     pub log: Option<Vec<Io>>,
-    /// Heartbeats of the first machine that are lost.
+    /// Heartbeats of the first host that are lost.
     pub losses: Losses,
     /// Commands that never come to their end.
     pub swallow: Option<fn(&Io) -> bool>,
-    /// A machine that is going to stall: when it has come to this many more steps, for so long.
+    /// A host that is going to stall: when it has come to this many more steps, for so long.
     pub stall_at: Option<(usize, u64, u64)>,
-    /// Whether the machine sleeps then.
+    /// Whether the host sleeps then.
     pub stall_is_sleep: bool,
-    /// Events since time went on: a machine that keeps asking for the present moment is stuck.
+    /// Events since time went on: a host that keeps asking for the present moment is stuck.
     same_instant: u32,
     /// What a read starts with.
     blank: Mailbox,
-    /// For each machine a snapshot of its memory, and the disks that it had then.
+    /// For each host a snapshot of its memory, and the disks that it had then.
     images: Vec<Option<(Image, Vec<Option<usize>>)>>,
-    /// For each machine when its last write succeeded, and how many commands did so far.
+    /// For each host when its last write succeeded, and how many commands did so far.
     pub last_write_ns: Vec<u64>,
     pub completions: Vec<u64>,
 }
@@ -448,25 +448,25 @@ macro_rules! note {
 }
 
 impl World {
-    /// A world in which all machines start at once.
+    /// A world in which all hosts start at once.
     pub fn new(config: Config) -> Self {
         let mut world = Self::asleep(config);
-        for machine in 0..world.machines.len() {
-            world.start(machine);
+        for host in 0..world.hosts.len() {
+            world.start(host);
         }
         world
     }
 
-    /// A world in which no machine runs yet.
+    /// A world in which no host runs yet.
     pub fn asleep(config: Config) -> Self {
         let count = config.slot_of.len();
-        let machines = (0..count).map(|i| Machine::new(&config, i));
+        let hosts = (0..count).map(|i| Host::new(&config, i));
         let disk = vec![Mailbox::blank(); usize::from(config.controllers)];
         let disks = vec![disk; usize::from(config.members)];
         let mut world = Self {
             rng: Rng(config.seed),
             now_ns: 0,
-            machines: machines.collect(),
+            hosts: hosts.collect(),
             paths: vec![vec![Path::Up; usize::from(config.members)]; count],
             durable: disks.clone(),
             past: disks.clone(),
@@ -540,72 +540,72 @@ impl World {
         self.ios.get(self.latest)
     }
 
-    /// Starts a machine, or starts it again with a new incarnation.
-    pub fn start(&mut self, machine: usize) {
+    /// Starts a host, or starts it again with a new incarnation.
+    pub fn start(&mut self, host: usize) {
         let inc = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
-        self.touch(machine);
-        self.find_members(machine);
-        let devices: Vec<_> = self.devices[machine]
+        self.touch(host);
+        self.find_members(host);
+        let devices: Vec<_> = self.devices[host]
             .iter()
             .map(|disk| disk.map(|disk| self.labels[disk]))
             .collect();
-        self.machines[machine].boot(&self.config, inc, &devices);
-        let life = self.machines[machine].life;
-        note!(self, "C{} starts, life {life}", machine + 1);
-        let phase = self.rng.below(self.config.period_ns[machine].max(1));
-        self.after(phase, Event::Tick(machine as u8, life));
-        self.after(phase, Event::Op(machine as u8, life));
+        self.hosts[host].boot(&self.config, inc, &devices);
+        let life = self.hosts[host].life;
+        note!(self, "C{} starts, life {life}", host + 1);
+        let phase = self.rng.below(self.config.period_ns[host].max(1));
+        self.after(phase, Event::Tick(host as u8, life));
+        self.after(phase, Event::Op(host as u8, life));
     }
 
     /// Power off: what it has issued may still land.
-    pub fn crash(&mut self, machine: usize) {
-        note!(self, "C{} crashes", machine + 1);
-        self.touch(machine);
-        // What had left the machine lands within D, or never; the rest is gone with it.
-        for (op, _) in self.machines[machine].ops.clone() {
+    pub fn crash(&mut self, host: usize) {
+        note!(self, "C{} crashes", host + 1);
+        self.touch(host);
+        // What had left the host lands within D, or never; the rest is gone with it.
+        for (op, _) in self.hosts[host].ops.clone() {
             match self.rng.chance(500) {
                 true => {
-                    let life = self.machines[machine].life;
+                    let life = self.hosts[host].life;
                     let within_ns = self.rng.below(self.config.timing.device_delay_ns);
-                    self.after(within_ns, Event::OpLands(machine as u8, life, op));
+                    self.after(within_ns, Event::OpLands(host as u8, life, op));
                 }
-                false => self.monitor.forgotten(machine, op),
+                false => self.monitor.forgotten(host, op),
             }
         }
-        self.machines[machine].halt();
-        for io in self.ios.iter_mut().filter(|io| io.machine == machine) {
+        self.hosts[host].halt();
+        for io in self.ios.iter_mut().filter(|io| io.host == host) {
             if self.config.faults.error > 0 {
                 io.lost |= self.rng.chance(500);
             }
         }
     }
 
-    /// Nothing happens on the machine for so long; its commands go on.
-    pub fn stall(&mut self, machine: usize, for_ns: u64) {
-        let token = self.machines[machine].stall();
-        note!(self, "C{} stalls for {} ms", machine + 1, for_ns / MS);
-        self.after(for_ns, Event::Resume(machine as u8, token));
+    /// Nothing happens on the host for so long; its commands go on.
+    pub fn stall(&mut self, host: usize, for_ns: u64) {
+        let token = self.hosts[host].stall();
+        note!(self, "C{} stalls for {} ms", host + 1, for_ns / MS);
+        self.after(for_ns, Event::Resume(host as u8, token));
     }
 
-    /// The machine sleeps for so long: nothing happens on it, and its lease clock stands still. No
+    /// The host sleeps for so long: nothing happens on it, and its lease clock stands still. No
     /// notifier announced it. Its commands go on.
-    pub fn sleep(&mut self, machine: usize, for_ns: u64) {
-        let token = self.machines[machine].sleep(self.now_ns);
-        note!(self, "C{} sleeps for {} ms", machine + 1, for_ns / MS);
-        self.after(for_ns, Event::Resume(machine as u8, token));
+    pub fn sleep(&mut self, host: usize, for_ns: u64) {
+        let token = self.hosts[host].sleep(self.now_ns);
+        note!(self, "C{} sleeps for {} ms", host + 1, for_ns / MS);
+        self.after(for_ns, Event::Resume(host as u8, token));
     }
 
-    /// Changes how a machine's commands to a member fare.
-    pub fn set_path(&mut self, machine: usize, member: u8, path: Path) {
-        note!(self, "C{} to member {member}: {path:?}", machine + 1);
-        self.paths[machine][usize::from(member)] = path;
+    /// Changes how a host's commands to a member fare.
+    pub fn set_path(&mut self, host: usize, member: u8, path: Path) {
+        note!(self, "C{} to member {member}: {path:?}", host + 1);
+        self.paths[host][usize::from(member)] = path;
         if path == Path::Hung {
             return;
         }
         let parked: Vec<usize> = (0..self.ios.len())
             .filter(|&io| {
                 let io = &self.ios[io];
-                io.parked && io.machine == machine && io.member == member
+                io.parked && io.host == host && io.member == member
             })
             .collect();
         for io in parked {
@@ -614,36 +614,36 @@ impl World {
         }
     }
 
-    /// Breaks or repairs a member for every machine.
+    /// Breaks or repairs a member for every host.
     pub fn set_member(&mut self, member: u8, path: Path) {
-        for machine in 0..self.machines.len() {
-            self.set_path(machine, member, path);
+        for host in 0..self.hosts.len() {
+            self.set_path(host, member, path);
         }
     }
 
     /// An operator's command.
-    pub fn command(&mut self, machine: usize, command: Command) -> Result<Outcome, Reason> {
-        if self.machines[machine].is_taken() {
+    pub fn command(&mut self, host: usize, command: Command) -> Result<Outcome, Reason> {
+        if self.hosts[host].is_taken() {
             return Err(Reason::Busy);
         }
-        self.touch(machine);
-        note!(self, "C{} is told {command:?}", machine + 1);
-        let reading = self.machines[machine].reading(self.now_ns);
-        let now = self.machines[machine].tell_clocks(reading);
-        let Some(controller) = self.machines[machine].controller.as_mut() else {
+        self.touch(host);
+        note!(self, "C{} is told {command:?}", host + 1);
+        let reading = self.hosts[host].reading(self.now_ns);
+        let now = self.hosts[host].tell_clocks(reading);
+        let Some(controller) = self.hosts[host].controller.as_mut() else {
             return Err(Reason::Joining);
         };
         let had = controller.charges().len();
         let result = controller.handle_command(command, now);
-        note!(self, "C{} answers {result:?}", machine + 1);
-        self.monitor.commanded(machine, &command, result, had);
-        self.drain(machine);
+        note!(self, "C{} answers {result:?}", host + 1);
+        self.monitor.commanded(host, &command, result, had);
+        self.drain(host);
         result
     }
 
-    /// The machine's lease clock.
-    pub fn local_ns(&self, machine: usize) -> u64 {
-        self.machines[machine].clock.local_ns(self.now_ns)
+    /// The host's lease clock.
+    pub fn local_ns(&self, host: usize) -> u64 {
+        self.hosts[host].clock.local_ns(self.now_ns)
     }
 
     /// Processes one event; `false` when there is none before `until_ns`.
@@ -680,12 +680,12 @@ impl World {
             });
         }
         let touched = std::mem::take(&mut self.touched);
-        self.monitor.check(now_ns, &self.machines, touched)
+        self.monitor.check(now_ns, &self.hosts, touched)
     }
 
-    /// Something happens to a machine, so that it must be looked at.
-    fn touch(&mut self, machine: usize) {
-        self.touched |= 1 << machine;
+    /// Something happens to a host, so that it must be looked at.
+    fn touch(&mut self, host: usize) {
+        self.touched |= 1 << host;
     }
 
     /// Runs for so long.
@@ -712,27 +712,27 @@ impl World {
         Ok(true)
     }
 
-    /// The machine that may write now.
+    /// The host that may write now.
     pub fn owner(&self) -> Option<usize> {
-        (0..self.machines.len()).find(|&machine| self.is_valid(machine))
+        (0..self.hosts.len()).find(|&host| self.is_valid(host))
     }
 
-    /// Whether the machine's gate lets state-changing operations through now.
-    pub fn is_valid(&self, machine: usize) -> bool {
-        self.machines[machine].is_valid(self.now_ns)
+    /// Whether the host's gate lets state-changing operations through now.
+    pub fn is_valid(&self, host: usize) -> bool {
+        self.hosts[host].is_valid(self.now_ns)
     }
 
-    /// The role of a machine; `Failed` when it is off.
-    pub fn role(&self, machine: usize) -> Role {
-        self.machines[machine]
+    /// The role of a host; `Failed` when it is off.
+    pub fn role(&self, host: usize) -> Role {
+        self.hosts[host]
             .controller
             .as_ref()
             .map_or(Role::Failed, |c| c.role())
     }
 
-    /// The epoch a machine knows.
-    pub fn epoch(&self, machine: usize) -> u64 {
-        self.machines[machine]
+    /// The epoch a host knows.
+    pub fn epoch(&self, host: usize) -> u64 {
+        self.hosts[host]
             .controller
             .as_ref()
             .map_or(0, |c| c.decided().epoch)
@@ -740,27 +740,27 @@ impl World {
 
     fn process(&mut self, event: Event) {
         match event {
-            Event::Tick(machine, life) => self.tick(machine.into(), life),
-            Event::Timeout(machine, token) => self.timeout(machine.into(), token),
-            Event::Resume(machine, token) => self.resume(machine.into(), token),
-            Event::Drained(machine, life) => self.deliver_to(machine, life, Call::Drained),
-            Event::Op(machine, life) => self.op(machine.into(), life),
-            Event::OpGoes(machine, life, op) => self.deliver_to(machine, life, Call::OpGoes(op)),
-            Event::OpLands(machine, life, op) => self.op_lands(machine.into(), op, life),
+            Event::Tick(host, life) => self.tick(host.into(), life),
+            Event::Timeout(host, token) => self.timeout(host.into(), token),
+            Event::Resume(host, token) => self.resume(host.into(), token),
+            Event::Drained(host, life) => self.deliver_to(host, life, Call::Drained),
+            Event::Op(host, life) => self.op(host.into(), life),
+            Event::OpGoes(host, life, op) => self.deliver_to(host, life, Call::OpGoes(op)),
+            Event::OpLands(host, life, op) => self.op_lands(host.into(), op, life),
             Event::Half(io) => self.land(io as usize, true),
             Event::Land(io) => self.land(io as usize, false),
             Event::Sample(io, slot) => self.sample(io as usize, slot),
             Event::Complete(io) => self.complete(io as usize),
             Event::Chaos => self.chaos(),
-            Event::Repair(machine, member) => self.set_path(machine.into(), member, Path::Up),
-            Event::Attach(machine, member) => self.attach(machine.into(), member),
-            Event::Told(machine, life) => {
+            Event::Repair(host, member) => self.set_path(host.into(), member, Path::Up),
+            Event::Attach(host, member) => self.attach(host.into(), member),
+            Event::Told(host, life) => {
                 let inc = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
-                self.deliver_to(machine, life, Call::Fork(inc));
+                self.deliver_to(host, life, Call::Fork(inc));
             }
-            Event::Restart(machine, life) => {
-                if self.machines[usize::from(machine)].life == life {
-                    self.start(machine.into());
+            Event::Restart(host, life) => {
+                if self.hosts[usize::from(host)].life == life {
+                    self.start(host.into());
                 }
             }
         }
@@ -771,74 +771,74 @@ impl World {
         }
     }
 
-    /// A call for one life of a machine.
-    fn deliver_to(&mut self, machine: u8, life: u32, call: Call) {
-        if self.machines[usize::from(machine)].life == life {
-            self.deliver(machine.into(), call);
+    /// A call for one life of a host.
+    fn deliver_to(&mut self, host: u8, life: u32, call: Call) {
+        if self.hosts[usize::from(host)].life == life {
+            self.deliver(host.into(), call);
         }
     }
 
-    fn timeout(&mut self, machine: usize, token: u64) {
-        let local_ns = self.local_ns(machine);
-        let it = &mut self.machines[machine];
+    fn timeout(&mut self, host: usize, token: u64) {
+        let local_ns = self.local_ns(host);
+        let it = &mut self.hosts[host];
         if it.timeout != token {
             return;
         }
         match it.armed_ns {
             // The clock of the timers runs fast, or the lease clock stood still.
-            Some(armed_ns) if local_ns < armed_ns => self.set_timer(machine, armed_ns),
+            Some(armed_ns) if local_ns < armed_ns => self.set_timer(host, armed_ns),
             _ => {
                 it.armed_ns = None;
-                self.deliver(machine, Call::Timeout);
+                self.deliver(host, Call::Timeout);
             }
         }
     }
 
-    fn tick(&mut self, machine: usize, life: u32) {
-        let it = &self.machines[machine];
+    fn tick(&mut self, host: usize, life: u32) {
+        let it = &self.hosts[host];
         if it.life != life || it.controller.is_none() {
             return;
         }
-        // A stalled machine's timer fires once when it goes on, and then in its period again.
+        // A stalled host's timer fires once when it goes on, and then in its period again.
         if !it.is_stalled() || !it.has_waiting(|call| matches!(call, Call::Tick)) {
-            self.deliver(machine, Call::Tick);
+            self.deliver(host, Call::Tick);
         }
-        let it = &self.machines[machine];
+        let it = &self.hosts[host];
         if it.life == life && it.controller.is_some() {
             let takes_ns = it.steering.takes_ns(it.period_ns);
-            let next = it.clock.true_ns(self.local_ns(machine) + takes_ns);
-            self.at(next, Event::Tick(machine as u8, life));
+            let next = it.clock.true_ns(self.local_ns(host) + takes_ns);
+            self.at(next, Event::Tick(host as u8, life));
         }
     }
 
-    /// Something happened on a machine that runs, or will when its stall is over.
-    fn deliver(&mut self, machine: usize, call: Call) {
-        if self.machines[machine].controller.is_none() {
+    /// Something happened on a host that runs, or will when its stall is over.
+    fn deliver(&mut self, host: usize, call: Call) {
+        if self.hosts[host].controller.is_none() {
             return;
         }
-        self.touch(machine);
-        if self.machines[machine].is_stalled() {
-            self.machines[machine].waiting.push_back(call);
+        self.touch(host);
+        if self.hosts[host].is_stalled() {
+            self.hosts[host].waiting.push_back(call);
             return;
         }
-        let now = self.machines[machine].reading(self.now_ns);
-        if self.maybe_stall(machine) {
-            // The clock was read, and then the machine stood still.
-            self.machines[machine].frozen = Some((call, now));
+        let now = self.hosts[host].reading(self.now_ns);
+        if self.maybe_stall(host) {
+            // The clock was read, and then the host stood still.
+            self.hosts[host].frozen = Some((call, now));
             return;
         }
-        self.perform_call(machine, call, now);
-        self.drain(machine);
+        self.perform_call(host, call, now);
+        self.drain(host);
     }
 
-    fn maybe_stall(&mut self, machine: usize) -> bool {
+    fn maybe_stall(&mut self, host: usize) -> bool {
         let faults = self.config.faults;
-        if let Some((who, steps, for_ns)) = self.stall_at.filter(|(who, ..)| *who == machine) {
+        if let Some((who, steps, for_ns)) = self.stall_at.filter(|(who, ..)| *who == host) {
             self.stall_at = (steps > 0).then(|| (who, steps - 1, for_ns));
             if steps == 0 {
                 match self.stall_is_sleep {
-                    true => self.sleep(machine, for_ns),
-                    false => self.stall(machine, for_ns),
+                    true => self.sleep(host, for_ns),
+                    false => self.stall(host, for_ns),
                 }
                 return true;
             }
@@ -852,57 +852,57 @@ impl World {
             };
             self.monitor.stats.stalls += 1;
             match self.rng.chance(faults.sleep) {
-                true => self.sleep(machine, for_ns),
-                false => self.stall(machine, for_ns),
+                true => self.sleep(host, for_ns),
+                false => self.stall(host, for_ns),
             }
         }
         stalls
     }
 
-    fn resume(&mut self, machine: usize, token: u64) {
-        if !self.machines[machine].resume(token) {
+    fn resume(&mut self, host: usize, token: u64) {
+        if !self.hosts[host].resume(token) {
             return;
         }
-        self.touch(machine);
-        note!(self, "C{} goes on", machine + 1);
+        self.touch(host);
+        note!(self, "C{} goes on", host + 1);
         let is_known = self.rng.chance(700);
-        let slept = self.machines[machine].wake(self.now_ns, is_known);
+        let slept = self.hosts[host].wake(self.now_ns, is_known);
         self.monitor.stats.sleeps += u64::from(slept);
-        if let Some((call, stale)) = self.machines[machine].frozen.take() {
-            self.perform_call(machine, call, stale);
+        if let Some((call, stale)) = self.hosts[host].frozen.take() {
+            self.perform_call(host, call, stale);
         }
-        self.drain(machine);
-        while !self.machines[machine].is_stalled() {
-            let Some(call) = self.machines[machine].waiting.pop_front() else {
+        self.drain(host);
+        while !self.hosts[host].is_stalled() {
+            let Some(call) = self.hosts[host].waiting.pop_front() else {
                 break;
             };
-            self.deliver(machine, call);
+            self.deliver(host, call);
         }
     }
 
-    fn perform_call(&mut self, machine: usize, call: Call, now: Now) {
+    fn perform_call(&mut self, host: usize, call: Call, now: Now) {
         match call {
-            Call::Op => return self.try_op(machine),
-            Call::OpGoes(op) => return self.op_goes(machine, op),
-            Call::OpDone(op) => return self.op_done(machine, op),
+            Call::Op => return self.try_op(host),
+            Call::OpGoes(op) => return self.op_goes(host, op),
+            Call::OpDone(op) => return self.op_done(host, op),
             _ => {}
         }
-        note!(self, "C{} {}", machine + 1, call.brief());
+        note!(self, "C{} {}", host + 1, call.brief());
         self.monitor.stats.told_copied += u64::from(matches!(call, Call::Fork(_)));
-        self.machines[machine].note_open();
-        self.machines[machine].call(&call, now);
+        self.hosts[host].note_open();
+        self.hosts[host].call(&call, now);
     }
 
-    /// Performs what a test made the machine want.
-    pub fn pump(&mut self, machine: usize) {
-        self.drain(machine);
+    /// Performs what a test made the host want.
+    pub fn pump(&mut self, host: usize) {
+        self.drain(host);
     }
 
-    /// Performs what the machine wants done, until it stalls or wants nothing.
-    fn drain(&mut self, machine: usize) {
-        self.touch(machine);
-        while !self.machines[machine].is_stalled() {
-            let it = &mut self.machines[machine];
+    /// Performs what the host wants done, until it stalls or wants nothing.
+    fn drain(&mut self, host: usize) {
+        self.touch(host);
+        while !self.hosts[host].is_stalled() {
+            let it = &mut self.hosts[host];
             let Some(controller) = it.controller.as_mut() else {
                 return;
             };
@@ -912,19 +912,19 @@ impl World {
             };
             let Some(action) = action else { break };
             if self.rng.chance(self.config.faults.between) {
-                self.enter(machine);
+                self.enter(host);
             }
-            if fresh && self.maybe_stall(machine) {
-                self.machines[machine].held = Some(action);
+            if fresh && self.maybe_stall(host) {
+                self.hosts[host].held = Some(action);
                 return;
             }
-            self.perform(machine, action);
+            self.perform(host, action);
         }
-        self.arm(machine);
+        self.arm(host);
     }
 
-    fn arm(&mut self, machine: usize) {
-        let it = &mut self.machines[machine];
+    fn arm(&mut self, host: usize) {
+        let it = &mut self.hosts[host];
         let at = it.controller.as_ref().and_then(|c| c.poll_timeout_ns());
         if at == it.armed_ns {
             return;
@@ -933,69 +933,66 @@ impl World {
         it.timeout += 1;
         let token = it.timeout;
         if let Some(local_ns) = at {
-            self.set_timer(machine, local_ns);
+            self.set_timer(host, local_ns);
         }
     }
 
     /// Sets the timer for a moment of the lease clock: for the time that is left until then, by a
     /// clock that may be steered.
-    fn set_timer(&mut self, machine: usize, until_ns: u64) {
-        let local_ns = self.local_ns(machine);
-        let it = &self.machines[machine];
+    fn set_timer(&mut self, host: usize, until_ns: u64) {
+        let local_ns = self.local_ns(host);
+        let it = &self.hosts[host];
         let left_ns = match until_ns.saturating_sub(local_ns) {
             0 => 0,
             left_ns => it.steering.takes_ns(left_ns.max(SHORTEST_NS)),
         };
         let (at, token) = (it.clock.true_ns(local_ns + left_ns), it.timeout);
-        self.at(at, Event::Timeout(machine as u8, token));
+        self.at(at, Event::Timeout(host as u8, token));
     }
 
-    fn perform(&mut self, machine: usize, action: Action) {
-        let now = self.machines[machine].reading(self.now_ns);
+    fn perform(&mut self, host: usize, action: Action) {
+        let now = self.hosts[host].reading(self.now_ns);
         self.monitor
-            .performed(machine, &action, self.now_ns, &self.machines[machine]);
+            .performed(host, &action, self.now_ns, &self.hosts[host]);
         match action {
-            Action::Gate(change) => self.change_gate(machine, change, now),
-            Action::Io(io) => self.begin_io(machine, io),
-            Action::Report(notice) => self.take_notice(machine, notice),
+            Action::Gate(change) => self.change_gate(host, change, now),
+            Action::Io(io) => self.begin_io(host, io),
+            Action::Report(notice) => self.take_notice(host, notice),
             Action::Answer(answer) => {
-                note!(self, "C{} answers {answer:?}", machine + 1);
-                self.machines[machine].answers.push(answer);
+                note!(self, "C{} answers {answer:?}", host + 1);
+                self.hosts[host].answers.push(answer);
             }
         }
     }
 
-    fn change_gate(&mut self, machine: usize, change: GateChange, now: Now) {
+    fn change_gate(&mut self, host: usize, change: GateChange, now: Now) {
         match change {
             GateChange::OpenEpoch { epoch, expiry_ns } => {
-                note!(self, "C{} LEASE of epoch {epoch}", machine + 1);
-                if !self.machines[machine]
-                    .gate
-                    .open_epoch(epoch, epoch, expiry_ns)
-                {
-                    self.machines[machine].call(&Call::Lapse, now);
+                note!(self, "C{} LEASE of epoch {epoch}", host + 1);
+                if !self.hosts[host].gate.open_epoch(epoch, epoch, expiry_ns) {
+                    self.hosts[host].call(&Call::Lapse, now);
                 }
             }
             GateChange::Extend { from_ns, to_ns } => {
-                if !self.machines[machine].gate.extend(from_ns, to_ns) {
-                    self.machines[machine].call(&Call::Lapse, now);
+                if !self.hosts[host].gate.extend(from_ns, to_ns) {
+                    self.hosts[host].call(&Call::Lapse, now);
                 }
             }
-            GateChange::Latch => self.machines[machine].gate.latch(),
+            GateChange::Latch => self.hosts[host].gate.latch(),
             GateChange::SetLimit(limit) => {
-                self.machines[machine].gate.set_limit(limit);
-                self.tell_drained(machine);
+                self.hosts[host].gate.set_limit(limit);
+                self.tell_drained(host);
             }
         }
     }
 
-    fn take_notice(&mut self, machine: usize, notice: Notice) {
+    fn take_notice(&mut self, host: usize, notice: Notice) {
         match notice {
             Notice::Transition(change) => {
                 note!(
                     self,
                     "C{} {} -> {}, epoch {}, owner {:?}, {}",
-                    machine + 1,
+                    host + 1,
                     change.from,
                     change.to,
                     change.epoch,
@@ -1012,25 +1009,25 @@ impl World {
                 note!(
                     self,
                     "C{} drops member {member}: generation {generation}, not {highest}",
-                    machine + 1
+                    host + 1
                 );
             }
-            Notice::Budget(budget) => note!(self, "C{} {budget:?}", machine + 1),
+            Notice::Budget(budget) => note!(self, "C{} {budget:?}", host + 1),
             Notice::WentBack { member } => {
                 self.monitor
-                    .alarmed(machine, self.forgetful & (1 << member) != 0);
-                note!(self, "C{} finds member {member} gone back", machine + 1);
-                self.machines[machine].alarms.push(member);
+                    .alarmed(host, self.forgetful & (1 << member) != 0);
+                note!(self, "C{} finds member {member} gone back", host + 1);
+                self.hosts[host].alarms.push(member);
             }
             Notice::Unreadable(slots) => {
-                note!(self, "C{} cannot read {slots:#b}", machine + 1);
-                self.machines[machine].unreadable.push(slots);
+                note!(self, "C{} cannot read {slots:#b}", host + 1);
+                self.hosts[host].unreadable.push(slots);
             }
-            Notice::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", machine + 1, beat.hb),
+            Notice::Heartbeat(beat) => note!(self, "C{} heartbeat {} ok", host + 1, beat.hb),
         }
     }
 
-    fn begin_io(&mut self, machine: usize, io: MailboxIo) {
+    fn begin_io(&mut self, host: usize, io: MailboxIo) {
         let (member, what) = match io {
             MailboxIo::WriteBallot {
                 member,
@@ -1054,37 +1051,37 @@ impl World {
                 (member, What::Read { samples })
             }
         };
-        self.issue(machine, member, what);
+        self.issue(host, member, what);
     }
 
-    fn tell_drained(&mut self, machine: usize) {
-        let it = &self.machines[machine];
+    fn tell_drained(&mut self, host: usize) {
+        let it = &self.hosts[host];
         if it.gate.is_drained() && it.role() == Role::Releasing {
             let life = it.life;
-            self.after(0, Event::Drained(machine as u8, life));
+            self.after(0, Event::Drained(host as u8, life));
         }
     }
 
-    fn issue(&mut self, machine: usize, member: u8, what: What) {
-        let it = &mut self.machines[machine];
+    fn issue(&mut self, host: usize, member: u8, what: What) {
+        let it = &mut self.hosts[host];
         it.issued += 1;
         let (local_ns, life) = (it.clock.local_ns(self.now_ns), it.life);
         self.monitor
-            .issued(machine, member, &what, local_ns, &self.machines[machine]);
+            .issued(host, member, &what, local_ns, &self.hosts[host]);
         note!(
             self,
             "C{} issues {} to member {member}",
-            machine + 1,
+            host + 1,
             brief(&what)
         );
         if let Some(issues) = &mut self.issues {
-            issues.push((machine, self.now_ns));
+            issues.push((host, self.now_ns));
         }
         let io = Io {
-            machine,
+            host,
             life,
             member,
-            disk: self.devices[machine][usize::from(member)],
+            disk: self.devices[host][usize::from(member)],
             issued_ns: self.now_ns,
             what,
             ok: true,
@@ -1112,7 +1109,7 @@ impl World {
     /// Decides the fate of a command.
     fn launch(&mut self, io: usize) {
         let faults = self.config.faults;
-        let (machine, member) = (self.ios[io].machine, self.ios[io].member);
+        let (host, member) = (self.ios[io].host, self.ios[io].member);
         let exact = self.config.exact;
         let is_write = matches!(self.ios[io].what, What::Write { .. });
         let error_ns = match exact {
@@ -1123,7 +1120,7 @@ impl World {
         if self.swallow.is_some_and(|swallow| swallow(&self.ios[io])) {
             return;
         }
-        match self.paths[machine][usize::from(member)] {
+        match self.paths[host][usize::from(member)] {
             Path::Hung => {
                 self.ios[io].parked = true;
                 return;
@@ -1132,11 +1129,8 @@ impl World {
             Path::Unwritable if is_write => return self.fail(io, error_ns),
             Path::Up | Path::Unwritable | Path::Deaf => {}
         }
-        let beats = self.machines[0]
-            .controller
-            .as_ref()
-            .map(|it| it.heartbeats());
-        let hb = beats.filter(|_| machine == 0).unwrap_or(0);
+        let beats = self.hosts[0].controller.as_ref().map(|it| it.heartbeats());
+        let hb = beats.filter(|_| host == 0).unwrap_or(0);
         if self.losses.takes(hb, &self.ios[io].what) {
             return self.fail(io, error_ns);
         }
@@ -1188,8 +1182,8 @@ impl World {
                 }
             }
         }
-        let (machine, member) = (self.ios[io].machine, self.ios[io].member);
-        match self.paths[machine][usize::from(member)] {
+        let (host, member) = (self.ios[io].host, self.ios[io].member);
+        match self.paths[host][usize::from(member)] {
             Path::Deaf => self.ios[io].unheard = true,
             _ => self.io_after(takes_ns, io, Event::Complete),
         }
@@ -1242,7 +1236,7 @@ impl World {
         let Some(disk) = io.disk else {
             return;
         };
-        let slot = self.config.slot_of[io.machine];
+        let slot = self.config.slot_of[io.host];
         let change = |mailbox: &mut Mailbox| match half {
             true => mailbox.tear(*side, payload.register()),
             false => mailbox.put(*side, payload),
@@ -1265,7 +1259,7 @@ impl World {
         }
     }
 
-    /// A new disk is formatted in the place of a member. No machine has the former one any more, or
+    /// A new disk is formatted in the place of a member. No host has the former one any more, or
     /// the new one so far. Returns the disk that the member was.
     pub fn replace(&mut self, member: u8) -> usize {
         let (at, disk) = (usize::from(member), self.disks.len());
@@ -1281,8 +1275,8 @@ impl World {
         self.former[at].push(was);
         self.current[at] = disk;
         self.monitor.replaced(member);
-        for machine in 0..self.machines.len() {
-            self.give_device(machine, member, None);
+        for host in 0..self.hosts.len() {
+            self.give_device(host, member, None);
         }
         was
     }
@@ -1315,48 +1309,48 @@ impl World {
             && others.iter().all(|&it| is_settled(it))
     }
 
-    /// A machine gets a disk as a member, or loses the one that it has.
-    pub fn give_device(&mut self, machine: usize, member: u8, disk: Option<usize>) {
-        self.devices[machine][usize::from(member)] = disk;
+    /// A host gets a disk as a member, or loses the one that it has.
+    pub fn give_device(&mut self, host: usize, member: u8, disk: Option<usize>) {
+        self.devices[host][usize::from(member)] = disk;
         let device = disk.map(|disk| self.labels[disk]);
-        note!(self, "C{} has {device:?} as member {member}", machine + 1);
-        let now_ns = self.local_ns(machine);
-        if let Some(controller) = self.machines[machine].controller.as_mut() {
+        note!(self, "C{} has {device:?} as member {member}", host + 1);
+        let now_ns = self.local_ns(host);
+        if let Some(controller) = self.hosts[host].controller.as_mut() {
             if device.is_some() {
                 controller.forget_member(member, now_ns);
             }
             controller.handle_member(member, device);
         }
-        self.drain(machine);
+        self.drain(host);
     }
 
-    /// A machine gets the disk that a member is now, if it has another one or none.
-    pub fn attach(&mut self, machine: usize, member: u8) {
+    /// A host gets the disk that a member is now, if it has another one or none.
+    pub fn attach(&mut self, host: usize, member: u8) {
         let disk = self.current[usize::from(member)];
-        if self.devices[machine][usize::from(member)] != Some(disk) {
-            self.give_device(machine, member, Some(disk));
+        if self.devices[host][usize::from(member)] != Some(disk) {
+            self.give_device(host, member, Some(disk));
         }
     }
 
-    /// A machine that runs finds the disk of a member after a while, and perhaps a former one
+    /// A host that runs finds the disk of a member after a while, and perhaps a former one
     /// before that.
-    fn find(&mut self, machine: usize, member: u8) {
+    fn find(&mut self, host: usize, member: u8) {
         let after_ns = self.rng.below(3000 * MS);
-        self.after(after_ns, Event::Attach(machine as u8, member));
+        self.after(after_ns, Event::Attach(host as u8, member));
         if let Some(disk) = self.returning(member) {
-            self.give_device(machine, member, Some(disk));
+            self.give_device(host, member, Some(disk));
         }
     }
 
-    /// A machine that starts has the disks that the members are now, or a former one for a while.
-    fn find_members(&mut self, machine: usize) {
+    /// A host that starts has the disks that the members are now, or a former one for a while.
+    fn find_members(&mut self, host: usize) {
         for member in 0..self.config.members {
             let at = usize::from(member);
             let returning = self.returning(member);
-            self.devices[machine][at] = Some(returning.unwrap_or(self.current[at]));
+            self.devices[host][at] = Some(returning.unwrap_or(self.current[at]));
             if returning.is_some() {
                 let after_ns = self.rng.below(3000 * MS);
-                self.after(after_ns, Event::Attach(machine as u8, member));
+                self.after(after_ns, Event::Attach(host as u8, member));
             }
         }
     }
@@ -1404,18 +1398,18 @@ impl World {
 
     fn complete(&mut self, io: usize) {
         let io = &mut self.ios[io];
-        // What died with its machine never arrived, and nobody was told that it did.
+        // A write that died with its host never arrived, and was never reported as done.
         let ok = io.ok && !io.lost;
-        let (machine, life, member) = (io.machine, io.life, io.member);
+        let (host, life, member) = (io.host, io.life, io.member);
         let is_current = io.disk == Some(self.current[usize::from(member)]);
-        self.completions[machine] += 1;
+        self.completions[host] += 1;
         let call = match &mut io.what {
             What::Write { payload, .. } => {
                 if ok {
-                    self.last_write_ns[machine] = self.now_ns;
+                    self.last_write_ns[host] = self.now_ns;
                 }
                 self.monitor
-                    .completed(machine, life, member, is_current, payload, ok, self.now_ns);
+                    .completed(host, life, member, is_current, payload, ok, self.now_ns);
                 Call::Written {
                     member,
                     register: payload.register(),
@@ -1430,7 +1424,7 @@ impl World {
                         .zip(&samples)
                         .any(|(now, it)| now.version != it.version);
                     self.monitor.stats.old_reads += u64::from(is_old);
-                    self.monitor.read_ok(machine, life, member, io.issued_ns);
+                    self.monitor.read_ok(host, life, member, io.issued_ns);
                 }
                 Call::Read {
                     member,
@@ -1438,51 +1432,51 @@ impl World {
                 }
             }
         };
-        self.deliver_to(machine as u8, life, call);
+        self.deliver_to(host as u8, life, call);
     }
 
-    fn op(&mut self, machine: usize, life: u32) {
-        if self.machines[machine].life != life {
+    fn op(&mut self, host: usize, life: u32) {
+        if self.hosts[host].life != life {
             return;
         }
-        self.deliver(machine, Call::Op);
+        self.deliver(host, Call::Op);
         let next = self.rng.between(5 * MS, 45 * MS);
-        self.after(next, Event::Op(machine as u8, life));
+        self.after(next, Event::Op(host as u8, life));
     }
 
     /// A client's operation asks for a permit.
-    fn try_op(&mut self, machine: usize) {
-        if self.enter(machine) {
-            self.tell_lapse(machine);
+    fn try_op(&mut self, host: usize) {
+        if self.enter(host) {
+            self.tell_lapse(host);
         }
     }
 
-    /// The machine counts its permits, another processor's operation enters, and the lease ends.
-    pub fn lapse_behind_the_count(&mut self, machine: usize) {
-        self.machines[machine].note_open();
-        self.enter(machine);
-        self.tell_lapse(machine);
-        self.drain(machine);
+    /// The host counts its permits, another processor's operation enters, and the lease ends.
+    pub fn lapse_behind_the_count(&mut self, host: usize) {
+        self.hosts[host].note_open();
+        self.enter(host);
+        self.tell_lapse(host);
+        self.drain(host);
     }
 
-    /// The machine is told that the gate has seen the lease end.
-    fn tell_lapse(&mut self, machine: usize) {
-        let now = self.machines[machine].reading(self.now_ns);
-        self.machines[machine].call(&Call::Lapse, now);
+    /// The state machine learns that the gate has seen the lease end.
+    fn tell_lapse(&mut self, host: usize) {
+        let now = self.hosts[host].reading(self.now_ns);
+        self.hosts[host].call(&Call::Lapse, now);
     }
 
     /// An operation comes to the gate; whether it is the first to see the end of the lease.
-    fn enter(&mut self, machine: usize) -> bool {
-        let it = &mut self.machines[machine];
+    fn enter(&mut self, host: usize) -> bool {
+        let it = &mut self.hosts[host];
         let gate_ns = it.gate_ns(self.now_ns);
         match it.gate.enter(Place::ONE, || gate_ns) {
             Admission::Granted(_) => {
                 let epoch = it.gate.epoch();
                 let op = it.begin_op(epoch);
-                self.monitor.admitted(machine, op, epoch, self.now_ns);
-                // Here the machine may stand still, with an operation that has passed the gate.
+                self.monitor.admitted(host, op, epoch, self.now_ns);
+                // Here the host may stand still, with an operation that has passed the gate.
                 let life = it.life;
-                self.after(0, Event::OpGoes(machine as u8, life, op));
+                self.after(0, Event::OpGoes(host as u8, life, op));
                 false
             }
             Admission::Full { .. } | Admission::Outlived { .. } => false,
@@ -1490,52 +1484,52 @@ impl World {
         }
     }
 
-    /// An operation leaves the machine.
-    fn op_goes(&mut self, machine: usize, op: u64) {
+    /// An operation leaves the host.
+    fn op_goes(&mut self, host: usize, op: u64) {
         let window_ns = self.config.timing.window_ns;
         let takes_ns = match self.rng.chance(self.config.faults.stuck) {
             true => self.rng.below(3 * window_ns),
             false => self.rng.between(MS, 30 * MS),
         };
-        let life = self.machines[machine].life;
-        self.after(takes_ns, Event::OpLands(machine as u8, life, op));
+        let life = self.hosts[host].life;
+        self.after(takes_ns, Event::OpLands(host as u8, life, op));
     }
 
-    fn op_lands(&mut self, machine: usize, op: u64, life: u32) {
-        let lives = self.machines[machine].life == life;
-        if self.monitor.landed(machine, op, lives, self.now_ns) {
-            note!(self, "C{} operation {op} is a STRAY", machine + 1);
+    fn op_lands(&mut self, host: usize, op: u64, life: u32) {
+        let lives = self.hosts[host].life == life;
+        if self.monitor.landed(host, op, lives, self.now_ns) {
+            note!(self, "C{} operation {op} is a STRAY", host + 1);
         }
         if lives {
-            self.deliver(machine, Call::OpDone(op));
+            self.deliver(host, Call::OpDone(op));
         }
     }
 
-    /// The machine sees the end of an operation, and tells its user.
-    fn op_done(&mut self, machine: usize, op: u64) {
-        let gate_ns = self.machines[machine].gate_ns(self.now_ns);
-        let Some(answer) = self.machines[machine].end_op(op, gate_ns) else {
+    /// The host sees the end of an operation, and tells its user.
+    fn op_done(&mut self, host: usize, op: u64) {
+        let gate_ns = self.hosts[host].gate_ns(self.now_ns);
+        let Some(answer) = self.hosts[host].end_op(op, gate_ns) else {
             return;
         };
-        self.monitor.answered(machine, op, answer.is_ok());
+        self.monitor.answered(host, op, answer.is_ok());
         if let Err(Lapsed(true)) = answer {
-            self.tell_lapse(machine);
+            self.tell_lapse(host);
         }
-        self.tell_drained(machine);
+        self.tell_drained(host);
     }
 
     /// Once a second, things break.
     fn chaos(&mut self) {
         let faults = self.config.faults;
-        for machine in 0..self.machines.len() {
-            // Nobody can tell a machine anything between what it wants done and its being done.
-            let is_at_rest = self.machines[machine].held.is_none();
-            if self.machines[machine].controller.is_some() && self.rng.chance(faults.crash) {
-                self.crash(machine);
+        for host in 0..self.hosts.len() {
+            // No input comes between an action and its execution.
+            let is_at_rest = self.hosts[host].held.is_none();
+            if self.hosts[host].controller.is_some() && self.rng.chance(faults.crash) {
+                self.crash(host);
                 self.monitor.stats.crashes += 1;
-                let life = self.machines[machine].life;
+                let life = self.hosts[host].life;
                 let down_ns = self.rng.below(faults.down_ns);
-                self.after(down_ns, Event::Restart(machine as u8, life));
+                self.after(down_ns, Event::Restart(host as u8, life));
             }
             for member in 0..self.config.members {
                 if self.rng.chance(faults.broken) {
@@ -1547,37 +1541,37 @@ impl World {
                         false => faults.broken_ns,
                     };
                     let for_ns = self.rng.below(longest);
-                    self.set_path(machine, member, path);
+                    self.set_path(host, member, path);
                     self.monitor.stats.broken += 1;
-                    self.after(for_ns, Event::Repair(machine as u8, member));
+                    self.after(for_ns, Event::Repair(host as u8, member));
                 }
             }
             if is_at_rest && self.rng.chance(faults.command) {
-                self.random_command(machine);
+                self.random_command(host);
             }
             if is_at_rest && self.rng.chance(faults.repair) {
-                self.repair(machine);
+                self.repair(host);
             }
             if self.rng.chance(faults.degrade) {
-                self.degrade(machine);
+                self.degrade(host);
             }
             if self.rng.chance(faults.wrong) {
-                self.wrong_word(machine);
+                self.wrong_word(host);
             }
             if self.rng.chance(faults.risk) {
-                let epoch = self.epoch(machine);
-                let _ = self.command(machine, Command::AcceptRisk { epoch });
+                let epoch = self.epoch(host);
+                let _ = self.command(host, Command::AcceptRisk { epoch });
             }
             if self.rng.chance(faults.steer) {
                 let range_ppm = faults.steer_ppm;
                 let rate_ppm = self.rng.below(2 * range_ppm + 1) as i64 - range_ppm as i64;
-                self.steer(machine, rate_ppm);
+                self.steer(host, rate_ppm);
             }
             if self.rng.chance(faults.exchange) {
-                self.exchange(machine);
+                self.exchange(host);
             }
             if faults.put_back > 0 {
-                self.snapshots(machine);
+                self.snapshots(host);
             }
         }
         for member in 0..self.config.members {
@@ -1597,13 +1591,13 @@ impl World {
                 let is_owned = self.owner().is_some();
                 self.monitor.stats.replaced_owned += u64::from(is_owned);
                 self.replace(member);
-                for machine in 0..self.machines.len() {
-                    self.find(machine, member);
+                for host in 0..self.hosts.len() {
+                    self.find(host, member);
                 }
             }
         }
         self.past = self.disks.clone();
-        for copy in usize::from(self.config.controllers)..self.machines.len() {
+        for copy in usize::from(self.config.controllers)..self.hosts.len() {
             let original = usize::from(self.config.slot_of[copy]);
             if self.rng.chance(faults.copy) {
                 self.copy(original, copy);
@@ -1615,24 +1609,24 @@ impl World {
         self.after(1000 * MS, Event::Chaos);
     }
 
-    /// The clock of a machine's timers runs faster than its lease clock by so much from now on.
+    /// The clock of a host's timers runs faster than its lease clock by so much from now on.
     /// What is set already fires when it was to fire.
-    pub fn steer(&mut self, machine: usize, rate_ppm: i64) {
-        note!(self, "C{} is steered by {rate_ppm} ppm", machine + 1);
-        self.machines[machine].steering.rate_ppm = rate_ppm;
+    pub fn steer(&mut self, host: usize, rate_ppm: i64) {
+        note!(self, "C{} is steered by {rate_ppm} ppm", host + 1);
+        self.hosts[host].steering.rate_ppm = rate_ppm;
         self.monitor.stats.steered += 1;
     }
 
-    /// The kernel of a machine exchanges the counter behind its clocks.
-    pub fn exchange(&mut self, machine: usize) {
-        note!(self, "C{} gets another counter", machine + 1);
-        let source = &mut self.machines[machine].steering.source;
+    /// The kernel of a host exchanges the counter behind its clocks.
+    pub fn exchange(&mut self, host: usize) {
+        note!(self, "C{} gets another counter", host + 1);
+        let source = &mut self.hosts[host].steering.source;
         *source = source.wrapping_add(1);
         self.monitor.stats.exchanged += 1;
     }
 
-    /// A member is what it was a second ago, if the rules can hold then: a majority is what it was,
-    /// and nobody promised anything meanwhile that would be lost.
+    /// A member goes back to its state of a second ago, if the rules can hold then: a majority
+    /// stays as it is, and no promise of that second is lost.
     fn rewind(&mut self, member: u8) {
         // A replacement makes a member forget as well: one such fault in a run is enough.
         if self.former.iter().any(|disks| !disks.is_empty()) {
@@ -1653,21 +1647,21 @@ impl World {
         self.durable[at] = self.past[at].clone();
     }
 
-    /// The memory of a secondary that claims nothing begins to run on another machine, too.
+    /// The memory of a secondary that claims nothing begins to run on another host, too.
     fn copy(&mut self, original: usize, copy: usize) {
-        let it = &self.machines[original];
+        let it = &self.hosts[original];
         let idle = it.role() == Role::Secondary && !it.claims && it.ops.is_empty();
-        if self.is_quiet(original) && idle && self.machines[copy].controller.is_none() {
+        if self.is_quiet(original) && idle && self.hosts[copy].controller.is_none() {
             self.monitor.stats.copies += 1;
             self.begin_copy(original, copy);
         }
     }
 
-    /// The memory of an owner begins to run on another machine, too. What the owner has under way
+    /// The memory of an owner begins to run on another host, too. What the owner has under way
     /// below its gate stays with it.
     fn copy_owner(&mut self, original: usize, copy: usize) {
         let owns = self.role(original) == Role::Owner && self.is_valid(original);
-        if self.is_quiet(original) && owns && self.machines[copy].controller.is_none() {
+        if self.is_quiet(original) && owns && self.hosts[copy].controller.is_none() {
             self.monitor.stats.copied_owners += 1;
             self.begin_copy(original, copy);
             self.monitor.runs_twice(copy, self.now_ns);
@@ -1683,94 +1677,94 @@ impl World {
         self.become_copy(original, copy);
     }
 
-    /// Whether a machine runs, and neither it nor a member has anything of it under way.
-    fn is_quiet(&self, machine: usize) -> bool {
-        let flies = |io: &Io| io.machine == machine && (io.events > 0 || io.parked);
-        let it = &self.machines[machine];
+    /// Whether a host runs, and neither it nor a member has anything of it under way.
+    fn is_quiet(&self, host: usize) -> bool {
+        let flies = |io: &Io| io.host == host && (io.events > 0 || io.parked);
+        let it = &self.hosts[host];
         let waits = it.is_stalled() || it.is_taken() || it.has_waiting(|_| true);
         it.controller.is_some() && !waits && !self.ios.iter().any(flies)
     }
 
-    /// Takes a snapshot of a machine's memory, or puts the machine back to the last one.
-    fn snapshots(&mut self, machine: usize) {
+    /// Takes a snapshot of a host's memory, or puts the host back to the last one.
+    fn snapshots(&mut self, host: usize) {
         let chance = self.config.faults.put_back;
         if self.rng.chance(chance) {
-            self.take_snapshot(machine);
+            self.take_snapshot(host);
         } else if self.rng.chance(chance) {
-            self.put_back(machine);
+            self.put_back(host);
         }
     }
 
-    /// Takes a snapshot of a machine that owns with a lease, or is secondary. In the middle of a
+    /// Takes a snapshot of a host that owns with a lease, or is secondary. In the middle of a
     /// claim the ballots in its memory are worth less than those on the members.
-    fn take_snapshot(&mut self, machine: usize) {
-        let may = match self.role(machine) {
-            Role::Owner => self.is_valid(machine),
+    fn take_snapshot(&mut self, host: usize) {
+        let may = match self.role(host) {
+            Role::Owner => self.is_valid(host),
             role => role == Role::Secondary,
         };
-        if may && self.is_quiet(machine) {
-            note!(self, "a snapshot of C{}", machine + 1);
-            let image = self.machines[machine].snapshot(&self.config, machine, self.now_ns);
-            self.images[machine] = Some((image, self.devices[machine].clone()));
-            self.monitor.remember(machine);
+        if may && self.is_quiet(host) {
+            note!(self, "a snapshot of C{}", host + 1);
+            let image = self.hosts[host].snapshot(&self.config, host, self.now_ns);
+            self.images[host] = Some((image, self.devices[host].clone()));
+            self.monitor.remember(host);
         }
     }
 
-    /// A machine ends, and goes on with the memory, the clock and the disks of its snapshot.
-    pub fn put_back(&mut self, machine: usize) {
-        let runs = self.machines[machine].controller.is_some();
-        let Some((image, devices)) = self.images[machine].take_if(|_| runs) else {
+    /// A host ends, and goes on with the memory, the clock and the disks of its snapshot.
+    pub fn put_back(&mut self, host: usize) {
+        let runs = self.hosts[host].controller.is_some();
+        let Some((image, devices)) = self.images[host].take_if(|_| runs) else {
             return;
         };
         let after_ns = self.rng.below(1000 * MS);
-        self.crash(machine);
-        self.start(machine);
-        note!(self, "C{} is put back to its snapshot", machine + 1);
-        self.machines[machine].put_back(&image, self.now_ns);
+        self.crash(host);
+        self.start(host);
+        note!(self, "C{} is put back to its snapshot", host + 1);
+        self.hosts[host].put_back(&image, self.now_ns);
         self.monitor.stats.put_back += 1;
-        let owned = self.is_valid(machine);
+        let owned = self.is_valid(host);
         self.monitor.stats.put_back_owners += u64::from(owned);
         self.monitor
-            .put_back(machine, self.machines[machine].life, self.now_ns);
+            .put_back(host, self.hosts[host].life, self.now_ns);
         // It finds records of its own that it does not remember.
         self.forgetful = u16::MAX;
-        self.devices[machine] = devices;
+        self.devices[host] = devices;
         for member in 0..self.config.members {
-            self.after(after_ns, Event::Attach(machine as u8, member));
+            self.after(after_ns, Event::Attach(host as u8, member));
         }
-        self.arm(machine);
-        self.hypervisor_tells(machine);
+        self.arm(host);
+        self.hypervisor_tells(host);
     }
 
-    /// The hypervisor may tell a machine soon that it has the memory of another one.
-    fn hypervisor_tells(&mut self, machine: usize) {
+    /// The hypervisor may tell a host soon that it has the memory of another one.
+    fn hypervisor_tells(&mut self, host: usize) {
         if self.rng.chance(self.config.faults.told) {
-            let life = self.machines[machine].life;
+            let life = self.hosts[host].life;
             let after_ns = self.rng.below(200 * MS);
-            self.after(after_ns, Event::Told(machine as u8, life));
+            self.after(after_ns, Event::Told(host as u8, life));
         }
     }
 
-    /// A former disk of a member comes back at machines that have the present one.
+    /// A former disk of a member comes back at hosts that have the present one.
     fn bring_back(&mut self, member: u8) {
         let Some(former) = self.former[usize::from(member)].last().copied() else {
             return;
         };
-        for machine in 0..self.machines.len() {
-            let is_at_rest = !self.machines[machine].is_taken();
+        for host in 0..self.hosts.len() {
+            let is_at_rest = !self.hosts[host].is_taken();
             if is_at_rest && self.rng.chance(self.config.faults.returns / 10) {
                 self.monitor.stats.returned += 1;
                 let after_ns = self.rng.below(3000 * MS);
-                self.after(after_ns, Event::Attach(machine as u8, member));
-                self.give_device(machine, member, Some(former));
+                self.after(after_ns, Event::Attach(host as u8, member));
+                self.give_device(host, member, Some(former));
             }
         }
     }
 
-    /// A machine that has just started has the memory and the clock of another one.
+    /// A host that has just started has the memory and the clock of another one.
     pub fn become_copy(&mut self, original: usize, copy: usize) {
         let (first, second) = match original < copy {
-            true => self.machines.split_at_mut(copy),
+            true => self.hosts.split_at_mut(copy),
             false => panic!("a copy is behind its original"),
         };
         let (from, to) = (&first[original], &mut second[0]);
@@ -1779,44 +1773,44 @@ impl World {
         self.arm(copy);
     }
 
-    /// Somebody repairs what earlier terms left behind, if the machine takes it. An operator who
-    /// is wrong about a death does not also say that what is still under way is repaired.
-    fn repair(&mut self, machine: usize) {
-        let owns = self.machines[machine].role() == Role::Owner && !self.is_deceived(machine);
-        if let Some(epoch) = self.epoch(machine).checked_sub(1).filter(|_| owns) {
-            let _ = self.command(machine, Command::Repaired { epoch });
+    /// An operator repairs the damage of earlier terms, if the host accepts that. An operator that
+    /// is wrong about a death does not also say that operations under way are repaired.
+    fn repair(&mut self, host: usize) {
+        let owns = self.hosts[host].role() == Role::Owner && !self.is_deceived(host);
+        if let Some(epoch) = self.epoch(host).checked_sub(1).filter(|_| owns) {
+            let _ = self.command(host, Command::Repaired { epoch });
         }
     }
 
     /// Members fail or come back.
-    fn degrade(&mut self, machine: usize) {
+    fn degrade(&mut self, host: usize) {
         let failures = self.config.redundancy.kind.failures().unwrap_or(0);
         let failed = self.rng.below(u64::from(failures) + 1) as u32;
-        if !self.machines[machine].is_stalled() {
-            self.set_failed(machine, failed);
+        if !self.hosts[host].is_stalled() {
+            self.set_failed(host, failed);
         }
     }
 
-    /// So many members are failed or rebuilding, as a machine sees it.
-    pub fn set_failed(&mut self, machine: usize, failed: u32) {
-        if let Some(controller) = self.machines[machine].controller.as_mut() {
-            note!(self, "C{} has {failed} members failed", machine + 1);
+    /// So many members are failed or rebuilding, as a host sees it.
+    pub fn set_failed(&mut self, host: usize, failed: u32) {
+        if let Some(controller) = self.hosts[host].controller.as_mut() {
+            note!(self, "C{} has {failed} members failed", host + 1);
             controller.set_batch(Some(LIMIT));
-            let _ = self.command(machine, Command::Degraded { failed });
+            let _ = self.command(host, Command::Degraded { failed });
         }
     }
 
-    /// Whether a machine counts a term as drained on an operator's word alone, and wrongly.
-    fn is_deceived(&self, machine: usize) -> bool {
-        let controller = self.machines[machine].controller.as_ref();
+    /// Whether a host counts a term as drained on an operator's word alone, and wrongly.
+    fn is_deceived(&self, host: usize) -> bool {
+        let controller = self.hosts[host].controller.as_ref();
         let wrong = |charge: Charge| charge.vouched && self.monitor.is_open(charge.epoch);
         controller.is_some_and(|controller| controller.charges().iter().any(wrong))
     }
 
     /// An operator says that a controller is dead which is not: of the present owner only where
     /// that is believed, since with `force` two may own; of one that is charged also with `force`.
-    fn wrong_word(&mut self, machine: usize) {
-        let Some(controller) = self.machines[machine].controller.as_ref() else {
+    fn wrong_word(&mut self, host: usize) {
+        let Some(controller) = self.hosts[host].controller.as_ref() else {
             return;
         };
         let decided = controller.decided();
@@ -1833,14 +1827,14 @@ impl World {
             epoch,
             force,
         };
-        match self.command(machine, command) {
+        match self.command(host, command) {
             Ok(_) => self.monitor.stats.wrong_words += 1,
             Err(_) => self.monitor.stats.refused_words += 1,
         }
     }
 
-    fn random_command(&mut self, machine: usize) {
-        let deadline_ns = self.local_ns(machine) + 200 * MS;
+    fn random_command(&mut self, host: usize) {
+        let deadline_ns = self.local_ns(host) + 200 * MS;
         let other = self.rng.below(u64::from(self.config.controllers)) as u8;
         let successor = self.rng.chance(500).then(|| Slot::new(other)).flatten();
         let command = match self.rng.below(5) {
@@ -1849,24 +1843,24 @@ impl World {
                 deadline_ns,
             },
             2 => Command::Fence(Reason::Fence),
-            3 => self.confirm_dead(machine).unwrap_or(Command::Claim),
+            3 => self.confirm_dead(host).unwrap_or(Command::Claim),
             _ => Command::Claim,
         };
         // It may well be refused.
-        let _ = self.command(machine, command);
+        let _ = self.command(host, command);
     }
 
-    /// An honest operator confirms the death of an owner whose machine is off.
-    fn confirm_dead(&self, machine: usize) -> Option<Command> {
-        let controller = self.machines[machine].controller.as_ref()?;
+    /// An honest operator confirms the death of an owner whose host is off.
+    fn confirm_dead(&self, host: usize) -> Option<Command> {
+        let controller = self.hosts[host].controller.as_ref()?;
         let decided = controller.decided();
         let charged = controller.charges().iter().find(|charge| !charge.drained);
         let (owner, inc, epoch) = match charged {
             Some(charge) => (charge.slot, charge.inc, charge.epoch),
             None => (decided.value?.slot, decided.value?.inc, decided.epoch),
         };
-        let runs = |it: &Machine| it.controller.is_some() && it.inc == inc.0;
-        let dead = !self.machines.iter().any(runs) && !self.monitor.is_open(epoch);
+        let runs = |it: &Host| it.controller.is_some() && it.inc == inc.0;
+        let dead = !self.hosts.iter().any(runs) && !self.monitor.is_open(epoch);
         dead.then_some(Command::ConfirmDead {
             owner,
             epoch,
@@ -1874,24 +1868,25 @@ impl World {
         })
     }
 
-    /// Nothing goes wrong any more: paths heal, machines run.
+    /// Nothing goes wrong any more: paths heal, hosts run.
     pub fn heal(&mut self) {
         note!(self, "--- faults end ---");
         self.config.faults = Faults::default();
-        for machine in 0..self.machines.len() {
+        for host in 0..self.hosts.len() {
             for member in 0..self.config.members {
-                self.set_path(machine, member, Path::Up);
-                self.attach(machine, member);
+                self.set_path(host, member, Path::Up);
+                self.attach(host, member);
             }
-            self.machines[machine].steering.rate_ppm = 0;
-            // Somebody switches the copies off, and maps the devices of those that withdrew again.
-            let is_copy = machine >= usize::from(self.config.controllers);
-            let runs = self.machines[machine].controller.is_some();
-            if runs && (is_copy || self.role(machine) == Role::Failed) {
-                self.crash(machine);
+            self.hosts[host].steering.rate_ppm = 0;
+            // An operator switches the copies off, and maps the devices of failed controllers
+            // again.
+            let is_copy = host >= usize::from(self.config.controllers);
+            let runs = self.hosts[host].controller.is_some();
+            if runs && (is_copy || self.role(host) == Role::Failed) {
+                self.crash(host);
             }
-            if self.machines[machine].controller.is_none() && !is_copy {
-                self.start(machine);
+            if self.hosts[host].controller.is_none() && !is_copy {
+                self.start(host);
             }
         }
     }

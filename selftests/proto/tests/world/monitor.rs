@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The judge of a simulated run: sees true time and every machine, believes none of them.
+//! The judge of a simulated run: sees true time and every host, believes none of them.
 //!
 //! | check | when |
 //! |---|---|
@@ -9,26 +9,26 @@
 //! | S3: one value for each epoch, one lease-holder for each epoch, epochs increase | every event |
 //! | rule 4: expiry is the previous stamp + L, after a majority of writes, then reads | heartbeat |
 //! | the expiry in a gate moves by rule 4 only | every event |
-//! | nobody is admitted without a valid lease | the gate itself, checked by S1 |
+//! | no operation is admitted without a valid lease | the gate itself, checked by S1 |
 //! | S2: what may land, or landed, unrepaired is never more than redundancy repairs | every event |
 //! | S4: no stray is acknowledged; what was acknowledged is overwritten by later writes and by
 //! strays alone; nothing that landed within D of its permit is a stray | landing, acknowledgement |
-//! | R15, R47: what the user is told is news, and goes on where it ended before | when told |
+//! | R15, R47: each report is new, and begins where the last one ended | report |
 //! | R14: a gate opens, or its limit rises, when a majority carries a limit as high in both blocks,
 //! and no write that was reported as lost can take it back | both |
 //! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 //! | R21: what is under way or landed of earlier terms is charged | first lease |
-//! | R21: a new owner counts with as many failed members as the last one was told | first lease |
-//! | R15: nothing is admitted beside what somebody risked in an earlier term | admission |
+//! | R21: a new owner counts with as many failed members as the last one | first lease |
+//! | R15: a risk that was accepted in an earlier term admits nothing | admission |
 //! | R58: only a member that forgot something is said to have gone back | alarm |
 //!
-//! Where one memory runs on two machines, or an earlier one runs again, a machine holds a lease
-//! that it remembers and has no right to. The rules above hold for everybody else at any time, and
-//! for all when that lease has ended: of a machine and its copy one at most extends it. Until then
-//! the machine may also write a ballot that it had begun before: in one of two blocks.
+//! Where one memory runs on two hosts, or an earlier one runs again, a host holds a lease
+//! that it remembers and has no right to. The rules above hold for every other host at any time,
+//! and for all when that lease has ended: of a host and its copy one at most extends it. Until then
+//! the host may also write a ballot that it had begun before: in one of two blocks.
 
-use super::{Config, Machine, Payload, What};
+use super::{Config, Host, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::heartbeat::RecordRole;
@@ -87,7 +87,7 @@ counters! {
     leases,
     takeovers,
     releases,
-    /// What users were told besides: changes of what an owner may have open [R15].
+    /// Reports of changes of what an owner may have open [R15].
     budgets,
     /// Operations of users that got a permit, and what became of them.
     granted,
@@ -123,21 +123,21 @@ counters! {
     exchanged,
     /// Heartbeats that a member acknowledged and forgot.
     reverted,
-    /// Members that were put back, controllers that noticed one, copies of machines, and machines
+    /// Members that were put back, controllers that noticed one, copies of hosts, and hosts
     /// that withdrew.
     rewound,
     alarms,
     copies,
     withdrew,
-    /// Owners that were copied, machines that were put back to a snapshot of their memory and
-    /// those of them that remembered a lease, machines that noticed it [R58] or were told.
+    /// Owners that were copied, hosts that were put back to a snapshot of their memory and
+    /// those of them that remembered a lease, hosts that noticed it [R58] or got a message.
     copied_owners,
     put_back,
     put_back_owners,
     noticed,
     told_copied,
-    /// Members that were replaced, and those of them while somebody owned; former disks that
-    /// machines found, and those that were dropped.
+    /// Members that were replaced, and those of them while a controller owned; former disks that
+    /// hosts found, and those that were dropped.
     replaced,
     replaced_owned,
     returned,
@@ -205,7 +205,7 @@ impl Counted {
     }
 }
 
-/// What is remembered of one machine.
+/// What is remembered of one host.
 #[derive(Clone, Debug, Default)]
 struct Track {
     life: u32,
@@ -213,7 +213,7 @@ struct Track {
     beats: BTreeMap<(u64, u64), Beat>,
     /// The last heartbeat judged a success: epoch and stamp.
     previous: Option<(u64, u64)>,
-    /// The end of the lease that the gate was told last; `None` once it was latched.
+    /// The end of the lease that the gate got last; `None` once it was latched.
     extended_to_ns: Option<u64>,
     /// The heartbeat that is being written: on which members, with which number there, and on how
     /// many it is.
@@ -227,12 +227,12 @@ struct Track {
     epoch: u64,
     /// What it knows to be decided.
     decided: Option<Decided>,
-    /// What its user was told last: role and epoch, and since then what an owner may have open.
+    /// The last report: role and epoch, and since then what an owner may have open.
     told: Option<(Role, u64)>,
     told_budget: Option<Budget>,
     /// The number of failed members that a majority carried when it judged its last heartbeat.
     failed: Option<u32>,
-    /// The epoch in which it was told itself last.
+    /// The epoch in which it last got such a message itself.
     word_in: Option<u64>,
 }
 
@@ -265,19 +265,19 @@ impl Track {
 struct Open {
     epoch: u64,
     from_ns: u64,
-    /// Its machine had a lease that it only remembered.
+    /// Its host had a lease that it only remembered.
     is_void: bool,
 }
 
 /// What a block of the users' data says: whose write, of which epoch. Each write is unique.
 #[derive(Clone, Copy, Debug)]
 struct Written {
-    machine: usize,
+    host: usize,
     op: u64,
     epoch: u64,
     is_stray: bool,
     is_acknowledged: bool,
-    /// Its machine had a lease that it only remembered.
+    /// Its host had a lease that it only remembered.
     is_void: bool,
 }
 
@@ -300,18 +300,18 @@ pub struct Monitor {
     /// What each epoch was decided to be.
     decided: BTreeMap<u64, Value>,
     highest: u64,
-    /// Who had a lease, in the order of the leases: epoch, machine, true time.
+    /// The leases in their order: epoch, host, true time.
     pub leases: Vec<(u64, usize, u64)>,
-    /// Epochs that ended by command, so that nobody waits for the window.
+    /// Epochs that ended by command, so that no controller waits for the window.
     told: Vec<u64>,
-    /// Operations that may still land, by machine and number.
+    /// Operations that may still land, by host and number.
     open: BTreeMap<(usize, u64), Open>,
     /// Operations that have landed, and whose users know nothing yet.
     landed: BTreeMap<(usize, u64), Written>,
     medium: [Option<Written>; BLOCKS],
-    /// Strays that nobody has repaired, by epoch.
+    /// Strays that are not repaired, by epoch.
     spoilt: Vec<u64>,
-    /// How many strays redundancy repairs; `None` if nobody relies on it.
+    /// How many strays redundancy repairs; `None` if there is no limit.
     repairable: Option<usize>,
     /// Epochs in which an operator let operations go on beyond that.
     risked: Vec<u64>,
@@ -320,11 +320,11 @@ pub struct Monitor {
     told_failed: BTreeMap<u64, u32>,
     /// Whether every clock runs within the bound: S1 by time alone needs it.
     pub clocks_are_sound: bool,
-    /// For each machine that was put back to a snapshot of its memory when the lease has ended that
-    /// it remembered; for each slot the same of a machine and its copy.
+    /// For each host that was put back to a snapshot of its memory when the lease has ended that
+    /// it remembered; for each slot the same of a host and its copy.
     remembered_until_ns: Vec<u64>,
     twice_until_ns: Vec<u64>,
-    /// For each machine what was remembered of it when the snapshot was taken.
+    /// For each host what was remembered of it when the snapshot was taken.
     images: Vec<Track>,
     pub stats: Stats,
     broken: Option<Violation>,
@@ -372,10 +372,10 @@ impl Monitor {
         }
     }
 
-    /// An operator told a machine something that ends an epoch without a window.
+    /// An operator gave a host a command that ends an epoch without a window.
     pub fn commanded(
         &mut self,
-        machine: usize,
+        host: usize,
         command: &Command,
         result: Result<Outcome, Reason>,
         charges: usize,
@@ -391,7 +391,7 @@ impl Monitor {
                     self,
                     late.is_empty(),
                     "R21",
-                    "machine {machine} takes {epoch} for repaired, {late:?} may still land"
+                    "host {host} takes {epoch} for repaired, {late:?} may still land"
                 );
                 self.spoilt.retain(|of| of > epoch);
                 self.stats.repaired += u64::from(charges > 0);
@@ -403,9 +403,9 @@ impl Monitor {
             }
             // What is lowered may be found lower at once.
             (Command::Degraded { failed }, Ok(_)) => {
-                let decided = self.tracks[machine].decided;
-                self.tracks[machine].word_in = decided.map(|decided| decided.epoch);
-                if let Some(told) = self.told_failed.get_mut(&self.tracks[machine].epoch) {
+                let decided = self.tracks[host].decided;
+                self.tracks[host].word_in = decided.map(|decided| decided.epoch);
+                if let Some(told) = self.told_failed.get_mut(&self.tracks[host].epoch) {
                     *told = (*told).min(*failed);
                 }
             }
@@ -414,7 +414,7 @@ impl Monitor {
     }
 
     /// An operation of this epoch got a permit.
-    pub fn admitted(&mut self, machine: usize, op: u64, epoch: u64, from_ns: u64) {
+    pub fn admitted(&mut self, host: usize, op: u64, epoch: u64, from_ns: u64) {
         self.stats.granted += 1;
         if self.repairable.is_some() && !self.risked.contains(&epoch) {
             let foreign = |who: usize, of: u64| {
@@ -429,31 +429,31 @@ impl Monitor {
                 self,
                 !open && !spoilt,
                 "R15",
-                "machine {machine} admits an operation beside what was risked before: {:?} {:?}",
+                "host {host} admits an operation beside what was risked before: {:?} {:?}",
                 self.open,
                 self.spoilt
             );
         }
-        let is_void = self.only_remembers(machine, from_ns);
+        let is_void = self.only_remembers(host, from_ns);
         let it = Open {
             epoch,
             from_ns,
             is_void,
         };
-        self.open.insert((machine, op), it);
+        self.open.insert((host, op), it);
     }
 
     /// An operation reached the medium; whether it is a stray.
-    pub fn landed(&mut self, machine: usize, op: u64, lives: bool, now_ns: u64) -> bool {
-        let Some(it) = self.open.remove(&(machine, op)) else {
+    pub fn landed(&mut self, host: usize, op: u64, lives: bool, now_ns: u64) -> bool {
+        let Some(it) = self.open.remove(&(host, op)) else {
             return false;
         };
         let (epoch, from_ns) = (it.epoch, it.from_ns);
         let write = Written {
-            machine,
+            host,
             op,
             epoch,
-            is_stray: self.is_foreign(machine, epoch),
+            is_stray: self.is_foreign(host, epoch),
             is_acknowledged: false,
             is_void: it.is_void,
         };
@@ -475,14 +475,14 @@ impl Monitor {
             self.overwrites(write, before);
         }
         if lives {
-            self.landed.insert((machine, op), write);
+            self.landed.insert((host, op), write);
         }
         write.is_stray
     }
 
     /// What was acknowledged may be overwritten by what came later, and by strays.
     fn overwrites(&mut self, write: Written, before: Written) {
-        if before.is_acknowledged && before.epoch > write.epoch && before.machine != write.machine {
+        if before.is_acknowledged && before.epoch > write.epoch && before.host != write.host {
             self.stats.overwritten += 1;
             ensure!(
                 self,
@@ -493,9 +493,9 @@ impl Monitor {
         }
     }
 
-    /// The user of an operation that has landed is told of its success, or is not.
-    pub fn answered(&mut self, machine: usize, op: u64, is_acknowledged: bool) {
-        let Some(write) = self.landed.remove(&(machine, op)) else {
+    /// An operation that has landed is acknowledged as a success, or is not.
+    pub fn answered(&mut self, host: usize, op: u64, is_acknowledged: bool) {
+        let Some(write) = self.landed.remove(&(host, op)) else {
             return;
         };
         if !is_acknowledged {
@@ -513,7 +513,7 @@ impl Monitor {
         let Some(there) = self.medium[block(op)].as_mut() else {
             return;
         };
-        if (there.machine, there.op) == (machine, op) {
+        if (there.host, there.op) == (host, op) {
             there.is_acknowledged = true;
             return;
         }
@@ -524,7 +524,7 @@ impl Monitor {
                 ..write
             },
         );
-        let one_owner = there.machine == machine || self.is_copy(there, write);
+        let one_owner = there.host == host || self.is_copy(there, write);
         ensure!(
             self,
             !self.clocks_are_sound || one_owner || write.is_void || there.epoch < write.epoch,
@@ -535,22 +535,22 @@ impl Monitor {
     }
 
     /// An operation will never reach the medium.
-    pub fn forgotten(&mut self, machine: usize, op: u64) {
-        self.open.remove(&(machine, op));
+    pub fn forgotten(&mut self, host: usize, op: u64) {
+        self.open.remove(&(host, op));
     }
 
-    /// A machine takes a member for one that went back.
-    pub fn alarmed(&mut self, machine: usize, forgot: bool) {
+    /// A host takes a member for one that went back.
+    pub fn alarmed(&mut self, host: usize, forgot: bool) {
         self.stats.alarms += 1;
         ensure!(
             self,
             forgot,
             "R58",
-            "machine {machine} says that a member went back which forgot nothing"
+            "host {host} says that a member went back which forgot nothing"
         );
     }
 
-    /// A machine has the memory of another one from now on.
+    /// A host has the memory of another one from now on.
     pub fn copied(&mut self, original: usize, copy: usize, life: u32) {
         self.tracks[copy] = Track {
             life,
@@ -558,24 +558,24 @@ impl Monitor {
         };
     }
 
-    /// A machine and its copy run with one lease from now on.
+    /// A host and its copy run with one lease from now on.
     pub fn runs_twice(&mut self, copy: usize, now_ns: u64) {
         self.twice_until_ns[usize::from(self.slot_of[copy])] = now_ns + self.longest_ns();
     }
 
-    /// A snapshot of a machine's memory is taken.
-    pub fn remember(&mut self, machine: usize) {
-        self.images[machine] = self.tracks[machine].clone();
+    /// A snapshot of a host's memory is taken.
+    pub fn remember(&mut self, host: usize) {
+        self.images[host] = self.tracks[host].clone();
     }
 
-    /// A machine has the memory of that snapshot from now on, in another life.
-    pub fn put_back(&mut self, machine: usize, life: u32, now_ns: u64) {
-        self.landed.retain(|(who, _), _| *who != machine);
-        self.tracks[machine] = Track {
+    /// A host has the memory of that snapshot from now on, in another life.
+    pub fn put_back(&mut self, host: usize, life: u32, now_ns: u64) {
+        self.landed.retain(|(who, _), _| *who != host);
+        self.tracks[host] = Track {
             life,
-            ..self.images[machine].clone()
+            ..self.images[host].clone()
         };
-        self.remembered_until_ns[machine] = now_ns + self.longest_ns();
+        self.remembered_until_ns[host] = now_ns + self.longest_ns();
     }
 
     /// How long a whole lease is at most, in true time.
@@ -583,18 +583,18 @@ impl Monitor {
         self.lease_ns + self.lease_ns / 500
     }
 
-    /// Whether a lease of the machine may be one that another life, or another machine, was given.
-    fn only_remembers(&self, machine: usize, now_ns: u64) -> bool {
-        self.remembered_until_ns[machine] > now_ns || self.is_twice(machine, now_ns)
+    /// Whether a lease of the host may be one that another life, or another host, was given.
+    fn only_remembers(&self, host: usize, now_ns: u64) -> bool {
+        self.remembered_until_ns[host] > now_ns || self.is_twice(host, now_ns)
     }
 
-    fn is_twice(&self, machine: usize, now_ns: u64) -> bool {
-        self.twice_until_ns[usize::from(self.slot_of[machine])] > now_ns
+    fn is_twice(&self, host: usize, now_ns: u64) -> bool {
+        self.twice_until_ns[usize::from(self.slot_of[host])] > now_ns
     }
 
-    /// Whether two machines wrote as one owner: a machine and its copy.
+    /// Whether two hosts wrote as one owner: a host and its copy.
     fn is_copy(&self, one: Written, other: Written) -> bool {
-        self.slot_of[one.machine] == self.slot_of[other.machine] && one.epoch == other.epoch
+        self.slot_of[one.host] == self.slot_of[other.host] && one.epoch == other.epoch
     }
 
     /// Whether something of this epoch may still land.
@@ -602,9 +602,9 @@ impl Monitor {
         self.open.values().any(|of| of.epoch == epoch)
     }
 
-    /// Whether somebody else had a lease after this epoch of this machine.
-    fn is_foreign(&self, machine: usize, epoch: u64) -> bool {
-        let later = |&&(of, who, _): &&(u64, usize, u64)| of > epoch && who != machine;
+    /// Whether another host had a lease after this epoch of this host.
+    fn is_foreign(&self, host: usize, epoch: u64) -> bool {
+        let later = |&&(of, who, _): &&(u64, usize, u64)| of > epoch && who != host;
         self.leases
             .iter()
             .rev()
@@ -613,21 +613,21 @@ impl Monitor {
     }
 
     /// A command goes out.
-    pub fn issued(&mut self, machine: usize, member: u8, what: &What, local_ns: u64, it: &Machine) {
-        let track = &mut self.tracks[machine];
+    pub fn issued(&mut self, host: usize, member: u8, what: &What, local_ns: u64, it: &Host) {
+        let track = &mut self.tracks[host];
         match what {
             What::Read { .. } => {}
             What::Write {
                 payload: Payload::Ballot(record),
                 ..
             } => {
-                let floor = self.counted(machine);
-                let forgot = self.only_remembers(machine, it.clock.true_ns(local_ns));
+                let floor = self.counted(host);
+                let forgot = self.only_remembers(host, it.clock.true_ns(local_ns));
                 ensure!(
                     self,
                     forgot || Some(promised(record)) >= floor,
                     "R35",
-                    "machine {machine} writes {record:?} after promising {floor:?}"
+                    "host {host} writes {record:?} after promising {floor:?}"
                 );
                 let own = record.dec.value.is_some_and(|value| value.inc.0 == it.inc);
                 let open = it.gate.count().open;
@@ -635,7 +635,7 @@ impl Monitor {
                     self,
                     !own || record.limit >= open,
                     "R21",
-                    "machine {machine} has {open} open and says at most {}",
+                    "host {host} has {open} open and says at most {}",
                     record.limit
                 );
             }
@@ -663,8 +663,8 @@ impl Monitor {
     }
 
     /// The highest promise of a slot that is in both blocks on a majority.
-    fn counted(&self, machine: usize) -> Option<Promised> {
-        let slot = usize::from(self.slot_of[machine]);
+    fn counted(&self, host: usize) -> Option<Promised> {
+        let slot = usize::from(self.slot_of[host]);
         let mut all: Vec<_> = self.promised[slot]
             .iter()
             .filter_map(|it| it.twice)
@@ -687,7 +687,7 @@ impl Monitor {
     #[allow(clippy::too_many_arguments, reason = "what a completion is")]
     pub fn completed(
         &mut self,
-        machine: usize,
+        host: usize,
         life: u32,
         member: u8,
         is_current: bool,
@@ -695,11 +695,11 @@ impl Monitor {
         ok: bool,
         now_ns: u64,
     ) {
-        let (members, track) = (self.members, &mut self.tracks[machine]);
+        let (members, track) = (self.members, &mut self.tracks[host]);
         let record = match payload {
             Payload::Heartbeat(record) => record,
             Payload::Ballot(record) => {
-                let slot = usize::from(self.slot_of[machine]);
+                let slot = usize::from(self.slot_of[host]);
                 let counted = &mut self.promised[slot][usize::from(member)];
                 // What a former disk of the member holds was never asked for again.
                 let now = ok.then(|| promised(record)).filter(|_| is_current);
@@ -733,48 +733,48 @@ impl Monitor {
     }
 
     /// A read that was issued at `issued_ns` has succeeded.
-    pub fn read_ok(&mut self, machine: usize, life: u32, member: u8, issued_ns: u64) {
-        let track = &mut self.tracks[machine];
+    pub fn read_ok(&mut self, host: usize, life: u32, member: u8, issued_ns: u64) {
+        let track = &mut self.tracks[host];
         if track.life == life {
             track.read_issued[usize::from(member)] = issued_ns;
         }
     }
 
-    /// A machine does something.
-    pub fn performed(&mut self, machine: usize, action: &Action, now_ns: u64, it: &Machine) {
+    /// A host does something.
+    pub fn performed(&mut self, host: usize, action: &Action, now_ns: u64, it: &Host) {
         match action {
             Action::Gate(GateChange::OpenEpoch { epoch, expiry_ns }) => {
-                self.tracks[machine].extended_to_ns = Some(*expiry_ns);
-                // What a stalled machine opens too late is no lease.
-                self.published(machine, *epoch, it.gate.count().limit, now_ns);
+                self.tracks[host].extended_to_ns = Some(*expiry_ns);
+                // What a stalled host opens too late is no lease.
+                self.published(host, *epoch, it.gate.count().limit, now_ns);
                 if it.gate_ns(now_ns) < *expiry_ns {
-                    self.opened(machine, *epoch, now_ns);
+                    self.opened(host, *epoch, now_ns);
                     let charges = it.controller.as_ref().map(|c| c.charges().len());
                     self.stats.charged += u64::from(charges > Some(0));
-                    self.carries(machine, *epoch, it);
+                    self.carries(host, *epoch, it);
                 }
             }
             Action::Gate(GateChange::Extend { to_ns, .. }) => {
-                self.tracks[machine].extended_to_ns = Some(*to_ns)
+                self.tracks[host].extended_to_ns = Some(*to_ns)
             }
-            Action::Gate(GateChange::Latch) => self.tracks[machine].extended_to_ns = None,
+            Action::Gate(GateChange::Latch) => self.tracks[host].extended_to_ns = None,
             Action::Gate(GateChange::SetLimit(limit)) => {
                 let (expiry_ns, before) = (it.gate.expiry_ns(), it.gate.count().limit);
                 // A gate that was closed to drain opens with the limit that it had.
                 if expiry_ns != 0 && before != 0 && *limit > before {
-                    self.published(machine, it.gate.epoch(), *limit, now_ns);
+                    self.published(host, it.gate.epoch(), *limit, now_ns);
                 }
             }
-            Action::Report(Notice::Heartbeat(beat)) => self.heartbeat(machine, beat, it),
-            Action::Report(Notice::Transition(change)) => self.transition(machine, change),
+            Action::Report(Notice::Heartbeat(beat)) => self.heartbeat(host, beat, it),
+            Action::Report(Notice::Transition(change)) => self.transition(host, change),
             Action::Report(Notice::Budget(budget)) => {
-                let before = self.tracks[machine].told_budget.replace(*budget);
+                let before = self.tracks[host].told_budget.replace(*budget);
                 let is_news = before != Some(*budget);
                 ensure!(
                     self,
                     it.role() == Role::Owner && is_news,
                     "R15",
-                    "machine {machine}, {}, tells {budget:?} after {before:?}",
+                    "host {host}, {}, tells {budget:?} after {before:?}",
                     it.role()
                 );
                 self.stats.budgets += 1;
@@ -787,9 +787,9 @@ impl Monitor {
         }
     }
 
-    /// A new owner is charged for all that may land or has landed of earlier terms, and counts with
-    /// the failed members that the last owner was told of.
-    fn carries(&mut self, machine: usize, epoch: u64, it: &Machine) {
+    /// A new owner is charged for all operations of earlier terms that may land or have landed, and
+    /// counts with the failed members of the last owner.
+    fn carries(&mut self, host: usize, epoch: u64, it: &Host) {
         let Some(controller) = it.controller.as_ref() else {
             return;
         };
@@ -798,9 +798,9 @@ impl Monitor {
         let told = self.told_failed.get(&(epoch - 1)).copied().unwrap_or(0);
         ensure!(
             self,
-            failed >= told || self.tracks[machine].word_in == Some(epoch),
+            failed >= told || self.tracks[host].word_in == Some(epoch),
             "R21",
-            "machine {machine} counts with {failed} failed members in epoch {epoch}, {told} are"
+            "host {host} counts with {failed} failed members in epoch {epoch}, {told} are"
         );
         let charges = controller.charges();
         if self.repairable.is_none() || charges.iter().any(|charge| charge.several) {
@@ -821,16 +821,16 @@ impl Monitor {
                 self,
                 count <= charged,
                 "R21",
-                "machine {machine} is charged {charged} for {inc:x}, of which {count} are left"
+                "host {host} is charged {charged} for {inc:x}, of which {count} are left"
             );
         }
     }
 
-    /// What a majority carries of failed members when an owner has judged a heartbeat, every reader
-    /// finds that reads after the owner's next one was begun. A lower number, which the owner was
-    /// told since, may be found as well.
-    fn note_failed(&mut self, machine: usize, epoch: u64, told: u32) {
-        let slot = usize::from(self.slot_of[machine]);
+    /// When an owner has judged a heartbeat, a majority carries its number of failed members. A
+    /// reader that reads after the owner's next heartbeat began finds that number, or a lower one
+    /// that the owner got since.
+    fn note_failed(&mut self, host: usize, epoch: u64, told: u32) {
+        let slot = usize::from(self.slot_of[host]);
         let known = self.promised[slot].iter().filter_map(|it| match it.failed {
             [Some((of, one)), Some((_, two))] if of == epoch && one == two => Some(one),
             _ => None,
@@ -839,29 +839,29 @@ impl Monitor {
         let on = |failed: &&u32| known.iter().filter(|it| it == failed).count();
         let enough = usize::from(majority(self.members));
         let now = known.iter().find(|failed| on(failed) >= enough).copied();
-        let before = std::mem::replace(&mut self.tracks[machine].failed, now);
+        let before = std::mem::replace(&mut self.tracks[host].failed, now);
         if let Some((before, now)) = before.zip(now) {
             self.told_failed.insert(epoch, before.min(now).min(told));
         }
     }
 
-    /// The user is told of a change; what was told before is where it begins.
-    fn transition(&mut self, machine: usize, change: &Transition) {
-        let (told, now) = (&mut self.tracks[machine].told, (change.to, change.epoch));
+    /// A change is reported. It begins where the last report ended.
+    fn transition(&mut self, host: usize, change: &Transition) {
+        let (told, now) = (&mut self.tracks[host].told, (change.to, change.epoch));
         let before = told.replace(now).unwrap_or((Role::Joining, 0));
-        self.tracks[machine].told_budget = None;
+        self.tracks[host].told_budget = None;
         let grows = now.1 >= before.1 && now.0 != Role::Joining;
         ensure!(
             self,
             change.from == before.0 && now != before && (grows || change.reason == Reason::Fork),
             "R47",
-            "machine {machine} tells {change:?} after {before:?}"
+            "host {host} tells {change:?} after {before:?}"
         );
         ensure!(
             self,
             change.reason != Reason::Overflow,
             "R47",
-            "machine {machine} has no room for an action"
+            "host {host} has no room for an action"
         );
         self.stats.withdrew += u64::from(change.to == Role::Failed);
         self.stats.noticed += u64::from(change.reason == Reason::Copy);
@@ -876,38 +876,38 @@ impl Monitor {
 
     /// The gate has this limit from now on: a reader of a majority must find it, whatever may still
     /// land there.
-    fn published(&mut self, machine: usize, epoch: u64, limit: u32, now_ns: u64) {
-        let slot = usize::from(self.slot_of[machine]);
+    fn published(&mut self, host: usize, epoch: u64, limit: u32, now_ns: u64) {
+        let slot = usize::from(self.slot_of[host]);
         let says = |it: &&Counted| it.says(epoch, limit, now_ns);
         let members = self.promised[slot].iter().filter(says).count();
         ensure!(
             self,
             members >= usize::from(majority(self.members)),
             "R14",
-            "machine {machine} has a limit of {limit} in epoch {epoch}, {members} members say so"
+            "host {host} has a limit of {limit} in epoch {epoch}, {members} members say so"
         );
     }
 
-    fn opened(&mut self, machine: usize, epoch: u64, true_ns: u64) {
+    fn opened(&mut self, host: usize, epoch: u64, true_ns: u64) {
         let last = self.leases.last().copied();
         let higher = last.is_none_or(|(before, old, _)| {
-            let is_copy = self.slot_of[old] == self.slot_of[machine] && old != machine;
-            epoch > before || epoch == before && is_copy && self.is_twice(machine, true_ns)
+            let is_copy = self.slot_of[old] == self.slot_of[host] && old != host;
+            epoch > before || epoch == before && is_copy && self.is_twice(host, true_ns)
         });
         ensure!(self, higher, "S3", "lease of epoch {epoch} after {last:?}");
         self.stats.leases += 1;
         if let Some((before, old, _)) = last {
-            if old != machine {
+            if old != host {
                 self.stats.takeovers += 1;
             }
             let of_slot = |other: &usize| self.slot_of[*other] == self.slot_of[old];
             let of_slot = (0..self.tracks.len()).filter(of_slot);
             let ended_ns = of_slot.map(|other| self.tracks[other].valid_until_ns);
             let ended_ns = ended_ns.max().unwrap_or(0);
-            // What ends with the lease that a machine only remembers was nobody's.
+            // A lease that a host only remembers was no lease.
             let counts = ended_ns > self.remembered_until_ns[old];
             let is_own = self.inc_of(before) == self.inc_of(epoch);
-            let by_silence = old != machine && counts && !is_own && !self.told.contains(&before);
+            let by_silence = old != host && counts && !is_own && !self.told.contains(&before);
             let waited = true_ns >= ended_ns.saturating_add(self.delay_ns);
             ensure!(
                 self,
@@ -916,7 +916,7 @@ impl Monitor {
                 "epoch {epoch} begins at {true_ns}, epoch {before} ended at {ended_ns}"
             );
         }
-        self.leases.push((epoch, machine, true_ns));
+        self.leases.push((epoch, host, true_ns));
     }
 
     fn inc_of(&self, epoch: u64) -> Option<u128> {
@@ -924,15 +924,15 @@ impl Monitor {
     }
 
     /// Rule 4, with the evidence of what the members did.
-    fn heartbeat(&mut self, machine: usize, beat: &Heartbeat, it: &Machine) {
+    fn heartbeat(&mut self, host: usize, beat: &Heartbeat, it: &Host) {
         self.stats.heartbeats += 1;
         let Some(controller) = it.controller.as_ref() else {
             return;
         };
         let epoch = controller.decided().epoch;
-        self.note_failed(machine, epoch, controller.degraded());
+        self.note_failed(host, epoch, controller.degraded());
         let (lease_ns, members) = (self.lease_ns, self.members);
-        let track = &mut self.tracks[machine];
+        let track = &mut self.tracks[host];
         let previous = track
             .previous
             .filter(|(of, _)| *of == epoch)
@@ -948,7 +948,7 @@ impl Monitor {
         track.beats.retain(|&of, _| of >= (epoch, beat.hb));
         let read_issued = track.read_issued;
         let extended = track.extended_to_ns;
-        // The gate is told by its own clock, which leaps.
+        // The gate gets the time of its own clock, which leaps.
         let is_told = extended
             .zip(granted)
             .is_none_or(|(to_ns, granted_ns)| (to_ns - granted_ns) % LEAP_NS == 0);
@@ -996,15 +996,10 @@ impl Monitor {
         );
     }
 
-    /// Checks every invariant at one true instant. A machine is looked at when something happened
+    /// Checks every invariant at one true instant. A host is looked at when something happened
     /// to it: by itself a lease only ends, and when that is, is known.
-    pub fn check(
-        &mut self,
-        now_ns: u64,
-        machines: &[Machine],
-        touched: u64,
-    ) -> Result<(), Violation> {
-        for (index, it) in machines.iter().enumerate() {
+    pub fn check(&mut self, now_ns: u64, hosts: &[Host], touched: u64) -> Result<(), Violation> {
+        for (index, it) in hosts.iter().enumerate() {
             if touched & (1 << index) != 0 {
                 self.follow(index, it, now_ns);
             }
@@ -1034,37 +1029,37 @@ impl Monitor {
 
     fn check_time(&mut self, now_ns: u64) {
         let (mut valid, mut slots) = (0_u32, 0_u64);
-        for machine in 0..self.tracks.len() {
-            let track = &self.tracks[machine];
-            if track.valid_until_ns <= now_ns || self.remembered_until_ns[machine] > now_ns {
+        for host in 0..self.tracks.len() {
+            let track = &self.tracks[host];
+            if track.valid_until_ns <= now_ns || self.remembered_until_ns[host] > now_ns {
                 continue;
             }
             let (epoch, highest) = (track.epoch, self.highest);
-            let slot = 1 << self.slot_of[machine];
-            let is_second = slots & slot != 0 && self.is_twice(machine, now_ns);
+            let slot = 1 << self.slot_of[host];
+            let is_second = slots & slot != 0 && self.is_twice(host, now_ns);
             valid += u32::from(!is_second);
             slots |= slot;
             // A copy may have lapsed before, and claimed as the owner that it takes itself for.
-            let by_copy = self.is_twice(machine, now_ns);
+            let by_copy = self.is_twice(host, now_ns);
             ensure!(
                 self,
                 epoch == highest || by_copy || self.told.contains(&epoch),
                 "S1'",
-                "a machine may write in epoch {epoch}, {highest} is decided"
+                "a host may write in epoch {epoch}, {highest} is decided"
             );
         }
         ensure!(
             self,
             valid <= 1,
             "S1",
-            "{valid} machines may write at {now_ns}"
+            "{valid} hosts may write at {now_ns}"
         );
     }
 
-    fn follow(&mut self, index: usize, it: &Machine, now_ns: u64) {
+    fn follow(&mut self, index: usize, it: &Host, now_ns: u64) {
         if self.tracks[index].life != it.life {
             let ended_ns = self.tracks[index].valid_until_ns.min(now_ns);
-            self.landed.retain(|(machine, _), _| *machine != index);
+            self.landed.retain(|(host, _), _| *host != index);
             self.tracks[index] = Track {
                 life: it.life,
                 valid_until_ns: ended_ns,
@@ -1084,7 +1079,7 @@ impl Monitor {
             self,
             expiry_ns == 0 || Some(expiry_ns) == told,
             "R8",
-            "the gate of machine {index} ends at {expiry_ns}, it was told {told:?}"
+            "the gate of host {index} ends at {expiry_ns}, it was told {told:?}"
         );
         let Some(decided) = it
             .controller
@@ -1098,7 +1093,7 @@ impl Monitor {
         }
     }
 
-    /// A machine knows of a decision.
+    /// A host knows of a decision.
     fn decides(&mut self, decided: Decided) {
         let Some(value) = decided.value else { return };
         self.highest = self.highest.max(decided.epoch);
