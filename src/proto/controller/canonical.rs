@@ -61,6 +61,25 @@ impl Controller {
         same
     }
 
+    /// The state, as a column of the table in the documentation of [`super`].
+    pub fn state(&self) -> char {
+        match self.phase {
+            Phase::Joining => 'J',
+            Phase::Announcing => 'A',
+            Phase::Secondary => 'S',
+            Phase::Claiming { .. } if self.is_prepared() => 'W',
+            Phase::Claiming { proposal: None, .. } => '1',
+            Phase::Claiming {
+                proposal: Some(_), ..
+            } => '2',
+            Phase::Owner if self.expiry_ns().is_none() => 'N',
+            Phase::Owner => 'O',
+            Phase::Offering { .. } => 'H',
+            Phase::Draining { .. } => 'D',
+            Phase::Failed => 'F',
+        }
+    }
+
     /// Whether the controller still listens to its own slot, and has written nothing.
     pub fn listens(&self) -> bool {
         self.phase == Phase::Joining

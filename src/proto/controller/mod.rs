@@ -29,6 +29,52 @@
 //! (Offering), and the successor completes phase 1 and waits there. Then the owner closes the gate,
 //! drains, and publishes that the epoch is over (see `handover`).
 //!
+//! # States and inputs
+//!
+//! The table shows the state after an input: `.` means the same state, `!` that the command is
+//! refused, and a blank that the input cannot occur. The test `states.rs` compares the table with
+//! the state machine, and prints the right one if they differ. The columns are the states:
+//!
+//! * `J` Joining, `A` Announcing, `S` Secondary;
+//! * `1` and `2` Claiming, in phase 1 and phase 2 of the ballot; `W` Claiming as a successor that
+//!   waits for the end of the epoch;
+//! * `N` Owner before the first lease, `O` Owner with a lease, `H` Offering, `D` Draining;
+//! * `F` Failed.
+//!
+//! In the states up to `W`, and in `2`, another controller owns the present epoch. It lives in `J`,
+//! `A`, `S` and `W`, and is dead in `1` and `2`. A `read:` input is the next complete round, or the
+//! part of it until the state changes.
+//!
+//! ```text
+//!                                            J  A  S  1  W  2  N  O  H  D  F
+//! time passes, the other controller is dead  A  S  1  2  2  N  O  .  O  O  .
+//! heartbeat timer                            .  .  .  .  .  .  .  .  .  .  .
+//! timeout                                    .     .  S  S  S  S  S  S  O
+//! lapse seen by the gate                     .  .  .  .  .  .  S  S  S  S  .
+//! gate drained                               .  .  .  .  .  .  .  .  .  S  .
+//! clock break                                .  .  .  S  S  S  S  S  S  S  .
+//! two of three devices gone                  .  .  .  S  S  S  .  .  .  .  .
+//! round fails                                .  .  .  S  S  S  .  .  .  .  .
+//! round complete, nothing new                .  S  .  2  .  N  O  .  .  .  .
+//! read: a later epoch                        .  S  .  S  S  S  S  S  S  S  .
+//! read: a higher ballot                      .  S  .  S  S  S  S  S  S  S  .
+//! read: the owner's next heartbeat           .  S  .  S  .  S
+//! read: the owner released                   .  S  1  2  1  N
+//! read: the owner hands over to it           .  S  W  S  .  S
+//! read: another incarnation in the own slot  .  F  F  F  F  F  F  F  F  F  .
+//! read: an own record that was never written F  F  F  F  F  F  F  F  F  F  .
+//! read: another owner of the same epoch      F  F  F  F  F  F  F  F  F  F  .
+//! fork                                       .  J  J  J  J  J  J  J  J  J  J
+//! command: claim                             .  .  .  .  .  .  .  .  !  !  !
+//! command: release                           .  .  .  !  !  !  !  D  !  !  .
+//! command: release, to the other one         !  .  .  !  !  !  !  H  !  !  !
+//! command: call off                          .  .  .  .  .  .  .  .  O  .  .
+//! command: fence                             .  .  .  S  S  S  S  S  S  S  .
+//! command: confirm dead, with force          !  .  1  .  1  .  !  !  !  !  !
+//! command: leave                             .  .  .  S  S  S  !  D  !  !  .
+//! command: stay                              .  .  .  .  .  .  .  .  .  .  .
+//! ```
+//!
 //! # Files
 //!
 //! | file | content |
@@ -52,13 +98,16 @@
 //!
 //! # Calls
 //!
-//! The caller may call any `handle_*` function at any time. It passes a clock value that does not
-//! decrease and was read *after* the event that it reports. [`Controller::handle_clocks`] gets the
-//! reading that contains this value just before. After each `handle_*` function the caller calls
-//! [`Controller::poll_action`] until it returns `None`, and performs each action before it asks for
-//! the next one. [`Controller::handle_tick`] uses its clock value as the stamp of a heartbeat: the
-//! caller reads that value *before* it issues anything. [`Controller::poll_timeout_ns`] returns the
-//! time at which the caller must call [`Controller::handle_timeout`].
+//! The caller may call any `handle_*` function at any time, with a clock value that does not
+//! decrease. The caller reads the clocks *after* the event that the call reports, and passes the
+//! whole reading to [`Controller::handle_clocks`] first. [`Controller::handle_tick`] uses its clock
+//! value as the stamp of a heartbeat, so there the caller reads the clocks *before* it issues
+//! anything.
+//!
+//! After each `handle_*` function the caller calls [`Controller::poll_action`] until it returns
+//! `None`, and performs each action before it asks for the next one.
+//! [`Controller::poll_timeout_ns`] returns the time at which the caller must call
+//! [`Controller::handle_timeout`].
 //!
 //! Locking: none; the caller serialises the calls for one state machine.
 
