@@ -126,7 +126,7 @@ pub struct PerBio {
     /// The epoch whose lease admitted the bio, while it has a permit. Otherwise [`WAITING`] is set.
     epoch: u64,
     /// Where its permit is charged.
-    charge: Place,
+    place: Place,
     /// The first sector on the member, which the bio no longer shows when it has ended. For a
     /// completion that is held back, this is the number of its table.
     sector: u64,
@@ -144,7 +144,7 @@ impl Default for PerBio {
     fn default() -> Self {
         Self {
             epoch: NO_PERMIT,
-            charge: Place::ONE,
+            place: Place::ONE,
             sector: 0,
             bytes: 0,
         }
@@ -190,16 +190,16 @@ impl PortionGate {
         let portion_uuid = superblock.uuid;
         let lease_ns = superblock.timing.lease_ns;
         let controller = u32::from(controller.controller());
-        let (counting, chunk) = counting(superblock);
+        let (layout, chunk) = layout(superblock);
         let cpus = kernel::cpu::nr_cpu_ids() as usize;
-        let lanes = zeros(counting.words(cpus))?;
+        let lanes = zeros(layout.words(cpus))?;
         let checks = Checks::new(zeros(Checks::<KVec<Word64>>::words(cpus))?);
         let mut outboxes = KVec::with_capacity(usize::from(superblock.members), GFP_KERNEL)?;
         for _ in 0..superblock.members {
             outboxes.push(Outbox::new()?, GFP_KERNEL)?;
         }
         Ok(pin_init!(Self {
-            gate: Gate::new(lease_ns, limit, counting, lanes),
+            gate: Gate::new(lease_ns, limit, layout, lanes),
             chunk,
             checks,
             refused: Atomic::new(0),
@@ -247,12 +247,12 @@ impl PortionGate {
         match self.gate.layout() {
             LaneLayout::Single => self.admit(bio, table, LaneLayout::Single, Place::ONE),
             LaneLayout::PerCpu => {
-                let charge = Place::cpu(CpuId::current().as_u32());
-                self.admit(bio, table, LaneLayout::PerCpu, charge)
+                let place = Place::cpu(CpuId::current().as_u32());
+                self.admit(bio, table, LaneLayout::PerCpu, place)
             }
             LaneLayout::Rows(fields) => {
-                let charge = self.charge(&bio, table.rules().unit);
-                self.admit(bio, table, LaneLayout::Rows(fields), charge)
+                let place = self.place_of(&bio, table.rules().unit);
+                self.admit(bio, table, LaneLayout::Rows(fields), place)
             }
         }
     }
@@ -262,19 +262,19 @@ impl PortionGate {
         &self,
         bio: LocatedBio<'ti, LeaseTarget>,
         table: &impl GatedTable<'ti>,
-        counting: LaneLayout,
-        charge: Place,
+        layout: LaneLayout,
+        place: Place,
     ) -> MapOutcome<'ti> {
         // The epoch is read first. If the task is delayed before it takes the permit, the bio
         // counts for the older epoch.
         let epoch = self.gate.epoch();
-        let taken = self.gate.take_short(counting, charge);
+        let taken = self.gate.take_short(layout, place);
         match taken {
             Taken::Sure => {}
-            Taken::Unsure => return decide_with_permit(bio.into(), table, epoch, charge),
-            Taken::No => return decide_without_permit(bio.into(), table, epoch, charge),
+            Taken::Unsure => return decide_with_permit(bio.into(), table, epoch, place),
+            Taken::No => return decide_without_permit(bio.into(), table, epoch, place),
         }
-        let bio = aim(bio, table, epoch, charge);
+        let bio = aim(bio, table, epoch, place);
         match self.gate.check_short(epoch, leaping_ns) {
             None => decide_again(bio, table),
             Some(check) if events::dm_lease_permit_enabled() => pass_noted(bio, table, check),
@@ -286,7 +286,7 @@ impl PortionGate {
     /// Where the permit of a bio is charged if permits are counted for each row [R19]. Writes were
     /// split at the end of a row, but a discard may be longer than a row.
     #[inline(always)]
-    fn charge(&self, bio: &Bio, unit: Unit) -> Place {
+    fn place_of(&self, bio: &Bio, unit: Unit) -> Place {
         match self.chunk.row(bio.device_sector(), bio.size_bytes()) {
             Some(row) => Place::row(unit, row),
             None => Place::rows(unit),
@@ -316,9 +316,9 @@ impl PortionGate {
         per_bio.epoch = NO_PERMIT;
         // The verdict is final, so the permit is returned. After that the table may be destroyed as
         // soon as this bio ends, so nothing of the session may be used.
-        match self.gate.leave_short(per_bio.charge) {
+        match self.gate.leave_short(per_bio.place) {
             Some(Left { wake: false }) => {}
-            left => finish_leave(table, per_bio.charge, left),
+            left => finish_leave(table, per_bio.place, left),
         }
         bio.pass_on()
     }
@@ -326,7 +326,7 @@ impl PortionGate {
     /// Returns the permit of a bio, like [`PortionGate::end_io`].
     fn return_permit(&self, per_bio: &mut PerBio) {
         per_bio.epoch = NO_PERMIT;
-        let wake = self.gate.leave(per_bio.charge).wake;
+        let wake = self.gate.leave(per_bio.place).wake;
         self.notify(false, wake);
     }
 
@@ -405,13 +405,13 @@ fn aim<'ti>(
     bio: LocatedBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
-    charge: Place,
+    place: Place,
 ) -> AimedBio<'ti, LeaseTarget> {
     let sector = table.sector(&bio);
     let bytes = bio.size_bytes();
     let per_bio = PerBio {
         epoch,
-        charge,
+        place,
         sector,
         bytes,
     };
@@ -428,9 +428,9 @@ fn zeros(words: usize) -> Result<KVec<Word64>> {
 }
 
 /// How the permits of a portion are counted, and the length of a stripe row.
-fn counting(superblock: &Superblock) -> (LaneLayout, Chunk) {
+fn layout(superblock: &Superblock) -> (LaneLayout, Chunk) {
     let redundancy = &superblock.redundancy;
-    let (counting, chunk_sectors) = match redundancy.counting {
+    let (layout, chunk_sectors) = match redundancy.counting {
         limit::Counting::Stripe { chunk_sectors } => {
             let fields = Fields::new(superblock.members);
             (LaneLayout::Rows(fields), chunk_sectors)
@@ -440,5 +440,5 @@ fn counting(superblock: &Superblock) -> (LaneLayout, Chunk) {
             None => (LaneLayout::PerCpu, 0),
         },
     };
-    (counting, Chunk::new(chunk_sectors))
+    (layout, Chunk::new(chunk_sectors))
 }

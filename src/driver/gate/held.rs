@@ -157,7 +157,7 @@ impl Dispatcher for PortionGate {
     }
 
     fn place(&self, bio: &mut Self::Op) -> Place {
-        bio.per_bio().charge
+        bio.per_bio().place
     }
 
     fn arrived(&self, bio: &mut Self::Op) -> u64 {

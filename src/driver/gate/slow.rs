@@ -45,8 +45,8 @@ impl PortionGate {
         arrived: u64,
         taken: Taken,
     ) -> MapOutcome<'ti> {
-        let charge = bio.per_bio().charge;
-        match self.gate.enter_long(charge, arrived, taken, leaping_ns) {
+        let place = bio.per_bio().place;
+        match self.gate.enter_long(place, arrived, taken, leaping_ns) {
             Admission::Granted(check) => pass_noted(bio, table, check),
             Admission::Full { wake } => {
                 bio.per_bio().epoch = arrived | WAITING;
@@ -76,11 +76,11 @@ impl PortionGate {
             self.count_refusal(&Extent::of(&bio));
             return bio.end(status_of(rules.fail_with));
         }
-        let charge = bio.per_bio().charge;
+        let place = bio.per_bio().place;
         // Read before the bio waits, because another thread may take it from then on.
         let is_recalled = bio.target().noflush_suspending();
         let hold = || Ok::<_, Infallible>(bio.hold());
-        let Ok((room, outcome)) = waiting::wait(self, charge, hold);
+        let Ok((room, outcome)) = waiting::wait(self, place, hold);
         if room {
             self.dispatcher.wake(Reasons::PERMIT);
         }
@@ -173,12 +173,12 @@ fn map_deferred<'ti>(
     let epoch = gate.gate.epoch();
     let arrived = table.deferred().arrived(bio.target(), epoch);
     let bio = bio.locate();
-    let charge = match gate.gate.layout() {
+    let place = match gate.gate.layout() {
         LaneLayout::Single => Place::ONE,
         LaneLayout::PerCpu => Place::cpu(CpuId::current().as_u32()),
-        LaneLayout::Rows(_) => gate.charge(&bio, table.rules().unit),
+        LaneLayout::Rows(_) => gate.place_of(&bio, table.rules().unit),
     };
-    let bio = aim(bio, table, epoch, charge);
+    let bio = aim(bio, table, epoch, place);
     gate.decide(bio, table, arrived, Taken::No)
 }
 
@@ -189,9 +189,9 @@ pub(super) fn decide_with_permit<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
-    charge: Place,
+    place: Place,
 ) -> MapOutcome<'ti> {
-    let bio = aim(bio.locate(), table, epoch, charge);
+    let bio = aim(bio.locate(), table, epoch, place);
     table.gate().decide(bio, table, epoch, Taken::Unsure)
 }
 
@@ -202,9 +202,9 @@ pub(super) fn decide_without_permit<'ti>(
     bio: MapBio<'ti, LeaseTarget>,
     table: &impl GatedTable<'ti>,
     epoch: u64,
-    charge: Place,
+    place: Place,
 ) -> MapOutcome<'ti> {
-    let bio = aim(bio.locate(), table, epoch, charge);
+    let bio = aim(bio.locate(), table, epoch, place);
     table.gate().decide(bio, table, epoch, Taken::No)
 }
 
@@ -294,8 +294,8 @@ pub(super) fn judge_end<'ti>(
 /// not return the permit (`left` is `None`), or found that a bio waits.
 #[cold]
 #[inline(never)]
-pub(super) fn finish_leave<'ti>(table: &impl GatedTable<'ti>, charge: Place, left: Option<Left>) {
+pub(super) fn finish_leave<'ti>(table: &impl GatedTable<'ti>, place: Place, left: Option<Left>) {
     let gate = table.gate();
-    let left = left.unwrap_or_else(|| gate.gate.leave(charge));
+    let left = left.unwrap_or_else(|| gate.gate.leave(place));
     gate.notify(false, left.wake);
 }
