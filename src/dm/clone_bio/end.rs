@@ -32,14 +32,15 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// If the code is `DM_ENDIO_INCOMPLETE`, this value owns an RCU read-side critical section of the
-/// current task or interrupt.
+/// - The code is `DM_ENDIO_DONE`, `DM_ENDIO_REQUEUE` or `DM_ENDIO_INCOMPLETE`.
+/// - If it is `DM_ENDIO_INCOMPLETE`, this value owns an RCU read-side critical section of the
+///   current task or interrupt.
 #[must_use]
 pub struct EndOutcome<'ti>(c_int, PhantomData<fn(&'ti ()) -> &'ti ()>, NotThreadSafe);
 
 impl EndOutcome<'_> {
     fn new(code: u32) -> Self {
-        // INVARIANT: The callers pass codes other than `DM_ENDIO_INCOMPLETE`.
+        // INVARIANT: The callers pass `DM_ENDIO_DONE` or `DM_ENDIO_REQUEUE`.
         Self(code as c_int, PhantomData, NotThreadSafe)
     }
 
@@ -62,24 +63,27 @@ impl EndOutcome<'_> {
     /// Returns the code for dm core (`DM_ENDIO_*`). The target's data must not be used afterwards.
     #[inline(always)]
     pub(in crate::dm) fn into_raw(self) -> c_int {
-        // The function returns either a constant or the result of the cold function. So the common
-        // path does not have to keep the code in a register over a call.
+        // The common path returns a constant, and does not keep the code in a register.
         if self.0 == bindings::DM_ENDIO_DONE as c_int {
             return bindings::DM_ENDIO_DONE as c_int;
         }
-        self.into_raw_held()
+        self.into_raw_rare()
     }
 
-    /// As [`EndOutcome::into_raw`], for the codes other than `DM_ENDIO_DONE`.
+    /// Returns a code other than `DM_ENDIO_DONE`.
+    ///
+    /// The results are constants. If the function returned its argument, the compiler would save
+    /// the argument over the call, and the common path would be longer.
     #[cold]
     #[inline(never)]
-    fn into_raw_held(self) -> c_int {
-        if self.0 == bindings::DM_ENDIO_INCOMPLETE as c_int {
-            // SAFETY: `rcu_read_unlock()` needs a critical section to leave. By the type invariant
-            // this value owns one, and the value ends here.
-            unsafe { bindings::rcu_read_unlock() };
+    fn into_raw_rare(self) -> c_int {
+        if self.0 != bindings::DM_ENDIO_INCOMPLETE as c_int {
+            return bindings::DM_ENDIO_REQUEUE as c_int;
         }
-        self.0
+        // SAFETY: `rcu_read_unlock()` needs a critical section to leave. By the type invariant this
+        // value owns one, and the value ends here.
+        unsafe { bindings::rcu_read_unlock() };
+        bindings::DM_ENDIO_INCOMPLETE as c_int
     }
 }
 
