@@ -24,10 +24,17 @@ pub struct Cli {
 pub enum Command {
     Format(Box<Format>),
     Advise(Advise),
+    /// Show the records of members: superblock and mailboxes
     Show(Devices),
+    /// Check members: every checksum, and whether the members fit each other
+    ///
+    /// The exit status is 1 if anything is wrong.
     Check(Devices),
     Repair(Repair),
     Upgrade(Upgrade),
+    /// List the rows of an md array inside that may carry strays of an old owner
+    ///
+    /// Save this list before the array is assembled on the new owner.
     Suspects(Devices),
     Rows(Rows),
     Table(Table),
@@ -300,11 +307,7 @@ pub struct Advise {
     pub count: u32,
 }
 
-/// Read the records of members: superblock and mailboxes
-///
-/// The command `show` prints them. `check` verifies every checksum, compares the members, and exits
-/// with status 1 if anything is wrong. `suspects` lists the rows of the md array inside that may
-/// carry strays of an old owner. Save this list before the array is assembled on the new owner.
+/// The arguments of the commands that read members
 #[derive(Args)]
 pub struct Devices {
     /// Print JSON

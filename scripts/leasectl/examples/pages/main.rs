@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Writes what goes into the package besides the tool: the man pages and the completion of bash.
+//! Writes the man pages and the completion of bash for the package.
 //!
 //! ```text
 //! cargo run --example pages -- DIRECTORY
 //! ```
 //!
-//! The completion and `leasectl.8` come from the words of the command line (`src/cli.rs`), so that
-//! they cannot say anything else than `--help`. The page has a section for each command; what the
-//! command line does not know - files, units, exit status - stands here. `dm-lease.7` is
-//! `scripts/doc/dm-lease.md`.
+//! The completion and `leasectl.8` are made from the command line (`src/cli.rs`), so that they agree
+//! with `--help`. The page has a section for each command; its sections on files, units and exit
+//! status are in this file. `dm-lease.7` is `scripts/doc/dm-lease.md`.
 
 #[path = "../../src/cli.rs"]
 #[allow(
@@ -56,7 +55,7 @@ fn page(mut command: clap::Command, directory: &Path) -> io::Result<()> {
     fs::write(directory.join("leasectl.8"), text)
 }
 
-/// One command: what it does, how it is called, what its options mean.
+/// The section of one command: its purpose, its usage, its options.
 fn section(command: &clap::Command, text: &mut Vec<u8>) -> io::Result<()> {
     let mut heading = Roff::new();
     heading.control("SH", [command.get_name().to_uppercase().as_str()]);
@@ -92,7 +91,7 @@ fn own_sections() -> Roff {
         }
     }
     roff.control("SH", ["EXAMPLE"]);
-    roff.text([roman("A declaration with all that it may say.")]);
+    roff.text([roman("A declaration with all settings.")]);
     roff.control("EX", []);
     for line in EXAMPLE.lines() {
         roff.text([roman(line)]);
@@ -106,12 +105,12 @@ fn own_sections() -> Roff {
 const FILES: &[(&str, &str)] = &[
     (
         "/etc/dm-lease/PORTION.toml",
-        "what this machine shall have mapped of a portion; the file is called as the portion",
+        "the declaration of a portion that this host maps; the file has the name of the portion",
     ),
     (
         "/dev/disk/by-id/dm-lease-UUID-MEMBER",
-        "the members that udev recognises, by the uuid of their portion; behind the number of a \
-         replacement stands its generation, such as -1-2",
+        "the members that udev recognises, by the uuid of their portion; the number of a \
+         replacement is followed by its generation, such as -1-2",
     ),
     ("/dev/mapper/lease-PORTION-MEMBER", "the mapped devices"),
     (
@@ -135,13 +134,13 @@ const FILES: &[(&str, &str)] = &[
 const UNITS: &[(&str, &str)] = &[
     (
         "dm-lease@PORTION.service",
-        "maps the members that a declaration names when the first of them appears, and gives the \
-         lease up and removes the devices at shutdown; reload it to map members that came late",
+        "maps the members of a declaration when the first of them appears; at shutdown it \
+         releases the lease and removes the devices; reload it to map members that arrive later",
     ),
     (
         "dm-lease-follow.service",
-        "tells udev of each change of role: mapped devices are ready for systemd, LVM and md while \
-         this machine owns them, and for nobody else",
+        "raises a uevent for each change of role: mapped devices are ready for systemd, LVM and \
+         md only while this host owns them",
     ),
     (
         "dm-lease-metrics.service",
@@ -157,6 +156,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "done"),
     ("1", "refused or failed; the reason is on standard error"),
     ("2", "wrong usage"),
+    ("3", "the state is unknown (owns)"),
 ];
 
 const EXAMPLE: &str = include_str!("../../../debian/portion.toml");

@@ -197,7 +197,7 @@ fn devices<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<PathBuf>>, D
     }
     if let Some(path) = devices.iter().find(|path| !path.is_absolute()) {
         let shown = path.display();
-        return Err(Error::custom(format!("{shown:?} is not a whole path")));
+        return Err(Error::custom(format!("{shown:?} is not an absolute path")));
     }
     Ok(Some(devices))
 }
@@ -326,7 +326,11 @@ mod tests {
             ("colour = 1\n", 3, "unknown field `colour`"),
             ("uuid = \"12\"\n", 3, "32 hexadecimal digits"),
             ("devices = []\n", 3, "is empty"),
-            ("devices = [\"sdb\"]\n", 3, "\"sdb\" is not a whole path"),
+            (
+                "devices = [\"sdb\"]\n",
+                3,
+                "\"sdb\" is not an absolute path",
+            ),
             ("mapped = \"a/b\"\n", 3, "a name is 1 to 32"),
             ("wait_s = -1\n", 3, "from 0 to 86400"),
             ("on_loss = \"umount\"\n", 3, "unknown variant `umount`"),
