@@ -5,9 +5,9 @@
 //! cargo run --example pages -- DIRECTORY
 //! ```
 //!
-//! The completion and `leasectl.8` are made from the command line (`src/cli.rs`), so that they agree
-//! with `--help`. The page has a section for each command; its sections on files, units and exit
-//! status are in this file. `dm-lease.7` is `scripts/doc/dm-lease.md`.
+//! The completion and `leasectl.8` are made from the command line (`src/cli.rs`), so that they
+//! agree with `--help`. The page has a section for each command; its sections on files, units and
+//! exit status are in this file. `dm-lease.7` is `scripts/doc/dm-lease.md`.
 
 #[path = "../../src/cli.rs"]
 #[allow(
