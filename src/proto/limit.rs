@@ -5,7 +5,7 @@
 //! |---|---|
 //! | m | failures that each protection group survives: parity `m`, or mirror copies minus one |
 //! | f | members that are failed or rebuilding now (message `degraded`) |
-//! | q | budget still charged for terms of old owners, until they are drained and repaired |
+//! | q | budget that is still charged for old terms, until they are drained and repaired |
 //! | M | permits that may be open: the most strays that are possible if fencing fails |
 //!
 //! A stray is a block with old but plausible content. If a layer above recognises strays

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The ballot record: what a controller has promised about a portion.
+//! The ballot record: the promises of a controller about a portion.
 //!
 //! Callers: [`super::record`] for the common head. Pure functions, no locking.
 
@@ -13,21 +13,21 @@ use super::record::{ensure, put_decided, put_value, take_decided, take_value, Re
 /// The batch limit "unlimited" in [`BallotRecord::limit`].
 pub const LIMIT_UNLIMITED: u32 = u32::MAX;
 
-/// The ballot register: everything a controller has promised about a portion.
+/// The ballot register: all promises of a controller about a portion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BallotRecord {
     /// Writes of this register of this member so far, counted over restarts.
     pub seq: u64,
     /// The writer's incarnation.
     pub inc: Incarnation,
-    /// The kernel's boot id on the writer's machine, for people who look for it.
+    /// The kernel's boot id on the writer's machine, for people who search its logs.
     pub boot_id: [u8; 16],
     /// The highest epoch the writer knows to be decided.
     pub dec: Decided,
     /// The highest ballot the writer has started for epoch `dec.epoch + 1`.
     pub mbal: Ballot,
-    /// The heartbeat of the owner of `dec.epoch` that offered the next epoch to the writer, when
-    /// `mbal` was begun on nothing but that offer; 0 when it was begun on other evidence [R34].
+    /// The heartbeat of the owner of `dec.epoch` that offered the next epoch to the writer, if
+    /// `mbal` was begun on nothing but that offer; 0 if it was begun on other evidence [R34].
     pub offer: u64,
     /// The highest ballot of that epoch in which the writer has accepted `val`; never above `mbal`.
     pub bal: Ballot,
@@ -35,12 +35,12 @@ pub struct BallotRecord {
     pub val: Option<Value>,
     /// The batch limit in force at the writer; [`LIMIT_UNLIMITED`] if there is none.
     pub limit: u32,
-    /// What earlier terms are charged with.
+    /// The charges of earlier terms.
     pub charges: Charges,
-    /// How many members the writer was told are failed or rebuilding.
+    /// How many members are failed or rebuilding, as reported to the writer.
     pub failed: u32,
-    /// Tells one write from another of the same sequence number: the writer's clock when the round
-    /// began to which the write belongs [R58].
+    /// Tells two writes with the same sequence number apart: the writer's clock at the beginning of
+    /// the write's round [R58].
     pub mark: u64,
     /// The member generations that the writer knows [R56].
     pub generations: Generations,
@@ -90,7 +90,7 @@ impl Fields for BallotRecord {
         let charges = take_charges(from)?;
         let failed = from.u32();
         let offer = from.u64();
-        // Only an owner can offer, and only a ballot can answer.
+        // Only an owner can make an offer, and only a ballot can answer it.
         let answers = mbal.is_some() && dec.epoch != 0;
         ensure(offer == 0 || answers, Reject::Field)?;
         let mark = from.u64();

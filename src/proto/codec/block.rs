@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A block: the unit of everything that is written to a member, and its checksum.
+//! A block: the unit of all writes to a member, and its checksum.
 //!
 //! Pure functions: any caller, no locking.
 
 use super::bytes::is_zero;
 use super::crc32c::Crc32c;
 
-/// The unit of everything this project writes: one block, the largest common logical block size.
+/// The size of a block: the largest common logical block size.
 pub const BLOCK_SIZE: usize = 4096;
 
 /// One block.
 pub type Block = [u8; BLOCK_SIZE];
 
-/// A block of zeros, as a freshly formatted member has them.
+/// A block of zeros, as on a freshly formatted member.
 pub const ZERO_BLOCK: Block = [0; BLOCK_SIZE];
 
 /// [`BLOCK_SIZE`] as an offset.
@@ -24,14 +24,14 @@ pub const SECTOR_SIZE: u64 = 512;
 /// Sectors in a block.
 pub const BLOCK_SECTORS: u64 = BLOCK / SECTOR_SIZE;
 
-/// Whether a block holds nothing but zeros, which is what formatting leaves in a mailbox.
+/// Whether a block is all zeros, as formatting leaves it in a mailbox.
 pub fn is_blank(block: &Block) -> bool {
     is_zero(block)
 }
 
-/// The checksum of `block` as if the four bytes at `at` were zero, which is where it is stored.
+/// The checksum of `block` as if the four bytes at `at`, where it is stored, were zero.
 ///
-/// `at` beyond the block covers the block as it is.
+/// If `at` is beyond the block, the checksum covers the block as it is.
 pub fn checksum(block: &Block, at: usize) -> u32 {
     let (head, tail) = block.split_at_checked(at).unwrap_or((block, &[]));
     let behind = tail.get(4..).unwrap_or(&[]);

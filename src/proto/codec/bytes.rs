@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Fields one behind the other in a block, and the test for zeros.
+//! Consecutive fields in a block, and the test for zeros.
 //!
 //! Pure functions: any caller, no locking.
 
-/// Whether all bytes are zero, a cache line at a time: a heartbeat round looks through every block
-/// that it has read.
+/// Whether all bytes are zero. The loop tests a cache line at a time, because a heartbeat round
+/// tests every block that it has read.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let mut lines = bytes.chunks_exact(64);
     lines.by_ref().all(|line| any(line) == 0) && any(lines.remainder()) == 0
@@ -20,10 +20,10 @@ fn any(bytes: &[u8]) -> u64 {
     rest.fold(whole, |any, &byte| any | u64::from(byte))
 }
 
-/// Writes fields one behind the other into a block, little-endian; the rest becomes zero.
+/// Writes consecutive fields into a block, little-endian. The rest of the block becomes zero.
 ///
-/// Fields beyond the end are dropped; the codecs' sizes are constants, and their tests would see
-/// a field that did not come back.
+/// Fields beyond the end are dropped. The sizes of the codecs are constants, and their tests would
+/// find a field that is missing.
 pub struct FieldWriter<'a> {
     rest: &'a mut [u8],
 }
@@ -78,7 +78,7 @@ impl<'a> FieldWriter<'a> {
     }
 }
 
-/// Reads fields one behind the other from a block; the mirror image of [`FieldWriter`].
+/// Reads consecutive fields from a block; the mirror image of [`FieldWriter`].
 ///
 /// Reading beyond the end yields zeros, which no codec does (their sizes are constants).
 pub struct FieldReader<'a> {
@@ -131,17 +131,17 @@ impl<'a> FieldReader<'a> {
         u128::from_le_bytes(self.bytes())
     }
 
-    /// Takes `N` bytes and says whether all of them are zero, as reserved bytes must be.
+    /// Takes `N` bytes. Returns whether all are zero, as reserved bytes must be.
     pub fn is_zero<const N: usize>(&mut self) -> bool {
         self.bytes::<N>().iter().all(|&byte| byte == 0)
     }
 
-    /// Whether everything that was not read is zero.
+    /// Whether the unread rest is zero.
     pub fn rest_is_zero(&self) -> bool {
         is_zero(self.rest)
     }
 
-    /// Whether everything that was not read is zero, up to the byte `end` of the block.
+    /// Whether the unread rest before byte `end` of the block is zero.
     pub fn is_zero_before(&self, end: usize) -> bool {
         let behind = self.block.len().saturating_sub(end);
         let length = self.rest.len().saturating_sub(behind);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a ballot record charges for the terms of old owners [R21].
+//! The charges in a ballot record: the budget that old owners may still use up [R21].
 //!
 //! Callers: [`super::ballot`] for the codec, `paxos` and `controller` for the rules. No locking.
 
@@ -7,11 +7,11 @@ use super::bytes::{FieldReader, FieldWriter};
 use super::ids::{Incarnation, Slot, Value};
 use super::record::{ensure, put_value, take_value, Reject};
 
-/// The most terms of old owners that a ballot record can charge.
+/// The highest number of charges in a ballot record.
 pub const MAX_CHARGES: usize = 8;
 
-/// Budget that is still charged for one term of an old owner: what it may have put on the disks
-/// as strays, until it is known to be drained *and* repaired [R21].
+/// The charge for one term of an old owner: the strays that the term may have left on the disks. It
+/// stays until the term is known to be drained *and* repaired [R21].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Charge {
     /// The term.
@@ -20,20 +20,20 @@ pub struct Charge {
     pub slot: Slot,
     /// The owner's incarnation.
     pub inc: Incarnation,
-    /// How much of the redundancy it may have used up; `u32::MAX` if it was not limited.
+    /// How much of the redundancy the term may have used up; `u32::MAX` if the term had no limit.
     pub amount: u32,
-    /// Whether the term counts as having no more strays to come. By evidence that is for ever.
+    /// Whether the term can have no more strays. If evidence shows it, this is final.
     pub drained: bool,
-    /// Whether it is drained on the word of an operator alone: that is taken back when the owner is
-    /// heard after all.
+    /// Whether the term is drained by an operator's word alone. The word is withdrawn if the owner
+    /// is heard after all.
     pub vouched: bool,
-    /// Whether this charge stands for terms of several incarnations, because a list was full: what
-    /// one of them says is no evidence of the others.
+    /// Whether this charge stands for terms of several incarnations, because a list was full. A
+    /// record of one incarnation is no evidence about the others.
     pub several: bool,
 }
 
 impl Charge {
-    /// What a term that has just ended uncleanly is charged with.
+    /// The charge of a term that has just ended uncleanly.
     pub const fn new(epoch: u64, owner: Value, amount: u32) -> Charge {
         Charge {
             epoch,
@@ -51,7 +51,7 @@ impl Charge {
         self.drained && !self.vouched
     }
 
-    /// Whether both speak of one term.
+    /// Whether both are about one term.
     pub fn is_of_term(&self, other: &Charge) -> bool {
         (self.epoch, self.slot, self.inc) == (other.epoch, other.slot, other.inc)
     }
@@ -71,9 +71,9 @@ impl Charge {
         self.drained && self.is_of_term(other) && self.covers(other)
     }
 
-    /// Joins what two records say of one term: the larger amount, and every evidence, as far as it
-    /// is about all terms of both. An operator's word holds where both have it: who does not may
-    /// have heard the owner since.
+    /// Joins two charges of one term: the larger amount, and all evidence that is about all terms
+    /// of both. An operator's word holds only if both have it, because the controller without it
+    /// may have heard the owner since.
     fn join(&mut self, other: &Charge) {
         let shown = self.is_shown() && self.covers(other) || other.is_shown() && other.covers(self);
         self.amount = self.amount.max(other.amount);
@@ -82,10 +82,10 @@ impl Charge {
         self.several |= other.several;
     }
 
-    /// One charge for the terms of both: the sum of the amounts. The later term stands for both,
-    /// and is drained only when both are. Nothing is lost where both have drained, because only
-    /// their repair is awaited, and that is of both or none; nor where both are of one incarnation,
-    /// because what drains its later term drains its earlier ones as well.
+    /// One charge for the terms of both, with the sum of the amounts. It names the later term, and
+    /// is drained only if both are. No information is lost if both are drained by evidence, because
+    /// they only wait for the repair, which is for both or none. None is lost either if both are of
+    /// one incarnation, because evidence that drains its later term drains its earlier ones too.
     fn fold(&self, other: &Charge) -> Charge {
         let later = if self.epoch > other.epoch {
             self
@@ -94,7 +94,7 @@ impl Charge {
         };
         let shown = self.is_shown() && other.is_shown();
         let exact = shown || self.is_of_incarnation(other);
-        // The word of an operator cannot be taken back any more when one name stands for two.
+        // A charge for two terms keeps no operator's word that one of them might have to withdraw.
         let drained = shown || exact && self.drained && other.drained;
         Charge {
             amount: self.amount.saturating_add(other.amount),
@@ -105,7 +105,8 @@ impl Charge {
         }
     }
 
-    /// How much is lost when both become one charge: the pair with the lowest value is folded.
+    /// How much information is lost when both become one charge. The pair with the lowest cost is
+    /// folded.
     fn fold_cost(&self, other: &Charge) -> (u8, u64) {
         let shown = self.is_shown() && other.is_shown();
         let cost = match (shown, self.is_of_incarnation(other)) {
@@ -125,13 +126,13 @@ impl Charge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Charges {
     entries: [Option<Charge>; MAX_CHARGES],
-    /// Whether there may be charges of the epoch that this list does not have: its writer learnt
-    /// of the decision from a record that carries no list.
+    /// Whether charges of the epoch may be missing here, because the writer learnt of the decision
+    /// from a record without a list.
     partial: bool,
 }
 
 impl Charges {
-    /// Nothing is charged.
+    /// No charges.
     pub const NONE: Charges = Charges {
         entries: [None; MAX_CHARGES],
         partial: false,
@@ -142,7 +143,7 @@ impl Charges {
         self.partial
     }
 
-    /// The same charges, of which more may be missing, or not.
+    /// The same charges with this mark.
     #[must_use]
     pub const fn with_partial(mut self, partial: bool) -> Self {
         self.partial = partial;
@@ -170,9 +171,9 @@ impl Charges {
             .fold(0, |sum, charge| charge.amount.saturating_add(sum))
     }
 
-    /// Adds a charge; a term that is already there keeps the larger amount. In a full list two
-    /// charges become one, so that there is always room: no charge is ever forgotten, and no
-    /// controller is kept from owning because a list is full.
+    /// Adds a charge. If the term is already there, it keeps the larger amount. In a full list two
+    /// charges become one, so that there is always room: no charge is lost, and a full list keeps
+    /// no controller from owning.
     pub fn add(&mut self, charge: Charge) {
         let same = |old: &&mut Charge| old.is_of_term(&charge);
         if let Some(old) = self.entries.iter_mut().flatten().find(same) {
@@ -193,8 +194,8 @@ impl Charges {
         other.iter().for_each(|charge| self.add(charge));
     }
 
-    /// Takes the two charges out of a full list and `newcomer` that lose least when they become
-    /// one, and returns what is not in the list then: it has one free place.
+    /// Finds the two charges of a full list and `newcomer` that lose least when they become one,
+    /// and frees one entry. Returns the charge that is not in the list then.
     fn fold_with(&mut self, newcomer: Charge) -> Charge {
         let before = *self;
         let mut cheapest: Option<((u8, u64), Charge, Charge)> = None;
@@ -218,7 +219,7 @@ impl Charges {
         newcomer
     }
 
-    /// Lets `change` change each charge; says whether anything is different.
+    /// Calls `change` for each charge. Returns whether any charge changed.
     pub fn update(&mut self, mut change: impl FnMut(&mut Charge)) -> bool {
         let before = *self;
         for charge in self.entries.iter_mut().flatten() {

@@ -6,14 +6,14 @@
 use super::bytes::FieldReader;
 use super::ids::MAX_MEMBERS;
 
-/// The generation of each member of a portion, as far as one controller knows: the highest that it
-/// has seen, and whether that is known to be *settled* (`controller/generations.rs`). A member that
-/// is formatted anew in place of a lost one has a higher generation than the lost one had [R56].
+/// The generation of each member of a portion, as far as one controller knows them: the highest
+/// that it has seen, and whether it is known to be *settled* (`controller/generations.rs`). A
+/// member that was formatted to replace a lost one has a higher generation than that one [R56].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Generations([u32; MAX_MEMBERS as usize]);
 
 impl Generations {
-    /// Nothing is known.
+    /// No generation is known.
     pub const NONE: Generations = Generations([0; MAX_MEMBERS as usize]);
 
     /// The highest known generation of a member; 0 if none is known.
@@ -33,8 +33,8 @@ impl Generations {
         }
     }
 
-    /// Takes a generation of a member that exists or existed. Returns whether it is the highest so
-    /// far, which was not known before.
+    /// Notes a generation of a member, present or former. Returns whether it is higher than all
+    /// known before.
     pub fn note(&mut self, member: u8, generation: u32) -> bool {
         match self.0.get_mut(usize::from(member)) {
             Some(known) if *known & !SETTLED < generation & !SETTLED => {
@@ -45,11 +45,11 @@ impl Generations {
         }
     }
 
-    /// Takes what another controller knows. Returns whether anything of it is new.
+    /// Adds the knowledge of another controller. Returns whether any of it is new.
     pub fn merge(&mut self, other: &Generations) -> bool {
         let before = *self;
         for (known, &theirs) in self.0.iter_mut().zip(&other.0) {
-            // By generation, then by whether it is settled.
+            // Compares the generation first, and then whether it is settled.
             if theirs.rotate_left(1) > known.rotate_left(1) {
                 *known = theirs;
             }
@@ -57,12 +57,12 @@ impl Generations {
         *self != before
     }
 
-    /// All of them, by member, as they stand in a record.
+    /// All of them, by member, in the form of a record.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
     }
 
-    /// The same where member `n` is what `from[n]` was.
+    /// The same generations with the members renumbered: member `n` was `from[n]`.
     #[cfg(feature = "model")]
     #[must_use]
     pub fn with_members(&self, from: &[u8]) -> Self {
@@ -87,7 +87,7 @@ impl Default for Generations {
     }
 }
 
-/// Reads what [`Generations::iter`] gave.
+/// Reads the list that [`Generations::iter`] yielded.
 pub(super) fn take_generations(from: &mut FieldReader<'_>) -> Generations {
     let mut generations = Generations::NONE;
     for generation in &mut generations.0 {
@@ -100,7 +100,7 @@ pub(super) fn take_generations(from: &mut FieldReader<'_>) -> Generations {
 mod tests {
     use super::*;
 
-    /// Of three members: the last one was formatted three times.
+    /// Three members, of which the last one was formatted three times more.
     fn generations() -> Generations {
         let mut generations = Generations::NONE;
         for (member, generation) in [(0, 1), (1, 1), (2, 4)] {

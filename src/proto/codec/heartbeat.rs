@@ -10,10 +10,10 @@ use super::record::sealed::Fields;
 use super::record::{ensure, put_decided, take_decided, Record, Reject};
 use core::fmt;
 
-/// The role of a controller on a portion, as it says in its heartbeats.
+/// The role of a controller on a portion, as its heartbeats state it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordRole {
-    /// Does not own and does not try to.
+    /// Neither owns the portion nor tries to.
     Secondary,
     /// Has written a claim for epoch `dec.epoch + 1`.
     Claiming,
@@ -21,14 +21,14 @@ pub enum RecordRole {
     Owner,
     /// Owned `dec.epoch` and has latched.
     Lapsed,
-    /// Gave `dec.epoch` back, drained, perhaps to a named successor [R34].
+    /// Owned `dec.epoch`, drained it, and gave it back, perhaps to a named successor [R34].
     Released {
-        /// Who may claim at once; `None`: whoever comes first.
+        /// The controller that may claim at once. `None`: any controller may.
         successor: Option<Slot>,
     },
     /// Owns `dec.epoch` and is about to give it to this controller, which may prepare its ballot.
     HandingOver {
-        /// Who may prepare.
+        /// The controller that may prepare its ballot.
         successor: Slot,
     },
 }
@@ -42,28 +42,29 @@ pub struct HeartbeatRecord {
     pub inc: Incarnation,
     /// The highest epoch the writer knows to be decided (a cache, no promise).
     pub dec: Decided,
-    /// The writer's role; what it says of an epoch is about `dec.epoch`.
+    /// The writer's role. A role that is about an epoch is about `dec.epoch`.
     pub role: RecordRole,
-    /// Heartbeats in the owner role: what observers compare, since a demoted controller does not
-    /// count it up [R32].
+    /// The number of heartbeats in the owner role. Observers compare it, because a demoted
+    /// controller does not count it up [R32].
     pub hb: u64,
     /// Open permits when the record was built.
     pub open: u32,
     /// The writer's heartbeat period.
     pub period_ns: u64,
-    /// Why the writer was demoted last; `status` names the numbers.
+    /// The reason of the writer's last demotion; `status` lists the numbers.
     pub reason: u8,
-    /// As in [`BallotRecord::mark`].
+    /// As in [`BallotRecord::mark`](super::ballot::BallotRecord::mark).
     pub mark: u64,
     /// The member generations that the writer knows [R56].
     pub generations: Generations,
-    /// Whether nothing keeps the writer from claiming: only then an owner hands over to it [R34].
+    /// Whether the writer is able to claim. An owner hands over only to a controller that is [R34].
     pub may_claim: bool,
 }
 
 impl HeartbeatRecord {
-    /// Whether it says that the writer's gate is latched for ever in epoch `dec.epoch`, and that
-    /// nothing is open. The machine never writes a number behind the latch that was counted before.
+    /// Whether it says that the writer's gate is latched for ever in epoch `dec.epoch`, and that no
+    /// operation is open. After a latch the state machine never writes a number that was counted
+    /// before it.
     pub const fn is_drained(&self) -> bool {
         matches!(self.role, RecordRole::Lapsed | RecordRole::Released { .. }) && self.open == 0
     }
@@ -112,7 +113,7 @@ impl Fields for HeartbeatRecord {
     fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject> {
         let dec = take_decided(from)?;
         let role = take_role(from)?;
-        // Only an epoch that was decided can be owned, lost or given back.
+        // Only a decided epoch can be owned, lost or given back.
         let owned = !matches!(role, RecordRole::Secondary | RecordRole::Claiming);
         ensure(!owned || dec.epoch != 0, Reject::Field)?;
         let reason = from.u8();
@@ -139,7 +140,7 @@ impl Fields for HeartbeatRecord {
     }
 }
 
-/// What a role is called in messages of the tools.
+/// The name of a role in messages of the tools.
 impl fmt::Display for RecordRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

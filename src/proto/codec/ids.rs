@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The names of things in a mailbox: controllers, incarnations, ballots, epochs, registers, sides.
+//! Identifiers in a mailbox: controllers, incarnations, ballots, epochs, registers, sides.
 //!
 //! Pure values: any caller, no locking.
 
 use core::fmt;
 
-/// The most controllers a portion can have.
+/// The highest number of controllers of a portion.
 pub const MAX_CONTROLLERS: u8 = 64;
 
-/// The most members a portion can have.
+/// The highest number of members of a portion.
 pub const MAX_MEMBERS: u8 = 16;
 
 /// The mailbox of a controller, by index: 0..=63 for the controllers 1..=64.
@@ -71,15 +71,15 @@ impl Slot {
     }
 }
 
-/// Prints the controller's number, which is what users know.
+/// Prints the number of the controller, which users know.
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.controller(), f)
     }
 }
 
-/// The random number a controller draws when it joins a portion; it tells one life of a controller
-/// number from another, on the same machine or not [R36].
+/// The random number that a controller draws when it joins a portion. It tells two sessions with
+/// the same controller number apart, on one machine or on two [R36].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(pub u128);
 
@@ -95,9 +95,9 @@ impl fmt::Display for Incarnation {
 pub struct Ballot {
     /// Counts up with every attempt; 0 for [`Ballot::NONE`] alone.
     pub round: u64,
-    /// Whose ballot it is.
+    /// The controller that began the ballot.
     pub slot: Slot,
-    /// Which life of that controller.
+    /// Its incarnation.
     pub inc: Incarnation,
 }
 
@@ -120,7 +120,7 @@ impl Ballot {
     }
 }
 
-/// What an epoch is decided to be: who owns it, in which life.
+/// The decision about an epoch: its owner and the owner's incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value {
     /// The owner.
@@ -129,24 +129,24 @@ pub struct Value {
     pub inc: Incarnation,
 }
 
-/// The highest epoch somebody knows to be decided, with its value.
+/// The highest epoch that a controller knows to be decided, with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decided {
     /// The epoch; 0 before the portion was ever owned.
     pub epoch: u64,
-    /// Its owner; `None` for epoch 0 and only for it.
+    /// Its owner; `None` if and only if the epoch is 0.
     pub value: Option<Value>,
 }
 
 impl Decided {
-    /// Nobody ever owned the portion.
+    /// The portion was never owned.
     pub const NEVER: Decided = Decided {
         epoch: 0,
         value: None,
     };
 }
 
-/// Which of the two registers of a mailbox.
+/// One of the two registers of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Register {
     /// Promises, written with FUA.
@@ -155,7 +155,7 @@ pub enum Register {
     Heartbeat,
 }
 
-/// Which of the two blocks of a register, written alternately.
+/// One of the two blocks of a register, which are written alternately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
     /// The first block.
@@ -165,7 +165,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// Both, in the order in which they stand on the member.
+    /// Both, in their order on the member.
     pub const BOTH: [Side; 2] = [Side::A, Side::B];
 
     /// The other block of the same register.

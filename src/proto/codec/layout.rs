@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where everything stands on a member.
+//! The places on a member.
 //!
 //! ```text
 //!     0            4 KiB        8 KiB     1 MiB       2 MiB .. 8 MiB
 //!   +------------+------------+---------+-----------+----------------+
 //!   | protective | superblock | zero    | mailboxes | zero           |  head, 8 MiB
 //!   +------------+------------+---------+-----------+----------------+
-//!   | data area: what the mapped device shows                        |
+//!   | data area: the content of the mapped device                    |
 //!   +-----------------+----------------------------------------------+
 //!   | superblock copy | zero                                         |  tail, 8 MiB + 4 KiB
 //!   +-----------------+----------------------------------------------+
 //! ```
 //!
-//! Both reserves are that large so that nothing a user puts on the mapped device is recognised on
-//! the raw member: a partition table's default first partition starts at 1 MiB, and md 1.0, GPT
-//! and ZFS keep metadata within the last megabyte. A mailbox is the 16 KiB that one controller
-//! alone writes: ballot block A, ballot block B, heartbeat block A, heartbeat block B.
+//! Head and tail are so large that no tool recognises the content of the mapped device on the raw
+//! member: the default first partition of a partition table starts at 1 MiB, and md 1.0, GPT and
+//! ZFS keep metadata within the last megabyte. A mailbox is the 16 KiB that one controller alone
+//! writes: ballot block A, ballot block B, heartbeat block A, heartbeat block B.
 //!
-//! Offsets are bytes unless the name says `_sectors` (512 bytes each). Pure functions: any
-//! caller, no locking.
+//! Offsets are bytes unless the name says `_sectors` (512 bytes each). Pure functions: any caller,
+//! no locking.
 
 use super::block::{Block, BLOCK, SECTOR_SIZE, ZERO_BLOCK};
 use super::bytes::FieldWriter;
@@ -30,31 +30,31 @@ pub const HEAD_SIZE: u64 = 8 << 20;
 /// Bytes reserved at the end of a member.
 pub const TAIL_SIZE: u64 = (8 << 20) + BLOCK;
 
-/// Where the protective block is.
+/// The offset of the protective block.
 pub const PROTECTIVE_OFFSET: u64 = 0;
 
-/// Where the superblock is.
+/// The offset of the superblock.
 pub const SUPERBLOCK_OFFSET: u64 = BLOCK;
 
-/// Where the mailbox of the first controller is.
+/// The offset of the mailbox of the first controller.
 pub const MAILBOX_OFFSET: u64 = 1 << 20;
 
 /// Bytes of one controller's mailbox.
 pub const MAILBOX_SIZE: u64 = 4 * BLOCK;
 
-/// Where the part of the head begins that nothing uses; it is zero, and up to [`HEAD_SIZE`].
+/// The offset of the unused part of the head. It is zero and reaches to [`HEAD_SIZE`].
 pub const SPARE_OFFSET: u64 = 2 << 20;
 
 /// [`HEAD_SIZE`] in sectors: where the data area starts.
 pub const DATA_OFFSET_SECTORS: u64 = HEAD_SIZE / SECTOR_SIZE;
 
-/// Where the mailbox of a controller starts.
+/// The offset of the mailbox of a controller.
 pub const fn mailbox_offset(slot: Slot) -> u64 {
     // At most 63 * 16 KiB are added: no overflow.
     MAILBOX_OFFSET + slot.index() as u64 * MAILBOX_SIZE
 }
 
-/// Where one block of a controller's register is.
+/// The offset of one block of a controller's register.
 pub const fn register_offset(slot: Slot, register: Register, side: Side) -> u64 {
     let first = match register {
         Register::Ballot => 0,
@@ -73,8 +73,8 @@ pub const fn register_sector(slot: Slot, register: Register, side: Side) -> u64 
     register_offset(slot, register, side) / SECTOR_SIZE
 }
 
-/// Where the tail, and with it the copy of the superblock, starts on a member of `size` bytes.
-/// `None` if the member is too small to have head and tail.
+/// The offset of the tail, which begins with the copy of the superblock, on a member of `size`
+/// bytes. `None` if the member is too small to have head and tail.
 pub const fn copy_offset(size: u64) -> Option<u64> {
     match (size - size % BLOCK).checked_sub(TAIL_SIZE) {
         Some(offset) if offset >= HEAD_SIZE => Some(offset),
@@ -100,10 +100,10 @@ pub const fn data_length_sectors(size: u64, unit: u64) -> Option<u64> {
     }
 }
 
-/// What the first block of a member says to whoever looks with `hexdump` or `file`.
+/// The first bytes of a member, for people who look at it with `hexdump` or `file`.
 ///
-/// It carries no boot signature (bytes 510 and 511 are zero), so no tool takes it for a partition
-/// table or a boot sector.
+/// The block has no boot signature (bytes 510 and 511 are zero), so no tool takes it for a
+/// partition table or a boot sector.
 pub const PROTECTIVE_MAGIC: &[u8; 8] = b"DMLEASE\n";
 
 /// The protective text after [`PROTECTIVE_MAGIC`].

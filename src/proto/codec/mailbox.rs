@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a read of a member's mailboxes brought.
+//! The mailboxes of a member, as a read found them.
 //!
-//! Callers: `round` and `controller`, which read; `register`, which compares what it wrote.
-//! Pure functions, no locking.
+//! Callers: `round` and `controller`, which read; `register`, which compares the blocks with its
+//! writes. Pure functions, no locking.
 
 use super::ballot::BallotRecord;
 use super::heartbeat::HeartbeatRecord;
 use super::ids::{Incarnation, Side, Slot};
 use super::record::{newest, Reading, Record};
 
-/// What a read of one member's mailboxes brought, decoded.
+/// The mailboxes of one member, read and decoded.
 pub trait Mailboxes {
     /// The ballot register of a slot.
     fn ballot(&self, slot: Slot) -> Found<BallotRecord>;
@@ -17,18 +17,18 @@ pub trait Mailboxes {
     fn heartbeat(&self, slot: Slot) -> Found<HeartbeatRecord>;
 }
 
-/// A register as it was found: what it says, and which block says it.
+/// A register as a read found it: its content, and the newest valid block.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<T> {
-    /// What the register says.
+    /// The content of the register.
     pub reading: Reading<T>,
     /// The newest valid block.
     pub newest: Option<Side>,
-    /// What each block shows of its last write.
+    /// The last write of each block.
     pub blocks: [Shown; 2],
 }
 
-/// What a block shows of its last write.
+/// The last write of a block, as a read found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     /// No valid record: blank, torn or damaged.
@@ -37,7 +37,7 @@ pub enum Shown {
     Write {
         /// The writer's incarnation.
         inc: Incarnation,
-        /// What tells the write from others of the writer.
+        /// What tells the write from other writes of the same writer.
         stamp: Stamp,
     },
 }
@@ -77,7 +77,7 @@ impl<T: Record> Found<T> {
 }
 
 impl<T> Found<T> {
-    /// A register of which only what it says as a whole is known.
+    /// A register of which only the joined content is known.
     pub const fn whole(reading: Reading<T>, newest: Option<Side>) -> Self {
         Self {
             reading,
@@ -86,7 +86,7 @@ impl<T> Found<T> {
         }
     }
 
-    /// What the block on `side` shows.
+    /// The last write of the block on `side`.
     pub fn shown(&self, side: Side) -> Shown {
         match side {
             Side::A => self.blocks[0],
@@ -95,12 +95,12 @@ impl<T> Found<T> {
     }
 }
 
-/// What tells one write of a register from every other one of the same incarnation.
+/// Tells a write of a register from all other writes of the same incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// The sequence number.
     pub seq: u64,
-    /// The mark: the writer's clock when the round of the write began. A copy of this machine
-    /// counts on from the same number, and writes another mark.
+    /// The mark: the writer's clock at the beginning of the write's round. A copy of this machine
+    /// continues from the same sequence number, but writes another mark.
     pub mark: u64,
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a mailbox says: the ballot and the heartbeat record, bit by bit.
+//! The common head of the ballot record and the heartbeat record.
 //!
-//! Each controller has two single-writer *registers* on each member, each of two blocks written
-//! alternately (`register` says how):
+//! Each controller has two single-writer *registers* on each member. Each register is two blocks
+//! that are written alternately (`register` says how):
 //!
-//! * the **ballot** register carries promises: the highest decided epoch the writer knows, its
-//!   Disk Paxos state of the next epoch (Gafni & Lamport 2003), the batch limit in force and what
-//!   old owners are still charged for. It is written with FUA and must never go backwards;
-//! * the **heartbeat** register carries signs of life: role, heartbeat counter, open permits. It
+//! * The **ballot** register carries promises: the highest decided epoch that the writer knows, its
+//!   Disk Paxos state of the next epoch (Gafni & Lamport 2003), the batch limit in force, and the
+//!   charges of old owners. It is written with FUA and must never go backwards.
+//! * The **heartbeat** register carries signs of life: role, heartbeat counter, open permits. It
 //!   carries no promise and may be lost.
 //!
-//! A block that fails any check is *no information* about its member: neither life nor silence
-//! [R26]. So [`decode`] distinguishes three readings: [`Reading::Blank`] (zeros, as formatting
-//! leaves them), [`Reading::Invalid`] and [`Reading::Valid`]. [`newest`] joins the two blocks of a
-//! register; the newest valid one is the one with the higher sequence number.
+//! A block that fails any check is *no information* about its member: it proves neither life nor
+//! silence [R26]. So [`decode`] has three results: [`Reading::Blank`] (zeros, as formatting leaves
+//! them), [`Reading::Invalid`] and [`Reading::Valid`]. [`newest`] joins the two blocks of a
+//! register: of two valid blocks the one with the higher sequence number is the newest.
 //!
 //! ```text
 //!  0  magic     8 bytes, one per register        24  portion uuid  16 bytes
@@ -25,16 +25,16 @@
 //! 20  generation u32 of the member
 //! ```
 //!
-//! All numbers are little-endian; controllers are stored by number (1..=64), 0 is "none".
-//! Outside of the extension area every record has exactly one encoding, and whatever is not one is
-//! refused. The extension area is for later versions of this code: it is written as zeros, the
-//! checksum covers it, and its content is ignored.
+//! All numbers are little-endian. Controllers are stored by number (1..=64), and 0 is "none".
+//! Outside of the extension area every record has exactly one encoding, and all others are refused.
+//! The extension area is for later versions of this code: it is written as zeros, the checksum
+//! covers it, and its content is ignored.
 //!
 //! The superblock's feature [`super::superblock::INCOMPAT_RECORDS_2`] says that the records of a
 //! member are of this version. Version 1 had neither generations nor marks.
 //!
-//! Callers: `register`, `round` and `controller` in the module, `leasectl check` and `show`.
-//! Pure functions, no locking.
+//! Callers: `register`, `round` and `controller` in the module, `leasectl check` and `show`. Pure
+//! functions, no locking.
 
 use super::block::{is_blank, is_sealed, seal, Block, BLOCK_SIZE};
 use super::bytes::{FieldReader, FieldWriter};
@@ -42,36 +42,36 @@ use super::generations::Generations;
 use super::ids::{Decided, Incarnation, Register, Side, Slot, Value};
 use core::fmt;
 
-/// Version of both records. A block of another version is no information.
+/// The version of both records. A block of another version is no information.
 pub const RECORD_VERSION: u16 = 2;
 
-/// Where the extension area of a record block begins; it reaches to the end of the block.
+/// The offset of the extension area of a record block, which reaches to the end of the block.
 pub const EXTENSION_AT: usize = BLOCK_SIZE - 1024;
 
-/// Where the checksum is in a record block.
+/// The offset of the checksum in a record block.
 const CHECKSUM_AT: usize = 16;
 
-/// What a block must say about itself to be taken for what was read.
+/// The identity of a block: it must state all of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockId {
     /// The portion.
     pub uuid: [u8; 16],
     /// Index of the member.
     pub member: u8,
-    /// The generation of the member, as its superblock says it [R56].
+    /// The generation of the member, as stated in its superblock [R56].
     pub generation: u32,
-    /// Whose mailbox.
+    /// The controller to which the mailbox belongs.
     pub slot: Slot,
 }
 
-/// What one block, or one register, was found to say.
+/// The result of reading one block, or one register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reading<T> {
-    /// Zeros: nobody has written here since the member was formatted.
+    /// Zeros: the block was never written since the member was formatted.
     Blank,
     /// No information.
     Invalid(Reject),
-    /// This.
+    /// A record.
     Valid(T),
 }
 
@@ -84,7 +84,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Whether nobody has written here since the member was formatted.
+    /// Whether the block was never written since the member was formatted.
     pub const fn is_blank(&self) -> bool {
         matches!(self, Reading::Blank)
     }
@@ -93,28 +93,28 @@ impl<T> Reading<T> {
 /// Why a block is no information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reject {
-    /// Another magic than that of the register.
+    /// The magic is not that of the register.
     Magic,
-    /// The checksum does not fit: torn or damaged.
+    /// The checksum is wrong: the block is torn or damaged.
     Checksum,
-    /// A version this code does not know.
+    /// The version is unknown to this code.
     Version,
-    /// It says it is of the other register.
+    /// The block states that it is of the other register.
     Register,
-    /// It says it is of another portion.
+    /// The block states that it is of another portion.
     Portion,
-    /// It says it is of another member.
+    /// The block states that it is of another member.
     Member,
-    /// It was written for a member of another generation: to a disk that was replaced, or before
-    /// this one was formatted [R56].
+    /// The block was written for another generation of the member: for a disk that was replaced, or
+    /// before this one was formatted [R56].
     Generation,
-    /// It says it is of another controller.
+    /// The block states that it is of another controller.
     Slot,
-    /// A field holds what the writer could never have meant.
+    /// A field has a value that no writer writes.
     Field,
-    /// Something is where only zeros may be.
+    /// A byte that must be zero is not.
     Reserved,
-    /// Both blocks of a register have the same sequence number but do not agree.
+    /// The two blocks of a register have the same sequence number and different content.
     Clash,
 }
 
@@ -136,18 +136,18 @@ impl fmt::Display for Reject {
     }
 }
 
-/// What both registers' records have in common.
+/// The common part of both records.
 pub trait Record: Copy + Eq + sealed::Fields {
-    /// The register it is kept in.
+    /// The register of this record.
     const REGISTER: Register;
 
-    /// Writes of its register so far.
+    /// The number of writes of its register so far.
     fn seq(&self) -> u64;
 
     /// The writer's incarnation.
     fn inc(&self) -> Incarnation;
 
-    /// Tells one write from another of the same sequence number.
+    /// Tells two writes with the same sequence number apart.
     fn mark(&self) -> u64;
 
     /// The member generations that the writer knows.
@@ -192,7 +192,7 @@ pub fn encode<T: Record>(record: &T, id: &BlockId, block: &mut Block) {
     seal(block, CHECKSUM_AT);
 }
 
-/// Reads a block of register `T` that was found where `id` says.
+/// Reads a block of register `T` from the place that `id` names.
 pub fn decode<T: Record>(block: &Block, id: &BlockId) -> Reading<T> {
     if is_blank(block) {
         return Reading::Blank;
@@ -203,8 +203,8 @@ pub fn decode<T: Record>(block: &Block, id: &BlockId) -> Reading<T> {
     }
 }
 
-/// The same where the block may also be of version 1, as `leasectl upgrade` finds it. Such a record
-/// has no member generation and no mark, and knows no generations.
+/// As [`decode`], for a block that may also be of version 1, as `leasectl upgrade` finds it. Such a
+/// record has neither generations nor a mark.
 pub fn decode_any<T: Record>(block: &Block, id: &BlockId) -> Reading<T> {
     let of_version_1 = BlockId {
         generation: 0,
@@ -223,7 +223,7 @@ fn decode_written<T: Record>(block: &Block, id: &BlockId) -> Result<T, Reject> {
 fn decode_version<T: Record>(block: &Block, id: &BlockId, version: u16) -> Result<T, Reject> {
     let mut from = FieldReader::new(block);
     ensure(from.bytes() == *T::REGISTER.magic(), Reject::Magic)?;
-    // The checksum comes before all other fields: in a damaged block they mean nothing.
+    // The checksum comes before all other fields, because they mean nothing in a damaged block.
     ensure(is_sealed(block, CHECKSUM_AT), Reject::Checksum)?;
     ensure(from.u16() == version, Reject::Version)?;
     ensure(from.u8() == T::REGISTER.code(), Reject::Register)?;
@@ -243,12 +243,12 @@ fn decode_version<T: Record>(block: &Block, id: &BlockId, version: u16) -> Resul
     Ok(record)
 }
 
-/// Joins the two blocks of a register: what it says, and which block is the newest valid one.
+/// Joins the two blocks of a register: its content, and which block is the newest valid one.
 ///
-/// One invalid block beside a valid one is what a torn write leaves: the other one counts. Beside
-/// a blank one it is the first write of all, which did not succeed: nothing that it carried ever
-/// counted (a promise counts in both blocks, a heartbeat of an owner follows earlier writes), so
-/// the register says nothing yet. Were it no information, its writer could never join again.
+/// A torn write leaves one invalid block. Beside a valid block, the valid one counts. Beside a
+/// blank one the torn write was the first of all, and it did not succeed. So its content never
+/// counted (a promise counts in both blocks, and a heartbeat of an owner follows earlier writes),
+/// and the register is blank. If it were no information, its writer could never join again.
 pub fn newest<T: Record>(a: Reading<T>, b: Reading<T>) -> (Reading<T>, Option<Side>) {
     match (a, b) {
         (Reading::Valid(x), Reading::Valid(y)) if x.seq() == y.seq() => {
@@ -286,16 +286,16 @@ pub(super) fn ensure(condition: bool, reject: Reject) -> Result<(), Reject> {
 pub(super) mod sealed {
     use super::*;
 
-    /// Codec of one register's own fields. Private: there are exactly two registers.
+    /// The codec of one register's own fields. Sealed, because there are exactly two registers.
     pub trait Fields: Sized {
-        /// Writes them.
+        /// Writes the fields.
         fn put(&self, out: &mut FieldWriter<'_>);
-        /// Reads them, behind a head with this sequence number and incarnation.
+        /// Reads the fields. `seq` and `inc` are from the head.
         fn take(seq: u64, inc: Incarnation, from: &mut FieldReader<'_>) -> Result<Self, Reject>;
     }
 }
 
-/// Writes a controller number and an incarnation; none is 0 and 0.
+/// Writes a controller number and an incarnation; `None` is 0 and 0.
 pub(super) fn put_value(out: &mut FieldWriter<'_>, value: Option<Value>) {
     out.u8(value.map_or(0, |value| value.slot.controller()));
     out.skip(7);
