@@ -5,7 +5,8 @@
 //! caller. Nothing here decides about roles: a complete round goes to [`super::judge`].
 
 use super::identity::contradict;
-use super::state::{Evidence, Member, Phase, ReadTag, Sides};
+use super::phase::{Evidence, Phase};
+use super::state::{Member, ReadTag, Sides};
 use super::{Controller, MailboxIo};
 use crate::proto::codec::ballot::BallotRecord;
 use crate::proto::codec::charges::Charges;
@@ -519,10 +520,9 @@ impl Controller {
         Some(ballot.wrapping_add(beat.map_or(0, |record| record.seq)))
     }
 
-    /// The value that shows life in the present term: the owner's heartbeats, or the claims for
-    /// epoch
-    /// 1. `None` is no information. `Some(None)` says that the owner's incarnation has written
-    /// nothing of this term there.
+    /// The value that shows life in the present term: the owner's heartbeats, or, when no epoch was
+    /// decided yet, the claims. `None` is no information. `Some(None)` says that the owner's
+    /// incarnation has written nothing of this term there.
     fn owner_value<M: Mailboxes>(&self, member: u8, boxes: &M) -> Option<Option<u64>> {
         let Decided { epoch, value } = self.term.decided;
         if let Some(owner) = value {
