@@ -13,7 +13,9 @@
 
 use core::hash::{Hash, Hasher};
 
-use super::state::{Evidence, Phase, Sides};
+use super::phase::{Evidence, Phase};
+
+use super::state::Sides;
 use super::Controller;
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::{Decided, Register};

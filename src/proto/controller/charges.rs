@@ -23,7 +23,7 @@
 //! drained. The new incarnation may run on a spare host, while the old host hangs with operations
 //! that have passed its gate. The members do not show the difference, so an operator must confirm.
 
-use super::state::Phase;
+use super::phase::Phase;
 use super::voices::owner_of;
 use super::{Controller, Outcome};
 use crate::proto::codec::charges::{Charge, Charges};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! When this controller claims the next epoch, and how a claim ends without one.
 
-use super::state::{Evidence, Phase};
+use super::phase::{Evidence, Phase};
 use super::Controller;
 use crate::proto::paxos::next_ballot;
 use crate::proto::round::{is_majority, Kind, Round};

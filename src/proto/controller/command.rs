@@ -4,7 +4,7 @@
 //! Every command is idempotent: a command succeeds if its effect is already there. A refusal has a
 //! reason.
 
-use super::state::{Evidence, Pending, Phase};
+use super::phase::{Evidence, Pending, Phase};
 use super::Controller;
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::Slot;

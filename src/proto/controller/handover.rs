@@ -22,7 +22,7 @@
 //! The owner latches on any claim [R29]. A ballot that names an offer of this epoch is an answer to
 //! the offer and no claim, whenever it is read. A ballot with a value is always a claim.
 
-use super::state::{Evidence, Pending, Phase};
+use super::phase::{Evidence, Pending, Phase};
 use super::Controller;
 use crate::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use crate::proto::codec::ids::Slot;

@@ -20,7 +20,9 @@
 //! controller that has not read its own slot for the length of a lease reads it, on a majority,
 //! before it writes anything [R36].
 
-use super::state::{Phase, ReadTag};
+use super::phase::Phase;
+
+use super::state::ReadTag;
 use super::{Controller, Notice};
 use crate::proto::codec::charges::{Charges, MAX_CHARGES};
 use crate::proto::codec::heartbeat::RecordRole;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The consequences of a round that is complete, or that has failed.
 
-use super::state::{Evidence, Pending, Phase, Proposal};
+use super::phase::{Evidence, Pending, Phase, Proposal};
 use super::{Controller, GateChange, Heartbeat, Notice};
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::{Ballot, Decided};

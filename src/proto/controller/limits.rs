@@ -4,7 +4,7 @@
 //! A lower limit holds for the next permit. A higher one holds from the heartbeat that published
 //! it. While the gate still holds more than a lowered limit, the ballot record says the old one.
 
-use super::state::Phase;
+use super::phase::Phase;
 use super::{Controller, GateChange, Outcome};
 use crate::proto::limit::{formula, Exhausted};
 use crate::proto::paxos::Lists;

@@ -79,7 +79,8 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `state` | the groups of the state, and which input changes each group |
+//! | `phase` | the states, and the evidence for a claim |
+//! | `state` | the fields in groups, and which input changes each group |
 //! | `action` | what the caller has to do, and the queue of it |
 //! | `setup` | the configuration |
 //! | `timers` | inputs that come with time |
@@ -123,6 +124,7 @@ mod identity;
 mod io;
 mod judge;
 mod limits;
+mod phase;
 mod report;
 mod setup;
 mod state;
@@ -133,15 +135,15 @@ mod voices;
 use super::clocks::Clocks;
 use super::words::status::Reason;
 use action::Queue;
-use state::{
-    Charged, Identity, Limits, Members, Pending, Phase, Policy, Reported, Rounds, Succession, Term,
-};
+use phase::{Pending, Phase};
+use state::{Charged, Identity, Limits, Members, Policy, Reported, Rounds, Succession, Term};
 
 pub use action::{Action, Budget, GateChange, Heartbeat, MailboxIo, Notice, Transition};
 pub use command::{Command, Outcome};
 pub use setup::{MemberDevice, Setup};
 
-/// The state machine of one controller for one portion. The file `state` describes the groups.
+/// The state machine of one controller for one portion. The file `state` describes the groups of
+/// fields.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Controller {
     /// The configuration; `set_period`, `set_batch`, `handle_member` and `handle_fork` change it.

@@ -2,7 +2,7 @@
 //! What the user sees: role, reason, and a notice for each change of them [R47].
 
 use super::action::Queue;
-use super::state::Phase;
+use super::phase::Phase;
 use super::{Budget, Controller, GateChange, Notice, Transition};
 use crate::proto::codec::ids::Decided;
 use crate::proto::words::status::{Reason, Role};

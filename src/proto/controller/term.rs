@@ -2,7 +2,7 @@
 //! How a term begins and ends at this controller: a decision of another one, and the latch.
 
 use super::io::Carried;
-use super::state::{Evidence, Phase};
+use super::phase::{Evidence, Phase};
 use super::{Controller, GateChange};
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::{Ballot, Decided, Value};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Inputs that come with time: clock readings, the heartbeat timer, and timeouts.
 
-use super::state::Phase;
+use super::phase::Phase;
 use super::Controller;
 use crate::proto::clocks::Now;
 use crate::proto::codec::heartbeat::RecordRole;

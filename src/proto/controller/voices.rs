@@ -15,7 +15,7 @@
 //! which is no sign of life. The first record on a member is no sign of life either, but silence
 //! counts from it.
 
-use super::state::{Evidence, Phase};
+use super::phase::{Evidence, Phase};
 use super::Controller;
 use crate::proto::codec::charges::{Charge, MAX_CHARGES};
 use crate::proto::codec::heartbeat::HeartbeatRecord;
