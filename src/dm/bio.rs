@@ -61,7 +61,7 @@ impl Op {
     }
 }
 
-/// How an operation on a block device ended (`blk_status_t`).
+/// The status with which an operation on a block device ended (`blk_status_t`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct BlkStatus(u8);
 
@@ -198,8 +198,8 @@ impl Bio {
     pub fn devt(&self) -> DevT {
         // SAFETY: By the type invariant the bio is initialised and not changed by others.
         let bdev = unsafe { (*self.0.get()).bi_bdev };
-        // SAFETY: By the type invariant `bdev` is open. `bd_dev` is set by `bdev_alloc()` and
-        // `bdev_add()`, before the device can be opened, and does not change afterwards.
+        // SAFETY: By the type invariant `bdev` is open. `bd_dev` is set when the device is added
+        // (`bdev_add()`), before it can be opened, and does not change afterwards.
         DevT::from_raw(unsafe { (*bdev).bd_dev })
     }
 }

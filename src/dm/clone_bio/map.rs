@@ -116,8 +116,8 @@ impl<'ti, T: Target> MapBio<'ti, T> {
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector = sector };
         // SAFETY: By the type invariant the bio is ours and points to the mapped device. The
-        // callers consume the `MapBio`, so that the bio is directed once. `dev` is open until the
-        // destructor of the target has run, and dm core runs it after all clones have ended.
+        // callers consume the `MapBio`, so that the bio is directed once. `dev` is open as
+        // long as the target exists, and the target exists as long as its clones, see `HeldBio`.
         unsafe { set_dev(self.bio, dev.as_bdev_ptr()) };
     }
 
@@ -293,7 +293,7 @@ impl<'ti, T: Target> AimedBio<'ti, T> {
         MapOutcome::new(bindings::DM_MAPIO_REQUEUE)
     }
 
-    /// Keeps the bio.
+    /// Holds the bio, so that it can be submitted or ended later.
     ///
     /// Another thread may dispose of the returned bio before `map` returns.
     pub fn hold(self) -> (HeldBio<T>, MapOutcome<'ti>) {
