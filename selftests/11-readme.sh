@@ -54,10 +54,10 @@ done
 # The commands expect the module in the current directory.
 [ ! -e /usr/lib/rig/modules/dm_lease.ko ] || cd /usr/lib/rig/modules || exit 1
 printed 1 >"$work/commands"
-check "the quick start contains the command insmod" grep -q '^insmod dm_lease.ko$' "$work/commands"
-require "the first commands of the quick start succeed" sh -ec ". $work/commands >$work/output 2>&1"
+check "the page contains the command insmod" grep -q '^insmod dm_lease.ko$' "$work/commands"
+require "the first commands of the page succeed" sh -ec ". $work/commands >$work/output 2>&1"
 printed 2 >"$work/explained"
-check "format prints the explanation that the README shows" \
+check "format prints the explanation that the page shows" \
 	has_all_lines "$work/output" <"$work/explained"
 check "the first status shows the role joining" grep -q '^lease-sdb: .* joining ' "$work/output"
 check "the home controller owns the portion" eventually 60 status_field_is lease-sdb role owner
@@ -68,12 +68,12 @@ mask_status() {
 }
 dmsetup status | mask_status >"$work/status"
 printed 3 | mask_status >"$work/owner"
-check "the status is the one that the README shows" has_all_lines "$work/status" <"$work/owner"
+check "the status is the one that the page shows" has_all_lines "$work/status" <"$work/owner"
 print_note "$(dmsetup status lease-sdb)"
 check_equal "a write of the owner passes" ok "$(bio /dev/mapper/lease-sdb write 0 4096 direct)"
 
 printed 4 >"$work/messages"
-check_equal "the README shows three messages" 3 "$(grep -c '^dmsetup message ' "$work/messages")"
+check_equal "the page shows three messages" 3 "$(grep -c '^dmsetup message ' "$work/messages")"
 # A hand-over needs a second controller. Here it is in the same kernel.
 map_second_controller() {
 	for disk in sdb sdc sdd; do
@@ -89,6 +89,6 @@ send_printed_messages() {
 }
 require "controller 2 maps the portion" map_second_controller
 require "controller 2 is secondary" eventually 60 status_field_is other-sdb role secondary
-check "the portion obeys the three messages of the README" send_printed_messages
+check "the portion obeys the three messages of the page" send_printed_messages
 
 finish
