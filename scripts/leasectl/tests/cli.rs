@@ -861,7 +861,7 @@ fn r39_a_replacement_says_so_and_there_is_only_a_minority_of_them() {
     // One register of two is not enough: no controller completes a round with it.
     let refused = lab.refused("format --replace 2 newer m0 new");
     assert!(
-        refused.contains("is not known from a majority"),
+        refused.contains("are not known from a majority"),
         "{refused}"
     );
     for controller in 1..=3 {
