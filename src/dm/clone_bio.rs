@@ -190,11 +190,11 @@ impl<P: Copy + Default> Slot<P> {
 /// ```c
 /// static inline void bio_set_dev(struct bio *bio, struct block_device *bdev)
 /// {
-/// 	bio_clear_flag(bio, BIO_REMAPPED);
-/// 	if (bio->bi_bdev != bdev)
-/// 		bio_clear_flag(bio, BIO_BPS_THROTTLED);
-/// 	bio->bi_bdev = bdev;
-/// 	bio_associate_blkg(bio);
+///     bio_clear_flag(bio, BIO_REMAPPED);
+///     if (bio->bi_bdev != bdev)
+///         bio_clear_flag(bio, BIO_BPS_THROTTLED);
+///     bio->bi_bdev = bdev;
+///     bio_associate_blkg(bio);
 /// }
 /// ```
 ///
