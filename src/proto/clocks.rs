@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn r43_what_the_gate_was_told_before_a_sleep_is_over_after_it() {
+    fn r43_a_lease_of_the_gate_from_before_a_sleep_is_over_after_it() {
         use crate::proto::lease::is_within;
         let mut clocks = Clocks::new();
         let _ = clocks.take(NOW);

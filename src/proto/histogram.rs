@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn r47_a_margin_is_what_was_left_of_the_lease_before() {
+    fn r47_a_margin_is_the_rest_of_the_lease_before() {
         let mut beats = Beats::NONE;
         // The first heartbeat of an epoch grants no lease, and the second one has no lease to
         // extend.
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn r47_what_all_processors_counted_is_told_together() {
+    fn r47_the_counts_of_all_processors_are_reported_together() {
         for cpus in [1, 2, 16, 500] {
             let (checks, mut expected) = (checks(cpus), Histogram::EMPTY);
             for cpu in 0..40_u32 {

@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn r21_what_the_owner_may_have_open_is_in_its_record_and_in_that_of_its_next_incarnation() {
+    fn r21_the_open_operations_of_an_owner_are_in_its_record_and_in_that_of_its_next_incarnation() {
         let open = |record: BallotRecord| {
             let mut seen = Seen::new(decided(4));
             seen.add(slot(0), &record, slot(1), Invitation::NONE);
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn r21_what_the_owner_was_told_of_failed_members_goes_before_what_others_say() {
+    fn r21_the_owners_number_of_failed_members_goes_before_that_of_others() {
         let by = |inc, epoch, accepted, failed| BallotRecord {
             inc,
             failed,
@@ -494,7 +494,7 @@ mod tests {
 
     /// A controller that proposed a value for the epoch wrote the list in the same record.
     #[test]
-    fn r21_of_the_epoch_before_only_candidates_know_what_is_charged() {
+    fn r21_only_candidates_know_the_charges_of_the_epoch_before() {
         let charge = Charge::new(1, value(2), 7);
         let charges_of = |epoch, accepted| {
             let mut old = record(epoch, ballot(9, 2), accepted);
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn r29_a_claim_in_the_own_slot_is_nobody_elses() {
+    fn r29_a_claim_in_the_own_slot_is_no_claim_of_another_controller() {
         let mut seen = Seen::new(decided(4));
         seen.add(
             slot(1),
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn r35_a_promise_is_later_by_its_ballot_then_by_what_it_accepted() {
+    fn r35_a_promise_is_later_by_its_ballot_then_by_its_accepted_ballot() {
         let promise = |mbal, accepted| Promise::of(&record(4, mbal, accepted));
         let claimed = promise(ballot(2, 1), None);
         let accepted = promise(ballot(2, 1), Some((ballot(2, 1), value(1))));

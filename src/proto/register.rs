@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn r36_what_lands_while_a_joiner_listens_is_continued_from() {
+    fn r36_a_joiner_continues_from_a_write_that_landed_while_it_listened() {
         let mut register = ready(Some((Side::A, 7)));
         // A command of the former incarnation lands late, and the next read shows it.
         register.learned(Some((Side::B, 8)));
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn r58_each_block_must_show_what_was_acknowledged_there() {
+    fn r58_each_block_must_show_its_acknowledged_write() {
         let mut register = ready(Some((Side::B, 41)));
         for mark in [MARK, MARK + 1] {
             register.begin(7, mark);
@@ -615,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn r58_what_a_look_counts_on_from_may_be_of_a_copy() {
+    fn r58_a_read_may_have_taken_the_sequence_of_a_copy() {
         let mut register = ready(None);
         register.begin(1, MARK);
         register.failed(400, 500);
@@ -645,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn r39_another_device_is_unknown_whatever_was_known_of_the_one_before() {
+    fn r39_another_device_is_unknown_whatever_is_known_of_the_former_one() {
         let mut register = ready(Some((Side::A, 7)));
         register.begin(7, MARK);
         register.succeeded();
@@ -706,7 +706,7 @@ mod tests {
     }
 
     #[test]
-    fn r39_what_another_device_was_given_may_carry_anything() {
+    fn r39_a_write_to_the_former_device_may_carry_any_image() {
         let mut register = ready(None);
         register.begin(7, MARK);
         register.forget(1_000);

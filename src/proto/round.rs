@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn r26_what_all_members_together_do_not_know_fails_the_round() {
+    fn r26_a_slot_that_no_majority_knows_fails_the_round() {
         let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
         for member in 0..3 {
             round.read(member, true);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn r26_a_slot_that_nobody_can_read_fails_no_round_that_only_watches() {
+    fn r26_an_unreadable_slot_fails_no_round_that_only_watches() {
         let other = Slot::new(1).unwrap();
         let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
         round.certain = Slot::FIRST.bit();

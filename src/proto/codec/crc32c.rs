@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! CRC32C (Castagnoli), the checksum of every block this project puts on a member.
+//! CRC32C (Castagnoli), the checksum of every block that this project writes to a member.
 //!
 //! Source: RFC 3720 appendix B.4 (test vectors) and section 12.1 (parameters): reflected polynomial
 //! 0x82f63b78, initial value and final inversion all ones. It is the kernel's `crc32c()` with both
-//! inversions, computed here so that the codecs stay free of the kernel and give the same answer
-//! in the module, the tool and the tests.
+//! inversions. It is computed here so that the codecs do not depend on the kernel and give the same
+//! result in the module, the tool and the tests.
 //!
-//! Any error burst of up to 32 bits, hence any single flipped bit, changes the checksum of a
-//! block; that is what lets a torn or damaged block count as no information [R26].
+//! Any error burst of up to 32 bits, hence any single flipped bit, changes the checksum of a block.
+//! So a torn or damaged block counts as no information [R26].
 //!
 //! Pure functions: any caller, no locking.
 
@@ -243,7 +243,7 @@ mod tests {
         }
     }
     #[test]
-    fn r26_runs_of_zeros_are_the_definition_wherever_they_begin_and_end() {
+    fn r26_runs_of_zeros_have_the_checksum_of_the_definition() {
         let mut bytes = [0_u8; 5 * ZEROS];
         for (begin, end) in [
             (0, 0),

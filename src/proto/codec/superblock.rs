@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The superblock: what is formatted once and is the same for every controller.
+//! The superblock: the settings that are formatted once and are the same for every controller.
 //!
-//! Each member carries one at the start and a copy at the end (`layout`). It says which portion
-//! the member belongs to and as which of how many, which controllers may own it, and all timings
-//! and the redundancy, so that nobody configures them per machine [R25], [R39].
+//! Each member has one at the start and a copy at the end (`layout`). It names the portion, the
+//! member's index, the number of members and the controllers that may own the portion, and it holds
+//! all timings and the redundancy. So no machine is configured with them [R25], [R39].
 //!
-//! The on-disk version is its own: another *major* version is refused; a *minor* version may add
-//! fields behind the known ones. Features have three flag words: unknown `compat` bits do not
-//! matter, unknown `ro_compat` bits allow to read but never to own, unknown `incompat` bits refuse.
+//! The on-disk version is its own: code refuses another *major* version; a *minor* version may add
+//! fields behind the known ones. Features have three flag words: unknown `compat` bits have no
+//! effect, with unknown `ro_compat` bits the portion can be read but not owned, and unknown
+//! `incompat` bits refuse the member.
 //!
 //! ```text
 //!   0 magic 8 | major u16 | minor u16 | compat u32
@@ -24,8 +25,8 @@
 //! ```
 //!
 //! All numbers are little-endian. [`decode`] accepts what [`encode`] writes and nothing else of
-//! this version: every range and both inequalities of `time` are checked on every open [R10].
-//! Callers: the constructor of the target, `leasectl`. Pure functions, no locking.
+//! this version. Every open checks every range and both inequalities of `time` [R10]. Callers: the
+//! constructor of the target, `leasectl`. Pure functions, no locking.
 
 use super::block::{is_blank, is_sealed, seal, Block, BLOCK_SECTORS, SECTOR_SIZE};
 use super::bytes::{FieldReader, FieldWriter};
@@ -35,7 +36,7 @@ use crate::proto::limit::{Counting, Exhausted, Redundancy, RedundancyError, Redu
 use crate::proto::time::{Timing, TimingError};
 use core::fmt;
 
-/// The first bytes of a superblock.
+/// The magic of a superblock.
 pub const SUPERBLOCK_MAGIC: &[u8; 8] = b"dmLsSUPR";
 
 /// The on-disk major version this code reads and writes.
@@ -44,7 +45,7 @@ pub const VERSION_MAJOR: u16 = 1;
 /// The on-disk minor version this code writes.
 pub const VERSION_MINOR: u16 = 0;
 
-/// Longest portion name, in bytes.
+/// The longest portion name, in bytes.
 pub const NAME_SIZE: usize = 32;
 
 /// `ro_compat` features this code knows.
@@ -54,14 +55,14 @@ const KNOWN_RO_COMPAT: u32 = 0;
 /// area. A member without this feature is of format 1.
 pub const INCOMPAT_RECORDS_2: u32 = 1 << 0;
 
-/// An upgrade from format 1 has begun: the records are of either version, and nobody opens the
-/// member before `leasectl upgrade` has come to its end.
+/// An upgrade from format 1 has begun: the records may be of either version, and the member can not
+/// be opened before `leasectl upgrade` has finished.
 pub const INCOMPAT_UPGRADING: u32 = 1 << 1;
 
-/// `incompat` features this code knows. It needs all of them.
+/// The `incompat` features that this code knows. It needs all of them.
 pub const KNOWN_INCOMPAT: u32 = INCOMPAT_RECORDS_2;
 
-/// Where the checksum is in the block.
+/// The offset of the checksum in the block.
 const CHECKSUM_AT: usize = 16;
 
 /// The name of a portion.
@@ -73,13 +74,13 @@ const CHECKSUM_AT: usize = 16;
 pub struct Name([u8; NAME_SIZE]);
 
 impl Name {
-    /// The name, if it is one: a single token in tables and status lines.
+    /// The name, if it is valid: a single token in tables and status lines.
     pub fn new(name: &str) -> Option<Name> {
         let mut bytes = [0; NAME_SIZE];
         bytes
             .get_mut(..name.len())?
             .copy_from_slice(name.as_bytes());
-        // A zero inside would end the name early.
+        // A zero inside the name would end it early.
         Name::from_padded(bytes).filter(|padded| padded.as_str().len() == name.len())
     }
 
@@ -120,7 +121,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Prints a uuid the way people write it, 8-4-4-4-12.
+/// Prints a uuid in the usual form, 8-4-4-4-12.
 pub struct DisplayUuid<'a>(pub &'a [u8; 16]);
 
 impl fmt::Display for DisplayUuid<'_> {
@@ -135,16 +136,16 @@ impl fmt::Display for DisplayUuid<'_> {
     }
 }
 
-/// What a member says about its portion and itself.
+/// The superblock of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Superblock {
     /// On-disk minor version; [`VERSION_MINOR`] when written by this code.
     pub minor: u16,
-    /// Features whose absence does not matter.
+    /// Features that code may not know.
     pub compat: u32,
-    /// Features without which the portion may be read but not owned.
+    /// Features without which code may read the portion but not own it.
     pub ro_compat: u32,
-    /// Features without which the portion must not be opened.
+    /// Features without which code must not open the portion.
     pub incompat: u32,
     /// The portion.
     pub uuid: [u8; 16],
@@ -159,34 +160,34 @@ pub struct Superblock {
     pub replacement: bool,
     /// The controllers that may own the portion, one bit per slot; only their mailboxes are read.
     pub controllers: u64,
-    /// Who may claim at once when the portion was never owned.
+    /// The controller that may claim at once if the portion was never owned.
     pub home: Slot,
     /// The timings.
     pub timing: Timing,
     /// The redundancy.
     pub redundancy: Redundancy,
-    /// Where the data area starts.
+    /// The start of the data area.
     pub data_offset_sectors: u64,
-    /// How long the data area, hence the mapped device, is.
+    /// The length of the data area, and so of the mapped device.
     pub data_length_sectors: u64,
-    /// How long the member was when it was formatted.
+    /// The length of the member when it was formatted.
     pub member_sectors: u64,
-    /// How often this place among the members was formatted: 1 for an original member.
+    /// How many times this index was formatted: 1 for an original member.
     pub generation: u32,
-    /// When it was formatted, seconds since 1970, for people.
+    /// The time of formatting, in seconds since 1970, for people.
     pub formatted_s: u64,
 }
 
-/// Why a block is not a superblock to open.
+/// Why a superblock is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SuperblockError {
-    /// Zeros.
+    /// The block is all zeros.
     Blank,
-    /// Another magic.
+    /// The magic is wrong.
     Magic,
-    /// The checksum does not fit.
+    /// The checksum is wrong.
     Checksum,
-    /// Another major version.
+    /// The major version is another one.
     Version(u16),
     /// Unknown `incompat` features.
     Incompat(u32),
@@ -196,17 +197,17 @@ pub enum SuperblockError {
     Upgrading,
     /// The uuid is zero.
     Uuid,
-    /// The name is none.
+    /// The name is not valid.
     Name,
-    /// Not 1..=16 members.
+    /// The number of members is not in 1..=16.
     MemberCount,
-    /// The index is not below the count.
+    /// The member's index is not below the number of members.
     MemberIndex,
-    /// No controller may own it.
+    /// No controller may own the portion.
     NoControllers,
     /// The home controller is not among the controllers.
     Home,
-    /// The named field holds none of its values.
+    /// The named field has an unknown value.
     Field(&'static str),
     /// The timings are unsafe.
     Timing(TimingError),
@@ -214,7 +215,7 @@ pub enum SuperblockError {
     Redundancy(RedundancyError),
     /// The data area overlaps head or tail, or is not of whole blocks.
     DataArea,
-    /// Something is where only zeros may be.
+    /// A byte that must be zero is not.
     Reserved,
 }
 
@@ -262,14 +263,14 @@ impl fmt::Display for SuperblockError {
     }
 }
 
-/// In what two members that should be of one portion differ [R39].
+/// How two members differ that should belong to one portion [R39].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mismatch {
-    /// Two portions.
+    /// They belong to two portions.
     Portion,
-    /// One portion, two descriptions of it; the word names the first difference.
+    /// They describe the portion differently; the word names the first difference.
     Description(&'static str),
-    /// Two members with one index.
+    /// They have the same index.
     SameIndex,
 }
 
@@ -284,7 +285,7 @@ impl fmt::Display for Mismatch {
 }
 
 impl Superblock {
-    /// Checks everything that does not depend on how it is stored.
+    /// Checks all rules that do not depend on the encoding.
     ///
     /// # Errors
     ///
@@ -301,7 +302,7 @@ impl Superblock {
         self.timing.check()?;
         self.redundancy.validate()?;
         ensure(self.data_area_fits(), SuperblockError::DataArea)?;
-        // Records have a bit less for it.
+        // A generation has one bit less in a record.
         let generation = 1..=u32::MAX >> 1;
         ensure(
             generation.contains(&self.generation),
@@ -322,16 +323,16 @@ impl Superblock {
             && end.is_some_and(|end| end <= self.member_sectors)
     }
 
-    /// Whether this code may own the portion: false if there are features that it could break.
+    /// Whether this code may own the portion. It may not if there are unknown `ro_compat` features.
     pub const fn may_own(&self) -> bool {
         self.ro_compat & !KNOWN_RO_COMPAT == 0
     }
 
-    /// Checks that another member belongs beside this one [R39].
+    /// Checks that another member belongs to the same portion [R39].
     ///
     /// # Errors
     ///
-    /// The first difference that must not be.
+    /// The first difference that is not allowed.
     pub fn fits(&self, other: &Superblock) -> Result<(), Mismatch> {
         let same = |same, what| if same { Ok(()) } else { Err(what) };
         same(self.uuid == other.uuid, Mismatch::Portion)?;
@@ -365,7 +366,7 @@ impl Superblock {
     }
 }
 
-/// Writes the superblock over all of `block`. It is not validated here.
+/// Writes the superblock over all of `block`, without validating it.
 pub fn encode(superblock: &Superblock, block: &mut Block) {
     let mut out = FieldWriter::new(block);
     out.bytes(SUPERBLOCK_MAGIC);
@@ -399,8 +400,8 @@ pub fn encode(superblock: &Superblock, block: &mut Block) {
 ///
 /// # Errors
 ///
-/// The first thing that is wrong; `Magic`, `Checksum`, `Version` and `Incompat` come first, since
-/// behind them nothing else has a meaning.
+/// The first error. `Magic`, `Checksum`, `Version` and `Incompat` come first, because without them
+/// the other fields have no meaning.
 pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
     let superblock = decode_any(block)?;
     match superblock.incompat {
@@ -410,7 +411,7 @@ pub fn decode(block: &Block) -> Result<Superblock, SuperblockError> {
     }
 }
 
-/// The same for members of format 1, and for those whose upgrade from it has begun, too.
+/// As [`decode`], also for members of format 1 and for members whose upgrade from it has begun.
 ///
 /// # Errors
 ///
@@ -483,7 +484,7 @@ fn put_timing(out: &mut FieldWriter<'_>, timing: &Timing) {
 }
 
 fn take_timing(from: &mut FieldReader<'_>) -> Timing {
-    // Struct fields are evaluated in the order in which they are written here.
+    // Struct fields are evaluated in the order of this expression.
     Timing {
         lease_ns: from.u64(),
         window_ns: from.u64(),
@@ -626,7 +627,7 @@ mod tests {
         block
     }
 
-    /// Changes one byte behind the codec's back, with a fitting checksum.
+    /// Changes one byte of a valid superblock and makes the checksum match.
     fn patched(at: usize, value: u8) -> Block {
         let mut block = encoded(&example());
         assert_ne!(block[at], value, "the patch changes nothing");

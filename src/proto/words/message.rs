@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The words of a message: what an operator asks of a portion.
+//! The words of a message: a request of an operator to a portion.
 //!
 //! | message | asks to |
 //! |---|---|
@@ -7,74 +7,74 @@
 //! | `release` | drain, then give the portion up; any controller may claim it |
 //! | `handoff <controller>` | drain, then give the portion to this controller [R34] |
 //! | `fence` | latch secondary now, without any disk |
-//! | `drop` | fail what `lapse_hold_ms` keeps, now |
+//! | `drop` | fail the operations that `lapse_hold_ms` keeps, now |
 //! | `confirm_dead <controller> <epoch> [force]` | trust the operator that the owner is gone |
-//! | `accept_risk <epoch>` | go on with an exhausted limit under time alone [R15] |
+//! | `accept_risk <epoch>` | continue with an exhausted limit under time alone [R15] |
 //! | `repaired <epoch>` | stop charging the term of this epoch [R21] |
 //! | `degraded <n>` | count n members as failed or rebuilding [R14] |
 //! | `heartbeat_ms <n>` | heartbeat at this period [R1] |
-//! | `histogram` | tell what heartbeats were like: [`crate::proto::histogram`] [R47] |
+//! | `histogram` | report how long heartbeats took: [`crate::proto::histogram`] [R47] |
 //!
-//! A message is sent to any mapped device of a portion and acts on the portion. Reading one says
-//! nothing about whether it is granted: refusals for what the portion is doing are
-//! [`super::status::Reason`]s. Words are lower case; a message that begins with `@` never arrives
-//! here, device-mapper keeps those for itself.
+//! A message is sent to any mapped device of a portion and acts on the portion. Parsing does not
+//! say whether the request is granted: if the state of the portion refuses it, the refusal is a
+//! [`super::status::Reason`]. Words are lower case. A message that begins with `@` never arrives
+//! here, because device-mapper handles it.
 //!
-//! Who calls: the target's message function, which logs the text of an error and answers EINVAL.
-//! A [`Message`] prints as it is written. No state, no locking.
+//! Callers: the target's message function, which logs the text of an error and answers EINVAL. A
+//! [`Message`] prints as it is written. No state, no locking.
 
 use super::table::{number, ranged, slot, NumberError, HEARTBEAT_MS};
 use crate::proto::codec::ids::{Slot, MAX_MEMBERS};
 use core::fmt;
 
-/// What an operator asks of a portion.
+/// A request of an operator to a portion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Become owner.
     Claim,
-    /// Give the portion up, cleanly.
+    /// Drain, then give the portion up.
     Release,
-    /// Give the portion to this controller, cleanly.
+    /// Drain, then give the portion to this controller.
     Handoff(Slot),
     /// Latch secondary now.
     Fence,
-    /// Fail what is kept after a lapse.
+    /// Fail the operations that are kept after a lapse.
     Drop,
-    /// The owner of an epoch is dead.
+    /// Treat the owner of an epoch as dead.
     ConfirmDead {
         /// The owner.
         controller: Slot,
         /// Its epoch, at least 1.
         epoch: u64,
-        /// Even though it was heard lately.
+        /// Even if it was heard lately.
         force: bool,
     },
-    /// Go on with an exhausted limit in this epoch.
+    /// Continue with an exhausted limit in this epoch.
     AcceptRisk {
         /// The epoch in which the risk is taken, at least 1.
         epoch: u64,
     },
-    /// What the owner of this epoch may have left behind is repaired.
+    /// The strays of the owner of this epoch are repaired.
     Repaired {
         /// The epoch of the term that is charged, at least 1.
         epoch: u64,
     },
-    /// So many members of each protection group are failed or rebuilding.
+    /// This many members of each protection group are failed or rebuilding.
     Degraded(u8),
     /// Heartbeat at this period, in milliseconds.
     HeartbeatMs(u32),
-    /// Tell what heartbeats were like since the session began.
+    /// Report how long heartbeats took since the session began.
     Histogram,
 }
 
-/// Why words are no message.
+/// Why a message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageError {
-    /// There is no first word.
+    /// The message is empty.
     Empty,
-    /// The first word is none of the messages.
+    /// The first word is not the name of a message.
     Unknown,
-    /// An argument is wrong in this way.
+    /// This argument has this fault.
     Argument(Argument, Fault),
     /// There are more words than the message takes.
     Excess,
@@ -95,19 +95,19 @@ pub enum Argument {
     Period,
 }
 
-/// What may be wrong with an argument.
+/// The faults of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The message ends before it.
+    /// The message ends before the argument.
     Missing,
-    /// Not a number, or not the word.
+    /// The word is not a number, or not the expected word.
     Invalid,
-    /// A number out of range.
+    /// The number is out of range.
     Range,
 }
 
 impl MessageError {
-    /// What to tell the operator.
+    /// The text for the operator.
     pub fn text(&self) -> &'static str {
         use Argument::*;
         use Fault::*;
@@ -139,11 +139,11 @@ impl fmt::Display for MessageError {
 }
 
 impl Message {
-    /// Reads the words of a message, as device-mapper has split them.
+    /// Parses the words of a message, as split by device-mapper.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, from left to right.
+    /// The first error, from left to right.
     pub fn parse<'a, I>(words: I) -> Result<Self, MessageError>
     where
         I: IntoIterator<Item = &'a [u8]>,
@@ -178,11 +178,11 @@ impl Message {
     }
 }
 
-/// The words that are still to be read.
+/// The words that are still unread.
 struct Words<I>(I);
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Words<I> {
-    /// Reads the next word with `read`; what is wrong with it is wrong with `argument`.
+    /// Reads the next word with `read`. An error is one of `argument`.
     fn argument<T>(
         &mut self,
         argument: Argument,

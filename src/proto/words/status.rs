@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The status line: what `dmsetup status` prints behind the target name, and how tools read it.
+//! The status line: printed by `dmsetup status` after the target name, and read by the tools.
 //!
 //! ```text
 //! <portion> <member>/<members> <role> <epoch> <owner> <lease_ms_left> <heartbeat_seq>
@@ -7,16 +7,16 @@
 //! <degraded>
 //! ```
 //!
-//! One line, single tokens, this order, `-` for none. Fields are only ever appended, so a reader
-//! ignores what stands behind the last one it knows; the tokens of [`Role`] and [`Reason`] are
-//! never renamed. Printing takes no lock and waits for nothing: the caller fills in a [`Status`]
-//! from whatever it may read [R47].
+//! One line, single tokens, this order, `-` for none. New fields are only appended, so a reader
+//! ignores fields behind the last one that it knows. The tokens of [`Role`] and [`Reason`] are
+//! never renamed. Printing takes no lock and waits for nothing: the caller fills a [`Status`] with
+//! values that it may read at any time [R47].
 //!
-//! [`Reason`] says why a controller is not the owner: why it was demoted, why it does not claim,
-//! or why it refused a message. Its codes also stand in the heartbeat record.
+//! [`Reason`] says why a controller is not the owner: why it was demoted, why it does not claim, or
+//! why it refused a message. The heartbeat record has its codes, too.
 //!
-//! Who calls: the target's status function and the log (print), `leasectl status|watch` (read).
-//! No state, no locking.
+//! Callers: the target's status function and the log (print), `leasectl status|watch` (read). No
+//! state, no locking.
 
 use super::table::{number, slot};
 use crate::proto::codec::ids::Slot;
@@ -32,20 +32,20 @@ pub struct Status<'a> {
     pub member: u8,
     /// How many members the portion has.
     pub members: u8,
-    /// What this controller is to the portion.
+    /// The role of this controller on the portion.
     pub role: Role,
-    /// The highest epoch known to be decided; `None` while joining or when there was none.
+    /// The highest epoch known to be decided; `None` while joining, or if there was none.
     pub epoch: Option<u64>,
     /// The owner of that epoch.
     pub owner: Option<Slot>,
-    /// How long this controller's lease is still valid, in milliseconds, rounded down; `None`
-    /// when it has none.
+    /// How long this controller's lease is still valid, in milliseconds, rounded down; `None` if it
+    /// has no lease.
     pub lease_ms_left: Option<u64>,
     /// The number of the last heartbeat in the owner role; `None` before the first.
     pub heartbeat_seq: Option<u64>,
     /// Open permits.
     pub open: u32,
-    /// How many permits may be open.
+    /// The limit of open permits.
     pub limit: Limit,
     /// State-changing bios that wait for a permit.
     pub pending: u64,
@@ -55,20 +55,19 @@ pub struct Status<'a> {
     pub late: u64,
     /// Members whose last mailbox write and read succeeded.
     pub members_ok: u8,
-    /// Why the controller is not the owner; of an owner, why it last was not.
+    /// Why the controller is not the owner or, for an owner, why it last was not.
     pub reason: Reason,
-    /// What the batch limit is charged with for earlier owners [R21]; `u32::MAX` if nothing limited
-    /// one of them.
+    /// The sum of the charges of earlier owners [R21]; `u32::MAX` if one of them had no limit.
     pub charged: u32,
-    /// The most permits that were open at once since the session began, of what counts against
-    /// the limit; 0 where there is none [R16].
+    /// The highest number of open permits since the session began, counted as for the limit; 0 if
+    /// there is no limit [R16].
     pub peak: u32,
-    /// How many members are failed or rebuilding: in force at an owner, and what another controller
-    /// would begin with [R14].
+    /// How many members are failed or rebuilding: the number in force if this controller is the
+    /// owner, otherwise the number with which it would begin [R14].
     pub degraded: u32,
 }
 
-/// What a controller is to a portion.
+/// The role of a controller on a portion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// It reads its old records and listens to its own mailbox; it has written nothing yet [R36].
@@ -81,12 +80,12 @@ pub enum Role {
     Owner,
     /// It drains, to give the portion up [R34].
     Releasing,
-    /// It has withdrawn until an operator acts; the reason says from what.
+    /// It has withdrawn until an operator acts; the reason says why.
     Failed,
 }
 
 impl Role {
-    /// All roles, in the order in which a controller meets them.
+    /// All roles, in the order in which a controller takes them.
     pub const ALL: [Self; 6] = [
         Self::Joining,
         Self::Secondary,
@@ -96,7 +95,7 @@ impl Role {
         Self::Failed,
     ];
 
-    /// Whether it has the epoch, whatever its lease says.
+    /// Whether it owns the epoch, with a valid lease or without.
     pub const fn owns(self) -> bool {
         matches!(self, Self::Owner | Self::Releasing)
     }
@@ -125,13 +124,13 @@ impl fmt::Display for Role {
     }
 }
 
-/// One line for each reason: documentation, name, code on disk, token, and a sentence's end for
-/// logs and tools.
+/// One line for each reason: documentation, name, code on disk, token, and the end of a sentence
+/// for logs and tools.
 macro_rules! reasons {
     ($($(#[$doc:meta])+ $name:ident = $code:literal, $token:literal, $text:literal;)+) => {
         /// Why a controller is not the owner of a portion, or why it refused a message.
         ///
-        /// The codes stand in heartbeat records: they are never reused for something else.
+        /// Heartbeat records store the codes, so a code is never reused.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Reason {
@@ -150,7 +149,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it means, as the end of a log line.
+            /// The meaning, as the end of a log line.
             pub const fn text(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+
@@ -161,15 +160,15 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// There was none yet.
+    /// No reason yet.
     None = 0, "-", "no reason";
 
-    // Why it was demoted.
+    // Reasons of a demotion.
 
     /// The lease ended before a heartbeat extended it: the gate or the heartbeat's start saw it
     /// [R9].
     Lapse = 1, "lapse", "the lease ended";
-    /// A heartbeat completed, but too late: the lease had ended, or the one it would have granted
+    /// A heartbeat completed too late: the lease had ended, or the lease that it would have granted
     /// was not in the future [R6].
     Continuity = 2, "continuity", "a heartbeat was judged too late";
     /// The first heartbeat of a won epoch was not judged within a lease time of the claim [R30].
@@ -180,7 +179,7 @@ reasons! {
     HigherEpoch = 5, "higher_epoch", "a later epoch is decided";
     /// Another controller claims the next epoch [R29].
     ClaimSeen = 6, "claim_seen", "another controller claims the next epoch";
-    /// Its own mailbox holds what it did not write: a second machine has its number [R36].
+    /// Its own mailbox has a write of another machine, which uses its number [R36].
     ForeignIncarnation = 7, "foreign_incarnation", "another machine writes the own mailbox";
     /// Message `release` [R34].
     Released = 8, "released", "the portion was released";
@@ -197,7 +196,7 @@ reasons! {
     /// The local clock stepped back or shows an impossible value [R43].
     Clock = 14, "clock", "the machine slept, or its clock was exchanged or stepped back";
 
-    // Why it does not take part.
+    // Reasons not to take part.
 
     /// While it was joining, another machine wrote its mailbox [R36].
     Duplicate = 15, "duplicate", "another machine uses this controller number";
@@ -206,7 +205,7 @@ reasons! {
     /// It has not finished joining.
     Joining = 17, "joining", "it has not joined yet";
 
-    // Why it does not claim.
+    // Reasons not to claim.
 
     /// The table says `claim manual`.
     Manual = 18, "manual", "claims are left to messages";
@@ -224,10 +223,10 @@ reasons! {
     /// Another candidate has a higher ballot; it tries again after a random time [R28].
     Outbid = 24, "outbid", "another candidate has a higher ballot";
 
-    // Why it refused a message.
+    // Reasons to refuse a message.
 
-    /// `confirm_dead` without `force` of a charge that stands for terms of several owners: the
-    /// message names one of them only [R21].
+    /// `confirm_dead` without `force` for a charge that stands for terms of several owners, while
+    /// the message names only one of them [R21].
     SeveralTerms = 25, "several_terms", "the charge stands for several owners";
     /// Only the owner can do this.
     NotOwner = 26, "not_owner", "it does not own the portion";
@@ -251,55 +250,56 @@ reasons! {
     /// portion stays released to it.
     Undecided = 35, "undecided", "the successor was not decided in time";
 
-    // What an owner is held up by.
+    // Reasons that hold up an owner.
 
-    /// Redundancy repairs no more strays than old owners may have left: state-changing operations
-    /// are held, or go on under time alone, as formatted [R15].
+    /// Redundancy can repair no more strays than old owners may have left: state-changing
+    /// operations are held, or continue under time alone, as formatted [R15].
     Exhausted = 36, "exhausted", "the batch limit is exhausted";
 
-    // Why it does not believe that an owner is dead.
+    // Reasons not to believe that an owner is dead.
 
-    /// `confirm_dead` while no majority of the members could be read lately: silence is no evidence
-    /// then [R21].
+    /// `confirm_dead` while no majority of the members could be read lately, so that silence is no
+    /// evidence [R21].
     Blind = 37, "blind", "no majority was read lately";
-    /// `confirm_dead` while the owner says that operations are open, with `force` or without [R21].
+    /// `confirm_dead` while the owner states that operations are open, with `force` or without
+    /// [R21].
     OwnerOpen = 38, "owner_open", "the owner says that operations are open";
 
-    // Why it withdrew.
+    // Reasons to withdraw.
 
     /// Two records name different owners of one epoch [R57].
     Split = 39, "split", "two owners of one epoch are on the members";
-    /// Its own mailbox holds writes of its own incarnation that it never gave out: a copy of this
+    /// Its own mailbox has writes of its own incarnation that it never issued: a copy of this
     /// machine's memory runs somewhere [R58].
     Copy = 40, "copy", "a copy of this machine writes the own mailbox";
-    /// The machine was copied or put back to an earlier state: it joins anew.
+    /// The machine was copied or put back to an earlier state, and joins anew.
     Fork = 41, "fork", "this machine was copied or put back to an earlier state";
 
-    // Why an owner called a hand-over off.
+    // Reasons of an owner to cancel a hand-over.
 
     /// The successor says that it may not claim: openers, `claim manual`, read-only tables [R34].
     Unwilling = 42, "unwilling", "the successor may not claim";
     /// The successor did not begin its ballot in time [R34].
     Unprepared = 43, "unprepared", "the successor did not prepare itself in time";
 
-    // Why nobody joins or claims.
+    // Reasons for which no controller joins or claims.
 
-    /// A majority of the members does not show what a controller wrote: nobody joins or claims
-    /// without it [R26].
+    /// A majority of the members does not show the mailbox of a controller, and without it no
+    /// controller joins or claims [R26].
     Unreadable = 44, "unreadable", "the mailbox of a controller cannot be read";
 
-    // What went wrong in this code.
+    // Faults of this code.
 
-    /// An event led to more actions than the machine has room for: a fault of this code.
+    /// An event led to more actions than the state machine has room for: a fault of this code.
     Overflow = 45, "overflow", "a fault of the module: an action found no room";
-    // What a table on a former disk of its member says.
+    // Reasons of a table on a former disk of its member.
 
-    /// The device is a disk that was replaced: nothing is read or written there [R56].
+    /// The device is a disk that was replaced: the module reads and writes nothing there [R56].
     Outdated = 46, "outdated", "the device is a former disk of its member";
 }
 
 impl Reason {
-    /// Whether an owner that is demoted for this reason gave the portion up: somebody wanted it.
+    /// Whether a demotion for this reason was requested, so that the owner gave the portion up.
     pub const fn is_wanted(self) -> bool {
         matches!(
             self,
@@ -352,7 +352,7 @@ impl<T: fmt::Display> fmt::Display for OrNone<T> {
     }
 }
 
-/// An amount of charges; nothing limited it if it is `u32::MAX`.
+/// A sum of charges; `u32::MAX` if one of the terms had no limit.
 pub struct Charged(pub u32);
 
 impl fmt::Display for Charged {
@@ -389,12 +389,12 @@ impl fmt::Display for Status<'_> {
     }
 }
 
-/// Why a line is no status line.
+/// Why a line is not a status line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusError {
-    /// The first field that is wrong, as the format names it.
+    /// The name of the first wrong field.
     pub field: &'static str,
-    /// Whether the line ends before it; otherwise it cannot be read.
+    /// Whether the line ends before the field; otherwise the field cannot be read.
     pub missing: bool,
 }
 
@@ -410,7 +410,7 @@ impl fmt::Display for StatusError {
 }
 
 impl<'a> Status<'a> {
-    /// Reads what stands behind the target name in a status line.
+    /// Reads the part of a status line behind the target name.
     ///
     /// # Errors
     ///
@@ -470,7 +470,7 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    /// Reads a number that an older module does not print: 0 then.
+    /// Reads a number that an older module does not print; it is 0 then.
     fn read_appended(
         &mut self,
         field: &'static str,
@@ -486,7 +486,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// An amount of charges.
+/// A sum of charges.
 fn charged(token: &str) -> Option<u32> {
     match token {
         "unlimited" => Some(u32::MAX),
@@ -539,12 +539,12 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn r47_who_owns_and_who_gave_up_what_somebody_wanted() {
+    fn r47_roles_that_own_and_reasons_that_were_requested() {
         let owners = [Role::Owner, Role::Releasing];
         for role in Role::ALL {
             assert_eq!(role.owns(), owners.contains(&role), "{role}");
         }
-        // All that somebody asked for, and nothing that happened to it.
+        // The requested demotions, and no other.
         let wanted = Reason::ALL.iter().filter(|reason| reason.is_wanted());
         let tokens: Vec<&str> = wanted.map(|reason| reason.token()).collect();
         let asked = "released handoff fence removed suspend reboot";
@@ -682,7 +682,7 @@ mod tests {
                         missing: true
                     })
                 ),
-                // An older module prints less.
+                // An older module prints fewer fields.
                 false => assert_eq!(status.map(|s| s.degraded), Ok(0)),
             }
         }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The words behind `lease` on a table line: grammar, refusals and the way back.
+//! The words behind `lease` on a table line: grammar, errors, and printing.
 //!
 //! ```text
 //! <device> <controller> [<#feature args> [<feature> [<value>]]...]
 //! ```
 //!
-//! Vocabulary: an *argument* is one word of the line; a *feature* is an optional setting, a name
-//! with or without a value; the *count* is the number of arguments that the features take, names
-//! and values together, as everywhere in device-mapper. All features and their values stand in one
-//! table, [`Row`]; parser, printer, refusals and the IMA form read it, so that a feature is added
-//! by adding a row.
+//! An *argument* is one word of the line. A *feature* is an optional setting: a name with or
+//! without a value. The *count* is the number of arguments that the features take, names and values
+//! together, as everywhere in device-mapper. All features and their values are in one table,
+//! [`Row`], which parser, printer, error texts and the IMA form use. So a new feature is a new row.
 //!
 //! | feature | value; default | meaning |
 //! |---|---|---|
@@ -21,25 +20,25 @@
 //! | `lapse_hold_ms` | 0..=600000; 0 | how long refused operations are kept after a lapse |
 //! | `stateless` | none; off | openers cache nothing: they do not block a claim [R31] |
 //!
-//! Who calls: the constructor of the target ([`TableLine::parse`], then [`TableLine::check`] with
-//! what the superblock says), its status function ([`TableLine`] and [`Ima`] print), `leasectl
-//! table`. No state, no locking.
+//! Callers: the constructor of the target ([`TableLine::parse`], then [`TableLine::check`] against
+//! the superblock), its status function ([`TableLine`] and [`Ima`] print), `leasectl table`. No
+//! state, no locking.
 
 use crate::proto::codec::ids::Slot;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::RangeInclusive;
 
-/// The periods that a controller may heartbeat at, in milliseconds.
+/// The allowed heartbeat periods of a controller, in milliseconds.
 pub const HEARTBEAT_MS: RangeInclusive<u32> = 1..=60000;
-/// The limits that a table may ask for, in permits.
+/// The limits that a table can ask for, in permits.
 pub const BATCH: RangeInclusive<u32> = 1..=65535;
 /// How long refused operations may be kept after a lapse, in milliseconds.
 pub const LAPSE_HOLD_MS: RangeInclusive<u32> = 0..=600000;
 
 /// One table line, without start, length and target name.
 ///
-/// Prints as the constructor reads it: only the features that differ from their defaults, in the
+/// It prints as the constructor reads it: only the features that differ from their defaults, in the
 /// order of [`Feature`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLine<'a> {
@@ -56,7 +55,7 @@ pub struct TableLine<'a> {
 pub struct FeatureArgs {
     /// The heartbeat period of the controller, in milliseconds; `None` leaves it as it is [R1].
     pub heartbeat_ms: Option<u32>,
-    /// Who starts a claim.
+    /// How a claim starts.
     pub claim: Claim,
     /// A limit of open permits below the portion's own; `None` keeps the portion's [R14].
     pub batch: Option<u32>,
@@ -66,23 +65,23 @@ pub struct FeatureArgs {
     pub fail_with: FailWith,
     /// How long refused and late operations are kept after a lapse, in milliseconds.
     pub lapse_hold_ms: u32,
-    /// Whoever opens the mapped device caches nothing, so openers do not block a claim [R31].
+    /// The openers of the mapped device cache nothing, so they do not block a claim [R31].
     pub stateless: bool,
 }
 
-/// Who starts a claim of a portion that is free.
+/// How a claim of a free portion starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The controller itself, as soon as the protocol allows it.
+    /// The controller claims by itself, as soon as the protocol allows it.
     Auto,
-    /// Only the message `claim`.
+    /// Only the message `claim` starts it.
     Manual,
 }
 
 /// What happens to a state-changing operation beyond the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFull {
-    /// It waits for a permit; nothing fails for waiting while the lease is valid [R17].
+    /// It waits for a permit; no operation fails because of waiting while the lease is valid [R17].
     Hold,
     /// It fails at once.
     Fail,
@@ -91,7 +90,7 @@ pub enum OnFull {
 /// The error that refused and late operations end with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailWith {
-    /// `BLK_STS_RESV_CONFLICT`: what a reservation conflict looks like.
+    /// `BLK_STS_RESV_CONFLICT`: the status of a reservation conflict.
     ResvConflict,
     /// `BLK_STS_IOERR`: the only error that LIO's initiators retry.
     IoErr,
@@ -123,7 +122,7 @@ impl FeatureArgs {
         }
     }
 
-    /// The value of one feature; `None` when it is left to the portion.
+    /// The value of one feature; `None` if the portion determines it.
     fn setting(&self, feature: Feature) -> Option<Setting> {
         match feature {
             Feature::HeartbeatMs => self.heartbeat_ms.map(Setting::HeartbeatMs),
@@ -182,7 +181,7 @@ enum Setting {
     Stateless(bool),
 }
 
-/// Prints the value alone. The names that are compared with arguments stand here and nowhere else.
+/// Prints the value alone. The names that arguments are compared with are defined here only.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -193,7 +192,7 @@ impl fmt::Display for Setting {
 }
 
 impl Setting {
-    /// The word for a value that is one of a few; empty for numbers, which no argument is.
+    /// The word for a value that is one of a few; empty for numbers, because no argument is empty.
     fn name(self) -> &'static str {
         match self {
             Self::Claim(Claim::Auto) => "auto",
@@ -210,7 +209,7 @@ impl Setting {
     }
 }
 
-/// One feature: its name, what it takes, and what is said when it is wrong.
+/// One feature: its name, its value, and its error texts.
 struct Row {
     feature: Feature,
     name: &'static str,
@@ -218,7 +217,7 @@ struct Row {
     texts: Texts,
 }
 
-/// What follows the name of a feature.
+/// The value that follows the name of a feature.
 enum Takes {
     /// No value: the name alone chooses this setting.
     Nothing(Setting),
@@ -236,7 +235,7 @@ struct Texts {
     range: &'static CStr,
 }
 
-/// A static C string put together from literals.
+/// A static C string, joined from literals.
 macro_rules! text {
     ($($part:expr),+) => {
         match CStr::from_bytes_with_nul(concat!($($part,)+ "\0").as_bytes()) {
@@ -332,15 +331,15 @@ pub enum TableError {
     ControllerRange,
     /// The third argument is not a decimal number.
     CountInvalid,
-    /// The count is above what all features together take.
+    /// The count is above the number of arguments of all features together.
     CountRange,
     /// The line ends before the counted arguments do.
     CountTooHigh,
     /// The line goes on behind the counted arguments.
     CountTooLow,
-    /// A counted argument that should name a feature names none.
+    /// A counted argument should be the name of a feature and is not.
     FeatureUnknown,
-    /// A feature is wrong in this way.
+    /// This feature has this fault.
     Feature(Feature, Fault),
     /// [`TableLine::check`]: the table does not start at sector 0.
     StartNotZero,
@@ -354,7 +353,7 @@ pub enum TableError {
     HeartbeatDiffers,
 }
 
-/// What may be wrong with one feature.
+/// The faults of one feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Given twice with the same value.
@@ -412,12 +411,13 @@ impl fmt::Display for TableError {
     }
 }
 
-/// What a table line must agree with: the superblock and the controller's session.
+/// The values that a table line must agree with: those of the superblock and of the controller's
+/// session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surroundings {
     /// The length of the member's data area, in sectors.
     pub data_sectors: u64,
-    /// The limit of the portion in permits; `None` when it has none.
+    /// The limit of the portion in permits; `None` if it has none.
     pub limit: Option<u32>,
     /// The controllers that the portion was formatted for, one bit for each slot.
     pub controllers: u64,
@@ -438,11 +438,11 @@ impl FeatureArgs {
 }
 
 impl<'a> TableLine<'a> {
-    /// Reads the arguments of a table line, as device-mapper has split them.
+    /// Reads the arguments of a table line, as split by device-mapper.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, from left to right.
+    /// The first error, from left to right.
     pub fn parse<I>(arguments: I) -> Result<Self, TableError>
     where
         I: IntoIterator<Item = &'a [u8]>,
@@ -458,9 +458,9 @@ impl<'a> TableLine<'a> {
         })
     }
 
-    /// Compares a line that was read with what it stands in. Not `heartbeat_ms`: for the period of
-    /// the controller see [`FeatureArgs::check_heartbeat`], for the portion's timing inequality the
-    /// timings [R10].
+    /// Compares the line with the superblock and the session. `heartbeat_ms` is not checked here:
+    /// [`FeatureArgs::check_heartbeat`] compares it with the controller's period, and the timings
+    /// check whether it fits the portion [R10].
     ///
     /// # Errors
     ///
@@ -553,7 +553,7 @@ struct Counted<'i, I> {
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Counted<'_, I> {
-    /// The next counted argument; `None` behind the last one.
+    /// The next counted argument; `None` after the last one.
     fn next(&mut self) -> Result<Option<&'a [u8]>, TableError> {
         let Some(left) = self.left.checked_sub(1) else {
             return Ok(None);
@@ -567,7 +567,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Counted<'_, I> {
 }
 
 impl Row {
-    /// Reads the value that this feature takes.
+    /// Reads the value of this feature.
     fn value<'a, I>(&self, counted: &mut Counted<'_, I>) -> Result<Setting, TableError>
     where
         I: Iterator<Item = &'a [u8]>,
@@ -600,17 +600,17 @@ impl Row {
     }
 }
 
-/// Why a word is not the number that is asked for.
+/// Why a word is not the required number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proto) enum NumberError {
-    /// Something else than decimal digits.
+    /// The word has other characters than decimal digits.
     Invalid,
-    /// Decimal digits, but of a number that is too small or too large.
+    /// The number is too small or too large.
     Range,
 }
 
 impl NumberError {
-    /// The caller's word for it.
+    /// The caller's error for it.
     pub(super) fn pick<T>(self, invalid: T, range: T) -> T {
         match self {
             Self::Invalid => invalid,
@@ -646,7 +646,7 @@ pub(super) fn slot(word: &[u8]) -> Result<Slot, NumberError> {
     Slot::from_controller(number).ok_or(NumberError::Range)
 }
 
-/// A name with a backslash before each character that would be taken for a separator.
+/// A name with a backslash before each character that would be a separator.
 struct Escaped<'a>(&'a str, &'static [char]);
 
 impl fmt::Display for Escaped<'_> {
@@ -663,7 +663,8 @@ impl fmt::Display for Escaped<'_> {
 
 impl fmt::Display for TableLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What dm_split_args() of drivers/md/dm-table.c takes apart or takes away.
+        // The characters that dm_split_args() of drivers/md/dm-table.c treats as separators or
+        // escapes.
         write!(
             f,
             "{} {}",
@@ -686,8 +687,9 @@ impl fmt::Display for TableLine<'_> {
 
 /// Prints `,device_name=...,controller=...` and every feature, defaults included, then `;`.
 ///
-/// It continues what `DMEMIT_TARGET_NAME_VERSION` of drivers/md/dm-ima.h begins. A measurement
-/// names what is in force, hence the defaults; `-` stands for "as the portion says".
+/// It continues the text that `DMEMIT_TARGET_NAME_VERSION` of drivers/md/dm-ima.h begins. A
+/// measurement records the settings in force, so it includes defaults; `-` means "as the portion
+/// says".
 pub struct Ima<'a>(&'a TableLine<'a>);
 
 impl fmt::Display for Ima<'_> {
@@ -713,7 +715,7 @@ mod tests {
     use std::string::{String, ToString};
     use std::vec::Vec;
 
-    /// What dm_split_args() of drivers/md/dm-table.c does to a line.
+    /// Splits a line as dm_split_args() of drivers/md/dm-table.c does.
     fn split(line: &str) -> Vec<String> {
         let mut words = Vec::new();
         let mut word: Option<String> = None;

@@ -211,7 +211,7 @@ fn patched<T: Record>(record: &T, at: usize, byte: u8) -> Reading<T> {
 }
 
 #[test]
-fn r26_what_no_writer_means_is_refused_although_the_checksum_fits() {
+fn r26_impossible_values_are_refused_although_the_checksum_fits() {
     let check = |at, byte, reject| {
         let reading = patched(&ballot_record(8), at, byte);
         assert_eq!(reading, Reading::Invalid(reject), "byte {at}");
@@ -328,14 +328,14 @@ fn r41_the_next_write_spares_the_newest_valid_block() {
 }
 
 #[test]
-fn r26_only_a_block_that_nobody_wrote_is_blank() {
+fn r26_only_a_block_that_was_never_written_is_blank() {
     assert!(Reading::<BallotRecord>::Blank.is_blank());
     assert!(!Reading::Valid(ballot_record(1)).is_blank());
     assert!(!Reading::<BallotRecord>::Invalid(Reject::Checksum).is_blank());
 }
 
 #[test]
-fn r21_what_is_known_of_a_charge_comes_back_from_a_record() {
+fn r21_a_charge_comes_back_from_a_record_as_it_was_written() {
     for (drained, vouched) in [(false, false), (true, false), (true, true)] {
         for several in [false, true] {
             let mut record = ballot_record(8);
