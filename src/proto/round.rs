@@ -31,7 +31,7 @@ use super::paxos::{Promise, Seen};
 
 /// What a round writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum RoundKind {
     /// Nothing: the round only reads.
     Look,
     /// The heartbeat register, once on each member.
@@ -66,7 +66,7 @@ pub struct Round {
     /// The number that tells I/O of this round from that of others.
     pub number: u32,
     /// The register that the round writes, if any.
-    pub kind: Kind,
+    pub kind: RoundKind,
     /// The present stage.
     pub stage: Stage,
     /// Clock before the first write was issued [R2].
@@ -101,11 +101,11 @@ pub struct Round {
 
 impl Round {
     /// A round that begins at `now_ns`.
-    pub fn new(number: u32, kind: Kind, decided: Decided, now_ns: u64) -> Self {
+    pub fn new(number: u32, kind: RoundKind, decided: Decided, now_ns: u64) -> Self {
         Self {
             number,
             kind,
-            stage: if kind == Kind::Look {
+            stage: if kind == RoundKind::Look {
                 Stage::Reading
             } else {
                 Stage::Writing
@@ -269,7 +269,7 @@ mod tests {
     const ALL: u16 = 0b111;
 
     fn beat() -> Round {
-        Round::new(1, Kind::Heartbeat, Decided::NEVER, 100)
+        Round::new(1, RoundKind::Heartbeat, Decided::NEVER, 100)
     }
 
     fn both_known(round: &mut Round, member: u8) {
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn r3_a_round_is_complete_when_every_slot_is_known_from_a_majority() {
-        let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        let mut round = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
         both_known(&mut round, 0);
         assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
         // One slot is unreadable on the second member, so the third one is needed.
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn r26_a_slot_that_no_majority_knows_fails_the_round() {
-        let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        let mut round = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
         for member in 0..3 {
             round.read(member, true);
             round.informed(Slot::FIRST, member);
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn r26_an_unreadable_slot_fails_no_round_that_only_watches() {
         let other = Slot::new(1).unwrap();
-        let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        let mut round = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
         round.certain = Slot::FIRST.bit();
         round.given = ALL;
         for member in 0..2 {
@@ -337,7 +337,7 @@ mod tests {
         // The own slot must be known, and a majority must be read.
         round.certain = other.bit();
         assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Failed);
-        let mut minority = Round::new(1, Kind::Look, Decided::NEVER, 100);
+        let mut minority = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
         minority.certain = 0;
         minority.given = ALL;
         minority.read(0, true);

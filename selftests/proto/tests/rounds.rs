@@ -381,8 +381,8 @@ fn r44_an_owner_whose_members_fail_at_once_waits_for_its_next_tick() {
 #[test]
 fn r26_a_mailbox_that_cannot_be_read_beside_an_unsettled_member_ends_no_round() {
     use dm_lease_proto::proto::codec::ids::Decided;
-    use dm_lease_proto::proto::round::{Kind, Progress, Round};
-    let mut round = Round::new(1, Kind::Look, Decided::NEVER, 100);
+    use dm_lease_proto::proto::round::{Progress, Round, RoundKind};
+    let mut round = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
     round.certain = Slot::FIRST.bit();
     round.given = 0b111;
     round.set_aside(2);
@@ -397,8 +397,8 @@ fn r26_a_mailbox_that_cannot_be_read_beside_an_unsettled_member_ends_no_round() 
 #[test]
 fn r56_a_round_with_a_member_set_aside_does_not_wait_for_one_that_hangs() {
     use dm_lease_proto::proto::codec::ids::Decided;
-    use dm_lease_proto::proto::round::{Kind, Round};
-    let mut round = Round::new(1, Kind::Heartbeat, Decided::NEVER, 100);
+    use dm_lease_proto::proto::round::{Round, RoundKind};
+    let mut round = Round::new(1, RoundKind::Heartbeat, Decided::NEVER, 100);
     round.given = 0b111;
     round.set_aside(2);
     round.wrote(0, true);

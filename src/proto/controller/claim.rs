@@ -4,7 +4,7 @@
 use super::phase::{Evidence, Phase};
 use super::Controller;
 use crate::proto::paxos::next_ballot;
-use crate::proto::round::{is_majority, Kind, Round};
+use crate::proto::round::{is_majority, Round, RoundKind};
 use crate::proto::words::status::Reason;
 
 /// A claim that was preempted waits for a random part of up to 2^this rounds.
@@ -92,7 +92,7 @@ impl Controller {
             proposal: None,
             deadline_ns,
         };
-        self.begin_round(Kind::Ballot, now_ns);
+        self.begin_round(RoundKind::Ballot, now_ns);
     }
 
     /// Another candidate has a higher ballot.

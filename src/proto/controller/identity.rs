@@ -34,7 +34,7 @@ use crate::proto::observer::member_bit;
 use crate::proto::paxos::{Invitation, Promise};
 use crate::proto::random::XorShift;
 use crate::proto::register::Verdict;
-use crate::proto::round::{Kind, Stage};
+use crate::proto::round::{RoundKind, Stage};
 use crate::proto::words::status::Reason;
 
 /// The verdicts of [`OwnRegister::judge`](crate::proto::register::OwnRegister::judge) about both
@@ -195,7 +195,7 @@ impl Controller {
             self.phase = Phase::Joining;
             self.identity.own_slot.reset();
         }
-        self.begin_round(Kind::Look, now_ns);
+        self.begin_round(RoundKind::Look, now_ns);
     }
 
     /// Notes the end of the lease. If the reason comes from reads, or from an owner that still had

@@ -16,7 +16,7 @@ use crate::proto::codec::mailbox::{Found, Mailboxes};
 use crate::proto::codec::record::Reading;
 use crate::proto::observer::member_bit;
 use crate::proto::register::Write;
-use crate::proto::round::{is_majority, Kind, Progress, Round, Stage};
+use crate::proto::round::{is_majority, Progress, Round, RoundKind, Stage};
 use crate::proto::words::status::Reason;
 
 impl Controller {
@@ -49,20 +49,22 @@ impl Controller {
         let belongs = round.number == number && round.stage == Stage::Writing;
         match (round.kind, register) {
             // A replacement that is not settled is written, and does not count [R56].
-            (Kind::Heartbeat, Register::Heartbeat) if belongs && !is_counted => {
+            (RoundKind::Heartbeat, Register::Heartbeat) if belongs && !is_counted => {
                 round.set_aside(member);
             }
-            (Kind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, beats),
+            (RoundKind::Heartbeat, Register::Heartbeat) if belongs => round.wrote(member, beats),
             // The ballot register must be written first, and that write failed.
-            (Kind::Heartbeat, Register::Ballot) if belongs && is_first => {
+            (RoundKind::Heartbeat, Register::Ballot) if belongs && is_first => {
                 round.given |= member_bit(member);
                 round.wrote(member, false);
             }
-            (Kind::Ballot, Register::Ballot) if belongs && more => {
+            (RoundKind::Ballot, Register::Ballot) if belongs && more => {
                 round.given &= !member_bit(member);
             }
-            (Kind::Ballot, Register::Ballot) if belongs && !is_counted => round.set_aside(member),
-            (Kind::Ballot, Register::Ballot) if belongs => round.wrote(member, counts),
+            (RoundKind::Ballot, Register::Ballot) if belongs && !is_counted => {
+                round.set_aside(member)
+            }
+            (RoundKind::Ballot, Register::Ballot) if belongs => round.wrote(member, counts),
             _ => return,
         }
         self.advance(now_ns);
@@ -157,28 +159,28 @@ impl Controller {
         }
         self.rounds.due = false;
         match self.phase {
-            Phase::Joining => self.begin_round(Kind::Look, now_ns),
+            Phase::Joining => self.begin_round(RoundKind::Look, now_ns),
             Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. } => {
                 self.term.hb = self.term.hb.saturating_add(1);
-                self.begin_round(Kind::Heartbeat, now_ns);
+                self.begin_round(RoundKind::Heartbeat, now_ns);
             }
-            Phase::Announcing | Phase::Secondary => self.begin_round(Kind::Heartbeat, now_ns),
+            Phase::Announcing | Phase::Secondary => self.begin_round(RoundKind::Heartbeat, now_ns),
             // A heartbeat between two reads of a phase 1 that waits for the end of the epoch.
             Phase::Claiming { .. } if self.is_prepared() => {
-                self.begin_round(Kind::Heartbeat, now_ns);
+                self.begin_round(RoundKind::Heartbeat, now_ns);
             }
-            Phase::Claiming { .. } => self.begin_round(Kind::Look, now_ns),
+            Phase::Claiming { .. } => self.begin_round(RoundKind::Look, now_ns),
             Phase::Failed => {}
         }
     }
 
-    pub(super) fn begin_round(&mut self, kind: Kind, now_ns: u64) {
+    pub(super) fn begin_round(&mut self, kind: RoundKind, now_ns: u64) {
         // If replacements that are not settled leave no majority, only reads can settle them.
         let is_short = !is_majority(self.counted(), self.majority());
         // A ballot that cannot be written fails. It must not become a look, which would be
         // complete.
         let kind = match kind {
-            Kind::Heartbeat if is_short => Kind::Look,
+            RoundKind::Heartbeat if is_short => RoundKind::Look,
             kind => kind,
         };
         self.rounds.number = self.rounds.number.wrapping_add(1);
@@ -205,7 +207,7 @@ impl Controller {
         if let Some(round) = self.rounds.current.take() {
             self.note_unreadable(&round);
             // If a look must come before the next write, and fails, the next tick repeats it.
-            self.rounds.due &= round.kind != Kind::Look || !self.must_look(now_ns);
+            self.rounds.due &= round.kind != RoundKind::Look || !self.must_look(now_ns);
         }
         self.round_failed(now_ns);
         self.begin_due_round(now_ns);
@@ -270,7 +272,13 @@ impl Controller {
             })
     }
 
-    fn give_write(&mut self, member: u8, kind: Kind, number: u32, given: u16) -> Option<MailboxIo> {
+    fn give_write(
+        &mut self,
+        member: u8,
+        kind: RoundKind,
+        number: u32,
+        given: u16,
+    ) -> Option<MailboxIo> {
         let wanted = given & member_bit(member) == 0;
         let image = self.rounds.image;
         let state = self.member_mut(member)?;
@@ -281,7 +289,7 @@ impl Controller {
             return self.give_read(member, None);
         }
         match kind {
-            Kind::Heartbeat => {
+            RoundKind::Heartbeat => {
                 // An outdated ballot record is written as well; only the heartbeat counts for the
                 // round.
                 let ballot = if stale_ballot {
@@ -298,8 +306,8 @@ impl Controller {
                     }
                 })
             }
-            Kind::Ballot if wanted => self.give_ballot(member, number),
-            Kind::Ballot | Kind::Look => None,
+            RoundKind::Ballot if wanted => self.give_ballot(member, number),
+            RoundKind::Ballot | RoundKind::Look => None,
         }
     }
 
@@ -311,7 +319,7 @@ impl Controller {
         if let Some(tag) = state.read.as_mut() {
             tag.ballot_quiet.remove(side);
         }
-        self.mark_given(member, Kind::Ballot);
+        self.mark_given(member, RoundKind::Ballot);
         Some(MailboxIo::WriteBallot {
             member,
             side,
@@ -327,7 +335,7 @@ impl Controller {
         if let Some(tag) = state.read.as_mut() {
             tag.heartbeat_quiet.remove(side);
         }
-        self.mark_given(member, Kind::Heartbeat);
+        self.mark_given(member, RoundKind::Heartbeat);
         let record = self.heartbeat_record(seq);
         let fua = matches!(
             record.role,
@@ -373,7 +381,7 @@ impl Controller {
         Some(MailboxIo::Read { member })
     }
 
-    fn mark_given(&mut self, member: u8, kind: Kind) {
+    fn mark_given(&mut self, member: u8, kind: RoundKind) {
         if let Some(round) = self.rounds.current.as_mut() {
             if round.kind == kind {
                 round.given |= member_bit(member);

@@ -8,7 +8,7 @@ use crate::proto::codec::ids::{Ballot, Decided};
 use crate::proto::lease::{Lease, Verdict};
 use crate::proto::observer::member_bit;
 use crate::proto::paxos::Promise;
-use crate::proto::round::{is_majority, Kind, Round};
+use crate::proto::round::{is_majority, Round, RoundKind};
 use crate::proto::words::status::Reason;
 
 /// How many heartbeats of an epoch follow each other without a pause until the gate has its lease.
@@ -18,7 +18,7 @@ impl Controller {
     /// A round is complete: a majority of the members gave information about every slot.
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
-        if writes && round.kind == Kind::Look {
+        if writes && round.kind == RoundKind::Look {
             // This controller could not write when the round began. The round has shown that it
             // can.
             self.rounds.due = true;
@@ -106,7 +106,7 @@ impl Controller {
     }
 
     fn judge_watch(&mut self, round: &Round) {
-        if self.pending == Some(Pending::Publish) && round.kind == Kind::Heartbeat {
+        if self.pending == Some(Pending::Publish) && round.kind == RoundKind::Heartbeat {
             self.answer(Ok(()));
         }
         self.note_silence(round);
@@ -136,7 +136,7 @@ impl Controller {
                 s0_ns: now_ns,
             });
         }
-        self.begin_round(Kind::Ballot, now_ns);
+        self.begin_round(RoundKind::Ballot, now_ns);
     }
 
     /// Phase 2: if no ballot is higher, the value is decided.

@@ -5,7 +5,7 @@ use super::phase::Phase;
 use super::Controller;
 use crate::proto::clocks::Now;
 use crate::proto::codec::heartbeat::RecordRole;
-use crate::proto::round::{Kind, Round};
+use crate::proto::round::{Round, RoundKind};
 use crate::proto::words::status::Reason;
 
 impl Controller {
@@ -53,7 +53,7 @@ impl Controller {
     pub fn handle_timeout(&mut self, now_ns: u64) {
         self.check_time(now_ns);
         if self.rounds.current.is_none() && self.look_ns().is_some_and(|at| at <= now_ns) {
-            self.begin_round(Kind::Look, now_ns);
+            self.begin_round(RoundKind::Look, now_ns);
         }
         self.try_claim(now_ns);
         self.begin_due_round(now_ns);
