@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The codecs and the arithmetic of the core against random input.
 //!
-//! What is written comes back; what is damaged is noticed; what is garbage is refused without a
-//! panic; and the integer arithmetic agrees with exact 128-bit arithmetic, which the module itself
-//! may not use. A failing case is printed with its input and kept as a seed beside this file.
+//! A record that is written comes back, damage is noticed, and garbage is refused without a panic.
+//! The integer arithmetic agrees with exact 128-bit arithmetic, which the module itself may not
+//! use. A failing case is printed with its input and kept as a seed beside this file.
 
 #[path = "inputs/blocks.rs"]
 mod inputs;
@@ -41,7 +41,7 @@ fn comes_back<T: Record + std::fmt::Debug>(record: &T, id: &BlockId) -> Result<(
     Ok(())
 }
 
-/// A block with other bytes at some places, and perhaps a checksum that fits.
+/// A block with other bytes at some places, and perhaps with a matching checksum.
 fn changed(mut block: Block, changes: &[(usize, u8)], is_sealed: bool) -> Block {
     for (at, byte) in changes {
         block[*at] = *byte;
@@ -52,7 +52,7 @@ fn changed(mut block: Block, changes: &[(usize, u8)], is_sealed: bool) -> Block 
     block
 }
 
-/// Flips the given bits and says whether that changed anything (two flips of one bit do not).
+/// Flips the given bits. Returns whether that changed the block (two flips of one bit do not).
 fn flip(block: &mut Block, bits: &[usize]) -> bool {
     let before = *block;
     for &bit in bits {
@@ -106,8 +106,8 @@ proptest! {
         prop_assert!(other.valid().is_none());
     }
 
-    /// Behind a good checksum, as a faulty or hostile peer could write it: what is accepted must
-    /// be what its own encoding says, so nothing unknown is carried along.
+    /// Garbage behind a good checksum, as a faulty or hostile peer could write it: if a block is
+    /// accepted, it must be its own encoding, so that no unknown content is carried along.
     #[test]
     fn r26_garbage_behind_a_good_checksum_is_refused_or_canonical(
         (one, two) in (ballot_records(), heartbeat_records()),
@@ -149,7 +149,8 @@ proptest! {
         prop_assert!(superblock::decode(&block).is_err());
     }
 
-    /// A write that tore anywhere, over the older block of a register, never hides the newer one.
+    /// A write that is torn at any place, over the older block of a register, never hides the newer
+    /// block.
     #[test]
     fn r41_a_torn_write_leaves_the_newest_record_readable(
         (record, next) in (ballot_records(), ballot_records()),
@@ -175,7 +176,7 @@ proptest! {
     #[test]
     fn r10_accepted_timings_satisfy_both_inequalities_exactly(timing in timings()) {
         prop_assert_eq!(timing.validate(), Ok(()));
-        // Multiplied out, so that nothing is rounded: W >= L(1+rho)/(1-rho) + (1+rho)D.
+        // Multiplied out, so that no term is rounded: W >= L(1+rho)/(1-rho) + (1+rho)D.
         let big = |ns: u64| u128::from(ns);
         let (million, rho) = (1_000_000_u128, u128::from(timing.drift_ppm));
         let window = big(timing.window_ns) * million * (million - rho);
@@ -268,7 +269,7 @@ fn r39_no_superblock_is_accepted_with_a_bit_flipped() {
     assert_eq!((magic, checksum), (8 * 8, (BLOCK_SIZE - 8) * 8));
 }
 
-/// A register of which one block has a bit flipped says what its other block does.
+/// A register with a flipped bit in one block has the content of its other block.
 fn no_flip_changes_the_owner<T: Record + Debug>(older: &T, newer: &T, id: &BlockId) {
     let [a, b] = [older, newer].map(|record| encoded(record, id));
     let (older, newer) = (Reading::Valid(*older), Reading::Valid(*newer));
@@ -323,8 +324,8 @@ fn r26_no_flipped_bit_of_a_mailbox_gives_another_owner() {
     no_flip_changes_the_owner(&older, &newer, &id);
 }
 
-/// A single bit behind a good checksum, as only a faulty writer could flip it: never at another
-/// place, never in a field that this code does not know.
+/// A single flipped bit behind a good checksum, which only a faulty writer could produce. The block
+/// is accepted only at its own place, and only if this code knows every field of it.
 #[test]
 fn r26_a_bit_flipped_by_the_writer_is_refused_or_canonical() {
     let id = one(ids());

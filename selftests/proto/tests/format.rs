@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What stands on a member, byte by byte: controllers with different versions of the module share
-//! these blocks, so what one of them writes every other one must read.
+//! The blocks on a member, byte by byte. Controllers with different versions of the module share
+//! these blocks, so every version must read what any other one writes.
 //!
 //! Each block is put together here by hand, from the tables at the head of `record.rs` and
-//! `superblock.rs`, with a checksum that another program computed. A test that fails says that the
-//! format has changed: then its version must, too.
+//! `superblock.rs`, with a checksum that another program computed. If a test fails, the format has
+//! changed: then its version must change, too.
 
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::block::{Block, BLOCK_SIZE};
@@ -23,7 +23,7 @@ const UUID: [u8; 16] = *b"\xa0\xa1\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xab\xac\x
 const SEQ: u64 = 0x0102_0304_0506_0708;
 const INC: u128 = 0x1112_1314_1516_1718_191a_1b1c_1d1e_1f20;
 
-/// A block that is zero but for some numbers and texts.
+/// A block that is zero except for some numbers and texts.
 struct ByHand(Block);
 
 impl ByHand {
@@ -88,7 +88,7 @@ fn ballot(round: u64, controller: u8, inc: u128) -> Ballot {
     }
 }
 
-/// Of members 0, 1, 2 and 15.
+/// The generations of members 0, 1, 2 and 15.
 fn generations() -> Generations {
     let mut generations = Generations::NONE;
     for (member, generation) in [(0, 1), (1, 1), (2, 4), (15, 9)] {
@@ -97,7 +97,7 @@ fn generations() -> Generations {
     generations
 }
 
-/// Where all records of this file stand: in the mailbox of controller 7 on member 2.
+/// The place of all records in this file: the mailbox of controller 7 on member 2.
 fn id() -> BlockId {
     BlockId {
         uuid: UUID,
@@ -107,7 +107,7 @@ fn id() -> BlockId {
     }
 }
 
-/// The first byte that differs is easier to find than a difference of two blocks.
+/// Finds the first byte that differs, which is easier to read than a difference of two blocks.
 fn same(written: &Block, by_hand: &Block) {
     let differs = (0..BLOCK_SIZE).find(|&at| written[at] != by_hand[at]);
     assert_eq!(differs, None, "the place of the first byte that differs");
@@ -160,7 +160,7 @@ fn r41_a_ballot_block_byte_by_byte() {
         .value(152, 6, 12)
         .value(176, 6, 12)
         .u32(200, 5)
-        // Eight charges of 40 bytes, and whether that is all.
+        // Eight charges of 40 bytes, and the flag of a partial list.
         .u64(204, 5)
         .value(212, 64, 5)
         .u32(236, 2)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The gate under every interleaving: the very code that `map`, `end_io`, the heartbeat and a
-//! release run in the kernel, on loom's words instead of the kernel's.
+//! The gate under every interleaving. This is the code that `map`, `end_io`, the heartbeat and a
+//! release run in the kernel, with loom's atomic words instead of the kernel's.
 //!
-//! Each test is a handful of calls, since loom tries every order of every access to every word, and
-//! what a load may still see of older values.
+//! Each test makes few calls, because loom tries every order of all accesses to every word, and
+//! every older value that a load may still see.
 
 mod words;
 
@@ -20,10 +20,10 @@ const FIELDS: Fields = Fields::new(3);
 
 type Shipped = Gate<Kernel, Vec<Kernel>>;
 
-/// A gate with a lease; as many lanes as a test can follow.
-fn leased(counting: LaneLayout, lanes: usize, limit: u32) -> Arc<Shipped> {
+/// A gate with a lease, and with only as many lanes as loom can explore.
+fn leased(layout: LaneLayout, lanes: usize, limit: u32) -> Arc<Shipped> {
     let words = (0..lanes).map(|_| Kernel::zero()).collect();
-    let gate = Gate::new(L, limit, counting, words);
+    let gate = Gate::new(L, limit, layout, words);
     assert!(gate.open_epoch(7, 7, EXPIRY));
     Arc::new(gate)
 }
@@ -33,7 +33,7 @@ fn in_time() -> u64 {
 }
 
 fn row(member: u8) -> Place {
-    // Row 0 has lane 0, the only one there is here.
+    // Row 0 has lane 0, the only lane here.
     Place::row(FIELDS.unit(member), 0)
 }
 
@@ -44,7 +44,7 @@ fn granted(admission: Admission) -> Option<Check> {
     }
 }
 
-/// Enters and leaves, and says how many were inside at most.
+/// Enters and leaves; `inside` counts the operations that are inside at once.
 fn visit(gate: &Shipped, place: Place, inside: &AtomicUsize) -> usize {
     if granted(gate.enter(place, in_time)).is_none() {
         return 0;
@@ -55,9 +55,9 @@ fn visit(gate: &Shipped, place: Place, inside: &AtomicUsize) -> usize {
     now
 }
 
-fn never_more_than_one(counting: LaneLayout, charges: [Place; 2]) {
+fn never_more_than_one(layout: LaneLayout, charges: [Place; 2]) {
     model(move || {
-        let gate = leased(counting, 1, 1);
+        let gate = leased(layout, 1, 1);
         let inside = Arc::new(AtomicUsize::new(0));
         let other = {
             let (gate, inside) = (gate.clone(), inside.clone());
@@ -65,7 +65,10 @@ fn never_more_than_one(counting: LaneLayout, charges: [Place; 2]) {
         };
         let here = visit(&gate, charges[1], &inside);
         let there = other.join().unwrap();
-        assert!(here <= 1 && there <= 1, "two were inside at once");
+        assert!(
+            here <= 1 && there <= 1,
+            "two operations were inside at once"
+        );
         assert_eq!(gate.count().open, 0);
         assert!(gate.count().peak <= 1);
     });
@@ -82,7 +85,7 @@ fn r16_two_members_of_a_row_are_not_at_risk_at_once() {
 }
 
 #[test]
-fn r19_nor_a_row_and_an_operation_on_many() {
+fn r19_a_row_and_an_operation_on_many_rows_are_not_at_risk_at_once() {
     never_more_than_one(
         LaneLayout::Rows(FIELDS),
         [row(0), Place::rows(FIELDS.unit(1))],
@@ -109,7 +112,7 @@ fn r14_a_lowered_limit_holds_for_the_next_permit() {
     model(|| {
         let gate = leased(LaneLayout::Single, 1, 2);
         assert!(granted(gate.enter(Place::ONE, in_time)).is_some());
-        // As many as may have been there already: the next one finds nothing to note.
+        // Raises the peak to the limit, so that the next operation does not change it.
         assert!(granted(gate.enter(Place::ONE, in_time)).is_some());
         gate.leave(Place::ONE);
         let other = {
@@ -125,10 +128,10 @@ fn r14_a_lowered_limit_holds_for_the_next_permit() {
     });
 }
 
-/// A release closes the gate and waits until it is empty; from then on nobody is inside.
-fn drained_is_final(counting: LaneLayout, lanes: usize, charges: &'static [Place]) {
+/// A release closes the gate and waits until it is empty. After that no operation is inside.
+fn drained_is_final(layout: LaneLayout, lanes: usize, charges: &'static [Place]) {
     model(move || {
-        let gate = leased(counting, lanes, UNLIMITED.min(4));
+        let gate = leased(layout, lanes, UNLIMITED.min(4));
         let (inside, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let others: Vec<_> = charges
             .iter()
@@ -141,7 +144,11 @@ fn drained_is_final(counting: LaneLayout, lanes: usize, charges: &'static [Place
                         _ => panic!("the lease is valid"),
                     }
                     inside.fetch_add(1, Ordering::SeqCst);
-                    assert_eq!(over.load(Ordering::SeqCst), 0, "inside after the drain");
+                    assert_eq!(
+                        over.load(Ordering::SeqCst),
+                        0,
+                        "an operation is inside after the drain"
+                    );
                     inside.fetch_sub(1, Ordering::SeqCst);
                     gate.leave(place).wake
                 })
@@ -151,14 +158,18 @@ fn drained_is_final(counting: LaneLayout, lanes: usize, charges: &'static [Place
         let drained = gate.is_drained();
         if drained {
             over.store(1, Ordering::SeqCst);
-            assert_eq!(inside.load(Ordering::SeqCst), 0, "drained with one inside");
+            assert_eq!(
+                inside.load(Ordering::SeqCst),
+                0,
+                "drained with an operation inside"
+            );
         }
         let mut woken = false;
         for other in others {
             woken |= other.join().unwrap();
         }
         assert!(gate.is_drained());
-        assert!(drained || woken, "nobody says that the gate is empty");
+        assert!(drained || woken, "no thread reports that the gate is empty");
     });
 }
 
@@ -181,7 +192,7 @@ fn r34_a_drained_gate_that_counts_rows_stays_empty() {
 }
 
 #[test]
-fn r9_a_heartbeat_and_whoever_sees_the_end_do_not_overwrite_each_other() {
+fn r9_a_heartbeat_and_the_thread_that_sees_the_end_do_not_overwrite_each_other() {
     model(|| {
         let gate = leased(LaneLayout::Single, 1, 4);
         let heart = {
@@ -192,7 +203,7 @@ fn r9_a_heartbeat_and_whoever_sees_the_end_do_not_overwrite_each_other() {
         let extended = heart.join().unwrap();
         match admission {
             Admission::Granted(check) => {
-                assert!(extended, "granted under a lease that nobody gave");
+                assert!(extended, "granted under a lease that was not given");
                 assert_eq!(check.expiry_ns, EXPIRY + L);
             }
             Admission::Refused { lapsed, .. } => {
@@ -205,7 +216,7 @@ fn r9_a_heartbeat_and_whoever_sees_the_end_do_not_overwrite_each_other() {
 }
 
 #[test]
-fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
+fn r18_no_success_is_acknowledged_for_another_epoch_than_that_of_the_lease() {
     model(|| {
         let gate = leased(LaneLayout::Single, 1, 4);
         let next = {
@@ -215,7 +226,7 @@ fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
                 assert!(gate.open_epoch(8, 7, EXPIRY + L));
             })
         };
-        // The clock stands where both leases are valid: only the epoch tells them apart.
+        // Both leases are valid at this time, so only the epoch tells them apart.
         let before = gate.acknowledge_short(&7, in_time) || gate.acknowledge(7, in_time).is_ok();
         next.join().unwrap();
         let after = gate.acknowledge_short(&7, in_time) || gate.acknowledge(7, in_time).is_ok();
@@ -223,9 +234,9 @@ fn r18_nothing_is_acknowledged_for_an_epoch_that_is_not_the_leases() {
     });
 }
 
-/// The lease of a new reign begins while an operation that arrived in the last one is at the gate.
+/// The lease of a new reign begins while an operation of the last reign is at the gate.
 #[test]
-fn r55_nothing_of_an_earlier_reign_passes_when_the_next_one_begins() {
+fn r55_no_operation_of_an_earlier_reign_passes_when_the_next_one_begins() {
     model(|| {
         let gate = leased(LaneLayout::Single, 1, 4);
         gate.latch();
@@ -239,15 +250,19 @@ fn r55_nothing_of_an_earlier_reign_passes_when_the_next_one_begins() {
         };
         let long = gate.enter_waiting(Place::ONE, 7, in_time);
         next.join().unwrap();
-        assert!(short.is_none(), "it passed at a glance");
-        assert!(granted(long).is_none(), "it passed the long way");
+        assert!(short.is_none(), "the operation passed on the short path");
+        assert!(
+            granted(long).is_none(),
+            "the operation passed on the long path"
+        );
     });
 }
 
-/// One operation finds no room and waits, another one leaves: somebody wakes the dispatcher.
-fn no_wake_up_is_lost(counting: LaneLayout, lanes: usize, leaver: Place, waiter: Place) {
+/// One operation finds no room and waits, and another one leaves: one of the two wakes the
+/// dispatcher.
+fn no_wake_up_is_lost(layout: LaneLayout, lanes: usize, leaver: Place, waiter: Place) {
     model(move || {
-        let gate = leased(counting, lanes, if lanes > 1 { UNLIMITED } else { 1 });
+        let gate = leased(layout, lanes, if lanes > 1 { UNLIMITED } else { 1 });
         assert!(granted(gate.enter(leaver, in_time)).is_some());
         gate.set_limit(1);
         let other = {
@@ -256,11 +271,15 @@ fn no_wake_up_is_lost(counting: LaneLayout, lanes: usize, leaver: Place, waiter:
         };
         let woken = match gate.enter(waiter, in_time) {
             Admission::Granted(_) => true,
-            // What is woken by the permit that went back comes before the queueing, and is no help.
+            // The wake-up for the permit that was given back comes before the queueing, so it does
+            // not help.
             Admission::Full { .. } => gate.wait(waiter),
             _ => panic!("the lease is valid"),
         };
-        assert!(other.join().unwrap() || woken, "it waits for ever");
+        assert!(
+            other.join().unwrap() || woken,
+            "the operation waits for ever"
+        );
     });
 }
 
@@ -299,10 +318,10 @@ fn r17_no_wake_up_is_lost_across_lanes() {
     no_wake_up_is_lost(LaneLayout::PerCpu, 9, Place::cpu(1), Place::cpu(0));
 }
 
-/// One operation waits for every row, one on a row comes and goes, and does not wait if there is no
-/// room: the lane of that row was in use for a moment only.
+/// One operation waits for every row. Another one, on a row, takes a permit and gives it back, and
+/// does not wait if there is no room: the lane of that row was in use for a moment only.
 #[test]
-fn r17_no_wake_up_is_lost_to_one_that_steps_back() {
+fn r17_no_wake_up_is_lost_to_an_operation_that_gives_its_permit_back() {
     model(|| {
         let gate = leased(LaneLayout::Rows(FIELDS), 1, 1);
         let other = {
@@ -319,13 +338,16 @@ fn r17_no_wake_up_is_lost_to_one_that_steps_back() {
             Admission::Full { .. } => gate.wait(wide),
             _ => panic!("the lease is valid"),
         };
-        assert!(other.join().unwrap() || goes, "it waits for ever");
+        assert!(
+            other.join().unwrap() || goes,
+            "the operation waits for ever"
+        );
     });
 }
 
-/// An operation waits for every row: one that comes later goes behind it, on whatever row.
+/// An operation waits for every row. A later one goes behind it, whatever its row is.
 #[test]
-fn r17_nobody_overtakes_an_operation_on_many_rows() {
+fn r17_no_operation_overtakes_one_on_many_rows() {
     model(|| {
         let gate = leased(LaneLayout::Rows(FIELDS), 1, 1);
         let wide = Place::rows(FIELDS.unit(1));
@@ -338,10 +360,10 @@ fn r17_nobody_overtakes_an_operation_on_many_rows() {
     });
 }
 
-/// Two that meet in different words may both step back; then both wait, and whoever stepped back
-/// last has woken the dispatcher or found room.
+/// Two operations that meet in different words may both give their permits back. Then both wait,
+/// and the last of them has woken the dispatcher or found room.
 #[test]
-fn r17_two_that_step_back_for_each_other_do_not_both_sleep() {
+fn r17_two_operations_that_give_way_to_each_other_do_not_both_sleep() {
     model(|| {
         let gate = leased(LaneLayout::Rows(FIELDS), 1, 1);
         let try_or_wait = |gate: &Shipped, place| match gate.enter(place, in_time) {

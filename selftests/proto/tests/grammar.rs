@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What users type and read, against random input: whatever is printed is read back as it was, and
-//! no line, however broken, makes a parser panic or accept what it cannot print.
+//! The lines that users write and read, against random input: a printed line is read back as it
+//! was, and no broken line makes a parser panic or accept a line that it cannot print.
 //!
-//! The lists of accepted and refused words stand beside the grammar, in `src/proto`. Run by `cargo
-//! test`; the number of cases is fixed here, a failing case is kept as a seed beside this file.
+//! The lists of accepted and refused words are beside the grammar, in `src/proto/words`. `cargo
+//! test` runs these tests. The number of cases is fixed here, and a failing case is kept as a seed
+//! beside this file.
 
 #[path = "inputs/lines.rs"]
 mod inputs;
@@ -73,7 +74,7 @@ fn plausible_words() -> impl Strategy<Value = Vec<String>> {
     vec(word, 0..16)
 }
 
-/// One change of a line: a byte is replaced, left out, doubled, or the line is cut there.
+/// One change of a line: a byte is replaced, removed or doubled, or the line is cut there.
 fn mutate(line: &mut Vec<u8>, (kind, at, byte): (u8, usize, u8)) {
     if line.is_empty() {
         return;
@@ -103,7 +104,7 @@ proptest! {
         let line = TableLine { device: &device, controller, features };
         let words = split(line.to_string().as_bytes());
         prop_assert_eq!(table(&words), Ok(line));
-        // What is printed is canonical: printing it again changes nothing.
+        // A printed line is canonical: it prints as the same line again.
         prop_assert_eq!(table(&words).unwrap().to_string(), line.to_string());
     }
 
@@ -186,8 +187,8 @@ fn mutations_reach_both_outcomes() {
     );
 }
 
-/// No line is slow, however long: words that nothing needs are not looked at, and of a long word no
-/// byte is looked at more than a few times.
+/// No line is slow, however long it is: unneeded words are not read, and no byte of a long word is
+/// read more than a few times.
 #[test]
 fn no_line_is_too_long() {
     let long = vec![b'9'; 1 << 16];

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [R20] The batch limit is what redundancy repairs, and not one less: every placement of strays
-//! over every row layout of small geometries.
+//! [R20] The batch limit is exactly what redundancy can repair. The tests try every placement of
+//! strays over every row layout of small geometries.
 //!
 //! A row is a codeword: data shards and parity shards (a mirror is one data shard with copies), one
-//! on each member. A stray leaves an older content on its member, or nothing (a discard). Whoever
-//! repairs sees only what is on the members that are left. If a layer above recognises old content
-//! (`--detect yes`) those shards are erased; else he knows that at most so many are wrong, and
-//! looks for every row that could have been written. The repair is right if there is one, and if
-//! it is the row that was acknowledged.
+//! on each member. A stray leaves an older content on its member, or nothing (a discard). A repair
+//! sees only the content of the members that are left. If a layer above recognises old content
+//! (`--detect yes`), those shards are erased. Otherwise the repair knows only how many shards can
+//! be wrong at most, and looks for every row that could have been written. The repair is correct if
+//! it finds exactly one row, and that is the row that was acknowledged.
 
 use dm_lease_proto::proto::limit::{Counting, Exhausted, Limit, Redundancy, RedundancyKind};
 use reed_solomon_erasure::galois_8::ReedSolomon;
 use std::collections::BTreeSet;
 
-/// The most shards of a row.
+/// The highest number of shards of a row.
 const MAX_SHARDS: usize = 7;
 
 type Row = Vec<u8>;
@@ -38,7 +38,7 @@ impl Code {
         self.data + self.parity
     }
 
-    /// The row that has these shards; `None` when they are too few to tell, or no row has them.
+    /// The row that has these shards; `None` if there are too few of them, or if no row has them.
     fn complete(&self, shards: &[Option<u8>]) -> Option<Row> {
         let mut shards: Vec<_> = shards
             .iter()
@@ -56,7 +56,7 @@ impl Code {
         self.complete(&shards).unwrap()
     }
 
-    /// Every row that explains what is seen, if at most `wrong` shards are.
+    /// Every row that explains what is seen, if at most `wrong` shards are wrong.
     fn explanations(&self, seen: &[Option<u8>], wrong: usize) -> BTreeSet<Row> {
         let there: Vec<_> = (0..seen.len()).filter(|&at| seen[at].is_some()).collect();
         let mut found = BTreeSet::new();
@@ -68,7 +68,7 @@ impl Code {
         found
     }
 
-    /// A row other than zero that differs from it in these shards only, besides the lost ones.
+    /// A row other than zero that is zero except in these shards and the lost ones.
     fn difference(&self, places: &[usize], lost: &[usize]) -> Row {
         let mut shards = vec![Some(0); self.shards()];
         places.iter().chain(lost).for_each(|&at| shards[at] = None);
@@ -77,7 +77,7 @@ impl Code {
     }
 }
 
-/// All subsets of so many elements.
+/// All subsets of `count` elements.
 fn subsets(of: &[usize], count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![vec![]];
@@ -92,7 +92,7 @@ fn subsets(of: &[usize], count: usize) -> Vec<Vec<usize>> {
     found
 }
 
-/// A geometry: the code, what is lost of it, and what the shipped formula allows.
+/// A geometry: the code, its lost members, and the limit of the shipped formula.
 struct Geometry {
     code: Code,
     lost: Vec<usize>,
@@ -144,7 +144,8 @@ fn limit(data: usize, parity: usize, failed: usize, detect: bool) -> usize {
 }
 
 impl Geometry {
-    /// What is on the members after the strays have landed; with detection those are recognised.
+    /// The shards on the members after the strays have landed. With detection, the strays are
+    /// recognised.
     fn seen(&self, row: &Row, strays: &[(usize, u8)]) -> Vec<Option<u8>> {
         let mut seen: Vec<_> = row.iter().copied().map(Some).collect();
         self.lost.iter().for_each(|&at| seen[at] = None);
@@ -155,7 +156,7 @@ impl Geometry {
         seen
     }
 
-    /// Whether who repairs is sure of the row that was acknowledged.
+    /// Whether a repair finds the row that was acknowledged, and no other.
     fn is_repaired(&self, row: &Row, strays: &[(usize, u8)]) -> bool {
         let wrong = if self.detect { 0 } else { strays.len() };
         let rows = self.code.explanations(&self.seen(row, strays), wrong);
@@ -163,7 +164,8 @@ impl Geometry {
     }
 }
 
-/// Rows to be acknowledged, and what was there before: everything that a shard can differ by.
+/// Rows to be acknowledged, and their former content, so that each shard differs in every possible
+/// way.
 fn contents(code: &Code) -> [(Row, Row); 3] {
     let row = |seed: u8| -> Row {
         let data: Vec<_> = (0..code.data as u8)
@@ -180,7 +182,7 @@ fn r20_every_placement_of_m_strays_is_repaired() {
     for it in geometries() {
         for (row, old) in contents(&it.code) {
             for places in subsets(&it.left, it.limit.min(it.left.len())) {
-                // Each stray is a write that comes late, or a discard.
+                // Each stray is a late write or a discard.
                 for discards in 0..1_u32 << places.len() {
                     let content = |(index, &at): (usize, &usize)| match (discards >> index) & 1 {
                         0 => (at, old[at]),
@@ -209,7 +211,8 @@ fn r20_every_placement_of_one_more_can_be_fatal() {
     let mut tried = 0;
     for it in geometries() {
         let more = it.limit + 1;
-        // Members that make two rows look alike: one more than the parity that is left.
+        // The number of members in which the two closest rows differ: one more than the parity that
+        // is left.
         let apart = it.code.parity - it.lost.len() + 1;
         for places in subsets(&it.left, more.min(it.left.len())) {
             let others = it.left.iter().filter(|at| !places.contains(at));

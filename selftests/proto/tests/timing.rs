@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The timings that a portion is formatted with, at their own bounds [R10, R11].
 //!
-//! `time.rs` says how long a lease must be for `x` heartbeats in a row to be lost without losing
-//! it. Here commands take exactly as long as was stated, and every combination of losses is tried
-//! at several phases: with that lease the owner keeps it, and with one nanosecond less there is a
-//! run in which it does not. `PHASES=n` tries more of them (2).
+//! `time.rs` says how long a lease must be so that it survives `x` lost heartbeats in a row. Here
+//! commands take exactly as long as stated, and every combination of losses is tried at several
+//! phases. With the stated lease the owner keeps it; with one nanosecond less there is a run in
+//! which the owner loses it. `PHASES=n` sets the number of phases (2).
 
 mod world;
 
@@ -16,11 +16,11 @@ const PERIODS_MS: [u64; 13] = [
     10, 50, 99, 100, 117, 150, 200, 250, 300, 500, 1_000, 5_000, 60_000,
 ];
 
-/// Writes and reads, in milliseconds: the defaults of `format`, and either much longer than the
-/// other.
+/// Writes and reads, in milliseconds: the defaults of `format`, and pairs in which one takes much
+/// longer than the other.
 const COMMANDS_MS: [(u64, u64); 3] = [(100, 100), (200, 30), (30, 200)];
 
-/// What may be lost of `count` heartbeats in a row.
+/// The parts of `count` heartbeats in a row that may be lost.
 fn losses(count: u32) -> Vec<Vec<Lost>> {
     let longer = |kinds: Vec<Lost>| {
         [Lost::Write, Lost::Read, Lost::Look].map(|kind| [kinds.clone(), vec![kind]].concat())
@@ -28,7 +28,7 @@ fn losses(count: u32) -> Vec<Vec<Lost>> {
     let all = (0..count).fold(vec![Vec::new()], |all, _| {
         all.into_iter().flat_map(longer).collect()
     });
-    // There is a look only behind a write, or another look, that was lost.
+    // A read of the own blocks follows only a write, or another such read, that was lost.
     let is_real = |kinds: &Vec<Lost>| {
         let before = [Lost::Read].into_iter().chain(kinds.iter().copied());
         let mut pairs = before.zip(kinds);
@@ -42,7 +42,7 @@ fn phases() -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
-/// What the options of `format` make of these numbers, in milliseconds, without rounding.
+/// The timings that `format` makes of these numbers, in milliseconds, without rounding.
 fn timing(period_ms: u64, commands_ms: (u64, u64), lost_heartbeats: u32) -> Timing {
     let mut timing = Timing {
         lease_ns: 0,
@@ -60,13 +60,13 @@ fn timing(period_ms: u64, commands_ms: (u64, u64), lost_heartbeats: u32) -> Timi
     timing
 }
 
-/// The shortest lease, less so much, and the shortest window for that.
+/// Sets the shortest lease less `less_ns`, and the shortest window for it.
 fn set_lease(timing: &mut Timing, less_ns: u64) {
     timing.lease_ns = timing.needed_lease_ns(timing.period_max_ns) - less_ns;
     timing.window_ns = timing.needed_window_ns().max(timing.claim_ns() + 1);
 }
 
-/// One controller whose commands take exactly as long as was stated.
+/// One controller whose commands take exactly as long as stated.
 fn config(timing: Timing, members: u8) -> Config {
     Config {
         timing,
@@ -85,10 +85,11 @@ fn is_valid(world: &World) -> bool {
     world.is_valid(0)
 }
 
-/// A world in which the owner has its lease and keeps it; `None` when it does not.
+/// A world in which the owner has its lease and keeps it; `None` if the owner loses it.
 fn owned(config: Config) -> Option<World> {
     let timing = config.timing;
-    // It listens twice, waits for the next heartbeat, claims, and heartbeats at least twice.
+    // The controller listens twice, waits for the next heartbeat, claims, and heartbeats at least
+    // twice.
     let round_ns = timing.write_ns + timing.read_ns + timing.jitter_ns;
     let step_ns = timing.period_max_ns.max(round_ns);
     let within_ns = 2 * timing.join_listen_ns() + timing.claim_ns() + 8 * step_ns;
@@ -98,7 +99,7 @@ fn owned(config: Config) -> Option<World> {
     kept.then_some(world)
 }
 
-/// Whether the owner keeps its lease for so long.
+/// Whether the owner keeps its lease for `for_ns`.
 fn stays(world: &mut World, for_ns: u64) -> bool {
     !world
         .run_until(for_ns, |w| !is_valid(w))
@@ -123,7 +124,7 @@ fn costly(config: &Config) -> Option<(u64, Vec<Lost>)> {
     None
 }
 
-/// Each set of timings whose bound is tried.
+/// All timings whose bound is tested.
 fn all_timings() -> Vec<Timing> {
     let mut all = Vec::new();
     for lost in 0..=3 {
@@ -158,8 +159,8 @@ fn r11_as_many_lost_heartbeats_as_stated_never_cost_the_lease() {
     }
 }
 
-/// What `format` prints when nothing is said but the period and `x`: with the jitter of the
-/// defaults, whole milliseconds, and every heartbeat as late as the jitter allows.
+/// The timings of `format` with only the period and `x` given: with the default jitter, whole
+/// milliseconds, and every heartbeat as late as the jitter allows.
 #[test]
 fn r11_the_timings_of_format_survive_late_and_lost_heartbeats() {
     for lost in 0..=3 {
@@ -175,8 +176,9 @@ fn r11_the_timings_of_format_survive_late_and_lost_heartbeats() {
     }
 }
 
-/// A nanosecond less is too little: so the bound is no looser than it has to be. Where no heartbeat
-/// may be lost it covers the look of one member besides, and is longer by one read.
+/// A lease that is one nanosecond shorter is too short, so the bound is not looser than necessary.
+/// If no heartbeat may be lost, the bound also covers one read of the own blocks of a member, and
+/// is longer by one read.
 #[test]
 fn r11_a_lease_one_nanosecond_shorter_is_lost() {
     for mut timing in all_timings() {
@@ -190,8 +192,8 @@ fn r11_a_lease_one_nanosecond_shorter_is_lost() {
     }
 }
 
-/// What was shipped first, `(2 + x) * max(P, t_err) + d_w + d_r`: one lost heartbeat cost the
-/// lease, and short periods never owned.
+/// The rule of the first version, `(2 + x) * max(P, t_err) + d_w + d_r`: one lost heartbeat cost
+/// the lease, and a portion with a short period was never owned.
 #[test]
 fn r11_the_first_rule_was_too_weak() {
     let old = |period_ms: u64| {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The queues at the gate under every interleaving: the very code that `map` runs when there is no
-//! room, the dispatcher when there may be some again, and the latch.
+//! The wait queues of the gate under every interleaving: the code that `map` runs if there is no
+//! room, the dispatcher after a wake-up, and the latch.
 //!
-//! An operation here is where it is charged; it ends as soon as it goes. The dispatcher is rung as
-//! in the kernel: once for any number of times. When everybody has done what they do, and the
-//! dispatcher what it was rung for, nothing may wait any more [R17].
+//! An operation here is only its place, and it ends as soon as it goes. As in the kernel, several
+//! wake-ups of the dispatcher may become one. When all threads and the dispatcher have finished, no
+//! operation may still wait [R17].
 
 mod words;
 
@@ -56,45 +56,45 @@ impl OpList for Queue {
 struct Portion {
     gate: Gate<Kernel, Vec<Kernel>>,
     waiting: Mutex<WaitQueues<Queue>>,
-    bell: AtomicBool,
-    /// Operations that went, and that were refused.
+    woken: AtomicBool,
+    /// Operations that went, and operations that were refused.
     gone: AtomicUsize,
     refused: AtomicUsize,
 }
 
 impl Portion {
     /// A gate with a lease that has one lane and a limit of one.
-    fn new(counting: LaneLayout) -> Arc<Self> {
-        let gate = Gate::new(L, 1, counting, vec![Kernel::zero()]);
+    fn new(layout: LaneLayout) -> Arc<Self> {
+        let gate = Gate::new(L, 1, layout, vec![Kernel::zero()]);
         assert!(gate.open_epoch(7, 7, EXPIRY));
         Arc::new(Self {
             gate,
             waiting: Mutex::new(WaitQueues::new()),
-            bell: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             gone: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
         })
     }
 
-    fn ring(&self, wake: bool) {
+    fn wake(&self, wake: bool) {
         if wake {
-            self.bell.store(true, Ordering::SeqCst);
+            self.woken.store(true, Ordering::SeqCst);
         }
     }
 
     fn leave(&self, place: Place) {
         self.gone.fetch_add(1, Ordering::SeqCst);
-        self.ring(self.gate.leave(place).wake);
+        self.wake(self.gate.leave(place).wake);
     }
 
-    /// An operation comes to the gate.
+    /// An operation arrives at the gate.
     fn arrive(&self, place: Place) {
         match self.gate.enter(place, || self.now_ns()) {
             Admission::Granted(_) => self.leave(place),
             Admission::Full { wake } => {
-                self.ring(wake);
+                self.wake(wake);
                 let (room, ()) = wait(self, place, || Ok::<_, ()>((place, ()))).unwrap();
-                self.ring(room);
+                self.wake(room);
             }
             Admission::Refused { wake, .. } => self.refuse(place, false, wake),
             Admission::Outlived { wake } => self.fail_outlived(place, wake),
@@ -107,19 +107,19 @@ impl Portion {
         assert!(matches!(admission, Admission::Granted(_)));
     }
 
-    /// What the dispatcher does when it was rung.
+    /// Runs the dispatcher if it was woken. Returns whether it was.
     fn serve(&self) -> bool {
-        let rung = self.bell.swap(false, Ordering::SeqCst);
-        if rung {
+        let was_woken = self.woken.swap(false, Ordering::SeqCst);
+        if was_woken {
             dispatch(self);
         }
-        rung
+        was_woken
     }
 
     fn ends(&self, operations: usize) {
         while self.serve() {}
         let waiting = self.with(|waiting| waiting.len());
-        assert_eq!(waiting, 0, "{waiting} wait, and nobody rings");
+        assert_eq!(waiting, 0, "{waiting} operations wait without a wake-up");
         let gone = self.gone.load(Ordering::SeqCst);
         let refused = self.refused.load(Ordering::SeqCst);
         assert_eq!(gone + refused, operations);
@@ -167,7 +167,7 @@ impl Dispatcher for Portion {
     }
 
     fn refuse(&self, _op: Place, _lapsed: bool, wake: bool) {
-        self.ring(wake);
+        self.wake(wake);
         self.refused.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -177,14 +177,15 @@ impl Dispatcher for Portion {
 }
 
 fn row(member: u8) -> Place {
-    // Row 0 has lane 0, the only one there is here.
+    // Row 0 has lane 0, the only lane here.
     Place::row(FIELDS.unit(member), 0)
 }
 
-/// One operation is inside and leaves, one waits for it, one comes; the dispatcher runs beside.
-fn nobody_waits_for_ever(counting: LaneLayout, inside: Place, waits: Place, comes: Place) {
+/// One operation is inside and leaves, one waits for it, and one arrives; the dispatcher runs
+/// concurrently.
+fn no_operation_waits_for_ever(layout: LaneLayout, inside: Place, waits: Place, comes: Place) {
     model(move || {
-        let portion = Portion::new(counting);
+        let portion = Portion::new(layout);
         portion.enters(inside);
         portion.arrive(waits);
         let leaver = {
@@ -201,18 +202,18 @@ fn nobody_waits_for_ever(counting: LaneLayout, inside: Place, waits: Place, come
 }
 
 #[test]
-fn r17_nobody_waits_for_ever() {
-    nobody_waits_for_ever(LaneLayout::Single, Place::ONE, Place::ONE, Place::ONE);
+fn r17_no_operation_waits_for_ever() {
+    no_operation_waits_for_ever(LaneLayout::Single, Place::ONE, Place::ONE, Place::ONE);
 }
 
 #[test]
-fn r17_nobody_waits_for_ever_for_a_row() {
-    nobody_waits_for_ever(LaneLayout::Rows(FIELDS), row(0), row(1), row(2));
+fn r17_no_operation_waits_for_ever_for_a_row() {
+    no_operation_waits_for_ever(LaneLayout::Rows(FIELDS), row(0), row(1), row(2));
 }
 
 #[test]
-fn r17_an_operation_on_many_rows_that_comes_does_not_lose_its_wake_up() {
-    nobody_waits_for_ever(
+fn r17_an_arriving_operation_on_many_rows_does_not_lose_its_wake_up() {
+    no_operation_waits_for_ever(
         LaneLayout::Rows(FIELDS),
         row(0),
         row(1),
@@ -221,8 +222,8 @@ fn r17_an_operation_on_many_rows_that_comes_does_not_lose_its_wake_up() {
 }
 
 #[test]
-fn r17_nor_one_that_waits() {
-    nobody_waits_for_ever(
+fn r17_a_waiting_operation_on_many_rows_does_not_lose_its_wake_up() {
+    no_operation_waits_for_ever(
         LaneLayout::Rows(FIELDS),
         row(0),
         Place::rows(FIELDS.unit(1)),
@@ -231,7 +232,7 @@ fn r17_nor_one_that_waits() {
 }
 
 #[test]
-fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
+fn r17_an_operation_that_arrives_during_a_dispatch_does_not_lose_its_wake_up() {
     model(|| {
         let portion = Portion::new(LaneLayout::Rows(FIELDS));
         portion.enters(row(0));
@@ -241,7 +242,8 @@ fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
             let portion = portion.clone();
             thread::spawn(move || portion.serve())
         };
-        // It holds a permit of its own for a while, so the newcomer may find no room.
+        // This operation holds a permit of its own for a while, so the arriving one may find no
+        // room.
         portion.arrive(Place::rows(FIELDS.unit(2)));
         dispatcher.join().unwrap();
         portion.ends(3);
@@ -249,7 +251,7 @@ fn r17_nor_one_that_comes_while_the_dispatcher_lets_another_go() {
 }
 
 #[test]
-fn r17_what_waits_when_the_lease_is_latched_is_refused() {
+fn r17_operations_that_wait_when_the_lease_is_latched_are_refused() {
     model(|| {
         let portion = Portion::new(LaneLayout::Single);
         portion.enters(Place::ONE);
@@ -262,7 +264,7 @@ fn r17_what_waits_when_the_lease_is_latched_is_refused() {
         };
         portion.arrive(Place::ONE);
         heart.join().unwrap();
-        // Not only when somebody leaves, which may be never.
+        // The refusal does not depend on an operation that leaves, which may never happen.
         assert!(portion.with(|waiting| waiting.is_empty()));
         portion.leave(Place::ONE);
         portion.ends(2);
@@ -270,7 +272,7 @@ fn r17_what_waits_when_the_lease_is_latched_is_refused() {
 }
 
 #[test]
-fn r17_what_waits_goes_in_order_and_many_rows_first() {
+fn r17_waiting_operations_go_in_order_and_those_on_many_rows_first() {
     model(|| {
         let portion = Portion::new(LaneLayout::Rows(FIELDS));
         portion.enters(row(0));
