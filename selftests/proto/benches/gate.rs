@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the gate costs when every processor sends operations at once: the shipped code on the
-//! processors there are, next to the two designs that it could have been.
+//! The cost of the gate when every processor sends operations at once: the shipped code on the
+//! processors of this machine, compared with two other designs.
 //!
-//! One operation is what `map` and `end_io` do of it: a permit, the lease and the clock, the lease
-//! again, the permit back. Each thread stands for a processor. What counts is the time of an
-//! operation with several threads over that with one: a cache line that all of them write costs
-//! with every processor more, and a lock most of all. `lease alone` counts nothing and shows what
-//! the machine itself makes of two threads.
+//! One operation is what `map` and `end_io` do for it: take a permit, read the lease and the clock,
+//! read the lease again, give the permit back. Each thread represents a processor. The result is
+//! the time of an operation with several threads divided by that with one thread. A cache line that
+//! all processors write makes it grow with every processor, and a lock even more. `lease alone`
+//! counts nothing and shows what two threads cost on this machine by themselves.
 //!
 //! | design | counts | shared lines written |
 //! |---|---|---|
@@ -18,11 +18,11 @@
 //! | `per-cpu` | as `percpu_ref`: plain counters, and no limit is possible | none |
 //! | `list` | as krbd: each operation in a list of its device, under a spin lock | lock and list |
 //!
-//! The clock is a word that nobody writes, the same for all. Words are those of `src/dm/word.rs`:
-//! plain loads, locked instructions.
+//! The clock is one word for all threads, which no thread writes. The words are those of
+//! `src/dm/word.rs`: plain loads, locked instructions.
 //!
-//! The table at the end has only slices of time in which all threads ran, together and without
-//! waiting for a processor: two that take turns on one do not compete for anything.
+//! The table at the end includes only slices of time in which all threads ran together and without
+//! waiting for a processor, because two threads that take turns on one processor do not compete.
 
 use criterion::{BenchmarkId, Criterion};
 use dm_lease_proto::proto::gate::lanes::{Fields, LaneLayout, Place, PER_CPU_STRIDE, UNLIMITED};
@@ -43,16 +43,17 @@ const MEMBERS: u8 = 4;
 /// Operations of 4 KiB in a row of four members with chunks of 64 KiB.
 const ROW_OPERATIONS: u64 = 64;
 const THREADS: [usize; 2] = [1, 2];
-/// Operations in a slice, which is short enough to find the processors free now and then.
+/// Operations in a slice. A slice is so short that sometimes all processors are free for all of it.
 const SLICE: usize = 200_000;
-/// Fewer are too few to be timed; on a busy machine there may be no more.
+/// The lowest number of operations that can be timed. On a busy machine there may be no more.
 const SHORTEST: u64 = 40_000;
-/// A slice is disturbed when a thread waited, or was alone, for one part in so many of it.
+/// A slice is disturbed if a thread waited, or ran alone, for more than one part in this many of
+/// it.
 const DISTURBED: u32 = 10;
-/// So many others must be left to say something.
+/// The lowest number of undisturbed slices for a result.
 const ENOUGH: usize = 5;
 
-/// The kernel's word.
+/// The kernel's atomic word.
 struct Kernel(AtomicU64);
 
 impl AtomicWord for Kernel {
@@ -84,7 +85,7 @@ trait Design: Sync {
     fn operate(&self, cpu: usize, number: u64);
 }
 
-/// The end of the lease and the clock: all of it is read, none of it written.
+/// The end of the lease and the clock. All threads read them, and none writes them.
 struct Lease {
     clock: AtomicU64,
     expiry: AtomicU64,
@@ -115,7 +116,7 @@ impl Design for LeaseAlone {
     }
 }
 
-/// The shipped gate, with a way to say where an operation is charged.
+/// The shipped gate, and a function that chooses the place of an operation.
 struct Shipped<C> {
     gate: Gate<Kernel, Vec<Kernel>>,
     clock: AtomicU64,
@@ -173,7 +174,7 @@ impl Design for PerCpu {
     }
 }
 
-/// A list as the kernel has it: each entry knows both its neighbours. Entry 0 is its head.
+/// A list as in the kernel: each entry has both its neighbours. Entry 0 is the head.
 struct Links(Vec<(usize, usize)>);
 
 impl Links {
@@ -210,7 +211,8 @@ impl Design for List {
     }
 }
 
-/// How long the calling thread was kept waiting for a processor so far; 0 where nobody counts it.
+/// How long the calling thread has waited for a processor so far; 0 if the system does not count
+/// it.
 fn waited() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let waited_ns = text
@@ -225,14 +227,14 @@ fn waited() -> Duration {
 #[derive(Clone, Copy)]
 struct Slice {
     count: u64,
-    /// When the first began and the last began, when the first and the last ended.
+    /// The beginnings of the first and the last thread, and their ends.
     begun: [Instant; 2],
     ended: [Instant; 2],
     waited: Duration,
 }
 
 impl Slice {
-    /// What happened in both, which were at the same time.
+    /// The results of both, which ran at the same time.
     fn joined(&self, other: &Self) -> Self {
         let [first, last] = [0, 1];
         Self {
@@ -254,7 +256,7 @@ impl Slice {
         self.ended[1] - self.begun[0]
     }
 
-    /// Whether all ran all the time, together.
+    /// Whether all threads ran all the time, together.
     fn is_undisturbed(&self) -> bool {
         let together = self.ended[0].saturating_duration_since(self.begun[1]);
         let apart = self.took() - together;
@@ -262,12 +264,12 @@ impl Slice {
     }
 }
 
-/// Lets every one of `threads` perform `operations`, slice by slice, all at the same time.
+/// Runs `operations` in each of `threads`, slice by slice, all at the same time.
 fn time(design: &dyn Design, threads: usize, operations: u64) -> Vec<Slice> {
     let met = AtomicUsize::new(0);
     let one = |cpu| {
         let mut meetings = 0;
-        // Nobody sleeps here, so all go on at once.
+        // No thread sleeps here, so all continue at once.
         let mut meet = || {
             meetings += threads;
             met.fetch_add(1, Ordering::SeqCst);
@@ -276,7 +278,7 @@ fn time(design: &dyn Design, threads: usize, operations: u64) -> Vec<Slice> {
             }
         };
         let slice = |first: u64| {
-            // All have a processor before anybody looks how long it waits for one.
+            // Every thread has a processor before any of them reads how long it has waited for one.
             meet();
             let before = waited();
             let count = (operations - first).min(SLICE as u64);
@@ -330,7 +332,7 @@ fn measure(criterion: &mut Criterion, designs: &[(&str, Box<dyn Design>)]) -> Sa
     samples
 }
 
-/// The median of undisturbed slices, if there are enough to believe it.
+/// The median of the undisturbed slices, if there are enough of them.
 fn median(samples: &Samples, place: usize, threads: usize) -> Option<f64> {
     let mut sorted = samples.get(&(place, threads))?.clone();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where the fuzzer begins: valid lines and blocks, and the words of the grammar.
+//! The first inputs of the fuzzer: valid lines and blocks, and the words of the grammar.
 //!
 //! usage: seeds DIRECTORY
 //!
@@ -31,7 +31,7 @@ const SEEDS: usize = 200;
 /// The bytes of a block that its fields fill, at most; `fuzz/src/lib.rs` puts them back.
 const HEAD: usize = 620;
 
-/// Numbers at the edges of what is accepted somewhere.
+/// Numbers at the bounds of some range.
 const NUMBERS: [&str; 14] = [
     "0",
     "1",
@@ -63,7 +63,7 @@ fn write(directory: &Path, target: &str, seeds: &[Vec<u8>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Lines, and a dictionary of what is a word in them.
+/// Lines, and a dictionary of their words.
 fn write_lines(directory: &Path, target: &str, lines: &[String]) -> io::Result<()> {
     let is_word = |word: &&str| word.bytes().all(|it| it == b'_' || it.is_ascii_lowercase());
     let words = lines.iter().flat_map(|line| line.split(' '));

@@ -3,7 +3,7 @@
 //!
 //! This crate adds nothing: it mounts `src/proto`, the same files that the module is built from,
 //! and forbids what a kernel module must not do. Tests that need more than one file are in
-//! `tests/`; unit tests stand at the bottom of each file of the core.
+//! `tests/`. Unit tests are at the end of each file of the core, or beside it in `x/tests.rs`.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(

@@ -7,7 +7,7 @@
 //! permit [R13, R16]. The portion's [`LaneLayout`] says how many lanes there are and what a lane
 //! can hold:
 //!
-//! * `Single`: one lane. Fewer permits than the limit may be open before a new one is given.
+//! * `Single`: one lane. A new permit is given while fewer permits than the limit are open.
 //! * `PerCpu`: one lane for each CPU, and no limit. If a limit is set later, it is compared with
 //!   the sum of all lanes.
 //! * `Rows`: many lanes. The hash of a stripe row chooses its lane. At most as many members as the

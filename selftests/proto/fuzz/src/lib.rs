@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the targets of the fuzzer share: the properties, which are those of the tests with random
-//! input, and how an input becomes blocks.
+//! The common part of the fuzz targets: the properties, which the tests with random input share,
+//! and how an input becomes blocks.
 
 #[path = "../../tests/properties/blocks.rs"]
 pub mod blocks;
@@ -17,7 +17,7 @@ const HEAD: usize = 620;
 /// Where the checksum is, in superblocks and records alike.
 const CHECKSUM_AT: usize = 16;
 
-/// An input as two blocks: the heads of both, then what stands at the end of the first one.
+/// An input as two blocks: the heads of both, then the end of the first one.
 pub fn blocks_of(input: &[u8]) -> [Block; 2] {
     let mut blocks = [ZERO_BLOCK; 2];
     let (heads, end) = input.split_at(input.len().min(2 * HEAD));
@@ -29,7 +29,7 @@ pub fn blocks_of(input: &[u8]) -> [Block; 2] {
     blocks
 }
 
-/// The blocks with checksums that fit: what stands behind the check is reached, too.
+/// The blocks with valid checksums, so that the code behind the check is reached, too.
 pub fn sealed(blocks: [Block; 2]) -> [Block; 2] {
     blocks.map(|mut block| {
         seal(&mut block, CHECKSUM_AT);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What members may say, drawn at random: records, superblocks, and where they stand.
+//! Random valid content of members: records, superblocks, and their places.
 
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::charges::{Charge, Charges};
@@ -74,7 +74,7 @@ fn charges() -> impl Strategy<Value = Charges> {
 }
 
 prop_compose! {
-    /// Where a record stands.
+    /// The place of a record.
     pub fn ids()(
         (uuid, generation) in any::<([u8; 16], u32)>(),
         member in 0..16_u8,
@@ -85,7 +85,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// What a ballot register may say.
+    /// The content of a ballot register.
     pub fn ballot_records()(
         (seq, inc, boot_id, limit) in any::<(u64, u128, [u8; 16], u32)>(),
         dec in decisions(),
@@ -108,7 +108,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// What a heartbeat register may say.
+    /// The content of a heartbeat register.
     pub fn heartbeat_records()(
         (seq, inc, hb, open, period_ns, reason, mark, may_claim) in
             any::<(u64, u128, u64, u32, u64, u8, u64, bool)>(),
@@ -201,7 +201,7 @@ prop_compose! {
         Superblock {
             minor: superblock::VERSION_MINOR, compat, ro_compat,
             incompat: superblock::INCOMPAT_RECORDS_2,
-            // A zero uuid is none.
+            // A zero uuid is not valid.
             uuid: if uuid == [0; 16] { [1; 16] } else { uuid },
             name: Name::new(&name).unwrap(), member, members, replacement,
             controllers: controllers | home.bit(), home, timing, redundancy,

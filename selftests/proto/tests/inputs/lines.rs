@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What users may type and read, drawn at random: what is drawn is valid.
+//! Random lines that users may write and read. All of them are valid.
 
 use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::limit::Limit;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What must hold for every block that a member may hold, however it came there.
+//! The properties of every block that a member may have, whatever wrote it.
 //!
 //! Used by the tests with random blocks (`codec.rs`) and by the fuzzer (`fuzz/`), whose root has
 //! the module `refusals`. A property that does not hold panics.
@@ -26,8 +26,8 @@ fn checksum_of(block: &Block) -> u32 {
     u32::from_le_bytes([block[16], block[17], block[18], block[19]])
 }
 
-/// Damage that CRC-32C finds whatever the block says: one flipped bit, two, and a burst of 32.
-/// Where it is differs from block to block.
+/// Damage that CRC-32C finds in any content: one flipped bit, two, and a burst of 32. Its place
+/// differs from block to block.
 fn damaged(block: &Block) -> [Block; 3] {
     let seed = checksum_of(block) as usize;
     let first = seed % BITS;
@@ -37,7 +37,7 @@ fn damaged(block: &Block) -> [Block; 3] {
     flip(&mut one, first);
     flip(&mut two, first);
     flip(&mut two, second);
-    // Behind the checksum: a burst that reached into it would be two.
+    // Behind the checksum, because a burst across the checksum would count as two.
     let at = 20 + seed % (BLOCK_SIZE - 24);
     for byte in &mut burst[at..at + 4] {
         *byte ^= 1 + (seed % 255) as u8;
@@ -45,8 +45,8 @@ fn damaged(block: &Block) -> [Block; 3] {
     [one, two, burst]
 }
 
-/// Two superblocks: each is refused for a reason of its own, or is exactly what its fields say; and
-/// two that fit each other are of one portion [R39].
+/// Two superblocks: each is refused with a text of its own, or is exactly the encoding of its
+/// fields. Two that fit each other belong to one portion [R39].
 pub fn superblocks_are_sound(blocks: [&Block; 2]) {
     let [one, two] = blocks.map(superblock_is_sound);
     let (Some(one), Some(two)) = (one, two) else {
@@ -91,7 +91,7 @@ fn superblock_is_sound(block: &Block) -> Option<Superblock> {
     Some(read)
 }
 
-/// The place that a block says it was written for.
+/// The place for which a block says that it was written.
 pub fn place_of(block: &Block) -> BlockId {
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&block[24..40]);
@@ -103,8 +103,9 @@ pub fn place_of(block: &Block) -> BlockId {
     }
 }
 
-/// The two blocks of a register: each is no information for a reason of its own, or is exactly what
-/// its fields say, at this place and at no other; and of the two the newest valid one counts [R26].
+/// The two blocks of a register: each is no information, with a text of its own, or is exactly the
+/// encoding of its fields, at this place and no other. The newest valid one of the two counts
+/// [R26].
 pub fn registers_are_sound(blocks: [&Block; 2], id: &BlockId) {
     let [one, two] = register_is_sound::<BallotRecord>(blocks, id);
     if let (Some(one), Some(two)) = (one.valid(), two.valid()) {
@@ -123,7 +124,7 @@ pub fn registers_are_sound(blocks: [&Block; 2], id: &BlockId) {
     }
 }
 
-/// Nothing that one of two records charges is lost when they are joined.
+/// No charge of two records is lost when they are joined.
 fn charges_join(mut one: Charges, two: &Charges) {
     let before = one;
     one.merge(two);
@@ -137,7 +138,7 @@ fn register_is_sound<T: Record + Debug>(blocks: [&Block; 2], id: &BlockId) -> [R
     let [a, b] = readings;
     if let (Reading::Valid(_), Reading::Valid(_)) = (a, b) {
         for damaged in damaged(blocks[1]) {
-            // What damage leaves of a register is its other block.
+            // If one block of a register is damaged, the other one is left.
             let damaged = record::decode::<T>(&damaged, id);
             assert_eq!(newest(a, damaged).0, a);
             assert_eq!(newest(damaged, a).0, a);
@@ -154,7 +155,7 @@ fn block_is_sound<T: Record + Debug>(block: &Block, id: &BlockId) -> Reading<T> 
         Reading::Valid(read) => {
             let mut again = ZERO_BLOCK;
             record::encode(&read, id, &mut again);
-            // The extension area is for later versions; everything else says what was read.
+            // The extension area is for later versions. All other bytes follow from what was read.
             for part in [0..16, 20..EXTENSION_AT] {
                 assert!(again[part.clone()] == block[part], "{read:?}");
             }
@@ -184,7 +185,7 @@ fn other_places(id: &BlockId) -> [BlockId; 4] {
     ]
 }
 
-/// What counts of the two blocks of a register, whichever of them is which.
+/// The block that counts does not depend on the order of the two.
 fn joins_soundly<T: Record + Debug>([a, b]: [Reading<T>; 2]) {
     let (reading, side) = newest(a, b);
     let (mirrored, _) = newest(b, a);
@@ -201,6 +202,6 @@ fn joins_soundly<T: Record + Debug>([a, b]: [Reading<T>; 2]) {
     }
     assert_eq!(reading.valid(), mirrored.valid());
     assert_eq!(reading.valid().is_some(), side.is_some());
-    // What counts is never what is written next.
+    // The block that counts is never the one that is written next.
     assert_ne!(side, Some(target(side)));
 }

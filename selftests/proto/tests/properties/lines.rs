@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What must hold for every line that somebody types, however broken.
+//! The properties of every line that a user may write, however broken it is.
 //!
 //! Used by the tests with random lines (`grammar.rs`) and by the fuzzer (`fuzz/`), whose root has
 //! the module `refusals`. A property that does not hold panics.
@@ -10,14 +10,14 @@ use dm_lease_proto::proto::words::status::Status;
 use dm_lease_proto::proto::words::table::{Surroundings, TableError, TableLine};
 use std::cell::Cell;
 
-/// The most words that a table line is read to: device, controller, count, what the count covers,
-/// and one that is too many.
+/// The highest number of words that the parser reads of a table line: device, controller, count,
+/// the counted arguments, and one too many.
 const TABLE_WORDS: usize = 17;
 
-/// Likewise of a message: its name, three arguments, and one that is too many.
+/// The same for a message: its name, three arguments, and one too many.
 const MESSAGE_WORDS: usize = 5;
 
-/// What `dm_split_args()` of drivers/md/dm-table.c makes of a line.
+/// Splits a line as `dm_split_args()` of drivers/md/dm-table.c does.
 pub fn split(line: &[u8]) -> Vec<Vec<u8>> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;
@@ -41,7 +41,7 @@ pub fn table(words: &[Vec<u8>]) -> Result<TableLine<'_>, TableError> {
     TableLine::parse(words.iter().map(Vec::as_slice))
 }
 
-/// The words, and how many of them were taken: a parser that stops after a few is never slow.
+/// The words, and how many of them were taken: a parser that stops early is never slow.
 fn counted<'a>(words: &'a [Vec<u8>], taken: &'a Cell<usize>) -> impl Iterator<Item = &'a [u8]> {
     words.iter().map(|word| {
         taken.set(taken.get() + 1);
@@ -49,7 +49,7 @@ fn counted<'a>(words: &'a [Vec<u8>], taken: &'a Cell<usize>) -> impl Iterator<It
     })
 }
 
-/// What is accepted prints as a line that means the same; what is refused is told why.
+/// An accepted line prints as a line with the same meaning; a refused line has an error text.
 pub fn table_is_sound(words: &[Vec<u8>]) {
     let taken = Cell::new(0);
     let parsed = TableLine::parse(counted(words, &taken));
@@ -84,7 +84,7 @@ fn fits_or_says_why(line: &TableLine<'_>) {
     }
 }
 
-/// What is accepted prints as a message that means the same; what is refused is told why.
+/// An accepted message prints as a message with the same meaning; a refused one has an error text.
 pub fn message_is_sound(words: &[Vec<u8>]) {
     let taken = Cell::new(0);
     let parsed = Message::parse(counted(words, &taken));
@@ -100,7 +100,7 @@ pub fn message_is_sound(words: &[Vec<u8>]) {
     }
 }
 
-/// A status that can be read prints as one that says the same.
+/// A status that can be read prints as one with the same content.
 pub fn status_is_sound(line: &str) {
     match Status::parse(line) {
         Ok(status) => {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The words of the gate in loom's world.
+//! The atomic words of the gate under loom.
 //!
-//! A word's changes are fully ordered, in the kernel by the memory model's value-returning atomics,
-//! here by fences around them: loom knows sequential consistency of fences only.
+//! All changes of a word are fully ordered: in the kernel by value-returning atomics, here by
+//! fences around them, because loom has sequential consistency of fences only.
 
 use dm_lease_proto::proto::gate::word::AtomicWord;
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
 
-/// The kernel's word.
+/// The kernel's atomic word.
 pub struct Kernel(AtomicU64);
 
 impl Kernel {
-    /// A word of which nothing was taken.
+    /// A word of value zero.
     pub fn zero() -> Self {
         AtomicWord::new(0)
     }
@@ -31,7 +31,7 @@ impl AtomicWord for Kernel {
     }
 
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-        // One that fails orders nothing.
+        // A compare-and-swap that fails orders nothing.
         fence(Ordering::SeqCst);
         let result = self
             .0
@@ -54,10 +54,10 @@ fn full<R>(change: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Tries every order of what the threads of `test` do.
+/// Tries every order of the accesses of the threads of `test`.
 pub fn model(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    // Enough for every bug of two threads known, and what makes three threads finite in practice.
+    // Enough for every known bug of two threads, and few enough that three threads finish.
     builder.preemption_bound = Some(3);
     builder.check(test);
 }
