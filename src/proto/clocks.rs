@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The clocks of this machine, and when the time between two readings is unknown.
+//! The clocks of this host, and when the time between two readings is unknown.
 //!
 //! All times and durations in this folder are nanoseconds of the *lease clock*: the counter of the
-//! machine, converted at a constant rate (CLOCK_MONOTONIC_RAW). Programs that correct the time of
+//! host, converted at a constant rate (CLOCK_MONOTONIC_RAW). Programs that correct the time of
 //! day steer CLOCK_MONOTONIC and CLOCK_BOOTTIME by ten percent and more; they cannot steer this
 //! clock. The remaining error is that of the oscillator, which `drift_ppm` of
 //! [`super::time::Timing`] bounds.
 //!
-//! The lease clock stands still while the machine sleeps. That makes the waits of an observer
+//! The lease clock stands still while the host sleeps. That makes the waits of an observer
 //! longer, which is safe, and the lease of an owner longer, which is not. So a reading has more
 //! than the lease clock, and [`Clocks::take`] compares it with the reading before:
 //!
 //! | in a reading | what it is | changes when |
 //! |---|---|---|
 //! | `raw_ns` | the lease clock | time passes; a step back says that the counter is broken |
-//! | `leaps_ns` | how far the gate's clock is ahead of it | the machine wakes up, at once |
+//! | `leaps_ns` | how far the gate's clock is ahead of it | the host wakes up, at once |
 //! | `slept_ns` | CLOCK_BOOTTIME less CLOCK_MONOTONIC | the kernel adds the time of a sleep |
 //! | `source` | which counter is behind the clocks | the kernel exchanges it |
 //!
@@ -32,7 +32,7 @@
 
 use super::time::MAX_DURATION_NS;
 
-/// How far the clock of the gate leaps when the machine wakes up: more than any lease lasts.
+/// How far the clock of the gate leaps when the host wakes up: more than any lease lasts.
 pub const LEAP_NS: u64 = 2 * MAX_DURATION_NS;
 
 /// The counters of two processors may differ by less than this; a larger step back is a fault.
@@ -45,7 +45,7 @@ pub struct Now {
     pub raw_ns: u64,
     /// How far the clock of the gate was ahead of the lease clock, at this reading or before.
     pub leaps_ns: u64,
-    /// How long the machine has slept since it was booted, as far as the kernel knows.
+    /// How long the host has slept since it was booted, as far as the kernel knows.
     pub slept_ns: u64,
     /// The number of the counter behind the clocks.
     pub source: u8,

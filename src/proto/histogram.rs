@@ -122,7 +122,7 @@ pub struct Checks<L> {
 }
 
 impl<W: AtomicWord, L: Deref<Target = [W]>> Checks<L> {
-    /// How many words it takes on a machine with `cpus` CPUs.
+    /// How many words it takes on a host with `cpus` CPUs.
     pub fn words(cpus: usize) -> usize {
         cpus.clamp(1, SHARDS).saturating_mul(SHARD_STRIDE)
     }

@@ -3,7 +3,7 @@
 //!
 //! An observer watches one value on each member: the owner's heartbeat counter, its own mailbox
 //! while joining, or the ballots of a portion that no controller has owned yet. It compares values,
-//! never the clocks of two machines, and measures their age by the local clock alone.
+//! never the clocks of two hosts, and measures their age by the local clock alone.
 //!
 //! ```text
 //! unknown --first read that shows a value--> since r_m --the same value--> since r_m

@@ -31,9 +31,9 @@
 //! and without a failed command that may still land. The read shows one of these:
 //!
 //! * The acknowledged write: the register is intact.
-//! * A write of this incarnation that this session never issued: another machine runs with a copy
-//!   of this machine's memory ([`Verdict::Copy`]).
-//! * A write of another incarnation, later than the first write of this one: another machine has
+//! * A write of this incarnation that this session never issued: another host runs with a copy
+//!   of this host's memory ([`Verdict::Copy`]).
+//! * A write of another incarnation, later than the first write of this one: another host has
 //!   this controller number ([`Verdict::Foreign`]).
 //! * Anything else, if the block was quiet: the member went back to an earlier state
 //!   ([`Verdict::Back`]).
@@ -391,7 +391,7 @@ impl OwnRegister {
         self
     }
 
-    /// The same register without marks: no model has copies of a machine. The highest number before
+    /// The same register without marks: no model has copies of a host. The highest number before
     /// the own writes is replaced by `floor` of it.
     #[must_use]
     pub fn without_marks(mut self, floor: impl Fn(u64) -> u64) -> Self {

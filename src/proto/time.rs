@@ -486,7 +486,7 @@ impl Timing {
         stretch_ns(self.device_delay_ns, self.drift_ppm)
     }
 
-    /// `ceil(L * (1 + rho) / (1 - rho))`: the longest a lease of another machine can last by the
+    /// `ceil(L * (1 + rho) / (1 - rho))`: the longest a lease of another host can last by the
     /// local clock. A `confirm_dead` is refused while a heartbeat of that owner changed within it.
     pub fn lease_elsewhere_ns(&self) -> u64 {
         let slow = MILLION.saturating_sub(u64::from(self.drift_ppm));

@@ -20,7 +20,7 @@ pub struct BallotRecord {
     pub seq: u64,
     /// The writer's incarnation.
     pub inc: Incarnation,
-    /// The kernel's boot id on the writer's machine, for people who search its logs.
+    /// The kernel's boot id on the writer's host, for people who search its logs.
     pub boot_id: [u8; 16],
     /// The highest epoch the writer knows to be decided.
     pub dec: Decided,

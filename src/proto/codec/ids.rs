@@ -79,7 +79,7 @@ impl fmt::Display for Slot {
 }
 
 /// The random number that a controller draws when it joins a portion. It tells two sessions with
-/// the same controller number apart, on one machine or on two [R36].
+/// the same controller number apart, on one host or on two [R36].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(pub u128);
 

@@ -100,7 +100,7 @@ impl<T> Found<T> {
 pub struct Stamp {
     /// The sequence number.
     pub seq: u64,
-    /// The mark: the writer's clock at the beginning of the write's round. A copy of this machine
+    /// The mark: the writer's clock at the beginning of the write's round. A copy of this host
     /// continues from the same sequence number, but writes another mark.
     pub mark: u64,
 }

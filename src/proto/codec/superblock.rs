@@ -3,7 +3,7 @@
 //!
 //! Each member has one at the start and a copy at the end (`layout`). It names the portion, the
 //! member's index, the number of members and the controllers that may own the portion, and it holds
-//! all timings and the redundancy. So no machine is configured with them [R25], [R39].
+//! all timings and the redundancy. So no host is configured with them [R25], [R39].
 //!
 //! The on-disk version is its own: code refuses another *major* version; a *minor* version may add
 //! fields behind the known ones. Features have three flag words: unknown `compat` bits have no

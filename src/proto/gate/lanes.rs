@@ -209,7 +209,7 @@ impl Place {
 }
 
 impl LaneLayout {
-    /// How many words the lanes take on a machine with `cpus` CPUs.
+    /// How many words the lanes take on a host with `cpus` CPUs.
     pub const fn words(self, cpus: usize) -> usize {
         match self {
             LaneLayout::Single => 1,

@@ -416,7 +416,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Sets the mark of every lane that is in use, and says whether an operation fits beside them.
     /// Permits that are taken in a lane after it was found empty are not counted, because giving
-    /// them back wakes nobody. This reads every lane and changes few.
+    /// them back wakes no thread. This reads every lane and changes few.
     fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match place.is_wide() {

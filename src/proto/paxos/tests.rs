@@ -82,9 +82,9 @@ fn r28_the_next_ballot_is_higher_than_every_one_seen_and_never_used_before() {
 #[test]
 fn r28_the_value_of_the_highest_ballot_is_put_forward() {
     let mine = |bal| Promise::of(&record(4, ballot(5, 1), Some((bal, value(2)))));
-    let nobody = Seen::new(decided(4));
-    assert_eq!(nobody.value(&Promise::NONE, value(1)), value(1));
-    assert_eq!(nobody.value(&mine(ballot(1, 1)), value(1)), value(2));
+    let none = Seen::new(decided(4));
+    assert_eq!(none.value(&Promise::NONE, value(1)), value(1));
+    assert_eq!(none.value(&mine(ballot(1, 1)), value(1)), value(2));
     let low = record(4, ballot(2, 2), Some((ballot(1, 2), value(2))));
     let high = record(4, ballot(2, 3), Some((ballot(2, 3), value(3))));
     for records in [[(2, low), (3, high)], [(3, high), (2, low)]] {

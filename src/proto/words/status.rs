@@ -179,7 +179,7 @@ reasons! {
     HigherEpoch = 5, "higher_epoch", "a later epoch is decided";
     /// Another controller claims the next epoch [R29].
     ClaimSeen = 6, "claim_seen", "another controller claims the next epoch";
-    /// Its own mailbox has a write of another machine, which uses its number [R36].
+    /// Its own mailbox has a write of another host, which uses its number [R36].
     ForeignIncarnation = 7, "foreign_incarnation", "another machine writes the own mailbox";
     /// Message `release` [R34].
     Released = 8, "released", "the portion was released";
@@ -198,7 +198,7 @@ reasons! {
 
     // Reasons not to take part.
 
-    /// While it was joining, another machine wrote its mailbox [R36].
+    /// While it was joining, another host wrote its mailbox [R36].
     Duplicate = 15, "duplicate", "another machine uses this controller number";
     /// Fewer members answer than a majority: it cannot know the epoch, or cannot write [R42].
     NoMajority = 16, "no_majority", "no majority of the members answers";
@@ -270,9 +270,9 @@ reasons! {
     /// Two records name different owners of one epoch [R57].
     Split = 39, "split", "two owners of one epoch are on the members";
     /// Its own mailbox has writes of its own incarnation that it never issued: a copy of this
-    /// machine's memory runs somewhere [R58].
+    /// host's memory runs somewhere [R58].
     Copy = 40, "copy", "a copy of this machine writes the own mailbox";
-    /// The machine was copied or put back to an earlier state, and joins anew.
+    /// The host was copied or put back to an earlier state, and joins anew.
     Fork = 41, "fork", "this machine was copied or put back to an earlier state";
 
     // Reasons of an owner to cancel a hand-over.

@@ -78,7 +78,8 @@ fn r21_an_operators_word_holds_where_both_records_have_it_and_evidence_in_one_is
     }
 }
 
-/// Nobody could take the word about one of two owners back: it does not count for both.
+/// An operator's word about one of two owners could not be withdrawn any more, so it does not count
+/// for both.
 #[test]
 fn r21_an_operators_word_does_not_make_room() {
     let mut charges = full(&[], false);

@@ -202,7 +202,7 @@ fn no_wake_up_is_lost_when_room_appears_while_queueing() {
     assert!(!gate.leave(ONE).wake);
     assert!(
         gate.wait(ONE),
-        "there is room, and nobody left to notice the waiter"
+        "there is room, and no operation left that would wake the waiter"
     );
 }
 
@@ -392,7 +392,7 @@ fn r19_an_operation_on_many_rows_counts_for_every_row() {
     assert_eq!(
         gate.enter(row(other(9), 2), || 1_500),
         FULL,
-        "nobody overtakes it"
+        "no operation overtakes it"
     );
     assert!(!is_short(&gate, row(other(9), 2)), "nor the short path");
     assert_eq!(
@@ -429,7 +429,7 @@ fn r13_a_limit_that_is_set_later_bounds_the_sum_of_all_lanes() {
     assert_eq!(
         gate.enter(Place::cpu(1), || 1_500),
         Admission::Full { wake: true },
-        "there is room, and somebody waits for it already"
+        "there is room, and another operation waits for it already"
     );
     assert!(is_granted(gate.enter_waiting(Place::cpu(0), 7, || 1_500)));
     gate.no_waiters_at_all();
