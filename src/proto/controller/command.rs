@@ -181,9 +181,11 @@ impl Controller {
     fn fence(&mut self, reason: Reason, now_ns: u64) -> Outcome {
         self.policy.claim_requested = false;
         match self.phase {
-            phase if phase.is_owner() => self.latch(reason, now_ns),
+            Phase::Owner | Phase::Offering { .. } | Phase::Draining { .. } => {
+                self.latch(reason, now_ns);
+            }
             Phase::Claiming { .. } => self.abandon_claim(now_ns),
-            _ => {}
+            Phase::Joining | Phase::Announcing | Phase::Secondary | Phase::Failed => {}
         }
         if self.succession.evidence == Some(Evidence::OwnLapse) {
             self.succession.evidence = None;
