@@ -160,12 +160,12 @@ fn setup(superblock: &Superblock, timer: &HeartbeatTimer, boot_id: [u8; 16]) -> 
 fn mailboxes(
     superblock: &Superblock,
     own: Slot,
-    portion: &Arc<Waker>,
+    portion_waker: &Arc<Waker>,
 ) -> Result<KVec<Arc<Mailbox>>> {
     let mut mailboxes = KVec::with_capacity(usize::from(superblock.members), GFP_KERNEL)?;
     for member in 0..superblock.members {
         let (uuid, slots) = (superblock.uuid, superblock.controllers);
-        let mailbox = Mailbox::new(uuid, member, own, slots, portion.clone())?;
+        let mailbox = Mailbox::new(uuid, member, own, slots, portion_waker.clone())?;
         mailboxes.push(mailbox, GFP_KERNEL)?;
     }
     Ok(mailboxes)

@@ -166,8 +166,8 @@ pub struct PortionGate {
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,
-    portion: Arc<Waker>,
-    dispatcher: Arc<Waker>,
+    portion_waker: Arc<Waker>,
+    dispatch_waker: Arc<Waker>,
     /// The outbox of each member.
     outboxes: KVec<Arc<Outbox>>,
     #[pin]
@@ -183,9 +183,9 @@ impl PortionGate {
     pub fn new(
         superblock: &Superblock,
         controller: Slot,
-        portion: Arc<Waker>,
+        portion_waker: Arc<Waker>,
     ) -> Result<impl PinInit<Self>> {
-        let dispatcher = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
+        let dispatch_waker = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
         let limit = superblock.redundancy.limit(0, 0, None).to_wire();
         let portion_uuid = superblock.uuid;
         let lease_ns = superblock.timing.lease_ns;
@@ -207,8 +207,8 @@ impl PortionGate {
             lapsed_ns: Atomic::new(0),
             portion_uuid,
             controller,
-            portion,
-            dispatcher,
+            portion_waker,
+            dispatch_waker,
             outboxes,
             held <- new_spinlock_irq!(
                 Held {
@@ -314,8 +314,8 @@ impl PortionGate {
         }
         let per_bio = bio.per_bio();
         per_bio.epoch = NO_PERMIT;
-        // The verdict is final, so the permit is returned. After that the table may be destroyed as
-        // soon as this bio ends, so nothing of the session may be used.
+        // The verdict is final, so the permit may be returned. After that, this function must use
+        // nothing of the session that the end of this bio may free.
         match self.gate.leave_short(per_bio.place) {
             Some(Left { wake: false }) => {}
             left => finish_leave(table, per_bio.place, left),
@@ -358,7 +358,7 @@ impl PortionGate {
     /// Sets the limit of open permits. 0 closes the gate.
     pub fn set_limit(&self, limit: u32) {
         self.gate.set_limit(limit);
-        self.dispatcher.wake(Reasons::CHANGE);
+        self.dispatch_waker.wake(Reasons::CHANGE);
     }
 
     /// Whether the gate is closed and empty.
@@ -382,8 +382,8 @@ impl PortionGate {
     }
 
     fn wake_for_permit(&self) {
-        self.dispatcher.wake(Reasons::PERMIT);
-        self.portion.wake(Reasons::PERMIT);
+        self.dispatch_waker.wake(Reasons::PERMIT);
+        self.portion_waker.wake(Reasons::PERMIT);
     }
 
     /// Tells the threads what the gate found: that the lease has ended (`lapsed`), or that a bio
@@ -391,7 +391,7 @@ impl PortionGate {
     fn notify(&self, lapsed: bool, wake: bool) {
         if lapsed {
             self.note_lapse();
-            self.portion.wake(Reasons::LAPSE);
+            self.portion_waker.wake(Reasons::LAPSE);
         }
         if wake {
             self.wake_for_permit();

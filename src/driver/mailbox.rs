@@ -88,9 +88,9 @@ pub struct Mailbox {
     own: Slot,
     first: Slot,
     /// The waker of the portion thread.
-    portion: Arc<Waker>,
+    portion_waker: Arc<Waker>,
     /// The waker of the member thread.
-    submitter: Arc<Waker>,
+    member_waker: Arc<Waker>,
     #[pin]
     state: SpinLockIrq<State>,
     /// Woken when a transfer of a parked mailbox reaches a stage.
@@ -102,7 +102,7 @@ impl Complete for Mailbox {
     fn complete(self: Arc<Self>, buf: Buf, status: BlkStatus) {
         let transfer = buf.tag as usize;
         self.put(transfer, Stage::Done(buf, status));
-        self.portion.wake(Reasons::IO);
+        self.portion_waker.wake(Reasons::IO);
     }
 }
 
@@ -114,7 +114,7 @@ impl Mailbox {
         member: u8,
         own: Slot,
         slots: u64,
-        portion: Arc<Waker>,
+        portion_waker: Arc<Waker>,
     ) -> Result<Arc<Self>> {
         let first = Slot::all_in(slots).next().ok_or(EINVAL)?;
         let last = Slot::all_in(slots).last().ok_or(EINVAL)?;
@@ -125,15 +125,15 @@ impl Mailbox {
             Stage::Idle(IoBuf::new(1, Transfer::Heartbeat as u64)?),
             Stage::Idle(read),
         ];
-        let submitter = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
+        let member_waker = Arc::pin_init(Waker::new(), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 member,
                 uuid,
                 own,
                 first,
-                portion,
-                submitter,
+                portion_waker,
+                member_waker,
                 state <- new_spinlock_irq!(
                     State { device: None, generation: 0, transfers, parked: false },
                     "dm_lease mailbox"
@@ -172,7 +172,7 @@ impl Mailbox {
     /// Submits I/O again after [`Mailbox::park`].
     pub fn unpark(&self) {
         self.state.lock().parked = false;
-        self.submitter.wake(Reasons::IO);
+        self.member_waker.wake(Reasons::IO);
     }
 
     /// Whether the member has a device.
@@ -251,12 +251,12 @@ impl Mailbox {
 
     /// The body of the member thread.
     pub fn submit_loop(self: Arc<Self>, context: &Context) {
-        while self.submitter.wait(context, None).is_some() {
+        while self.member_waker.wait(context, None).is_some() {
             while let Some((buf, request)) = self.take_ready() {
                 let transfer = buf.tag as usize;
                 if let Err((buf, _)) = IoBuf::submit(buf, request, self.clone()) {
                     self.put(transfer, Stage::Done(buf, BlkStatus::IOERR));
-                    self.portion.wake(Reasons::IO);
+                    self.portion_waker.wake(Reasons::IO);
                 }
             }
         }
@@ -294,7 +294,7 @@ impl Mailbox {
     fn hand_over(&self, buf: Buf, request: Request) {
         let transfer = buf.tag as usize;
         self.put(transfer, Stage::Ready(buf, request));
-        self.submitter.wake(Reasons::IO);
+        self.member_waker.wake(Reasons::IO);
     }
 
     fn take_idle(&self, transfer: Transfer) -> Option<(Buf, Arc<BlockDevice>, u32)> {

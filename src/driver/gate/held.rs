@@ -80,7 +80,7 @@ pub(super) struct Held {
 impl PortionGate {
     /// The body of the dispatcher thread: gives permits to bios that wait.
     pub fn dispatch_loop(&self, context: &Context) {
-        while self.dispatcher.wait(context, None).is_some() {
+        while self.dispatch_waker.wait(context, None).is_some() {
             waiting::dispatch(self);
         }
     }
@@ -134,7 +134,7 @@ impl PortionGate {
         }
         held.refused.push(bio);
         held.until_ns = held.until_ns.max(until_ns);
-        self.portion.wake(Reasons::CHANGE);
+        self.portion_waker.wake(Reasons::CHANGE);
     }
 }
 

@@ -82,7 +82,7 @@ impl PortionGate {
         let hold = || Ok::<_, Infallible>(bio.hold());
         let Ok((room, outcome)) = waiting::wait(self, place, hold);
         if room {
-            self.dispatcher.wake(Reasons::PERMIT);
+            self.dispatch_waker.wake(Reasons::PERMIT);
         }
         if is_recalled {
             self.recall();
@@ -106,7 +106,7 @@ impl PortionGate {
         held.refused.push(held_back);
         held.until_ns = held.until_ns.max(until_ns);
         drop(held);
-        self.portion.wake(Reasons::CHANGE);
+        self.portion_waker.wake(Reasons::CHANGE);
         outcome
     }
 }
@@ -285,7 +285,7 @@ pub(super) fn judge_end<'ti>(
     held.late.push(held_back);
     held.until_ns = held.until_ns.max(until_ns);
     // With the lock held. Once it is released, the bio may end, and then the session may end.
-    gate.portion.wake(Reasons::CHANGE);
+    gate.portion_waker.wake(Reasons::CHANGE);
     drop(held);
     outcome
 }

@@ -53,7 +53,7 @@ impl PortionGate {
             held.recall_ns = at_ns;
         }
         drop(held);
-        self.portion.wake(Reasons::CHANGE);
+        self.portion_waker.wake(Reasons::CHANGE);
     }
 
     /// Gives the bios that [`PortionGate::recall`] announced back to dm core. If it is too early
@@ -69,7 +69,7 @@ impl PortionGate {
             held.waiting.take_all()
         };
         waiting::wait_again(self, requeue_suspending(pending));
-        self.dispatcher.wake(Reasons::CHANGE);
+        self.dispatch_waker.wake(Reasons::CHANGE);
         None
     }
 }
