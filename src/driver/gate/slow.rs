@@ -111,9 +111,6 @@ impl PortionGate {
     }
 }
 
-// `decide_with_permit` and `decide_without_permit` are two functions, because an extra argument
-// would cost the fast path one instruction.
-
 /// Handles a bio without data, which changes nothing: a flush, or the marker behind the deferred
 /// bios.
 #[cold]
@@ -181,6 +178,9 @@ fn map_deferred<'ti>(
     let bio = aim(bio, table, epoch, place);
     gate.decide(bio, table, arrived, Taken::No)
 }
+
+// `decide_with_permit` and `decide_without_permit` are two functions, because an extra argument
+// would cost the fast path one instruction.
 
 /// Decides about a bio whose permit must be checked on the long path.
 #[cold]
