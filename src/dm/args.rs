@@ -36,9 +36,9 @@ impl<'a> Args<'a> {
             // INVARIANT: There is no pointer.
             return Self { words: &[] };
         }
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `argv` points to `argc` pointers, which do not change.
         let words = unsafe { core::slice::from_raw_parts(argv, argc as usize) };
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: By the safety requirements each pointer is such a string.
         Self { words }
     }
 

@@ -164,7 +164,8 @@ impl<T: Target> Callbacks<T> {
     ) -> c_int {
         // SAFETY: By the safety requirements `ti` is a target, hence not null.
         let ti = unsafe { NonNull::new_unchecked(ti) };
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `argv` has `argc` strings, which exist during the
+        // call.
         let args = unsafe { Args::from_raw(argc, argv) };
         // SAFETY: This is the `ctr` callback of `ti`. The instance that is made here ends in `dtr`.
         let builder = unsafe { TargetBuilder::new::<T>(ti) };
@@ -198,7 +199,7 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: The slot is valid for writes, and after an error it is freed without being used.
         // The data does not move afterwards, because the box becomes a pinned box below.
         unsafe { ::pin_init::raw_try_init(&raw mut (*slot).data, data)? };
-        // SAFETY: The slot is valid for writes.
+        // SAFETY: The slot is valid for writes, because the box was just allocated.
         unsafe { (&raw mut (*slot).resources).write(builder.resources) };
         // SAFETY: Both fields were initialised just above.
         Ok(KBox::into_pin(unsafe { space.assume_init() }))
@@ -334,7 +335,7 @@ impl<T: Target> Callbacks<T> {
         use fmt::Write as _;
 
         borrow!(ti => target, data);
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `result` is a buffer of `maxlen` bytes for this call.
         let mut out = unsafe { TextWriter::from_raw(result, maxlen) };
         let kind = match kind {
             bindings::status_type_t::STATUSTYPE_INFO => StatusKind::Info,
@@ -370,9 +371,10 @@ impl<T: Target> Callbacks<T> {
         maxlen: c_uint,
     ) -> c_int {
         borrow!(ti => target, data);
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `argv` has `argc` strings, which exist during the
+        // call.
         let args = unsafe { Args::from_raw(argc, argv) };
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `result` is a buffer of `maxlen` bytes for this call.
         let mut out = unsafe { TextWriter::from_raw(result, maxlen) };
         kernel::error::from_result(|| {
             // dm core delivers the text only if the result is exactly one.
@@ -396,7 +398,7 @@ impl<T: Target> Callbacks<T> {
         callout_data: *mut c_void,
     ) -> c_int {
         borrow!(ti => target, data);
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: These are the arguments of the `iterate_devices` callback, which is running.
         let mut visitor = Visitor {
             // SAFETY: By the safety requirements `ti` is a target, hence not null.
             ti: unsafe { NonNull::new_unchecked(ti) },
@@ -420,7 +422,7 @@ impl<T: Target> Callbacks<T> {
         limits: *mut bindings::queue_limits,
     ) {
         borrow!(ti => target, data);
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements no one else uses the limits during the call.
         let mut limits = unsafe { QueueLimits::from_raw(&mut *limits) };
         T::io_hints(data, target, &mut limits);
     }

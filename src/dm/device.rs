@@ -228,7 +228,7 @@ impl DmDevice<'_> {
     /// `dev` must be a reference that `dm_get_device()` has returned, and that is not put before
     /// the end of `'ti`.
     pub(super) unsafe fn from_raw(dev: NonNull<bindings::dm_dev>) -> Self {
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: By the safety requirements `dev` is an open device of the table during `'ti`.
         Self {
             dev,
             _brand: PhantomData,

@@ -97,7 +97,7 @@ impl Marker {
     /// marker is among them already. In an interrupt this does nothing.
     pub fn send(self: &Arc<Self>, ti: &Resuming<'_>) {
         // In an interrupt dm core would use `current->bio_list` of the interrupted task.
-        // SAFETY: Has no preconditions.
+        // SAFETY: `in_task()` may be called in any context.
         let in_task = unsafe { bindings::dm_in_task() };
         if !in_task || self.is_out.xchg(true, ordering::Full) {
             return;

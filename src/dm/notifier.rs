@@ -139,7 +139,8 @@ impl<H: OnReboot> RebootNotifier<H> {
         _data: *mut c_void,
     ) -> c_int {
         let block = Opaque::cast_from(block);
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `block` is a field of a registered `Self`. It is
+        // pinned and exists until the chain has unregistered it, which waits for this call.
         let this = unsafe { &*kernel::container_of!(block.cast_mut(), Self, block) };
         let how = match action as u32 {
             bindings::SYS_HALT => Shutdown::Halt,
@@ -200,7 +201,8 @@ impl<H: OnPm> PmNotifier<H> {
         _data: *mut c_void,
     ) -> c_int {
         let block = Opaque::cast_from(block);
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `block` is a field of a registered `Self`. It is
+        // pinned and exists until the chain has unregistered it, which waits for this call.
         let this = unsafe { &*kernel::container_of!(block.cast_mut(), Self, block) };
         let event = match action as u32 {
             bindings::PM_SUSPEND_PREPARE => PmEvent::SuspendPrepare,
@@ -280,7 +282,8 @@ impl<H: OnVmFork> VmForkNotifier<H> {
         _data: *mut c_void,
     ) -> c_int {
         let block = Opaque::cast_from(block);
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `block` is a field of a registered `Self`. It is
+        // pinned and exists until the chain has unregistered it, which waits for this call.
         let this = unsafe { &*kernel::container_of!(block.cast_mut(), Self, block) };
         this.handler.vm_fork();
         bindings::NOTIFY_OK as c_int
@@ -307,7 +310,7 @@ fn register(
             next: core::ptr::null_mut(),
             priority,
         };
-        // SAFETY: The slot is valid for writes.
+        // SAFETY: `ffi_init` passes a slot that is valid for writes.
         unsafe { slot.write(block) };
         // SAFETY: The block is complete and pinned. The `PinnedDrop` of its owner unregisters it.
         to_result(unsafe { register(slot) })
@@ -353,7 +356,7 @@ impl<H: OnSyscore> SyscoreHook<H> {
                     data: data.cast(),
                     ..Default::default()
                 };
-                // SAFETY: The slot is valid for writes.
+                // SAFETY: `ffi_init` passes a slot that is valid for writes.
                 unsafe { slot.write(hook) };
                 // SAFETY: The hook is complete and pinned. `PinnedDrop` unregisters it.
                 unsafe { bindings::register_syscore(slot) };
@@ -367,7 +370,8 @@ impl<H: OnSyscore> SyscoreHook<H> {
     ///
     /// Only `syscore_suspend()` may call this. `data` must be the handler of a registered `Self`.
     unsafe extern "C" fn suspend(data: *mut c_void) -> c_int {
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `data` is the handler of a registered `Self`, which
+        // exists.
         unsafe { &*data.cast::<H>() }.suspend();
         0
     }
@@ -378,7 +382,8 @@ impl<H: OnSyscore> SyscoreHook<H> {
     ///
     /// Only `syscore_resume()` may call this. `data` must be the handler of a registered `Self`.
     unsafe extern "C" fn resume(data: *mut c_void) {
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `data` is the handler of a registered `Self`, which
+        // exists.
         unsafe { &*data.cast::<H>() }.resume();
     }
 }

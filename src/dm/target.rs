@@ -416,7 +416,7 @@ impl DmTarget {
     /// - The target must be of type `T`, and its constructor must have succeeded.
     /// - The destructor of the target must not run before the end of `'ti`.
     pub(super) unsafe fn data<'ti, T: Target>(&self) -> &'ti T::Data<'ti> {
-        // SAFETY: By the safety requirements.
+        // SAFETY: The safety requirements are the same.
         unsafe { &self.instance::<T>().data }
     }
 

@@ -335,7 +335,7 @@ impl Drop for Thread {
 ///
 /// Only the kthread code may call this, once. `body` must be a box of `F` that was given up.
 unsafe extern "C" fn main<F: FnOnce(&Context)>(body: *mut c_void) -> c_int {
-    // SAFETY: By the safety requirements.
+    // SAFETY: By the safety requirements `body` is a box that was given up, and this runs once.
     let body = unsafe { KBox::from_raw(body.cast::<F>()) };
     KBox::into_inner(body)(&Context(NotThreadSafe));
     0
@@ -347,6 +347,7 @@ unsafe extern "C" fn main<F: FnOnce(&Context)>(body: *mut c_void) -> c_int {
 ///
 /// `body` must be a box of `F` that was given up, and that no one else uses.
 unsafe fn drop_box<F>(body: *mut c_void) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: By the safety requirements `body` is a box that was given up and is not used
+    // elsewhere.
     drop(unsafe { KBox::from_raw(body.cast::<F>()) });
 }

@@ -81,7 +81,7 @@ impl<T: Target> HeldBio<T> {
     pub fn submit(self) {
         // In an interrupt `submit_bio_noacct()` would use `current->bio_list` of the interrupted
         // task.
-        // SAFETY: Has no preconditions.
+        // SAFETY: `in_task()` may be called in any context.
         let in_task = unsafe { bindings::dm_in_task() };
         if kernel::warn_on!(!in_task) {
             return self.end(BlkStatus::IOERR);
