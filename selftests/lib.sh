@@ -3,8 +3,8 @@
 #
 # Functions that the selftests of dm-lease share. A test begins with `. ./lib.sh`.
 #
-# Cases. The name of a case is a whole statement, which names its subject. The report puts the topic
-# of the test before it, which is part of the file name: `ok 12 lapse: controller 2 owns epoch 2`.
+# Cases. The name of a case is a whole statement that names its subject. The report adds the topic of
+# the test, which it takes from the file name: `ok 12 lapse: controller 2 owns epoch 2`.
 #
 #   plan N                      announces N cases
 #   check TEXT COMMAND...       a case that passes if the command succeeds
@@ -14,8 +14,10 @@
 #   eventually S COMMAND...     repeats the command until it succeeds; fails after S seconds
 #   fails COMMAND...            succeeds if the command fails
 #   print_note TEXT...          adds a line to the report
-#   skip_all TEXT...            ends the test as skipped, for this reason; our own runs fail then
-#   on_exit COMMAND             runs the command when the test ends in any way; the last one first
+#   skip_all TEXT...            ends the test as skipped, for this reason. In the runs of this
+#                               project a skipped test counts as failed
+#   on_exit COMMAND             runs the command when the test ends, also by a signal. The command
+#                               that was added last runs first
 #   finish                      ends the test with its verdict
 #
 # Portions. Portion P is 0 (named alpha) or 1 (named beta). It has members M = 0, 1, 2.
@@ -57,13 +59,14 @@
 #   expect_warning TEXT         announces one line with the text at level warning or above. The run
 #                               fails if it never comes, and if another line at this level comes
 #
-# Each controller reaches each member by a path of its own, so that a test can hold the I/O of one
-# controller alone, and its mailboxes or its data alone. These linear devices lie on a member:
+# Each controller reaches each member by a path of its own. A path has one part for mailboxes and one
+# for data. So a test can hold the mailbox I/O or the data I/O of one controller. The devices of a
+# path, from top to bottom:
 #
-#   pPmMcC   the mapped device of controller C, with the target lease, on
-#   pPmMwC   the path of controller C to the member, which consists of
-#   pPmMhC   the head and the tail of the member, where the mailboxes are, and
-#   pPmMdC   the data between them
+#   pPmMcC   the mapped device of controller C: the target lease on pPmMwC
+#   pPmMwC   the path: the target linear on pPmMhC and pPmMdC
+#   pPmMhC   the part for mailboxes: the head and the tail of the member
+#   pPmMdC   the part for data: what lies between head and tail
 #
 # The members are the devices p0m0..p0m2 and p1m0..p1m2 in /dev/lease/, where qemu/ links disks by
 # their serial numbers. scsi0, nvme0 and four0 (with sectors of 4096 bytes) are there, too. The
@@ -77,7 +80,7 @@ KTAP_HELPERS=${KTAP_HELPERS:-../kselftest/ktap_helpers.sh}
 [ -S /run/udev/control ] || export DM_DISABLE_UDEV=1
 
 devices=${LEASE_DEVICES:-/dev/lease}
-# The Makefile builds the programs in tools/ there; a guest has them in its own PATH.
+# The Makefile builds the test programs in tools/. A guest has them in its PATH already.
 PATH=$PATH:$PWD/tools
 exit_commands=
 

@@ -35,7 +35,7 @@ def scene_lines(evidence: Evidence, found: Findings, scene: dict[str, Any]) -> l
     by = {number: sum(r.controller == number and not r.late for r in refused) for number in (1, 2)}
     late = sum(r.late for r in refused)
     lines.append(
-        f"    writes: {len(acked)} acknowledged, {len(failed)} failed to their writers; refused by "
+        f"    writes: {len(acked)} acknowledged, {len(failed)} reported as failed; refused by "
         f"the gate: {by[1]} of controller 1, {by[2]} of controller 2; {late} completed too late"
     )
     lines.append(f"    old epoch's writes that landed after a takeover: {len(strays)}")

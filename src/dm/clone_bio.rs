@@ -6,8 +6,9 @@
 //!
 //! - A *clone* is the bio that dm core makes for the target from a bio sent to the mapped device.
 //! - A *disposition* is a decision of the target about a clone. Each disposition is a method that
-//!   takes the bio by value and returns the only value that `map` or `end_io` can return. Code that
-//!   disposes of a bio twice, or not at all, does not compile.
+//!   takes the bio by value and returns an outcome. `map` and `end_io` must return an outcome, and
+//!   only a disposition makes one. So code that disposes of a bio twice, or not at all, does not
+//!   compile.
 //! - A bio is *tracked* if its operation is among [`Target::TRACKED`]. A tracked bio has per-bio
 //!   data, and its completion passes [`Target::end_io`].
 //!
@@ -35,15 +36,14 @@
 //!
 //! A clone that the target ends itself ([`MapBio::end`], [`HeldBio::end`]) also passes `end_io`
 //! (`clone_endio()` in `drivers/md/dm.c`). `end_io` then runs *inside* the call that ends the
-//! clone. The target must therefore store the data that `end_io` needs before the disposition.
+//! clone. So the target must store what `end_io` needs first, and end the clone after that.
 //!
 //! # One bio, one target
 //!
 //! A bio cannot be disposed of through another target. [`MapBio`], [`LocatedBio`], [`AimedBio`],
-//! [`EndBio`] and their outcomes carry the lifetime `'ti` of their target, which is a different one
-//! in each callback. [`HeldBio`] and [`HeldEnd`] outlive the callback. They find their own target
-//! in the bio, and [`HeldBio::with_data`] lends the target's data, with a lifetime of its own, to a
-//! closure.
+//! [`EndBio`] and their outcomes carry the lifetime `'ti` of the target in this callback. Each call
+//! of a callback has another `'ti`. [`HeldBio`] and [`HeldEnd`] outlive the callback, so they find
+//! the target in the bio. [`HeldBio::with_data`] lends the data of that target to a closure.
 //!
 //! # Cost
 //!

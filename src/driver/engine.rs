@@ -5,9 +5,9 @@
 //! The portion thread owns the [`Engine`], so no other thread can touch the state machine. Inputs
 //! are ticks, completions, deadlines, and the requests of tasks, which come through the
 //! [`super::inbox`]. After each input the engine performs all actions of the state machine in
-//! order, and publishes a new [`View`]. If the gate was latched, the engine then fails the bios
-//! that wait there. It does so last, because failing a bio runs the completions of all layers
-//! above.
+//! order, and publishes a new [`View`]. A gate whose lease ended is *latched*: it admits nothing
+//! until the next lease. If the gate was latched, the engine then fails the bios that wait there.
+//! It does so last, because failing a bio runs the completions of all layers above.
 //!
 //! The portion thread waits for nothing but its waker. It takes no lock whose holder can be
 //! preempted [R61], allocates nothing, and prints nothing. The event thread prints and raises
@@ -52,7 +52,7 @@ use kernel::{
 /// clock says.
 const NAP_NS: u64 = 100_000;
 
-/// The state machine of a session and what runs it. The portion thread owns it.
+/// The state machine of a session, with everything it needs to run. The portion thread owns it.
 pub struct Engine {
     /// What other threads use too.
     pub shared: Arc<Shared>,
@@ -262,8 +262,8 @@ impl Engine {
         }
     }
 
-    /// Reads the clocks and lets the state machine compare them. Returns the time of the next
-    /// input.
+    /// Reads the clocks and lets the state machine compare them. Returns the present time, which
+    /// the caller passes to the state machine with its next input.
     fn read_clocks(&mut self) -> u64 {
         let now = clock::read();
         self.machine.handle_clocks(Now {
@@ -343,7 +343,7 @@ impl Engine {
         let shared = &self.shared;
         let before = core::mem::replace(&mut shared.published.lock().view, view);
         if before.generations != view.generations {
-            // The event thread shuts the tables on former disks.
+            // The event thread makes each table fail its I/O if another disk replaced its device.
             shared.event_waker.wake(Reasons::CHANGE);
         }
         if core::mem::take(&mut self.latched) {
@@ -398,8 +398,8 @@ impl Engine {
         }
     }
 
-    /// Tells the state machine that the gate is latched: because a task latched it for a reason, or
-    /// because the lease has ended.
+    /// Tells the state machine that the gate is latched. Either a task latched it and gave a
+    /// reason, or the lease has ended.
     fn note_latched(&mut self) {
         let now_ns = self.read_clocks();
         match self.shared.inbox.latched() {

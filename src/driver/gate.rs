@@ -11,13 +11,13 @@
 //! ```
 //!
 //! [`crate::proto::gate::permits::Gate`] makes the decision with one compare-and-swap and one
-//! comparison [R13]. This module sends the bio where the decision says. The per-bio data says
-//! whether the bio has a permit, and where that permit is charged. It is written before every exit
-//! of `map`, because `end_io` also sees bios that were ended inside `map`.
+//! comparison [R13]. This module sends the bio where the decision says. The per-bio data records
+//! whether the bio has a permit, and in which lane the permit is counted. It is written before
+//! every exit of `map`, because `end_io` also sees bios that were ended inside `map`.
 //!
-//! This file is the fast path. Nearly every bio gets a permit and keeps it, so
-//! [`PortionGate::map`] aims the bio and writes its data before the decision, as if the permit were
-//! granted. So no value needs to be kept in a register while the clock is read. All other outcomes
+//! This file is the fast path. Nearly every bio gets a permit and keeps it. So
+//! [`PortionGate::map`] aims the bio at its member and fills in the per-bio data before it checks
+//! the lease, and no value has to be kept in a register while the clock is read. All other outcomes
 //! are in functions marked `#[cold]`, which undo this first. They find the gate through the table,
 //! so that the fast path does not pass it to them.
 //!
@@ -114,7 +114,7 @@ impl AtomicWord for Word64 {
     }
 }
 
-/// The epoch of a bio without a permit that does not wait.
+/// The epoch of a bio that has no permit and waits for none.
 const NO_PERMIT: u64 = u64::MAX;
 
 /// A bit of the epoch: the bio has no permit yet. The other bits are the epoch in which it arrived.
@@ -161,8 +161,9 @@ pub struct PortionGate {
     checks: Checks<KVec<Word64>>,
     refused: Atomic<u64>,
     late: Atomic<u64>,
-    /// When the last lease ended. It is [`LAPSE_TIME_UNKNOWN`] from the beginning of a lease, and 0
-    /// if there was no lease or if the bios that were held back were dropped since.
+    /// The time at which the last lease ended. It is [`LAPSE_TIME_UNKNOWN`] from the beginning of a
+    /// lease until the end of that lease is recorded. It is 0 before the first lease, and after the
+    /// bios that were held back have been dropped.
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,
@@ -223,7 +224,7 @@ impl PortionGate {
         }))
     }
 
-    /// How much an operation on a member counts in a stripe row.
+    /// The amount that one operation on a member adds to the count of its lane.
     pub fn unit(&self, member: u8) -> Unit {
         match self.gate.layout() {
             LaneLayout::Rows(fields) => fields.unit(member),
@@ -242,8 +243,7 @@ impl PortionGate {
             return map_slow(bio, table);
         }
         let bio = bio.locate();
-        // The same code is compiled once for each way of counting, so that the way is tested only
-        // here.
+        // Each arm compiles `admit` for one layout, so that the layout is tested only here.
         match self.gate.layout() {
             LaneLayout::Single => self.admit(bio, table, LaneLayout::Single, Place::ONE),
             LaneLayout::PerCpu => {
@@ -293,7 +293,8 @@ impl PortionGate {
         }
     }
 
-    /// Sees the end of a state-changing bio.
+    /// Handles the completion of a state-changing bio: decides whether a success is acknowledged,
+    /// and returns the permit.
     #[inline(always)]
     pub fn end_io<'ti>(
         &self,
@@ -314,8 +315,8 @@ impl PortionGate {
         }
         let per_bio = bio.per_bio();
         per_bio.epoch = NO_PERMIT;
-        // The verdict is final, so the permit may be returned. After that, this function must use
-        // nothing of the session that the end of this bio may free.
+        // The verdict is final, so the permit may be returned. The session may be freed when the
+        // bio has ended, so nothing of it is used after `pass_on`.
         match self.gate.leave_short(per_bio.place) {
             Some(Left { wake: false }) => {}
             left => finish_leave(table, per_bio.place, left),

@@ -5,9 +5,9 @@
 //! A session exists while one of its tables is loaded, live or not. A timer exists while its
 //! controller has a session. One kernel may run several controllers.
 //!
-//! A session is made, with its threads, before the registry is locked, because making it may wait
-//! for memory that is written back through a suspended device [R60]. If another table has made the
-//! session meanwhile, the spare session is dropped:
+//! The first table of a portion makes the session and its threads. This may wait for memory that is
+//! written back through a suspended device, so the registry is unlocked meanwhile [R60]. If another
+//! table has added such a session by then, the spare session is dropped:
 //!
 //! ```text
 //!   lock: session known? --yes--> take a reference
@@ -148,8 +148,8 @@ impl From<AllocError> for JoinError {
     }
 }
 
-/// The reference of a table to its session. Dropping it removes the table from the session, and the
-/// session from the registry if it was the last one.
+/// The reference of a table to its session. Dropping the reference removes the table from the
+/// session. A session without tables is removed from the registry.
 pub struct SessionRef {
     /// The session.
     pub session: Arc<Session>,
@@ -190,7 +190,8 @@ pub fn join(request: &JoinRequest<'_>) -> Result<SessionRef, JoinError> {
             Step::Joined(membership) => return Ok(membership),
             Step::NeedsSpare(timer) => timer,
         };
-        // A spare session with another timer ends here, without the lock.
+        // A spare session is left if its timer is not the one that the controller has now. That
+        // session ends here, without the lock.
         drop(spare.take());
         let timer = match timer {
             Some(timer) => timer,
@@ -280,8 +281,8 @@ impl Registry {
             .map(|session| &session.shared.timer)
     }
 
-    /// Lets a table join its session, or the spare session. Everything that the table must agree
-    /// with is checked under the same lock.
+    /// Lets a table join its session, or the spare session. The caller holds the lock of the
+    /// registry, so the controller's period cannot change between the check and the join.
     fn join(
         &mut self,
         request: &JoinRequest<'_>,

@@ -465,7 +465,7 @@ const INPUTS: [Input; 26] = [
         rig.read(1, vec![Payload::Heartbeat(record)]);
         Some(false)
     }),
-    ("read: the owner hands over to it", |rig| {
+    ("read: an offer to this controller", |rig| {
         let owner = rig.decided().value?;
         let mut record = rig.other_heartbeat().filter(|r| r.inc == owner.inc)?;
         record.seq += 100;

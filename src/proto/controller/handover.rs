@@ -12,15 +12,17 @@
 //!                `handing over` seen                  until `released` is seen
 //! ```
 //!
-//! Phase 1 of the successor's ballot runs while the gate is still open. So the pause consists of
-//! the drain, one write of the owner, and of the successor's look, phase 2 and two heartbeats.
+//! Phase 1 of the successor's ballot runs while the gate is still open. Writes pause from the
+//! closing of the gate to the successor's first lease. In this time the owner drains and writes one
+//! record; then the successor reads that record, runs phase 2 and sends two heartbeats.
 //!
 //! An offer does not end the epoch, so it permits phase 1 only. Disk Paxos lets a candidate wait
 //! between its phases for any time. The next epoch is decided after the present one has ended, as
 //! in any other claim. If a hand-over fails, the owner keeps the epoch.
 //!
-//! The owner latches on any claim [R29]. A ballot that names an offer of this epoch is an answer to
-//! the offer and no claim, whenever it is read. A ballot with a value is always a claim.
+//! The owner latches on any claim [R29]. A ballot without a value that names an offer of this epoch
+//! is an answer to the offer, also if the owner reads it after the offer was called off. A ballot
+//! with a value is always a claim.
 
 use super::phase::{Evidence, Pending, Phase};
 use super::Controller;
@@ -29,16 +31,17 @@ use crate::proto::codec::ids::Slot;
 use crate::proto::paxos::{Seen, Successor};
 use crate::proto::words::status::Reason;
 
-/// The least number of looks of a prepared successor in one of its periods.
+/// A prepared successor reads the mailboxes at least so many times in one of its periods.
 const LOOKS: u64 = 16;
 
-/// The longest pause between two looks of a prepared successor.
+/// The longest pause between two such reads.
 const LOOK_NS: u64 = 10_000_000;
 
 impl Controller {
-    /// How long a successor may take to prepare itself. It notices the offer within a period, its
-    /// ballot takes a round that writes twice, and the owner sees the ballot within a period. The
-    /// operator waits for this time, too. A shorter bound would fail with long periods.
+    /// How long a successor may take to prepare itself: two periods and three times the longest
+    /// duration of a round. The successor reads the offer within a period. Its ballot takes two
+    /// writes and a read. The owner reads the ballot within another period. The message `handoff`
+    /// waits for the same time. A shorter bound would fail with long periods.
     pub fn preparation_ns(&self) -> u64 {
         let rounds_ns = self.patience_ns().saturating_mul(3);
         let periods_ns = self.setup.timing.period_max_ns.saturating_mul(2);
@@ -134,8 +137,8 @@ impl Controller {
         self.begin_due_round(now_ns);
     }
 
-    /// Takes what the owner of the present epoch says about its end. A member may show an older
-    /// record than another member showed before.
+    /// Takes a heartbeat of the owner as evidence about the end of the epoch. A member may show an
+    /// older record than another member showed before.
     pub(super) fn heed_owner(&mut self, record: &HeartbeatRecord, now_ns: u64) {
         let own = self.setup.slot;
         match (record.role, self.succession.evidence) {
@@ -161,15 +164,15 @@ impl Controller {
         }
     }
 
-    /// Whether phase 2 must wait for the end of the epoch. If no round is under way, phase 1 is
-    /// complete.
+    /// Whether this controller is a successor whose phase 2 waits for the end of the epoch. If so,
+    /// and if no round is under way, phase 1 is complete.
     pub(super) fn is_prepared(&self) -> bool {
         let first = matches!(self.phase, Phase::Claiming { proposal: None, .. });
         first && matches!(self.succession.evidence, Some(Evidence::Offered { .. }))
     }
 
-    /// Extends the deadline of the claim: one ballot answers an offer, however long the owner
-    /// takes.
+    /// Extends the deadline of the claim, so that the same ballot remains the answer to the offer
+    /// until the owner ends the epoch or calls the offer off.
     pub(super) fn stay_prepared(&mut self, now_ns: u64) {
         if let Phase::Claiming { deadline_ns, .. } = &mut self.phase {
             *deadline_ns = now_ns.saturating_add(self.setup.timing.window_ns);

@@ -51,8 +51,9 @@ impl Controller {
         }
     }
 
-    /// Joining: if the own slot has been quiet for long enough, the controller takes what a
-    /// majority says it promised before. It drops the role and keeps the promises [R35].
+    /// Joining: if no other host has written this controller's mailbox for the listening time, the
+    /// controller reads its own promises from a majority and keeps them. It does not take back the
+    /// role that its earlier incarnation had [R35].
     fn judge_listening(&mut self, round: &Round) {
         let majority = self.majority();
         // The first complete round shows whether the portion was never written.
@@ -76,7 +77,7 @@ impl Controller {
         } else {
             Promise::NONE
         };
-        // It goes on to carry the charges that it carried for others. They may not be all.
+        // The controller carries on the charges of its last record. Other records may have more.
         self.take_over_list(round.own_charges, &round.seen.lists);
         let is_unclaimed =
             self.term.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
@@ -123,7 +124,8 @@ impl Controller {
             return self.stay_prepared(now_ns);
         }
         let value = round.seen.value(&self.succession.promise, self.me());
-        // The list goes with the value: a winner that dies leaves it on a majority.
+        // The list of charges is in the same record as the value. So if this controller wins and
+        // dies, a majority has the list.
         self.charged.list = self.charges_after(&round.seen.lists, value);
         self.limits.failed = self.failed_after(&round.seen.lists);
         self.note_confirmations(now_ns);
@@ -198,11 +200,11 @@ impl Controller {
         self.note_prepared(&round.seen, now_ns);
     }
 
-    /// The lease was extended, and the gate gets it. The first lease of a term waits until a
-    /// majority carries what this term may be charged with [R21].
+    /// The lease was extended, and the gate gets it. The gate gets the first lease of a term only
+    /// after a majority carries the record with the charge for this term [R21].
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
-        // There was no break since the stamps of this lease, so the leaps are those of this
-        // reading.
+        // A clock break would have ended this lease. So the clock has not leapt since the stamps of
+        // this lease, and the leaps of the present reading convert them.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
             Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {
@@ -221,9 +223,9 @@ impl Controller {
         }
     }
 
-    /// Whether a majority carries the present ballot record, and carries it whatever may still land
-    /// there. A record in one block alone is lost when an earlier write, which was reported as
-    /// lost, lands in that block.
+    /// Whether a majority carries the present ballot record and cannot lose it to a late write. A
+    /// record in one block alone can be overwritten: an earlier write to that block, which ended
+    /// with an error, may still reach the disk.
     pub(super) fn is_published(&self, now_ns: u64) -> bool {
         let holds = |member: &u8| {
             let state = self.members.each.get(usize::from(*member));

@@ -36,14 +36,14 @@
 //! the state machine, and prints the right one if they differ. The columns are the states:
 //!
 //! * `J` Joining, `A` Announcing, `S` Secondary;
-//! * `1` and `2` Claiming, in phase 1 and phase 2 of the ballot; `W` Claiming as a successor that
-//!   waits for the end of the epoch;
+//! * `1` Claiming, in phase 1 of the ballot; `W` Claiming as a successor that waits for the end of
+//!   the epoch; `2` Claiming, in phase 2;
 //! * `N` Owner before the first lease, `O` Owner with a lease, `H` Offering, `D` Draining;
 //! * `F` Failed.
 //!
-//! In the states up to `W`, and in `2`, another controller owns the present epoch. It lives in `J`,
-//! `A`, `S` and `W`, and is dead in `1` and `2`. A `read:` input is the next complete round, or the
-//! part of it until the state changes.
+//! In the columns `J` to `2`, another controller owns the present epoch. That controller is alive
+//! in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. For a `read:` input, the test
+//! completes one round in which a mailbox shows this; it stops at the first change of the state.
 //!
 //! ```text
 //!                                            J  A  S  1  W  2  N  O  H  D  F
@@ -60,7 +60,7 @@
 //! read: a higher ballot                      .  S  .  S  S  S  S  S  S  S  .
 //! read: the owner's next heartbeat           .  S  .  S  .  S
 //! read: the owner released                   .  S  1  2  1  N
-//! read: the owner hands over to it           .  S  W  S  .  S
+//! read: an offer to this controller          .  S  W  S  .  S
 //! read: another incarnation in the own slot  .  F  F  F  F  F  F  F  F  F  .
 //! read: an own record that was never written F  F  F  F  F  F  F  F  F  F  .
 //! read: another owner of the same epoch      F  F  F  F  F  F  F  F  F  F  .
@@ -81,7 +81,7 @@
 //! |---|---|
 //! | `phase` | the states, and the evidence for a claim |
 //! | `state` | the fields in groups, and which input changes each group |
-//! | `action` | what the caller has to do, and the queue of it |
+//! | `action` | the actions that the caller has to perform, and their queue |
 //! | `setup` | the configuration |
 //! | `timers` | inputs that come with time |
 //! | `io` | which blocks are written and read, and what comes back |
@@ -95,7 +95,7 @@
 //! | `command` | what an operator may ask for |
 //! | `report` | what the user sees |
 //!
-//! The tables that these files implement were model-checked (see the README in the folder above).
+//! The protocol in these files was model-checked (see the README in the folder above).
 //!
 //! # Calls
 //!

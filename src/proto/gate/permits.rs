@@ -10,8 +10,9 @@
 //! * `Single`: one lane. A new permit is given while fewer permits than the limit are open.
 //! * `PerCpu`: one lane for each CPU, and no limit. If a limit is set later, it is compared with
 //!   the sum of all lanes.
-//! * `Rows`: many lanes. The hash of a stripe row chooses its lane. At most as many members as the
-//!   limit, including the new one, may have open permits in a lane.
+//! * `Rows`: many lanes. The hash of a stripe row chooses its lane. A lane counts the members that
+//!   have open permits in it. A new permit is given if this number, with the member of the new
+//!   permit, is at most the limit.
 //!
 //! A lane is one word, so one compare-and-swap takes a permit and cannot exceed the limit:
 //!
@@ -21,25 +22,25 @@
 //!                                     permits in these rows
 //! ```
 //!
-//! * Rows that share a lane share its budget, which is only stricter. An operation on more than one
-//!   row (a discard) is charged once, in the *wide word*, which counts for every row [R19].
-//! * Nearly every operation finds no waiting operation and a limit that is not near. It takes the
-//!   *short path* ([`Gate::take_short`], one atomic instruction) and checks afterwards whether that
-//!   was allowed: the bit `detour` in the wide word says that the limit needs the long path, and
-//!   the lease of a closed gate is never valid. If the short path is inconclusive, the caller
-//!   continues on the long path.
+//! * Two rows that share a lane share its budget. So an operation may be refused that its own row
+//!   would admit, but never the other way round. An operation on more than one row (a discard) is
+//!   charged once, in the *wide word*, which counts for every row [R19].
+//! * Nearly every operation takes the *short path* ([`Gate::take_short`], one atomic instruction).
+//!   It checks afterwards whether this was allowed. The bit `detour` in the wide word says that the
+//!   limit needs the long path. The short check of the lease fails if the gate is closed. If the
+//!   short path is inconclusive, the caller continues on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
-//!   that waits for all lanes first sets the bit in the wide word, which sends new operations to
-//!   the queue, and then in every lane that is in use. The other lanes have no permit that could be
-//!   given back.
+//!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
+//!   operations queue behind it. Then it sets the bit in every lane that is in use. The other lanes
+//!   have no permit that could be given back.
 //! * A bit in the lease word closes the gate, and every operation reads that word after it has
 //!   taken a permit. So once every lane has been empty after the gate was closed, no permit is open
 //!   and none can be taken: "drained" stays true. With `watch` set, the operation that empties a
 //!   lane wakes the dispatcher.
 //!
-//! Facts that stand in other words are checked again after the permit is taken: the limit, the
-//! operations on many rows, the sum of all lanes. If two operations meet there, at least one of
+//! The limit, the operations on many rows and the sum of all lanes are not in the word of the lane.
+//! They are checked again after the permit is taken. If two operations meet there, at least one of
 //! them sees the other and goes back to wait.
 //!
 //! The lease word is changed by compare-and-swap only: by [`Gate::extend`] on the heartbeat path,
@@ -65,13 +66,14 @@ use crate::proto::lease::is_within;
 use core::ops::Deref;
 
 /// The bit of the lease word that closes the gate. As a time it is 292 years, which no clock
-/// reaches, so a lease whose expiry has this bit is over.
+/// reaches. So the short check takes the lease of a closed gate for an ended one, and the long path
+/// tells the two apart.
 const CLOSED: u64 = 1 << 63;
 /// The permits that are open, and the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// The number that is compared with the limit: the open permits, or, for [`LaneLayout::Rows`],
-    /// the members with open permits in the row that has most of them.
+    /// The number that is compared with the limit: the open permits. For [`LaneLayout::Rows`] it is
+    /// the number of members with open permits in the fullest lane.
     pub open: u32,
     /// How many may be open at once; 0 while the gate is closed.
     pub limit: u32,
@@ -87,24 +89,25 @@ pub enum Admission {
     Granted(Check),
     /// The lease is valid and the limit is reached, or the gate is being closed.
     Full {
-        /// As in [`Left`]: a permit was taken and given back.
+        /// As [`Left::wake`], if this call took a permit and gave it back.
         wake: bool,
     },
     /// The lease is valid, and the operation arrived in an earlier reign: it fails [R55].
     Outlived {
-        /// As in [`Left`]: a permit was taken and given back.
+        /// As [`Left::wake`], if this call took a permit and gave it back.
         wake: bool,
     },
     /// There is no valid lease.
     Refused {
         /// This call saw the lease end and latched it; the caller tells the state machine.
         lapsed: bool,
-        /// As in [`Left`]: a permit was taken and given back.
+        /// As [`Left::wake`], if this call took a permit and gave it back.
         wake: bool,
     },
 }
 
-/// A success must not be acknowledged. `true` if this call latched the lease.
+/// The verdict on a completed operation whose success must not be acknowledged. The field is `true`
+/// if this call latched the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lapsed(pub bool);
 
@@ -127,7 +130,8 @@ enum LeaseState {
     },
 }
 
-/// The result of the short path. The caller continues unless it is [`Taken::Sure`].
+/// The result of the short path. After [`Taken::Unsure`] and [`Taken::No`] the caller continues on
+/// the long path.
 #[must_use]
 pub enum Taken {
     /// A permit is held, and no further check of the limit is needed.
@@ -305,8 +309,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         now: impl Fn() -> u64,
     ) -> Admission {
         let lease = self.check_lease(now);
-        // Read after the lease: the value is that of this lease's reign or of a later one, which is
-        // stricter.
+        // The first epoch of the reign is read after the lease, so it belongs to the reign of this
+        // lease or to a later one. A later reign refuses more operations, never fewer.
         let is_outlived = self.since.load() > arrived;
         match (taken, lease) {
             (taken, LeaseState::Valid(_) | LeaseState::Closed) if is_outlived => {
@@ -415,8 +419,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Sets the mark of every lane that is in use, and says whether an operation fits beside them.
-    /// Permits that are taken in a lane after it was found empty are not counted, because giving
-    /// them back wakes no thread. This reads every lane and changes few.
+    /// A lane that was found empty gets no mark. A permit that is taken there later is not counted,
+    /// because its return wakes no thread. This reads every lane and changes few.
     fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match place.is_wide() {
@@ -636,7 +640,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             }
             let next = word.wrapping_add(place.unit.0);
             match lane.compare_exchange(word, next) {
-                // An operation that marks the wide word from now on sees this lane in use.
+                // An operation that marks the wide word after this finds this lane in use.
                 Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(place)),
                 Ok(_) => return self.confirm(place, next),
                 Err(found) => word = found,
@@ -653,8 +657,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         }
     }
 
-    /// With the permit taken, and the lane's word being `word`: checks the limit, which may have
-    /// been lowered meanwhile, and the other words.
+    /// Checks the limit again after a permit was taken. `word` is the word of the lane with that
+    /// permit. The limit may have been lowered meanwhile, and other words may have changed.
     fn confirm(&self, place: Place, word: u64) -> Result<u32, Left> {
         let limit = self.limit();
         match self.used(self.layout, place, word, limit) {
