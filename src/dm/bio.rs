@@ -187,7 +187,7 @@ impl Bio {
     }
 
     /// Returns the first sector on the device that the bio currently points to. The value has no
-    /// meaning for a bio without data.
+    /// meaning for a bio of zero bytes (an empty flush).
     pub fn device_sector(&self) -> u64 {
         // SAFETY: By the type invariant the bio is initialised and not changed by others. The field
         // of the packed `struct bvec_iter` is copied, not borrowed.

@@ -36,7 +36,8 @@
 //!
 //! A clone that the target ends itself ([`MapBio::end`], [`HeldBio::end`]) also passes `end_io`
 //! (`clone_endio()` in `drivers/md/dm.c`). `end_io` then runs *inside* the call that ends the
-//! clone. So the target must store what `end_io` needs first, and end the clone after that.
+//! clone. So the target must first store everything that `end_io` needs, and only then end the
+//! clone.
 //!
 //! # One bio, one target
 //!

@@ -127,8 +127,8 @@ pub struct PerBio {
     epoch: u64,
     /// Where its permit is charged.
     place: Place,
-    /// The first sector on the member, which the bio no longer shows when it has ended. For a
-    /// completion that is held back, this is the number of its table.
+    /// The first sector on the member, which the bio no longer shows when it has ended. While a
+    /// completion is held back, this field holds the number of its table instead.
     sector: u64,
     /// The length of the bio.
     bytes: u32,

@@ -6,8 +6,9 @@
 //! controller has a session. One kernel may run several controllers.
 //!
 //! The first table of a portion makes the session and its threads. This may wait for memory that is
-//! written back through a suspended device, so the registry is unlocked meanwhile [R60]. If another
-//! table has added such a session by then, the spare session is dropped:
+//! written back through a suspended device, so the registry is unlocked meanwhile [R60]. The new
+//! session is a *spare* until the registry is locked again. If another table has added a session
+//! for the same portion and controller by then, the spare is dropped:
 //!
 //! ```text
 //!   lock: session known? --yes--> take a reference
@@ -190,8 +191,8 @@ pub fn join(request: &JoinRequest<'_>) -> Result<SessionRef, JoinError> {
             Step::Joined(membership) => return Ok(membership),
             Step::NeedsSpare(timer) => timer,
         };
-        // A spare session is left if its timer is not the one that the controller has now. That
-        // session ends here, without the lock.
+        // If the last attempt did not use the spare session, because the controller has another
+        // timer now, the spare is dropped here, without the lock.
         drop(spare.take());
         let timer = match timer {
             Some(timer) => timer,
@@ -209,8 +210,8 @@ pub fn join(request: &JoinRequest<'_>) -> Result<SessionRef, JoinError> {
     }
 }
 
-/// The deferred bios of the mapped device `device`, if a table of it is loaded. The second value
-/// says whether they were sent to another session than `session`.
+/// The deferred bios of the mapped device `device`, if a table of it is loaded. The second value is
+/// true if they were submitted while another session than `session` had the device.
 pub fn deferred(device: DevT, session: &Arc<Session>) -> Option<(Arc<Deferred>, bool)> {
     let find = |registry: &mut Registry| {
         let sessions = registry.sessions.iter().map(Entry::session);

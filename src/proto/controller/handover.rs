@@ -20,9 +20,9 @@
 //! between its phases for any time. The next epoch is decided after the present one has ended, as
 //! in any other claim. If a hand-over fails, the owner keeps the epoch.
 //!
-//! The owner latches on any claim [R29]. A ballot without a value that names an offer of this epoch
-//! is an answer to the offer, also if the owner reads it after the offer was called off. A ballot
-//! with a value is always a claim.
+//! The owner latches on any claim [R29]. A ballot that names an offer of this epoch and carries no
+//! value is an answer to that offer, not a claim. This holds even if the owner reads the ballot
+//! after it has called the offer off. A ballot with a value is always a claim.
 
 use super::phase::{Evidence, Pending, Phase};
 use super::Controller;

@@ -19,8 +19,8 @@ impl Controller {
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == RoundKind::Look {
-            // This controller could not write when the round began. The round has shown that it
-            // can.
+            // This round only read, because the controller did not know its own registers when the
+            // round began. It has read them now, so the next round writes.
             self.rounds.due = true;
             return;
         }
@@ -204,7 +204,8 @@ impl Controller {
     /// after a majority carries the record with the charge for this term [R21].
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
         // A clock break would have ended this lease. So the clock has not leapt since the stamps of
-        // this lease, and the leaps of the present reading convert them.
+        // this lease were taken, and the leaps of the present reading apply to them, too. They
+        // convert the stamps to the clock of the gate.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
             Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {

@@ -64,7 +64,7 @@
 //! read: another incarnation in the own slot  .  F  F  F  F  F  F  F  F  F  .
 //! read: an own record that was never written F  F  F  F  F  F  F  F  F  F  .
 //! read: another owner of the same epoch      F  F  F  F  F  F  F  F  F  F  .
-//! fork                                       .  J  J  J  J  J  J  J  J  J  J
+//! the virtual machine was copied             .  J  J  J  J  J  J  J  J  J  J
 //! command: claim                             .  .  .  .  .  .  .  .  !  !  !
 //! command: release                           .  .  .  !  !  !  !  D  !  !  .
 //! command: release, to the other one         !  .  .  !  !  !  !  H  !  !  !
@@ -90,7 +90,9 @@
 //! | `claim` | when a claim begins, and how it ends without an epoch |
 //! | `term` | how a term begins and ends |
 //! | `handover` | how an owner gives its epoch back |
-//! | `limits`, `charges`, `voices` | the batch limit, and what earlier owners are charged with |
+//! | `limits` | the limit of open writes |
+//! | `charges` | the budget that is held for writes of earlier owners |
+//! | `voices` | signs of life of the present owner and of charged owners |
 //! | `generations` | which devices are members |
 //! | `command` | what an operator may ask for |
 //! | `report` | what the user sees |

@@ -26,9 +26,10 @@
 //!   would admit, but never the other way round. An operation on more than one row (a discard) is
 //!   charged once, in the *wide word*, which counts for every row [R19].
 //! * Nearly every operation takes the *short path* ([`Gate::take_short`], one atomic instruction).
-//!   It checks afterwards whether this was allowed. The bit `detour` in the wide word says that the
-//!   limit needs the long path. The short check of the lease fails if the gate is closed. If the
-//!   short path is inconclusive, the caller continues on the long path.
+//!   It checks afterwards whether this was allowed. The bit `detour` in the wide word is set if the
+//!   present limit cannot be checked on the short path. The bit `first` is set until the first
+//!   permit has been recorded in [`Count::peak`]. The short check of the lease fails if the gate is
+//!   closed. If the short path is inconclusive, the caller continues on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
@@ -40,8 +41,9 @@
 //!   lane wakes the dispatcher.
 //!
 //! The limit, the operations on many rows and the sum of all lanes are not in the word of the lane.
-//! They are checked again after the permit is taken. If two operations meet there, at least one of
-//! them sees the other and goes back to wait.
+//! They are checked again after the permit is taken. If two operations take permits at the same
+//! time and exceed the limit together, at least one of them sees the other's permit in this second
+//! check. That operation gives its own permit back and waits.
 //!
 //! The lease word is changed by compare-and-swap only: by [`Gate::extend`] on the heartbeat path,
 //! and by the first thread that sees the lease end. So neither overwrites the other [R9]. Only
@@ -65,8 +67,9 @@ use super::word::{clear_bits, set_bits, AtomicWord};
 use crate::proto::lease::is_within;
 use core::ops::Deref;
 
-/// The bit of the lease word that closes the gate. As a time it is 292 years, which no clock
-/// reaches. So the short check takes the lease of a closed gate for an ended one, and the long path
+/// The bit of the lease word that closes the gate. As a part of the time, the bit moves the end of
+/// the lease by 292 years. The short check accepts an end only if it is at most one lease time
+/// ahead of the clock, so it rejects the lease of a closed gate like an ended one. The long path
 /// tells the two apart.
 const CLOSED: u64 = 1 << 63;
 /// The permits that are open, and the limit.
@@ -419,8 +422,9 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Sets the mark of every lane that is in use, and says whether an operation fits beside them.
-    /// A lane that was found empty gets no mark. A permit that is taken there later is not counted,
-    /// because its return wakes no thread. This reads every lane and changes few.
+    /// A lane that was found empty gets no mark. A permit that is taken there later must not count
+    /// against the operation: its return wakes no thread, so the operation could wait for it for
+    /// ever. This function reads every lane and changes few.
     fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match place.is_wide() {
