@@ -241,11 +241,12 @@ impl OwnRegister {
         self.state = State::Unknown;
         self.outdated = false;
         self.copies = 0;
-        // If nothing was written since, an earlier failed write may have landed late.
-        let again_ns = settled_ns.saturating_sub(now_ns);
-        let seen_ns = self.counts_from_ns.saturating_add(again_ns);
-        let far = |lost: Stamp| self.seq > lost.seq.saturating_add(4) && now_ns >= seen_ns;
-        if settled && self.lost.is_none_or(far) {
+        // An earlier failed write may have landed late, unless both blocks were written after it
+        // could. A mark is the time at which the round of the write began.
+        let is_later =
+            |acked: &Option<Stamp>| acked.is_some_and(|it| it.mark >= self.counts_from_ns);
+        let is_overwritten = self.acked.iter().all(is_later);
+        if settled && (self.lost.is_none() || is_overwritten) {
             self.lost_from = self.seq;
         }
         self.lost = self.last;
@@ -273,7 +274,9 @@ impl OwnRegister {
     ) -> Verdict {
         let back = match quiet && self.acked(side).is_some() {
             false => Verdict::Fine,
-            true if self.was_lost(shown, own) => Verdict::Late,
+            true if self.was_lost(shown, own) || self.is_of_before(side, shown, own) => {
+                Verdict::Late
+            }
             true => Verdict::Back,
         };
         match shown {
@@ -294,6 +297,18 @@ impl OwnRegister {
                 inc == own && (self.lost_from..=lost.seq).contains(&stamp.seq)
             }
             _ => false,
+        }
+    }
+
+    /// Whether it is a command to the device that the member had before, which may be this one.
+    /// Such a command may have landed late over a write that began before its time was over.
+    fn is_of_before(&self, side: Side, shown: Shown, own: Incarnation) -> bool {
+        let early = |acked: Stamp| acked.mark < self.counts_from_ns;
+        match shown {
+            Shown::Write { inc, stamp } => {
+                inc == own && stamp.seq <= self.floor && self.acked(side).is_some_and(early)
+            }
+            Shown::Nothing => false,
         }
     }
 

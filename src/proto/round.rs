@@ -187,7 +187,9 @@ impl Round {
         }
         let possible = (reachable & !self.failed & !self.aside) | self.done;
         let all_read = self.stage == Stage::Reading && possible & !self.done == 0;
-        match is_majority(possible, majority) && !all_read {
+        // Reads that are no information show the own slot, too, so a look waits for all of them.
+        let looks = self.kind == RoundKind::Look && possible & self.given & !self.done != 0;
+        match (is_majority(possible, majority) || looks) && !all_read {
             true => Progress::Waiting,
             false => Progress::Failed,
         }

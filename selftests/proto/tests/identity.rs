@@ -392,6 +392,29 @@ fn r58_a_member_that_went_back_proves_no_silence_before_it_is_written_anew() {
     }
 }
 
+/// Of two members, which are a majority together, both go back. A read of such a member is no
+/// information, but it shows whether another host has the number of this one.
+#[test]
+fn r58_a_host_writes_again_after_a_stall_although_no_member_counts() {
+    let mut world = owned(Config::healthy(2, 2));
+    quiet_moment(&mut world, 1);
+    for member in [0, 1] {
+        world.disks[member][1].restore_ballots(&Mailbox::blank());
+        world.set_path(1, member as u8, Path::Unwritable);
+    }
+    until(&mut world, 5 * PERIOD, |w| w.hosts[1].alarms.len() == 2);
+    world.stall(1, 2 * timing().lease_ns);
+    run(&mut world, timing().lease_ns);
+    for member in [0, 1] {
+        world.set_path(1, member, Path::Up);
+    }
+    run(&mut world, 2 * timing().lease_ns);
+    let before = heartbeat(&world, 0, 1).seq;
+    run(&mut world, 5 * PERIOD);
+    assert!(heartbeat(&world, 0, 1).seq > before + 2);
+    assert!(world.is_valid(0));
+}
+
 #[test]
 fn r58_a_command_that_was_reported_as_lost_and_lands_late_is_no_alarm() {
     let mut world = owned(Config::healthy(2, 1));

@@ -176,6 +176,57 @@ fn r58_a_failed_command_may_land_late_and_says_nothing_before_it_has_had_its_tim
     assert_eq!(older, Verdict::Back);
 }
 
+/// Five writes pass within the time in which the lost one may still land.
+#[test]
+fn r58_a_lost_command_may_land_over_any_write_that_began_before_its_time_was_over() {
+    let mut register = ready(None);
+    register.begin(1, 100);
+    register.failed(200, 1_200);
+    register.learned(Some((Side::B, 0)));
+    for mark in [300, 400, 500, 600, 700] {
+        register.begin(1, mark);
+        register.succeeded();
+    }
+    register.begin(2, 800);
+    register.failed(5_000, 6_000);
+    let lost = register.judge(Side::A, shown(1, 100), OWN, true, true);
+    assert_eq!(lost, Verdict::Late);
+    // Both blocks are written after its time.
+    register.learned(Some((Side::A, 6)));
+    for mark in [6_000, 6_100] {
+        register.begin(3, mark);
+        register.succeeded();
+    }
+    register.begin(4, 6_200);
+    register.failed(6_300, 7_300);
+    let lost = register.judge(Side::A, shown(1, 100), OWN, true, true);
+    assert_eq!(lost, Verdict::Back);
+}
+
+/// A device goes and comes back. A command of before lands late, over a write of afterwards.
+#[test]
+fn r58_a_command_to_the_device_of_before_may_land_late() {
+    let mut register = ready(Some((Side::A, 42)));
+    register.begin(7, 100);
+    register.succeeded();
+    register.forget(1_000);
+    register.learned(Some((Side::A, 42)));
+    for mark in [500, 600] {
+        register.begin(7, mark);
+        register.succeeded();
+    }
+    let judge =
+        |register: &OwnRegister, side| register.judge(side, shown(43, 100), OWN, true, true);
+    assert_eq!(judge(&register, Side::A), Verdict::Late);
+    assert_eq!(judge(&register, Side::B), Verdict::Late);
+    for mark in [1_000, 1_100] {
+        register.begin(7, mark);
+        register.succeeded();
+    }
+    assert_eq!(judge(&register, Side::A), Verdict::Back);
+    assert_eq!(judge(&register, Side::B), Verdict::Back);
+}
+
 #[test]
 fn r58_a_read_may_have_taken_the_sequence_of_a_copy() {
     let mut register = ready(None);
