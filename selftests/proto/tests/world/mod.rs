@@ -1722,10 +1722,13 @@ impl World {
         note!(self, "C{} is put back to its snapshot", host + 1);
         self.hosts[host].put_back(&image, self.now_ns);
         self.monitor.stats.put_back += 1;
-        let owned = self.is_valid(host);
-        self.monitor.stats.put_back_owners += u64::from(owned);
-        self.monitor
-            .put_back(host, self.hosts[host].life, self.now_ns);
+        let it = &self.hosts[host];
+        let until_ns = match it.is_valid(self.now_ns) {
+            true => it.clock.true_ns(it.gate.expiry_ns() - it.steering.leaps_ns),
+            false => self.now_ns,
+        };
+        self.monitor.stats.put_back_owners += u64::from(until_ns > self.now_ns);
+        self.monitor.put_back(host, it.life, until_ns, self.now_ns);
         // It finds records of its own that it does not remember.
         self.forgetful = u16::MAX;
         self.devices[host] = devices;

@@ -16,6 +16,7 @@
 //! | R15, R47: each report is new, and begins where the last one ended | report |
 //! | R14: a gate opens, or its limit rises, when a majority carries a limit as high in both blocks,
 //! and no write that was reported as lost can take it back | both |
+//! | R35: no ballot takes a promise back | ballot write |
 //! | R21: a record of an owner names at least as many as are open | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 //! | R21: what is under way or landed of earlier terms is charged | first lease |
@@ -25,8 +26,9 @@
 //!
 //! Where one memory runs on two hosts, or an earlier one runs again, a host holds a lease
 //! that it remembers and has no right to. The rules above hold for every other host at any time,
-//! and for all when that lease has ended: of a host and its copy one at most extends it. Until then
-//! the host may also write a ballot that it had begun before: in one of two blocks.
+//! and for all when that lease has ended: of a host and its copy one at most extends it. R35 is not
+//! checked for the slot of such a host: before its next read the host may write over the promises
+//! of its later life, or of its copy, in both blocks of each member.
 
 use super::{Config, Host, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -320,9 +322,13 @@ pub struct Monitor {
     told_failed: BTreeMap<u64, u32>,
     /// Whether every clock runs within the bound: S1 by time alone needs it.
     pub clocks_are_sound: bool,
-    /// For each host that was put back to a snapshot of its memory when the lease has ended that
-    /// it remembered; for each slot the same of a host and its copy.
+    /// For each host that was put back to a snapshot of its memory: when the lease ends that it
+    /// remembers, and when its last own lease ended.
     remembered_until_ns: Vec<u64>,
+    own_until_ns: Vec<u64>,
+    /// For each slot whether its host was copied or put back.
+    forgets: Vec<bool>,
+    /// For each slot when the lease has ended that a host and its copy share.
     twice_until_ns: Vec<u64>,
     /// For each host what was remembered of it when the snapshot was taken.
     images: Vec<Track>,
@@ -365,6 +371,8 @@ impl Monitor {
             repairable: config.redundancy.healthy_limit().map(|m| m as usize),
             clocks_are_sound: true,
             remembered_until_ns: vec![0; config.slot_of.len()],
+            forgets: vec![false; config.controllers.into()],
+            own_until_ns: vec![0; config.slot_of.len()],
             twice_until_ns: vec![0; config.controllers.into()],
             images: vec![Track::default(); config.slot_of.len()],
             stats: Stats::default(),
@@ -560,7 +568,9 @@ impl Monitor {
 
     /// A host and its copy run with one lease from now on.
     pub fn runs_twice(&mut self, copy: usize, now_ns: u64) {
-        self.twice_until_ns[usize::from(self.slot_of[copy])] = now_ns + self.longest_ns();
+        let slot = usize::from(self.slot_of[copy]);
+        self.twice_until_ns[slot] = now_ns + self.longest_ns();
+        self.forgets[slot] = true;
     }
 
     /// A snapshot of a host's memory is taken.
@@ -568,14 +578,17 @@ impl Monitor {
         self.images[host] = self.tracks[host].clone();
     }
 
-    /// A host has the memory of that snapshot from now on, in another life.
-    pub fn put_back(&mut self, host: usize, life: u32, now_ns: u64) {
+    /// A host has the memory of that snapshot from now on, in another life. The lease that it
+    /// remembers seems to be valid until `until_ns`.
+    pub fn put_back(&mut self, host: usize, life: u32, until_ns: u64, now_ns: u64) {
         self.landed.retain(|(who, _), _| *who != host);
+        self.own_until_ns[host] = self.tracks[host].valid_until_ns.min(now_ns);
         self.tracks[host] = Track {
             life,
             ..self.images[host].clone()
         };
-        self.remembered_until_ns[host] = now_ns + self.longest_ns();
+        self.remembered_until_ns[host] = until_ns;
+        self.forgets[usize::from(self.slot_of[host])] = true;
     }
 
     /// How long a whole lease is at most, in true time.
@@ -622,7 +635,7 @@ impl Monitor {
                 ..
             } => {
                 let floor = self.counted(host);
-                let forgot = self.only_remembers(host, it.clock.true_ns(local_ns));
+                let forgot = self.forgets[usize::from(self.slot_of[host])];
                 ensure!(
                     self,
                     forgot || Some(promised(record)) >= floor,
@@ -904,10 +917,14 @@ impl Monitor {
             let of_slot = (0..self.tracks.len()).filter(of_slot);
             let ended_ns = of_slot.map(|other| self.tracks[other].valid_until_ns);
             let ended_ns = ended_ns.max().unwrap_or(0);
-            // A lease that a host only remembers was no lease.
-            let counts = ended_ns > self.remembered_until_ns[old];
+            // A lease that a host only remembers was no lease: the one before it counts.
+            let is_remembered = ended_ns <= self.remembered_until_ns[old];
+            let ended_ns = match is_remembered {
+                true => self.own_until_ns[old],
+                false => ended_ns,
+            };
             let is_own = self.inc_of(before) == self.inc_of(epoch);
-            let by_silence = old != host && counts && !is_own && !self.told.contains(&before);
+            let by_silence = old != host && !is_own && !self.told.contains(&before);
             let waited = true_ns >= ended_ns.saturating_add(self.delay_ns);
             ensure!(
                 self,
