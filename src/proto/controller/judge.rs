@@ -70,6 +70,8 @@ impl Controller {
             return;
         }
         self.term.decided = round.seen.decided;
+        // A joiner that listens anew may have evidence about the epoch before [R27].
+        self.succession.evidence = None;
         self.succession.highest = round.seen.highest;
         let (decided, promise) = round.own_promise;
         self.succession.promise = if decided.epoch == self.term.decided.epoch {
