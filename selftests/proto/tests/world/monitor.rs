@@ -26,9 +26,9 @@
 //!
 //! Where one memory runs on two hosts, or an earlier one runs again, a host holds a lease
 //! that it remembers and has no right to. The rules above hold for every other host at any time,
-//! and for all when that lease has ended: of a host and its copy one at most extends it. R35 is not
-//! checked for the slot of such a host: before its next read the host may write over the promises
-//! of its later life, or of its copy, in both blocks of each member.
+//! and for all when that lease has ended: of a host and its copy one at most extends it. R14
+//! and R35 are not checked for the slot of such a host: before its next read the host may write
+//! over the records of its later life, or of its copy, in both blocks of each member.
 
 use super::{Config, Host, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -494,7 +494,7 @@ impl Monitor {
             self.stats.overwritten += 1;
             ensure!(
                 self,
-                write.is_stray,
+                write.is_stray || before.is_void,
                 "S4",
                 "{before:?} is lost under {write:?}"
             );
@@ -535,7 +535,11 @@ impl Monitor {
         let one_owner = there.host == host || self.is_copy(there, write);
         ensure!(
             self,
-            !self.clocks_are_sound || one_owner || write.is_void || there.epoch < write.epoch,
+            !self.clocks_are_sound
+                || one_owner
+                || write.is_void
+                || there.is_void
+                || there.epoch < write.epoch,
             "S4",
             "{write:?} is acknowledged when {there:?} stands in its place"
         );
@@ -564,13 +568,13 @@ impl Monitor {
             life,
             ..self.tracks[original].clone()
         };
+        self.forgets[usize::from(self.slot_of[copy])] = true;
     }
 
     /// A host and its copy run with one lease from now on.
     pub fn runs_twice(&mut self, copy: usize, now_ns: u64) {
         let slot = usize::from(self.slot_of[copy]);
         self.twice_until_ns[slot] = now_ns + self.longest_ns();
-        self.forgets[slot] = true;
     }
 
     /// A snapshot of a host's memory is taken.
@@ -893,9 +897,11 @@ impl Monitor {
         let slot = usize::from(self.slot_of[host]);
         let says = |it: &&Counted| it.says(epoch, limit, now_ns);
         let members = self.promised[slot].iter().filter(says).count();
+        // A host and its copy write over each other's records.
+        let is_enough = self.forgets[slot] || members >= usize::from(majority(self.members));
         ensure!(
             self,
-            members >= usize::from(majority(self.members)),
+            is_enough,
             "R14",
             "host {host} has a limit of {limit} in epoch {epoch}, {members} members say so"
         );
