@@ -643,6 +643,38 @@ fn r36_a_joiner_that_stood_still_before_its_first_write_listens_anew() {
     assert_eq!(world.role(2), Role::Secondary);
 }
 
+/// A joiner stands still while it writes for the first time, and listens anew. Meanwhile the owner
+/// releases the epoch, and another controller owns the next one.
+#[test]
+fn r27_a_joiner_that_listens_anew_claims_nothing_beside_the_next_owner() {
+    let mut world = World::asleep(Config::healthy(3, 1));
+    world.watch();
+    world.start(0);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Secondary);
+    run(&mut world, 2 * timing().join_listen_ns());
+    world.start(2);
+    until(&mut world, 10 * SECOND, |w| {
+        let latest = w.latest().filter(|io| io.host == 2);
+        latest.is_some_and(|io| matches!(io.what, What::Write { .. }))
+    });
+    world.stall(2, 2 * timing().lease_ns);
+    run(&mut world, 2 * timing().lease_ns + 2 * PERIOD);
+    assert_eq!(world.role(2), Role::Joining);
+    let release = Command::Release {
+        successor: None,
+        deadline_ns: world.local_ns(0) + SECOND,
+    };
+    assert_eq!(world.command(0, release), Ok(Outcome::Pending));
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    until(&mut world, 10 * SECOND, |w| w.role(2) == Role::Secondary);
+    // S1' is checked after every event.
+    run(&mut world, 10 * SECOND);
+    assert!(world.is_valid(1));
+    assert_eq!(world.role(2), Role::Secondary);
+}
+
 /// What stands still is short: nothing is looked at before it is written.
 #[test]
 fn r36_a_short_stall_costs_no_look() {

@@ -192,6 +192,7 @@ impl Controller {
         }
         if self.phase == Phase::Announcing {
             // It has no own write yet by which it would notice another host, so it listens anew.
+            self.identity.heard = self.term.decided;
             self.phase = Phase::Joining;
             self.identity.own_slot.reset();
         }

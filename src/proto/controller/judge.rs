@@ -70,8 +70,8 @@ impl Controller {
             return;
         }
         self.term.decided = round.seen.decided;
-        // A joiner that listens anew may have evidence about the epoch before [R27].
-        self.succession.evidence = None;
+        // A joiner that listens anew may have watched the epoch before [R27].
+        self.forget_epoch();
         self.succession.highest = round.seen.highest;
         let (decided, promise) = round.own_promise;
         self.succession.promise = if decided.epoch == self.term.decided.epoch {
@@ -84,8 +84,6 @@ impl Controller {
         let is_unclaimed =
             self.term.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
         self.identity.never_written = Some(never_written && is_unclaimed);
-        self.changed_image();
-        self.succession.owner.reset();
         self.note_term();
         self.identity.announced = true;
         if self.reason == Reason::Duplicate {
