@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Two or three controllers, two portions, and writers everywhere that never give up.
 
-A *round* begins and ends with every portion owned and written, and everybody else refused. What
-happens in between is the business of `faults`. *Going on* means that some controller's writes to a
-portion succeed again, and that everybody who is up has tried since.
+A *round* begins and ends with an owner that writes to each portion, while the writes of the other
+controllers are refused. The faults in between are in `faults`. A portion *goes on* if writes of one
+controller succeed again, and every writer on a running controller has tried since.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rig import Memory, RigError, patience
 from rig.host import SLOWNESS, leasectl
 from scenes.stage import RING, Controller, Portion, Stage, Status, Writer
 
-# Six strays can be repaired, three operations may be open, so that one old owner that has not
-# drained leaves room for the next one. Nothing repairs what strays on beta.
+# Alpha: redundancy repairs six strays, and three operations may be open. So a new owner can still
+# write while one old owner has not drained. Beta: no redundancy repairs strays.
 ALPHA = Portion(
     0, "alpha", 1, ("--redundancy", "parity:6", "--detect", "yes", "--exhausted", "stop",
                     "--force=redundancy"), "--stateless", on_linear=(0,),
@@ -70,8 +70,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Saved:
-    """The memory of a controller, the boot to which it belongs, the job that reads its trace, and
-    how much of that had come."""
+    """The saved memory of a controller, the boot that it belongs to, the number of the job that
+    reads its trace, and how many bytes of the trace had been read."""
 
     memory: Memory
     boot: int
@@ -88,7 +88,7 @@ class Mark:
 
 
 class UnknownError(RigError):
-    """What a controller promised is not known without the member that is to be replaced."""
+    """The tool refuses a replacement: the other members do not show all promises of a controller."""
 
 
 class Arena(Stage):
@@ -104,10 +104,10 @@ class Arena(Stage):
         self.former: dict[str, str] = {}
         self.progress: list[Progress] = []
         self.down: set[int] = set()
-        # For each controller whose power was cut, the epoch that it knew of each portion last: no
-        # term of its own up to that one can have anything on the way any more.
-        self.ended: dict[int, dict[str, int]] = {}
         """Controllers without power."""
+        # For each controller whose power was cut: for each portion, the last epoch that it knew.
+        # No write of its own terms up to that epoch can still be on the way.
+        self.ended: dict[int, dict[str, int]] = {}
         self.stopped: set[int] = set()
         """Controllers that answer nobody."""
 
@@ -131,8 +131,8 @@ class Arena(Stage):
     def crowd(
         self, controller: Controller, portion: Portion, count: int, names: str = ""
     ) -> Writer:
-        """Starts several writers as one, to all devices of a portion or the first ones: a record
-        says on which one it belongs by its place in the list."""
+        """Starts several writers as one job. They write to all devices of a portion, or to `names`,
+        which must be its first devices: a record names its device by the index in this list."""
         first = (len(self.writers) + 1) * 1_000_000
         words = names or " ".join(portion.devices)
         command = (
@@ -149,7 +149,7 @@ class Arena(Stage):
 
     def boot(self, controller: Controller) -> None:
         """Switches a controller on, and all is as before."""
-        # What it had sent is in the array still; a machine is not back before that is done.
+        # Commands that were sent before the power cut may still be in the array.
         self.wait_arrived(controller)
         controller.vm.start().wait_up()
         controller.join()
@@ -280,8 +280,8 @@ class Arena(Stage):
         return Saved(memory, boot, trace.number, len(talk[trace.number][1]))
 
     def put_back(self, controller: Controller, saved: Saved) -> None:
-        """A controller ends, and goes on with its memory of before, until it has given everything
-        up: it must notice that its mailboxes were written since. Then its power is cut."""
+        """Cuts the power of a controller and restores its saved memory. The controller must notice
+        that its mailboxes were written since, and give everything up. Then its power is cut."""
         number, vm = controller.number, controller.vm
         ended = {
             name: int(status.epoch)
@@ -312,7 +312,7 @@ class Arena(Stage):
             known[name] = max(epoch, known.get(name, 0))
 
     def go_on(self, controller: Controller, saved: Saved) -> dict[str, Any]:
-        """What a controller did when its memory was saved goes on: its trace and its writers."""
+        """Registers the trace and the writers that continue in a restored memory."""
         before = next(f for f in self.facts if f["kind"] == "boot"
                       and (f["controller"], f["boot"]) == (controller.number, saved.boot))
         controller.boots += 1
@@ -390,7 +390,7 @@ class Arena(Stage):
         meanwhile: Callable[[], None] | None = None,
         timeout: float = 30,
     ) -> None:
-        """Waits for what several channels tell together, without a question to a guest."""
+        """Waits until a condition holds that depends on several jobs. It asks no guest."""
         begun = time.monotonic()
         asked = begun
         while not condition():

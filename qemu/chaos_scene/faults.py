@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """What can happen for a while.
 
-A fault begins when its function is called, and ends when what that returned is called. Lengths are
-parts of the takeover window W. An *event* happens to a machine or to who owns; a *ground* is how
-things are meanwhile, and events may happen on it.
+The function of a fault begins it and returns a second function, which ends it. Lengths are given
+in takeover windows. An *event* happens to a machine or to the ownership. A *ground* is a lasting
+condition, and events may happen while it lasts.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ T = TypeVar("T")
 # Requests that QEMU sends at once, so that more wait in the guest.
 QUEUE = 16
 
-# Microseconds of a tick in which the clock gains 10 ms: as far as adjtimex() goes, and as far as
-# chrony goes by default.
+# Tick lengths in microseconds for adjtimex(); 10 000 is the right one. The others range from the
+# greatest deviation that chrony uses by default to the greatest one that adjtimex() allows.
 STEADY, SLOW, FAST = 10_000, (9_000, 9_167), (10_833, 11_000)
 
-# So often the tool may refuse to replace a member.
+# The number of attempts to replace a member. The tool may refuse all but the last one.
 ATTEMPTS = 3
 
-# What is left of a guest's memory. A kernel that watches itself needs more for whatever takes it.
+# The memory that the fault `memory` leaves to a guest. A kernel with debug checks needs more.
 SPARE_KIB = 20_000 * SLOWNESS
 
 
 @dataclass
 class Scene:
-    """To whom something happens, and with what chance."""
+    """The target of a fault, and the random generator of its choices."""
 
     arena: Arena
     rng: random.Random
@@ -133,9 +133,9 @@ class LostError(RigError):
 
 
 def may_lose(vm: Vm, step: Callable[[], T]) -> T:
-    """A step of a sleep. Of 101 sleeps of guests with two processors, without the module, two did not
-    end, and in three more the kernel waited in vain for the second processor. With one processor
-    every sleep must end."""
+    """Runs a step of a sleep. A guest with two processors may fail to wake up even without the
+    module: 2 of 101 sleeps did not end, and in 3 more the kernel waited in vain for the second
+    processor. With one processor every sleep must end."""
     try:
         return step()
     except RigError as error:
@@ -184,7 +184,8 @@ def replaced(scene: Scene) -> Heal:
 
 def exchange(scene: Scene, *members: int) -> None:
     """All controllers leave, and the member is replaced. An earlier fault may have left a mailbox
-    that cannot be read: then the tool refuses, and its controller first writes it again."""
+    unreadable, and then the tool refuses. So the controllers join again, which writes the mailboxes
+    anew, and the replacement is tried again."""
     arena, portion = scene.arena, scene.portion
     for left in range(ATTEMPTS)[::-1]:
         arena.leave(arena.controllers, portion, *members)
@@ -262,10 +263,10 @@ def saturated(scene: Scene) -> Heal:
     """All places in the queue of one member are taken by writes that hang."""
     arena = scene.arena
     rule = arena.lab.store.hold(scene.victim.name, scene.disk, ops="W", start=DATA)
-    # Each of them goes round all members, and so comes to this one.
+    # Each writer writes to all members in turn, and so comes to this one.
     crowd = arena.crowd(scene.victim, scene.portion, QUEUE + 2)
-    # As many as the limit admits, and in one place there may be a heartbeat; an owner that lost its
-    # lease meanwhile sends none.
+    # On alpha the limit bounds the held writes. On beta they fill the queue, except for one place
+    # that a heartbeat may take. If the owner has lost its lease meanwhile, no write is held.
     with suppress(RigError):
         rule.wait_held(QUEUE - 1 if scene.portion is BETA else LIMIT, timeout=1)
 

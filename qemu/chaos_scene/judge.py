@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0
 """What must be true of a batch, whatever happened to it [R46].
 
-    S1   never two valid leases of a portion; who claims has seen the window's silence
-    S2   of what landed in a later epoch: at most the batch limit of each old epoch, none whose
-         permit was given at or after the end of its lease, none acknowledged
+    S1   no two leases of a portion are valid at the same time; a controller claims only after it
+         has seen a window of silence
+    S2   strays, writes of an old epoch that land in a later one: at most the batch limit for each
+         old epoch; each got its permit before the end of its lease; none was acknowledged
     S3   one owner of an epoch; epochs and registers never go backwards
-    S4   what was acknowledged stands on the medium, or something that came later
-    L2   somebody owns again within so many heartbeats of its own after the fault
+    S4   the medium holds each acknowledged record, or a later record in its place
+    L2   after the fault some controller gets a lease within `BACK` of its own heartbeats
 
-A machine whose clocks stood still cannot see that its lease is over. What such an epoch does after
-the resume is told and not forbidden, up to its first heartbeat: that must end it. A machine that
-was put back to its memory of before remembers a lease in the same way. It finds that its mailboxes
-were written since, and writes no second heartbeat. It may write a ballot that it had begun to one
-of the two blocks of a register: what counts is in both.
+A machine whose clocks stood still cannot see that its lease is over. Its writes after the resume
+are reported but are not failures, until its first heartbeat, which must end the epoch. A machine
+that was put back to an earlier memory remembers a lease in the same way. It finds that its
+mailboxes were written since, and writes no second heartbeat. It may write a ballot that it had
+begun to one of the two blocks of a register: a ballot counts only if it is in both.
 
 A controller that has mapped a member keeps it open when its device is removed, and writes its
-mailbox there until it knows of a replacement. Nobody writes to a former disk who came after the
-replacement, or has written to the new disk, until it is formatted again; nobody writes data there.
+mailbox there until it knows of a replacement. A controller that joined after the replacement, or
+that has written to the new disk, must not write to the former disk until that disk is formatted
+again. No controller may write data to a former disk.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class Judge(Checker):
         self.past = [fact for fact in evidence.run["facts"] if fact["kind"] == "put back"]
 
     def judge(self) -> list[str]:
-        """All rules. Failures of a round are told to it; returns those of none."""
+        """Applies all rules. Adds each failure to its round; returns the failures without a round."""
         for fault in self.evidence.faults:
             self.fail(f"evidence: {fault}")
         for portion in self.evidence.portions:
@@ -115,13 +117,14 @@ class Judge(Checker):
         return int(fact["at"]) if fact else 1 << 63
 
     def count(self, what: str, number: int, at_least: int = 1) -> None:
-        """Batches may be short; the whole run is asked whether the rules had work."""
+        """Counts what a rule checked. `at_least` is ignored here, because one batch may be short:
+        the minimum is checked over the whole run."""
         self.found.counts[what] = number
 
     # S1.
 
     def leases(self) -> None:
-        """No two leases overlap, of no two controllers, but those of a clock that stood still."""
+        """Leases of two controllers never overlap, unless the clock of the first one stood still."""
         held = lease_spans(self.evidence)
         for (portion, controller, _, epoch), (begin, until) in held:
             self.found.leases.append((portion, controller, epoch, begin, until))
@@ -190,8 +193,8 @@ class Judge(Checker):
         return self.blindness(controller, portion, epoch) is not None
 
     def blindness(self, controller: int, portion: str, epoch: int) -> dict[str, Any] | None:
-        """The pause of a controller's clocks in which an epoch of it was succeeded: nobody waited for
-        a window after it."""
+        """The pause of a controller's clocks that began during its own epoch, if the next epoch
+        began during the pause or at most a window after it."""
         begins = self.found.begins[portion]
         if epoch not in begins or begins[epoch][0] != controller:
             return None
@@ -213,7 +216,7 @@ class Judge(Checker):
         return was_blind or self.is_put_back(controller, received)
 
     def too_many(self, portion: str, epoch: int, group: list[Stray]) -> None:
-        """More strays than the limit, and those without leave."""
+        """Reports more strays than the limit, and strays without a permit, unless excused."""
         if not self.excused(group[0]):
             super().too_many(portion, epoch, group)
 
@@ -233,9 +236,9 @@ class Judge(Checker):
                     )
 
     def acks_after_the_end(self) -> None:
-        """Nothing that was begun after another controller had taken over was acknowledged. A writer
-        that waited through an epoch of another one does not know its own any more: the epoch is
-        that of the permit."""
+        """No write was acknowledged that began after another controller had taken over. The epoch in
+        a record may be too old, if the writer waited while another controller owned. So the epoch
+        of the permit is used."""
         written = {portion: self.written(portion) for portion in self.evidence.portions}
         for ack in self.evidence.acks:
             request = written[ack.portion].get((ack.controller, ack.epoch, ack.number))
@@ -361,8 +364,8 @@ class Judge(Checker):
         )
 
     def memories(self) -> None:
-        """A machine that was put back writes one heartbeat at most, no member's ballots twice, and
-        gives everything up."""
+        """A machine that was put back writes at most one heartbeat, and at most one ballot to each
+        member, and gives everything up."""
         for fact in self.past:
             for portion in self.evidence.portions:
                 self.after_put_back(portion, fact)

@@ -21,10 +21,10 @@ HEAD = (
 
 # What the rules must have judged in each round, on the average, for the verdict to mean anything.
 WORK = {"operations in data areas": 50, "acknowledged raw writes": 20, "heartbeats": 20}
-# What must have happened in a run of so many rounds or more, whatever was drawn.
+# A run of at least LONG rounds must contain each of the events in MUST.
 LONG = 100
 MUST = ("replaced", "former disks found again", "put back")
-# What may be lost: one machine, and one more for so many sleeps of two processors.
+# A run may lose one guest, and one more for each SLEEPS_LOST sleeps of two processors.
 SLEEPS_LOST = 8
 
 

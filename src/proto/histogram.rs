@@ -15,8 +15,7 @@
 //! margin: its lease is counted in [`Beats::lost`].
 //!
 //! Operations run on all processors at once, so each of the first [`SHARDS`] processors counts in
-//! words of its own ([`Checks`]). There are so many operations that only one of [`SAMPLED`] is
-//! counted.
+//! words of its own ([`Checks`]). To save time, only one of [`SAMPLED`] operations is counted.
 //!
 //! Bucket `k` of [`Histogram`] counts the values above `2^(k-1)` and up to `2^k` microseconds. The
 //! first bucket counts all values up to 1, the last one all above [`LAST_LIMIT_US`]. So the limits

@@ -85,7 +85,7 @@ pub struct Round {
     pub aside: u16,
     /// The ballots and decisions that the reads showed.
     pub seen: Seen,
-    /// Members whose answer showed nothing wrong in the own slot, readable or not.
+    /// Members that answered and showed no other writer in the own slot, even if it is unreadable.
     pub looked: u16,
     /// Members that showed the value that the observer watches.
     pub confirmed: u16,
@@ -187,7 +187,8 @@ impl Round {
         }
         let possible = (reachable & !self.failed & !self.aside) | self.done;
         let all_read = self.stage == Stage::Reading && possible & !self.done == 0;
-        // Reads that are no information show the own slot, too, so a look waits for all of them.
+        // Even a read that is no information can show another writer in the own slot. So a look
+        // waits for every read that was issued.
         let looks = self.kind == RoundKind::Look && possible & self.given & !self.done != 0;
         match (is_majority(possible, majority) || looks) && !all_read {
             true => Progress::Waiting,
@@ -217,7 +218,7 @@ impl Round {
         self.stage == Stage::Reading && is_majority(self.done, majority)
     }
 
-    /// Whether this round will read no more than that.
+    /// Whether a majority was read, and no read that was issued is outstanding.
     fn has_read_all(&self, majority: u8) -> bool {
         self.has_read(majority) && self.given & !(self.done | self.failed | self.aside) == 0
     }

@@ -14,8 +14,8 @@ use crate::{
 };
 use kernel::sync::atomic::ordering;
 
-/// A lease is held, or the CPU that latched it has not recorded yet when. Another CPU may see the
-/// end of the lease before it is recorded.
+/// Either a lease is held, or it has lapsed and the CPU that latched the gate has not recorded the
+/// time of the lapse yet. Another CPU may see the lapse before the time is recorded.
 pub(super) const LAPSE_TIME_UNKNOWN: u64 = u64::MAX;
 
 impl PortionGate {

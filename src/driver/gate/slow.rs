@@ -232,7 +232,7 @@ pub(super) fn pass_noted<'ti>(
     bio.pass()
 }
 
-/// Passes the end of a bio that failed at the device. It needs no acknowledgement.
+/// Reports the error of a bio that failed at the device. An error needs no check of the lease.
 #[cold]
 #[inline(never)]
 pub(super) fn pass_failed<'ti>(

@@ -82,8 +82,8 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
             others.push(bio);
             continue;
         }
-        // First, because dm core may send the bio again at once. It counts as deferred from now on,
-        // also if the marker of an earlier suspend comes later.
+        // This comes before the requeue, because dm core may send the bio again at once. The bio
+        // counts as deferred even if the marker of an earlier suspend arrives after this.
         let arrived = bio.per_bio().epoch & !WAITING;
         bio.with_data(|table| {
             table.deferred().begin(arrived);

@@ -209,7 +209,7 @@ pub enum SuperblockError {
     Home,
     /// The named field has an unknown value.
     Field(&'static str),
-    /// The timings are unsafe.
+    /// The timings break the rule for the window or for the lease.
     Timing(TimingError),
     /// The redundancy does not fit together.
     Redundancy(RedundancyError),

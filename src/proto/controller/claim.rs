@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! When this controller claims the next epoch, and how a claim ends without one.
+//! When this controller claims the next epoch, and how it gives a claim up.
 
 use super::phase::{Evidence, Phase};
 use super::Controller;

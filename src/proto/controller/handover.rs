@@ -31,7 +31,7 @@ use crate::proto::codec::ids::Slot;
 use crate::proto::paxos::{Seen, Successor};
 use crate::proto::words::status::Reason;
 
-/// A prepared successor reads the mailboxes at least so many times in one of its periods.
+/// The least number of times that a prepared successor reads the mailboxes in one of its periods.
 const LOOKS: u64 = 16;
 
 /// The longest pause between two such reads.

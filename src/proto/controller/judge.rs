@@ -19,8 +19,8 @@ impl Controller {
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == RoundKind::Look {
-            // This round only read, because the controller did not know its own registers when the
-            // round began. It has read them now, so the next round writes.
+            // This round only read, because replacements that were not settled left no majority
+            // when it began. The next round may write.
             self.rounds.due = true;
             return;
         }

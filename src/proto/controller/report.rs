@@ -88,7 +88,7 @@ impl Controller {
     /// the state machine. It latches, reports that, and withdraws for good.
     pub(super) fn withdraw(&mut self) {
         self.queue = Queue::EMPTY;
-        // The moment matters for a back-off alone, and this reason begins none.
+        // The time 0 does no harm: this reason begins no back-off, and nothing else uses the time.
         self.fail(Reason::Overflow, 0);
         // If the controller had failed before, `fail` did nothing, and a latch may be lost.
         self.queue.gate(GateChange::Latch);

@@ -98,8 +98,9 @@ impl Controller {
             self.note_end(reason, now_ns);
         }
         self.term.lease.latch();
-        // Permits that were counted before the latch prove nothing: neither that the gate has
-        // drained, nor that it holds no more than a limit that falls before the next count.
+        // The last count of open permits is from before the latch, and more may have been given
+        // since. So it does not show that the gate has drained. If the limit is lowered before the
+        // next count, it does not show either that the gate holds no more than the new limit.
         self.limits.open = self.limits.open.max(1);
         if core::mem::take(&mut self.term.gate_open) {
             self.limits.exposed = self.limits.exposed.max(self.limits.gate);

@@ -114,8 +114,8 @@ impl Controller {
         }
     }
 
-    /// The time of a look between two heartbeats, at which a silence may be proved. A silence that
-    /// the last look could have proved, and did not, is left to the next heartbeat.
+    /// When to look between two heartbeats, because a silence may be long enough by then. If the
+    /// last look came late enough and did not prove the silence, the next heartbeat has to.
     fn look_ns(&self) -> Option<u64> {
         let (observer, silence_ns) = match self.phase {
             Phase::Joining => (&self.identity.own_slot, self.setup.timing.join_listen_ns()),
@@ -128,10 +128,11 @@ impl Controller {
         observer.ripe_ns(silence_ns, self.majority(), self.rounds.last_look_ns)
     }
 
-    /// How long a silence must be. On a portion that was never owned the home controller goes
-    /// first: every controller waits for the listening time between its announcement and its first
-    /// ballot, and the others wait for a window more. A controller that gave the portion to a
-    /// successor waits as long, because the successor may have come just before.
+    /// How long a silence must be; usually a window. On a portion that was never owned, the home
+    /// controller goes first: every controller listens between its announcement and its first
+    /// ballot, and the other controllers wait a window longer. A controller that released the
+    /// portion to a successor waits as long, too, because the successor may have joined only just
+    /// before the release.
     pub(super) fn silence_ns(&self) -> u64 {
         let timing = &self.setup.timing;
         let own = Some(self.setup.slot);

@@ -2,11 +2,11 @@
 //! Restores damaged records of a member: a superblock from its copy, and the registers of a
 //! controller from its records on the other members.
 //!
-//! A register is *unreadable* if both of its blocks are damaged. If so many members are unreadable
-//! that the promises of a controller are not known from a majority, no controller can claim the
-//! portion. A controller writes the same image to every member, so the latest image on a majority
-//! holds every promise that ever counted. Without a majority a promise may be lost. Then the
-//! operator must make sure that this controller is dead and that all others are stopped.
+//! A register is *unreadable* if both of its blocks are damaged. No controller can claim the
+//! portion unless a majority of the members shows the promises of every controller. A controller
+//! writes the same image to every member, so the latest image on a majority holds every promise
+//! that ever counted. Without a majority a promise may be lost. Then the operator must make sure
+//! that this controller is dead and that all others are stopped.
 //!
 //! Each register is written block by block, first A and then B, with a flush after each. An
 //! interrupted run leaves registers that can be read, or that can be repaired again.
