@@ -6,7 +6,7 @@
 
 . ./lib.sh
 
-plan 27
+plan 29
 work=$(mktemp -d)
 on_exit 'rm -rf "$work"'
 on_exit clean_up
@@ -19,6 +19,11 @@ map() {
 	dmsetup create "p0m$2c$1" --table "$line"
 }
 
+# flushes DEVICE: how many flushes the device has completed
+flushes() {
+	awk '{ print $16 }' "/sys/class/block/$(basename "$(readlink -f "$1")")/stat"
+}
+
 is_refused() {
 	! map 2 1 "$former" 2>"$work/refused"
 }
@@ -29,9 +34,14 @@ require "controller 1 owns the portion" map_as_owner 1 0
 check_equal "a write to member 1 is acknowledged" ok "$(bio /dev/mapper/p0m1c1 write 0 4096 direct)"
 require "controller 1 unmaps the portion" unmap_portion 1 0
 
+before_0=$(flushes "$(member 0 0)")
+before_2=$(flushes "$(member 0 2)")
 # shellcheck disable=SC2046 # devices have no blanks
 require "member 1 is replaced" leasectl format --replace 1 --force=member,signature \
 	"$new" "$(member 0 0)" "$(member 0 2)" >/dev/null
+# Heartbeats are not on the medium before a flush, and the replacement relies on them.
+check "leasectl flushed member 0" test "$(flushes "$(member 0 0)")" -gt "$before_0"
+check "leasectl flushed member 2" test "$(flushes "$(member 0 2)")" -gt "$before_2"
 check_equal "the replacement has generation 2" 2 \
 	"$(leasectl show --json "$new" | sed -n 's/^ *"generation": \([0-9]*\),*$/\1/p' | head -n 1)"
 require "controller 1 maps member 0" map 1 0 "$(member 0 0)"

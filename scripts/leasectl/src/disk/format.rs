@@ -219,6 +219,11 @@ fn replacement(options: &Format, index: u8, out: &mut impl Write) -> Result<Targ
         writeln!(out, "note: {text}")?;
     }
     refuse_unsettled(&left, &portion, &options.force)?;
+    // Heartbeats are written without FUA. If a member lost a record in a power failure after this
+    // replacement relied on it, too few members would know the registers of that controller.
+    for member in &left {
+        member.device.flush()?;
+    }
     let (device, lost) = claim(path, &options.force)?;
     let data_length_sectors = data_length(&device, &portion.redundancy)?;
     let lengths = left.iter().map(|left| left.superblock.data_length_sectors);
