@@ -17,7 +17,8 @@
 #                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on;
 #                        WORDS="latch stamp" as above
 #   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
-#                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time
+#                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time;
+#                        LINES= is how much of a failure's timeline is printed
 #   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each
 #                        parser, guided by coverage, and a hundredth of it in the module; SEED=
 #   make kselftest       the tests in virtual machines only
@@ -106,8 +107,9 @@ mutation-score: setup
 
 SEEDS ?= 20000
 JOBS ?= $(shell nproc)
+LINES ?= 400
 simulate: setup
-	@$(enter) env SEEDS=$(SEEDS) JOBS=$(JOBS) \
+	@$(enter) env SEEDS=$(SEEDS) JOBS=$(JOBS) LINES=$(LINES) \
 		DM_LEASE_COMMIT=$(shell git describe --always --dirty 2>/dev/null) \
 		nice cargo test --profile simulate $(crate) --test simulation -- --nocapture r45
 

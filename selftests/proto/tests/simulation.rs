@@ -179,7 +179,7 @@ fn run(seed: u64, watch: bool) -> Result<Stats, Failure> {
     }
     let failed = |world: &World, text| Failure {
         text,
-        timeline: world.timeline(400),
+        timeline: world.timeline(lines()),
     };
     let go = |world: &mut World| -> Result<(), String> {
         let broken = |violation: world::Violation| format!("{violation:?}");
@@ -240,6 +240,12 @@ fn seeds() -> RangeInclusive<u64> {
     let (first, last) = wanted.split_once("..").unwrap_or(("1", &wanted));
     let number = |text: &str| text.parse().expect("SEEDS is n or a..b");
     number(first)..=number(last)
+}
+
+/// How many lines of the timeline a failure prints: `LINES=`.
+fn lines() -> usize {
+    let wanted = std::env::var("LINES").ok();
+    wanted.and_then(|lines| lines.parse().ok()).unwrap_or(400)
 }
 
 /// So many runs go on at the same time.

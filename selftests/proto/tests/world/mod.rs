@@ -403,6 +403,8 @@ pub struct World {
     /// Members that ever forgot something, a bit each; all of them, where a test changes what is on
     /// them by hand.
     pub forgetful: u16,
+    /// Slots whose host was copied or put back, a bit each: it finds records that it does not know.
+    twins: u64,
     /// For each member the end of its outage.
     dark_until_ns: Vec<u64>,
     pub monitor: Monitor,
@@ -472,6 +474,7 @@ impl World {
             past: disks.clone(),
             rewound_ns: 0,
             forgetful: u16::MAX,
+            twins: 0,
             labels: labels(&config),
             current: (0..disks.len()).collect(),
             former: vec![Vec::new(); disks.len()],
@@ -1014,8 +1017,9 @@ impl World {
             }
             Notice::Budget(budget) => note!(self, "C{} {budget:?}", host + 1),
             Notice::WentBack { member } => {
-                self.monitor
-                    .alarmed(host, self.forgetful & (1 << member) != 0);
+                let slot = 1 << self.config.slot_of[host];
+                let forgot = self.forgetful & (1 << member) != 0 || self.twins & slot != 0;
+                self.monitor.alarmed(host, forgot);
                 note!(self, "C{} finds member {member} gone back", host + 1);
                 self.hosts[host].alarms.push(member);
             }
@@ -1471,9 +1475,9 @@ impl World {
         let gate_ns = it.gate_ns(self.now_ns);
         match it.gate.enter(Place::ONE, || gate_ns) {
             Admission::Granted(_) => {
-                let epoch = it.gate.epoch();
+                let (epoch, limit) = (it.gate.epoch(), it.gate.count().limit);
                 let op = it.begin_op(epoch);
-                self.monitor.admitted(host, op, epoch, self.now_ns);
+                self.monitor.admitted(host, op, epoch, limit, self.now_ns);
                 // Here the host may stand still, with an operation that has passed the gate.
                 let life = it.life;
                 self.after(0, Event::OpGoes(host as u8, life, op));
@@ -1590,6 +1594,10 @@ impl World {
             if may && self.rng.chance(faults.replace) && self.may_replace(member) {
                 let is_owned = self.owner().is_some();
                 self.monitor.stats.replaced_owned += u64::from(is_owned);
+                // `leasectl` flushes the members that it read.
+                for other in (0..self.config.members).filter(|it| *it != member) {
+                    self.flush(other);
+                }
                 self.replace(member);
                 for host in 0..self.hosts.len() {
                     self.find(host, member);
@@ -1672,8 +1680,10 @@ impl World {
     fn begin_copy(&mut self, original: usize, copy: usize) {
         self.start(copy);
         note!(self, "C{} is a copy of C{}", copy + 1, original + 1);
+        // Its memory knows these devices by their numbers.
+        self.devices[copy] = self.devices[original].clone();
         // What the copy writes over later records of the original looks the same.
-        self.forgetful = u16::MAX;
+        self.twins |= 1 << self.config.slot_of[copy];
         self.become_copy(original, copy);
     }
 
@@ -1697,7 +1707,7 @@ impl World {
 
     /// Takes a snapshot of a host that owns with a lease, or is secondary. In the middle of a
     /// claim the ballots in its memory are worth less than those on the members.
-    fn take_snapshot(&mut self, host: usize) {
+    pub fn take_snapshot(&mut self, host: usize) {
         let may = match self.role(host) {
             Role::Owner => self.is_valid(host),
             role => role == Role::Secondary,
@@ -1730,7 +1740,7 @@ impl World {
         self.monitor.stats.put_back_owners += u64::from(until_ns > self.now_ns);
         self.monitor.put_back(host, it.life, until_ns, self.now_ns);
         // It finds records of its own that it does not remember.
-        self.forgetful = u16::MAX;
+        self.twins |= 1 << self.config.slot_of[host];
         self.devices[host] = devices;
         for member in 0..self.config.members {
             self.after(after_ns, Event::Attach(host as u8, member));

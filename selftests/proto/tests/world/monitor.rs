@@ -17,18 +17,19 @@
 //! | R14: a gate opens, or its limit rises, when a majority carries a limit as high in both blocks,
 //! and no write that was reported as lost can take it back | both |
 //! | R35: no ballot takes a promise back | ballot write |
-//! | R21: a record of an owner names at least as many as are open | ballot write |
+//! | R21: the limit in an owner's record is at least its number of open permits | ballot write |
 //! | R21: nothing of a term is under way when its charge is dropped | `repaired` |
 //! | R21: what is under way or landed of earlier terms is charged | first lease |
 //! | R21: a new owner counts with as many failed members as the last one | first lease |
 //! | R15: a risk that was accepted in an earlier term admits nothing | admission |
 //! | R58: only a member that forgot something is said to have gone back | alarm |
 //!
-//! Where one memory runs on two hosts, or an earlier one runs again, a host holds a lease
-//! that it remembers and has no right to. The rules above hold for every other host at any time,
-//! and for all when that lease has ended: of a host and its copy one at most extends it. R14
-//! and R35 are not checked for the slot of such a host: before its next read the host may write
-//! over the records of its later life, or of its copy, in both blocks of each member.
+//! If a host is copied with its memory, or put back to an earlier memory, it holds a lease that it
+//! remembers and has no right to. Until that lease ends, the rules above are checked for the other
+//! hosts only; afterwards they are checked for all hosts. Of a host and its copy, at most one
+//! extends the lease. R14 and R35 are not checked for the slot of such a host: before its next
+//! read the host may overwrite a record of its later life, or of its copy, in one block of each
+//! member.
 
 use super::{Config, Host, Payload, What};
 use dm_lease_proto::proto::clocks::LEAP_NS;
@@ -38,6 +39,7 @@ use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Value};
 use dm_lease_proto::proto::controller::{
     Action, Budget, Command, GateChange, Heartbeat, Notice, Outcome, Transition,
 };
+use dm_lease_proto::proto::gate::lanes::UNLIMITED;
 use dm_lease_proto::proto::time::majority;
 use dm_lease_proto::proto::words::status::{Reason, Role};
 use std::collections::BTreeMap;
@@ -102,8 +104,8 @@ counters! {
     charged,
     repaired,
     not_drained,
-    /// Wrong words of operators that a controller is dead: those that were taken, and those that
-    /// were refused.
+    /// False `confirm_dead` commands of operators: those that were accepted, and those that were
+    /// refused.
     wrong_words,
     refused_words,
     /// Risks that were taken, and leases of owners that count with failed members.
@@ -131,8 +133,9 @@ counters! {
     alarms,
     copies,
     withdrew,
-    /// Owners that were copied, hosts that were put back to a snapshot of their memory and
-    /// those of them that remembered a lease, hosts that noticed it [R58] or got a message.
+    /// Owners that were copied; hosts that were put back to a snapshot of their memory, and how
+    /// many of those remembered a lease; hosts that noticed a copy [R58]; forks that a host was
+    /// told of.
     copied_owners,
     put_back,
     put_back_owners,
@@ -170,7 +173,7 @@ fn promised(record: &BallotRecord) -> Promised {
 }
 
 /// What one ballot register on one member was made to say.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Counted {
     last: Option<Promised>,
     /// The decided epoch and the limit that each of the last two writes said, if both succeeded,
@@ -178,8 +181,9 @@ struct Counted {
     limits: [Option<(u64, u32)>; 2],
     /// Likewise the decided epoch and the number of failed members.
     failed: [Option<(u64, u32)>; 2],
-    /// Until when a write that was reported as lost may land, and what the lowest of them says.
-    doubt: Option<(u64, (u64, u32))>,
+    /// Writes that were reported as lost: until when each may still land, and the epoch and limit
+    /// that it says.
+    doubts: Vec<(u64, (u64, u32))>,
     twice: Option<Promised>,
 }
 
@@ -191,19 +195,18 @@ impl Counted {
             return;
         }
         self.limits = [None; 2];
-        let lowest = match self.doubt {
-            Some((until_ns, before)) if until_ns > now_ns => says.min(before),
-            _ => says,
-        };
-        self.doubt = Some((now_ns + delay_ns, lowest));
+        self.doubts.retain(|(until_ns, _)| *until_ns > now_ns);
+        self.doubts.push((now_ns + delay_ns, says));
     }
 
     /// Whether a reader finds this epoch with a limit as high, whatever may still land.
     fn says(&self, epoch: u64, limit: u32, now_ns: u64) -> bool {
         let enough = |(of, most): (u64, u32)| of == epoch && most >= limit;
-        let doubt = self.doubt.filter(|(until_ns, _)| *until_ns > now_ns);
-        self.limits.iter().all(|it| it.is_some_and(enough))
-            && doubt.is_none_or(|(_, says)| enough(says))
+        let mut doubts = self
+            .doubts
+            .iter()
+            .filter(|(until_ns, _)| *until_ns > now_ns);
+        self.limits.iter().all(|it| it.is_some_and(enough)) && doubts.all(|it| enough(it.1))
     }
 }
 
@@ -217,8 +220,8 @@ struct Track {
     previous: Option<(u64, u64)>,
     /// The end of the lease that the gate got last; `None` once it was latched.
     extended_to_ns: Option<u64>,
-    /// The heartbeat that is being written: on which members, with which number there, and on how
-    /// many it is.
+    /// The heartbeat that is being written: the members it was sent to (`sent`), its sequence
+    /// number on each of them (`seqs`), and the members that have acknowledged it (`kept`).
     sent: u16,
     seqs: [u64; 16],
     kept: u16,
@@ -234,12 +237,13 @@ struct Track {
     told_budget: Option<Budget>,
     /// The number of failed members that a majority carried when it judged its last heartbeat.
     failed: Option<u32>,
-    /// The epoch in which it last got such a message itself.
+    /// The decided epoch in which the host itself last got a `degraded` command.
     word_in: Option<u64>,
 }
 
 impl Track {
-    /// A heartbeat is written to a member, which takes part in each once.
+    /// Notes that a heartbeat is written to a member. Returns whether a new heartbeat begins: a
+    /// member gets each heartbeat only once.
     fn sends(&mut self, member: u8, seq: u64) -> bool {
         let (bit, at) = (1 << member, usize::from(member));
         let begins = self.sent & bit != 0 || self.sent == 0;
@@ -251,7 +255,8 @@ impl Track {
         begins
     }
 
-    /// A member has it; whether a majority has it now, and had not before.
+    /// Notes that a member has acknowledged the heartbeat. Returns whether this completed a
+    /// majority.
     fn keeps(&mut self, member: u8, seq: u64, majority: u8) -> bool {
         let (bit, at) = (1 << member, usize::from(member));
         if self.sent & bit == 0 || self.seqs[at] != seq || self.kept & bit != 0 {
@@ -269,6 +274,8 @@ struct Open {
     from_ns: u64,
     /// Its host had a lease that it only remembered.
     is_void: bool,
+    /// It was admitted without a limit, because an operator had accepted the risk.
+    is_risked: bool,
 }
 
 /// What a block of the users' data says: whose write, of which epoch. Each write is unique.
@@ -281,6 +288,8 @@ struct Written {
     is_acknowledged: bool,
     /// Its host had a lease that it only remembered.
     is_void: bool,
+    /// It was admitted without a limit, because an operator had accepted the risk.
+    is_risked: bool,
 }
 
 /// Blocks of users' data: few, so that owners overwrite each other's.
@@ -311,8 +320,8 @@ pub struct Monitor {
     /// Operations that have landed, and whose users know nothing yet.
     landed: BTreeMap<(usize, u64), Written>,
     medium: [Option<Written>; BLOCKS],
-    /// Strays that are not repaired, by epoch.
-    spoilt: Vec<u64>,
+    /// Strays that are not repaired: the epoch of each, and whether it was risked.
+    spoilt: Vec<(u64, bool)>,
     /// How many strays redundancy repairs; `None` if there is no limit.
     repairable: Option<usize>,
     /// Epochs in which an operator let operations go on beyond that.
@@ -357,7 +366,7 @@ impl Monitor {
             delay_ns: config.timing.device_delay_ns,
             tracks: vec![Track::default(); config.slot_of.len()],
             slot_of: config.slot_of.clone(),
-            promised: vec![[Counted::default(); 16]; config.controllers.into()],
+            promised: vec![Default::default(); config.controllers.into()],
             decided: BTreeMap::new(),
             leases: Vec::new(),
             told: Vec::new(),
@@ -380,7 +389,7 @@ impl Monitor {
         }
     }
 
-    /// An operator gave a host a command that ends an epoch without a window.
+    /// A host has answered the command of an operator.
     pub fn commanded(
         &mut self,
         host: usize,
@@ -401,7 +410,7 @@ impl Monitor {
                     "R21",
                     "host {host} takes {epoch} for repaired, {late:?} may still land"
                 );
-                self.spoilt.retain(|of| of > epoch);
+                self.spoilt.retain(|(of, _)| of > epoch);
                 self.stats.repaired += u64::from(charges > 0);
             }
             (Command::Repaired { .. }, Err(Reason::NotDrained)) => self.stats.not_drained += 1,
@@ -409,7 +418,8 @@ impl Monitor {
                 self.stats.risks += 1;
                 self.risked.push(*epoch);
             }
-            // What is lowered may be found lower at once.
+            // If the number of failed members is lowered, a new owner may find the lower one at
+            // once.
             (Command::Degraded { failed }, Ok(_)) => {
                 let decided = self.tracks[host].decided;
                 self.tracks[host].word_in = decided.map(|decided| decided.epoch);
@@ -421,18 +431,14 @@ impl Monitor {
         }
     }
 
-    /// An operation of this epoch got a permit.
-    pub fn admitted(&mut self, host: usize, op: u64, epoch: u64, from_ns: u64) {
+    /// An operation of this epoch got a permit, under this limit.
+    pub fn admitted(&mut self, host: usize, op: u64, epoch: u64, limit: u32, from_ns: u64) {
         self.stats.granted += 1;
         if self.repairable.is_some() && !self.risked.contains(&epoch) {
-            let foreign = |who: usize, of: u64| {
-                of < epoch && self.risked.contains(&of) && self.is_foreign(who, of)
-            };
-            let open = self
-                .open
-                .iter()
-                .any(|((who, _), it)| foreign(*who, it.epoch));
-            let spoilt = self.spoilt.iter().any(|of| self.risked.contains(of));
+            let open = self.open.iter().any(|((who, _), it)| {
+                it.epoch < epoch && it.is_risked && self.is_foreign(*who, it.epoch)
+            });
+            let spoilt = self.spoilt.iter().any(|(_, is_risked)| *is_risked);
             ensure!(
                 self,
                 !open && !spoilt,
@@ -443,10 +449,12 @@ impl Monitor {
             );
         }
         let is_void = self.only_remembers(host, from_ns);
+        let is_risked = self.risked.contains(&epoch) && limit == UNLIMITED;
         let it = Open {
             epoch,
             from_ns,
             is_void,
+            is_risked,
         };
         self.open.insert((host, op), it);
     }
@@ -464,11 +472,12 @@ impl Monitor {
             is_stray: self.is_foreign(host, epoch),
             is_acknowledged: false,
             is_void: it.is_void,
+            is_risked: it.is_risked,
         };
         if write.is_stray {
             self.stats.strays += 1;
-            self.spoilt.push(epoch);
-            // By time alone nothing is a stray that took no longer than it may.
+            self.spoilt.push((epoch, write.is_risked));
+            // If the epoch ended by silence, an operation that landed within D is no stray.
             ensure!(
                 self,
                 !self.clocks_are_sound
@@ -511,7 +520,7 @@ impl Monitor {
             return;
         }
         self.stats.acknowledged += 1;
-        // An owner whose clock stood still does not know better.
+        // An owner whose clock stood still may acknowledge a stray: it cannot know of the takeover.
         ensure!(
             self,
             !self.clocks_are_sound || write.is_void || !write.is_stray,
@@ -600,7 +609,8 @@ impl Monitor {
         self.lease_ns + self.lease_ns / 500
     }
 
-    /// Whether a lease of the host may be one that another life, or another host, was given.
+    /// Whether the host may hold a lease that was granted to an earlier life of it, or that it
+    /// shares with its copy.
     fn only_remembers(&self, host: usize, now_ns: u64) -> bool {
         self.remembered_until_ns[host] > now_ns || self.is_twice(host, now_ns)
     }
@@ -718,7 +728,7 @@ impl Monitor {
             Payload::Ballot(record) => {
                 let slot = usize::from(self.slot_of[host]);
                 let counted = &mut self.promised[slot][usize::from(member)];
-                // What a former disk of the member holds was never asked for again.
+                // A write that ended on a former disk is no promise of the present member.
                 let now = ok.then(|| promised(record)).filter(|_| is_current);
                 if now.is_some() && now == counted.last {
                     counted.twice = now;
@@ -825,7 +835,7 @@ impl Monitor {
         }
         let mut left: BTreeMap<u128, u32> = BTreeMap::new();
         let open = self.open.values().map(|it| it.epoch);
-        for of in open.chain(self.spoilt.iter().copied()) {
+        for of in open.chain(self.spoilt.iter().map(|(of, _)| *of)) {
             let owner = self.decided.get(&of).map_or(it.inc, |value| value.inc.0);
             if owner != it.inc {
                 *left.entry(owner).or_default() += 1;
@@ -1019,20 +1029,35 @@ impl Monitor {
         );
     }
 
-    /// Checks every invariant at one true instant. A host is looked at when something happened
-    /// to it: by itself a lease only ends, and when that is, is known.
+    /// Ends the risk of a host's operations when its limit admits them all: a successor is charged
+    /// with each of them from now on.
+    fn bound_risk(&mut self, host: usize, it: &Host) {
+        let (epoch, limit) = (it.gate.epoch(), it.gate.count().limit);
+        let mut own: Vec<_> = self
+            .open
+            .iter_mut()
+            .map(|((of, _), open)| (*of, open))
+            .collect();
+        own.retain(|(of, open)| *of == host && open.epoch == epoch);
+        if limit < UNLIMITED && own.len() <= limit as usize {
+            own.iter_mut().for_each(|(_, open)| open.is_risked = false);
+        }
+    }
+
+    /// Checks every invariant at one true instant. Only the hosts in `touched` are read again:
+    /// without an event a lease can only end, and the time of its end is known.
     pub fn check(&mut self, now_ns: u64, hosts: &[Host], touched: u64) -> Result<(), Violation> {
         for (index, it) in hosts.iter().enumerate() {
             if touched & (1 << index) != 0 {
                 self.follow(index, it, now_ns);
+                self.bound_risk(index, it);
             }
         }
         if self.clocks_are_sound {
             self.check_time(now_ns);
         }
-        let risks = |of: u64| self.risked.contains(&of);
-        let is_risked =
-            self.open.values().any(|it| risks(it.epoch)) || self.spoilt.iter().any(|&of| risks(of));
+        let mut open = self.open.values();
+        let is_risked = open.any(|it| it.is_risked) || self.spoilt.iter().any(|it| it.1);
         if let Some(m) = self.repairable.filter(|_| !is_risked) {
             let (open, spoilt) = (self.open.len(), self.spoilt.len());
             ensure!(
@@ -1062,8 +1087,9 @@ impl Monitor {
             let is_second = slots & slot != 0 && self.is_twice(host, now_ns);
             valid += u32::from(!is_second);
             slots |= slot;
-            // A copy may have lapsed before, and claimed as the owner that it takes itself for.
-            let by_copy = self.is_twice(host, now_ns);
+            // The host or its copy may have lapsed and, as the former owner, claimed already.
+            let later = self.decided.get(&highest).map(|value| value.slot.index());
+            let by_copy = self.is_twice(host, now_ns) && later == Some(self.slot_of[host]);
             ensure!(
                 self,
                 epoch == highest || by_copy || self.told.contains(&epoch),
