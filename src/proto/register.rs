@@ -21,10 +21,14 @@
 //!   completion belongs to its own round and never to a later one.
 //! * A ballot change counts on the member once *two* consecutive writes carried it, so that it is
 //!   in both blocks. Heartbeats and marks count after one write.
-//! * After an error the member does not count for ballots until no failed command can land any
-//!   more, which the fabric may still hold. The caller passes that time to [`OwnRegister::failed`].
+//! * After an error the fabric may still hold the failed command. The member does not count for
+//!   ballots until no such command can land. The caller passes that time to
+//!   [`OwnRegister::failed`].
 //! * [`OwnRegister::holds`] does not wait for that time if every command that may still land
 //!   carries the same image as both blocks: such a command changes nothing.
+//! * Between two ballot writes the register is read [R58]. A host that was put back to an earlier
+//!   memory overwrites one block with an earlier ballot, then finds the records of its later life
+//!   in the other block, and stops. So its latest promise stays on the member.
 //!
 //! A read of the own register is compared with the acknowledged writes [R58]. A read can judge a
 //! block only if the block was *quiet*: acknowledged before the read was issued, not written since,
@@ -54,12 +58,12 @@ pub struct OwnRegister {
     seq: u64,
     /// The image that the last successful write carried.
     image: u32,
-    /// How many consecutive successful writes carried it (2 is enough to know).
+    /// How many consecutive successful writes carried `image`; not counted beyond 2.
     copies: u8,
     /// Ballots do not count here before this local time.
     counts_from_ns: u64,
-    /// The one image that all commands carry which may still land before that time; 0 if they carry
-    /// several images, or if the image is unknown. Images are numbered from 1.
+    /// The image of all failed commands that may still land before `counts_from_ns`; 0 if they
+    /// carry different images, or if the image is unknown. Images are numbered from 1.
     doubtful: u32,
     /// The acknowledged write of this incarnation in each block, if no later write to the block
     /// failed.
@@ -80,6 +84,8 @@ pub struct OwnRegister {
     given: bool,
     /// The write in flight went to the device that was here before.
     outdated: bool,
+    /// Whether no read was issued since the last successful write.
+    unread: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,12 +138,24 @@ impl OwnRegister {
             written: false,
             given: false,
             outdated: false,
+            unread: false,
         }
     }
 
     /// Whether both blocks must be read before the next write.
     pub fn is_unknown(&self) -> bool {
         self.state == State::Unknown
+    }
+
+    /// Whether the register was not read since the last successful write. A ballot register must
+    /// be read before its next write.
+    pub fn is_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// A read that was issued after the last successful write has ended with success.
+    pub fn was_read(&mut self) {
+        self.unread = false;
     }
 
     /// Whether a write is in flight.
@@ -223,6 +241,7 @@ impl OwnRegister {
         self.image = image;
         self.written = true;
         self.void = self.void.saturating_sub(1);
+        self.unread = true;
         self.set_acked(target, self.last);
         self.state = State::Ready {
             target: target.other(),
@@ -274,9 +293,7 @@ impl OwnRegister {
     ) -> Verdict {
         let back = match quiet && self.acked(side).is_some() {
             false => Verdict::Fine,
-            true if self.was_lost(shown, own) || self.is_of_before(side, shown, own) => {
-                Verdict::Late
-            }
+            true if self.was_lost(shown, own) || self.is_of_before(side, shown) => Verdict::Late,
             true => Verdict::Back,
         };
         match shown {
@@ -290,7 +307,7 @@ impl OwnRegister {
         }
     }
 
-    /// Whether it is one of the commands that were last reported as failed.
+    /// Whether the block shows one of the writes that were last reported as failed.
     fn was_lost(&self, shown: Shown, own: Incarnation) -> bool {
         match (shown, self.lost) {
             (Shown::Write { inc, stamp }, Some(lost)) => {
@@ -300,13 +317,14 @@ impl OwnRegister {
         }
     }
 
-    /// Whether it is a command to the device that the member had before, which may be this one.
-    /// Such a command may have landed late over a write that began before its time was over.
-    fn is_of_before(&self, side: Side, shown: Shown, own: Incarnation) -> bool {
+    /// Whether the block shows a write that was issued to the previous device of the member, which
+    /// may be the same disk. Such a write may have landed late, over an acknowledged write that
+    /// began before `counts_from_ns`.
+    fn is_of_before(&self, side: Side, shown: Shown) -> bool {
         let early = |acked: Stamp| acked.mark < self.counts_from_ns;
         match shown {
-            Shown::Write { inc, stamp } => {
-                inc == own && stamp.seq <= self.floor && self.acked(side).is_some_and(early)
+            Shown::Write { stamp, .. } => {
+                stamp.seq <= self.floor && self.acked(side).is_some_and(early)
             }
             Shown::Nothing => false,
         }

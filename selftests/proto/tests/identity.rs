@@ -140,11 +140,18 @@ fn split() -> World {
     world.set_path(1, 2, Path::Failing);
     controller(&mut world, 2).set_claim_auto(false);
     world.crash(0);
+    until(&mut world, 10 * SECOND, |w| w.role(1) == Role::Claiming);
+    // Host 2 reads nothing of the decision.
+    for member in 0..3 {
+        world.set_path(2, member, Path::Failing);
+    }
     until(&mut world, 10 * SECOND, |w| {
         w.is_valid(1) && w.epoch(1) == 2
     });
     world.crash(1);
-    world.set_path(2, 0, Path::Failing);
+    for member in 1..3 {
+        world.set_path(2, member, Path::Up);
+    }
     for index in [0, 1] {
         world.disks[1][index] = Mailbox::blank();
     }
@@ -673,6 +680,51 @@ fn r27_a_joiner_that_listens_anew_claims_nothing_beside_the_next_owner() {
     run(&mut world, 10 * SECOND);
     assert!(world.is_valid(1));
     assert_eq!(world.role(2), Role::Secondary);
+}
+
+/// The host has a new ballot record to write when the snapshot is taken. Its later life decides
+/// another epoch, which nobody else learns.
+#[test]
+fn r58_a_host_that_is_put_back_leaves_the_promises_of_its_later_life_on_the_members() {
+    let mut world = owned(Config::healthy(2, 1));
+    world.crash(1);
+    quiet_moment(&mut world, 0);
+    let failed = Command::Degraded { failed: 1 };
+    assert_eq!(world.command(0, failed), Ok(Outcome::Done));
+    world.take_snapshot(0);
+    world.set_path(0, 0, Path::Failing);
+    until(&mut world, 10 * SECOND, |w| !w.is_valid(0));
+    world.set_path(0, 0, Path::Up);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    quiet_moment(&mut world, 0);
+    assert_eq!(ballot(&world, 0, 0).dec.epoch, 2);
+    world.put_back(0);
+    assert_eq!((world.role(0), world.epoch(0)), (Role::Owner, 1));
+    until(&mut world, 3 * SECOND, |w| w.role(0) == Role::Failed);
+    assert_eq!(reason(&world, 0), Reason::Copy);
+    run(&mut world, 10 * SECOND);
+    assert_eq!(ballot(&world, 0, 0).dec.epoch, 2);
+}
+
+/// The only member acknowledges the first records of a joiner, answers no read for longer than a
+/// lease, and forgets the records meanwhile.
+#[test]
+fn r58_a_joiner_whose_first_records_were_lost_listens_anew_and_joins() {
+    let mut world = World::asleep(Config::healthy(2, 1));
+    world.start(0);
+    until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+    world.start(1);
+    until(&mut world, 10 * SECOND, |w| {
+        newest_heartbeat(w, 0, 1).is_some()
+    });
+    // The records have landed, and will be acknowledged.
+    world.set_path(1, 0, Path::Failing);
+    world.disks[0][1] = Mailbox::blank();
+    run(&mut world, 3 * timing().lease_ns);
+    assert_eq!(world.role(1), Role::Joining);
+    world.set_path(1, 0, Path::Up);
+    until(&mut world, 20 * SECOND, |w| w.role(1) == Role::Secondary);
+    assert!(world.is_valid(0));
 }
 
 /// What stands still is short: nothing is looked at before it is written.

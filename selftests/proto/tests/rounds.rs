@@ -160,12 +160,26 @@ fn blank() -> Vec<Vec<Mailbox>> {
     vec![vec![Mailbox::blank(); 2]; MEMBERS.into()]
 }
 
-/// A secondary whose members fail at once.
-#[test]
-fn r44_a_secondary_whose_members_fail_at_once_waits_for_its_next_tick() {
+/// A controller with another home than itself, five seconds after its start.
+fn secondary() -> Rig {
     let mut r = Rig::boot(1, 22, blank());
     r.run(5_000 * MS);
     assert_eq!(r.c.role(), Role::Secondary);
+    r
+}
+
+/// The home controller, five seconds after its start.
+fn owner() -> Rig {
+    let mut r = Rig::boot(0, 11, blank());
+    r.run(5_000 * MS);
+    assert_eq!(r.c.role(), Role::Owner);
+    r
+}
+
+/// A secondary whose members fail at once.
+#[test]
+fn r44_a_secondary_whose_members_fail_at_once_waits_for_its_next_tick() {
+    let mut r = secondary();
     r.fail = 0b111;
     r.run(5_000 * MS);
 }
@@ -173,9 +187,7 @@ fn r44_a_secondary_whose_members_fail_at_once_waits_for_its_next_tick() {
 /// A secondary that is left with fewer devices than a majority.
 #[test]
 fn r42_a_controller_with_fewer_devices_than_a_majority_goes_on_ticking() {
-    let mut r = Rig::boot(1, 22, blank());
-    r.run(5_000 * MS);
-    assert_eq!(r.c.role(), Role::Secondary);
+    let mut r = secondary();
     for m in [0, 1] {
         r.c.handle_member(m, None);
     }
@@ -185,9 +197,7 @@ fn r42_a_controller_with_fewer_devices_than_a_majority_goes_on_ticking() {
 /// The same device comes back on another path while a command to it may still land.
 #[test]
 fn r58_a_late_command_to_a_device_that_came_back_is_no_copy() {
-    let mut r = Rig::boot(0, 11, blank());
-    r.run(5_000 * MS);
-    assert_eq!(r.c.role(), Role::Owner);
+    let mut r = owner();
     // A heartbeat is under way to member 2.
     while r.now % (100 * MS) != 99 * MS {
         r.step(1000)
@@ -227,9 +237,7 @@ fn r58_a_late_command_to_a_device_that_came_back_is_no_copy() {
 /// The host sleeps between two reads of a round.
 #[test]
 fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
-    let mut r = Rig::boot(1, 22, blank());
-    r.run(5_000 * MS);
-    assert_eq!(r.c.role(), Role::Secondary);
+    let mut r = secondary();
     while r.now % (100 * MS) != 99 * MS {
         r.step(1000)
     }
@@ -356,9 +364,7 @@ fn r28_a_ballot_that_no_member_has_decides_nothing() {
 /// One member fails, another one was replaced and cannot settle.
 #[test]
 fn r56_a_failing_member_beside_an_unsettled_one_does_not_make_rounds_spin() {
-    let mut r = Rig::boot(1, 22, blank());
-    r.run(5_000 * MS);
-    assert_eq!(r.c.role(), Role::Secondary);
+    let mut r = secondary();
     r.fail = 0b010;
     let now = r.now;
     r.c.forget_member(2, now);
@@ -370,9 +376,7 @@ fn r56_a_failing_member_beside_an_unsettled_one_does_not_make_rounds_spin() {
 /// An owner whose members fail at once.
 #[test]
 fn r44_an_owner_whose_members_fail_at_once_waits_for_its_next_tick() {
-    let mut r = Rig::boot(0, 11, blank());
-    r.run(5_000 * MS);
-    assert_eq!(r.c.role(), Role::Owner);
+    let mut r = owner();
     r.fail = 0b110;
     r.run(5_000 * MS);
 }

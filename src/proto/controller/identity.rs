@@ -21,17 +21,15 @@
 //! before it writes anything [R36].
 
 use super::phase::Phase;
-
 use super::state::ReadTag;
 use super::{Controller, Notice};
 use crate::proto::codec::charges::{Charges, MAX_CHARGES};
 use crate::proto::codec::heartbeat::RecordRole;
-use crate::proto::codec::ids::Side;
-use crate::proto::codec::ids::{Ballot, Decided, Incarnation, Register};
+use crate::proto::codec::ids::{Decided, Incarnation, Register, Side};
 use crate::proto::codec::mailbox::{Found, Mailboxes};
 use crate::proto::lease::Lease;
 use crate::proto::observer::member_bit;
-use crate::proto::paxos::{Invitation, Promise};
+use crate::proto::paxos::Promise;
 use crate::proto::random::XorShift;
 use crate::proto::register::Verdict;
 use crate::proto::round::{RoundKind, Stage};
@@ -53,7 +51,7 @@ impl Controller {
         self.latch(Reason::Fork, now_ns);
         self.setup.inc = inc;
         self.succession.random = XorShift::new(inc.0);
-        self.phase = Phase::Joining;
+        self.listen_anew(now_ns);
         self.term.decided = Decided::NEVER;
         self.identity.heard = Decided::NEVER;
         self.succession.promise = Promise::NONE;
@@ -61,24 +59,28 @@ impl Controller {
         self.term.hb = 0;
         self.charged.list = Charges::NONE;
         self.charged.watched = [None; MAX_CHARGES];
-        self.charged.voices = [None; super::voices::MAX_VOICES];
         (self.rounds.sight_ns, self.identity.seen_ns) = (None, None);
         (self.charged.confirmed_epoch, self.limits.risked_epoch) = (0, 0);
         self.term.lease = Lease::none(self.setup.timing.lease_ns);
-        self.identity.own_slot.reset();
         self.identity.never_written = None;
         self.forget_epoch();
-        self.succession.highest = Ballot::NONE;
-        self.succession.invitation = Invitation::NONE;
         self.succession.ballots_from_ns = u64::MAX;
         self.policy.claim_requested = false;
         self.identity.announced = false;
         // Another host may have written as this controller.
         self.policy.stale = self.policy.guarded;
+        self.renew_limit();
+    }
+
+    /// Begins to listen once more. Registers that the controller wrote before are unknown from now
+    /// on: a member that lost them would never count again, because a joiner writes nothing.
+    fn listen_anew(&mut self, now_ns: u64) {
+        self.phase = Phase::Joining;
+        self.identity.own_slot.reset();
+        self.charged.voices = [None; super::voices::MAX_VOICES];
         for member in 0..self.setup.members {
             self.forget_member(member, now_ns);
         }
-        self.renew_limit();
     }
 
     /// Latches, and leaves the portion for the rest of the session.
@@ -193,14 +195,13 @@ impl Controller {
         if self.phase == Phase::Announcing {
             // It has no own write yet by which it would notice another host, so it listens anew.
             self.identity.heard = self.term.decided;
-            self.phase = Phase::Joining;
-            self.identity.own_slot.reset();
+            self.listen_anew(now_ns);
         }
         self.begin_round(RoundKind::Look, now_ns);
     }
 
-    /// Notes the end of the lease. If the reason comes from reads, or from an owner that still had
-    /// its lease, the own slot was read lately. After any other reason it must be read again first.
+    /// Notes the end of the lease. If reads caused the end, or a command while the lease was valid,
+    /// the own slot was read recently. After any other end it must be read before the next write.
     pub(super) fn note_end(&mut self, reason: Reason, now_ns: u64) {
         let is_sure = match reason {
             Reason::ClaimSeen | Reason::HigherEpoch | Reason::Continuity => true,

@@ -283,7 +283,9 @@ impl Controller {
         let image = self.rounds.image;
         let state = self.member_mut(member)?;
         let is_void = state.ballot.is_void();
-        let needs_look = state.ballot.is_unknown() || state.heartbeat.is_unknown();
+        let needs_look = state.ballot.is_unknown()
+            || state.heartbeat.is_unknown()
+            || (kind == RoundKind::Ballot || is_void) && state.ballot.is_unread();
         let stale_ballot = state.ballot.copies(image) < 2;
         if wanted && needs_look && state.read.is_none() {
             return self.give_read(member, None);
@@ -314,9 +316,13 @@ impl Controller {
     fn give_ballot(&mut self, member: u8, number: u32) -> Option<MailboxIo> {
         let (image, mark) = (self.rounds.image, self.mark());
         let state = self.member_mut(member)?;
+        if state.ballot.is_unread() {
+            return None;
+        }
         let Write { side, seq } = state.ballot.begin(image, mark)?;
         state.ballot_round = number;
         if let Some(tag) = state.read.as_mut() {
+            tag.ballot_at_rest = false;
             tag.ballot_quiet.remove(side);
         }
         self.mark_given(member, RoundKind::Ballot);
@@ -367,6 +373,7 @@ impl Controller {
             heartbeat_unknown: state.heartbeat.is_unknown(),
             ballot_written: state.ballot.is_written(),
             heartbeat_written: state.heartbeat.is_written(),
+            ballot_at_rest: !state.ballot.is_writing(),
             ballot_quiet: Sides::those(|side| state.ballot.is_quiet(side, issued_ns)),
             heartbeat_quiet: Sides::those(|side| state.heartbeat.is_quiet(side, issued_ns)),
             is_void: state.ballot.is_void() || state.heartbeat.is_void(),
@@ -439,6 +446,9 @@ impl Controller {
         let Some(state) = self.member_mut(member) else {
             return;
         };
+        if tag.ballot_at_rest {
+            state.ballot.was_read();
+        }
         if tag.ballot_unknown || state.ballot.is_fresh() {
             let found = boxes.ballot(slot);
             state

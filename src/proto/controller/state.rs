@@ -106,15 +106,16 @@ pub(super) struct Limits {
     pub(super) published: u32,
     /// The limit of the gate while it is not closed.
     pub(super) gate: u32,
-    /// The most that may be open while the gate still holds more than its limit; 0 otherwise.
+    /// While more permits may be open than a lowered limit allows: the higher limit from before,
+    /// which the ballot record still says. Otherwise 0.
     pub(super) exposed: u32,
-    /// Members failed or rebuilding, as the owner was told.
+    /// The number of members that are failed or rebuilding, as an owner was told.
     pub(super) failed: u32,
-    /// The same, as this controller was told while another one owned: it counts when this
-    /// controller claims.
+    /// The number that this controller was told while it was not the owner. It counts from the
+    /// claim of this controller on.
     pub(super) failed_at_claim: u32,
-    /// The epoch in which operations go on under time alone, because an operator accepted the risk;
-    /// 0 for none.
+    /// The epoch in which operations continue although redundancy is exhausted, because an operator
+    /// accepted the risk; 0 for none. Only the takeover window protects from strays then.
     pub(super) risked_epoch: u64,
 }
 
@@ -233,12 +234,14 @@ pub(super) struct ReadTag {
     /// Whether this incarnation had written them.
     pub(super) ballot_written: bool,
     pub(super) heartbeat_written: bool,
+    /// Whether no write to the own ballot register was in flight, or began since.
+    pub(super) ballot_at_rest: bool,
     /// The blocks to which nothing was written since: they must show what was acknowledged there.
     pub(super) ballot_quiet: Sides,
     pub(super) heartbeat_quiet: Sides,
-    /// Whether a register had gone back.
+    /// Whether a register was void.
     pub(super) is_void: bool,
-    /// The members of which enough others had named the generation.
+    /// The members whose generation enough other members had already named.
     pub(super) named: u16,
     /// The read goes to a device that is not the member any more.
     pub(super) outdated: bool,
@@ -254,6 +257,7 @@ impl ReadTag {
             heartbeat_unknown: false,
             ballot_written: false,
             heartbeat_written: false,
+            ballot_at_rest: false,
             ballot_quiet: Sides::NONE,
             heartbeat_quiet: Sides::NONE,
             is_void: false,
@@ -353,7 +357,7 @@ impl Rounds {
 pub(super) struct Identity {
     /// Watches the own slot while joining.
     pub(super) own_slot: Observer,
-    /// When the last reads were issued that showed the own slot on a majority, and nothing wrong.
+    /// When the last reads were issued in which a majority showed no other writer in the own slot.
     pub(super) seen_ns: Option<u64>,
     /// A claim waits for such reads.
     pub(super) looks_first: bool,

@@ -219,6 +219,10 @@ fn r58_a_command_to_the_device_of_before_may_land_late() {
         |register: &OwnRegister, side| register.judge(side, shown(43, 100), OWN, true, true);
     assert_eq!(judge(&register, Side::A), Verdict::Late);
     assert_eq!(judge(&register, Side::B), Verdict::Late);
+    // The host was copied, and the command has the incarnation of before.
+    let of_before = Shown::of(Incarnation(9), Stamp { seq: 43, mark: 100 });
+    let verdict = register.judge(Side::A, of_before, OWN, true, true);
+    assert_eq!(verdict, Verdict::Late);
     for mark in [1_000, 1_100] {
         register.begin(7, mark);
         register.succeeded();
