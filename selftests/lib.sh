@@ -26,7 +26,8 @@
 #   member P M                  prints the device of one member
 #   members P                   prints the devices of all members
 #   format_portion P OPTION...  runs `leasectl format`; without other options the portion is for
-#                               controllers 1-3, with leases of 2 s and no redundancy
+#                               controllers 1-3, with leases of 2 s and the redundancy `external`,
+#                               which has no limit
 #   make_path C P M             creates the path of controller C to a member (see below)
 #   map_portion C P [OPTION...] maps the portion for controller C; options as of `leasectl table`
 #   map_as_owner C P [OPTION...] as `map_portion`, and waits until C owns the portion
@@ -63,7 +64,8 @@
 # for data. So a test can hold the mailbox I/O or the data I/O of one controller. The devices of a
 # path, from top to bottom:
 #
-#   pPmMcC   the mapped device of controller C: the target lease on pPmMwC
+#   pPmMcC   the mapped device of controller C: the target lease on pPmMwC (p0m1c2: portion 0,
+#            member 1, controller 2)
 #   pPmMwC   the path: the target linear on pPmMhC and pPmMdC
 #   pPmMhC   the part for mailboxes: the head and the tail of the member
 #   pPmMdC   the part for data: what lies between head and tail

@@ -5,9 +5,10 @@
 //! The portion thread owns the [`Engine`], so no other thread can touch the state machine. Inputs
 //! are ticks, completions, deadlines, and the requests of tasks, which come through the
 //! [`super::inbox`]. After each input the engine performs all actions of the state machine in
-//! order, and publishes a new [`View`]. A gate whose lease ended is *latched*: it admits nothing
-//! until the next lease. If the gate was latched, the engine then fails the bios that wait there.
-//! It does so last, because failing a bio runs the completions of all layers above.
+//! order. After a request, and at the end of each step, it publishes a new [`View`]. A gate whose
+//! lease ended is *latched*: it admits nothing until the next lease. If the gate was latched, the
+//! engine then fails the bios that wait there. It does so after the view was published, because
+//! failing a bio runs the completions of all layers above.
 //!
 //! The portion thread waits for nothing but its waker. It takes no lock whose holder can be
 //! preempted [R61], allocates nothing, and prints nothing. The event thread prints and raises
@@ -79,7 +80,7 @@ pub struct Shared {
     pub timer: Arc<HeartbeatTimer>,
     /// The gate.
     pub gate: Arc<PortionGate>,
-    /// The mailboxes of each member, in their order.
+    /// For each member, the I/O to all mailboxes on it.
     pub mailboxes: KVec<Arc<Mailbox>>,
     /// The requests of tasks.
     #[pin]
@@ -222,7 +223,8 @@ impl Engine {
             if reasons.contains(Reasons::TICK) && shared.view().stale_epoch.is_some() {
                 shared.event_waker.wake(Reasons::CHANGE);
             }
-            // The gate ends the bios whose hold time is over.
+            // The gate fails what it held back for `lapse_hold_ms`, and gives recalled bios back to
+            // dm core.
             let held_ns = shared.gate.tend();
             let soonest_ns = clock::raw_ns().saturating_add(NAP_NS);
             let next_ns = [next_ns, held_ns].into_iter().flatten().min();

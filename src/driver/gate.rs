@@ -10,16 +10,17 @@
 //!                                          member's thread: lease? --> submit, or fail
 //! ```
 //!
-//! [`crate::proto::gate::permits::Gate`] makes the decision with one compare-and-swap and one
-//! comparison [R13]. This module sends the bio where the decision says. The per-bio data records
-//! whether the bio has a permit, and in which lane the permit is counted. It is written before
-//! every exit of `map`, because `end_io` also sees bios that were ended inside `map`.
+//! [`crate::proto::gate::permits::Gate`] nearly always makes the decision with one atomic change of
+//! a word and one comparison with the clock [R13]. This module sends the bio where the decision
+//! says. The per-bio data records whether the bio has a permit, and in which lane the permit is
+//! counted. It is written before every exit of `map`, because `end_io` also sees bios that were
+//! ended inside `map`.
 //!
-//! This file is the fast path. Nearly every bio gets a permit and keeps it. So
-//! [`PortionGate::map`] aims the bio at its member and fills in the per-bio data before it checks
-//! the lease, and no value has to be kept in a register while the clock is read. All other outcomes
-//! are in functions marked `#[cold]`, which undo this first. They find the gate through the table,
-//! so that the fast path does not pass it to them.
+//! This file is the fast path. Nearly every bio gets a permit and keeps it. So [`PortionGate::map`]
+//! aims the bio at its member and fills in the per-bio data before it checks the lease, and no
+//! value has to be kept in a register while the clock is read. All other outcomes are in functions
+//! marked `#[cold]`, which correct the per-bio data; the bio stays aimed. They find the gate
+//! through the table, so that the fast path does not pass it to them.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -31,12 +32,14 @@
 //! | [`suspend`] | what happens during a noflush suspend |
 //! | [`counters`] | counters and traces |
 //!
-//! While the lease is valid, no bio fails because it has waited. When the lease ends, all waiting
-//! bios fail together [R17]. [`crate::proto::gate::waiting`] holds the wait queues and their order.
+//! While the lease is valid, a bio may wait for any time. When the lease ends, all waiting bios are
+//! refused together: they fail, or are held back for `lapse_hold_ms` [R17].
+//! [`crate::proto::gate::waiting`] holds the wait queues and their order.
 //!
-//! Locking: one interrupt-disabling spinlock protects all held bios and completions. `map` and
-//! `end_io` take it only if the bio has to wait, or if it is refused within the hold time of a
-//! lapse. No bio is ended or submitted under the lock.
+//! Locking: one interrupt-disabling spinlock protects all held bios and completions, except the
+//! bios in an outbox, which has a lock of its own. `map` and `end_io` take it only if the bio has
+//! to wait, or if it is refused within the hold time of a lapse. No bio is ended or submitted under
+//! the lock.
 
 mod counters;
 mod held;
@@ -163,7 +166,7 @@ pub struct PortionGate {
     late: Atomic<u64>,
     /// The time at which the last lease ended. It is [`LAPSE_TIME_UNKNOWN`] from the beginning of a
     /// lease until the end of that lease is recorded. It is 0 before the first lease, and after the
-    /// bios that were held back have been dropped.
+    /// message `drop` has failed what was held back.
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,
@@ -348,7 +351,8 @@ impl PortionGate {
         self.gate.extend(from_ns, to_ns)
     }
 
-    /// Ends the lease. The caller then calls [`PortionGate::fail_pending`].
+    /// Ends the lease. The portion thread then calls [`PortionGate::fail_pending`]; any other
+    /// caller wakes that thread.
     pub fn latch(&self) {
         if self.gate.expiry_ns() != 0 {
             self.note_lapse();
@@ -387,8 +391,8 @@ impl PortionGate {
         self.portion_waker.wake(Reasons::PERMIT);
     }
 
-    /// Tells the threads what the gate found: that the lease has ended (`lapsed`), or that a bio
-    /// that waits may get a permit (`wake`).
+    /// Tells the threads what the gate found: that the lease has ended (`lapsed`); or that a
+    /// waiting bio may get a permit, or that a lane of the closed gate is empty (`wake`).
     fn notify(&self, lapsed: bool, wake: bool) {
         if lapsed {
             self.note_lapse();

@@ -241,7 +241,8 @@ pub fn set_heartbeat_ms(slot: Slot, period_ms: u32) -> Result<(), Reason> {
             return Err(Reason::PeriodUnfit);
         }
         if let Some(timer) = registry.timer(slot) {
-            // The portion threads read the period at their next tick.
+            // The portion threads read the period when they run next, and the timer uses it from
+            // its next expiry on.
             timer.set_period_ns(period_ns);
         }
         Ok(())

@@ -97,8 +97,8 @@ impl<'ti, T: Target> MapBio<'ti, T> {
 
     /// Makes the bio complete by interrupt, even if its submitter asked to poll (`REQ_POLLED`).
     ///
-    /// The submitter of a polled bio also polls while the target holds the bio. A polled bio that
-    /// was submitted completes only when its submitter polls.
+    /// Otherwise the submitter polls in vain while the target holds the bio, and after the submit
+    /// the bio completes only when the submitter polls.
     pub fn clear_polled(&mut self) {
         // SAFETY: By the type invariant the bio is ours.
         unsafe { (*self.bio.as_ptr()).bi_opf &= !(1 << bindings::req_flag_bits___REQ_POLLED) };

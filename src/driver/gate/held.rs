@@ -72,8 +72,8 @@ pub(super) struct Held {
     pub(super) late: BioList<HeldEnd<LeaseTarget>>,
     /// When the hold time is over; 0 if nothing is held back.
     pub(super) until_ns: u64,
-    /// When the waiting bios of noflush-suspending devices go back to dm core; 0 if there is no
-    /// such device.
+    /// When the waiting bios of noflush-suspending devices go back to dm core; 0 if no recall is
+    /// due.
     pub(super) recall_ns: u64,
 }
 
@@ -110,7 +110,8 @@ impl PortionGate {
     }
 
     /// Fails all bios that wait for a permit or in an outbox, unless there is a lease [R17]. The
-    /// caller does this, because the thread of an outbox may hang in its member.
+    /// calling thread empties the outboxes as well, because the thread of an outbox may hang in its
+    /// member.
     pub fn fail_pending(&self) {
         waiting::refuse_if_over(self);
         for outbox in &self.outboxes {

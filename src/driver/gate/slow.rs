@@ -111,8 +111,8 @@ impl PortionGate {
     }
 }
 
-/// Handles a bio without data, which changes nothing: a flush, or the marker behind the deferred
-/// bios.
+/// Handles a bio without data, which changes nothing: a flush, or the marker that follows the bios
+/// which dm core deferred during a suspend (see `deferred`).
 #[cold]
 #[inline(never)]
 pub fn map_empty<'ti>(
@@ -284,7 +284,8 @@ pub(super) fn judge_end<'ti>(
     let (held_back, outcome) = bio.hold(status);
     held.late.push(held_back);
     held.until_ns = held.until_ns.max(until_ns);
-    // With the lock held. Once it is released, the bio may end, and then the session may end.
+    // The thread is woken under the lock, because after the unlock another thread may end the bio,
+    // and then the session may be freed.
     gate.portion_waker.wake(Reasons::CHANGE);
     drop(held);
     outcome

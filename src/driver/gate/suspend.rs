@@ -82,8 +82,9 @@ fn requeue_suspending(bios: BioList<HeldBio<LeaseTarget>>) -> BioList<HeldBio<Le
             others.push(bio);
             continue;
         }
-        // This comes before the requeue, because dm core may send the bio again at once. The bio
-        // counts as deferred even if the marker of an earlier suspend arrives after this.
+        // This comes before the requeue, because dm core may send the bio again at once. `begin`
+        // notes that bios came back after any marker that was sent before, so such a marker does
+        // not end the deferral.
         let arrived = bio.per_bio().epoch & !WAITING;
         bio.with_data(|table| {
             table.deferred().begin(arrived);

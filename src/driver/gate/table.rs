@@ -56,7 +56,7 @@ pub struct Rules {
     pub on_full: OnFull,
     /// How refused and late bios fail.
     pub fail_with: FailWith,
-    /// How long they are held back after a lapse.
+    /// How long refused and late bios are held back after a lapse, unless they may not wait.
     pub lapse_hold_ms: u32,
 }
 

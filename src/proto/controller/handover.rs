@@ -39,9 +39,10 @@ const LOOK_NS: u64 = 10_000_000;
 
 impl Controller {
     /// How long a successor may take to prepare itself: two periods and three times the longest
-    /// duration of a round. The successor reads the offer within a period. Its ballot takes two
-    /// writes and a read. The owner reads the ballot within another period. The message `handoff`
-    /// waits for the same time. A shorter bound would fail with long periods.
+    /// duration of a round. The successor reads the offer within a period. It writes its ballot
+    /// into both blocks and reads after each; these commands take at most as long as three rounds.
+    /// The owner reads the ballot within another period. A period is at most `period_max_ns`. The
+    /// message `handoff` waits for this time, and then for that of a release.
     pub fn preparation_ns(&self) -> u64 {
         let rounds_ns = self.patience_ns().saturating_mul(3);
         let periods_ns = self.setup.timing.period_max_ns.saturating_mul(2);
@@ -138,7 +139,8 @@ impl Controller {
     }
 
     /// Takes a heartbeat of the owner as evidence about the end of the epoch. A member may show an
-    /// older record than another member showed before.
+    /// older record than another member showed before: an offer counts only if no later heartbeat
+    /// was seen, and a release counts always, because it is final.
     pub(super) fn heed_owner(&mut self, record: &HeartbeatRecord, now_ns: u64) {
         let own = self.setup.slot;
         match (record.role, self.succession.evidence) {

@@ -11,16 +11,18 @@ use crate::proto::paxos::Promise;
 use crate::proto::round::{is_majority, Round, RoundKind};
 use crate::proto::words::status::Reason;
 
-/// How many heartbeats of an epoch follow each other without a pause until the gate has its lease.
+/// The highest number of a heartbeat of an epoch that the next one follows without a pause, as long
+/// as the gate has no lease yet.
 const BACK_TO_BACK: u64 = 4;
 
 impl Controller {
-    /// A round is complete: a majority of the members gave information about every slot.
+    /// A round is complete: a majority of the members gave information about each slot that the
+    /// round needs (`certain_slots`). The caller of a heartbeat or a watch needs not all of them.
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == RoundKind::Look {
-            // This round only read, because replacements that were not settled left no majority
-            // when it began. The next round may write.
+            // This round only read, because devices that replaced a member and do not count yet
+            // left no majority of members to write when it began. The next round may write.
             self.rounds.due = true;
             return;
         }
@@ -41,7 +43,7 @@ impl Controller {
         }
     }
 
-    /// A round has failed. It changes nothing, except that a claim ends.
+    /// A round has failed. This ends a claim, and a release that waits for its publication.
     pub(super) fn round_failed(&mut self, now_ns: u64) {
         if matches!(self.phase, Phase::Claiming { .. }) {
             self.abandon_claim(now_ns);
@@ -70,7 +72,8 @@ impl Controller {
             return;
         }
         self.term.decided = round.seen.decided;
-        // A joiner that listens anew may have watched the epoch before [R27].
+        // A controller that stood still while it announced itself listens anew. What it saw before
+        // is no evidence of silence [R27].
         self.forget_epoch();
         self.succession.highest = round.seen.highest;
         let (decided, promise) = round.own_promise;
@@ -79,7 +82,8 @@ impl Controller {
         } else {
             Promise::NONE
         };
-        // The controller carries on the charges of its last record. Other records may have more.
+        // The list is partial until a whole one is read: other records may have more charges than
+        // the last own one.
         self.take_over_list(round.own_charges, &round.seen.lists);
         let is_unclaimed =
             self.term.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
@@ -201,11 +205,12 @@ impl Controller {
     }
 
     /// The lease was extended, and the gate gets it. The gate gets the first lease of a term only
-    /// after a majority carries the record with the charge for this term [R21].
+    /// after a majority carries the ballot record of this term. A later owner derives its charge
+    /// for this term from the limit in that record [R21].
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
-        // A clock break would have ended this lease. So the clock has not leapt since the stamps of
-        // this lease were taken, and the leaps of the present reading apply to them, too. They
-        // convert the stamps to the clock of the gate.
+        // The gate's clock is the lease clock plus all leaps. A leap is a clock break, which would
+        // have ended this lease. So no leap came after its stamps, and the present leaps convert
+        // them.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
             Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {

@@ -21,8 +21,9 @@
 //!                                                        +-------+------+-----------+
 //!                                                          latch: lapse, higher epoch,
 //!                                                          claim seen, fence
-//!  any --- another controller with this number, a copy of this one, or two owners of one
-//!          epoch ---> Failed
+//!  Owner <-- not prepared or not drained in time, call-off -- Offering, Draining
+//!  any --- another controller with this number (Joining listens anew instead), a copy of this
+//!          one, or two owners of one epoch ---> Failed
 //! ```
 //!
 //! A hand-over begins while the owner still writes. The owner names the successor in its heartbeats
@@ -42,8 +43,11 @@
 //! * `F` Failed.
 //!
 //! In the columns `J` to `2`, another controller owns the present epoch. That controller is alive
-//! in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. For a `read:` input, the test
-//! completes one round in which a mailbox shows this; it stops at the first change of the state.
+//! in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. In the row
+//! `time passes` transfers go on; for a `timeout` the time of `poll_timeout_ns` comes, and no
+//! transfer ends before. For a `read:` input, a mailbox shows this, and the test completes one
+//! round, or two if the reads of the first one had already been issued. It stops at the first
+//! change of the state.
 //!
 //! ```text
 //!                                            J  A  S  1  W  2  N  O  H  D  F
@@ -103,11 +107,12 @@
 //!
 //! The caller may call any `handle_*` function at any time, with a clock value that does not
 //! decrease. The caller reads the clocks *after* the event that the call reports, and passes the
-//! whole reading to [`Controller::handle_clocks`] first. [`Controller::handle_tick`] uses its clock
-//! value as the stamp of a heartbeat, so there the caller reads the clocks *before* it issues
-//! anything.
+//! whole reading to [`Controller::handle_clocks`] first. Any call may begin a heartbeat, whose
+//! stamp is the clock value of the call. So the reading is from after the event, and from before
+//! the caller issues anything.
 //!
-//! After each `handle_*` function the caller calls [`Controller::poll_action`] until it returns
+//! After each input, which is the clocks and the calls that belong to one event, the caller calls
+//! [`Controller::poll_action`] until it returns
 //! `None`, and performs each action before it asks for the next one.
 //! [`Controller::poll_timeout_ns`] returns the time at which the caller must call
 //! [`Controller::handle_timeout`].
@@ -151,7 +156,7 @@ pub struct Controller {
     /// The configuration; `set_period`, `set_batch`, `handle_member` and `handle_fork` change it.
     setup: Setup,
     phase: Phase,
-    /// Why the controller was demoted last.
+    /// Why the controller was demoted, or why its joining or its last claim did not succeed.
     reason: Reason,
     /// The last reading of the clocks; only `handle_clocks` changes it.
     clocks: Clocks,
@@ -163,7 +168,8 @@ pub struct Controller {
     rounds: Rounds,
     identity: Identity,
     policy: Policy,
-    /// The command whose answer is due. Only a command sets it.
+    /// The command whose answer is due. A command sets it, a drain turns `Drain` into `Publish`,
+    /// and the answer clears it.
     pending: Option<Pending>,
     reported: Reported,
     /// Actions that the caller has not taken yet.

@@ -14,7 +14,8 @@
 //!   have open permits in it. A new permit is given if this number, with the member of the new
 //!   permit, is at most the limit.
 //!
-//! A lane is one word, so one compare-and-swap takes a permit and cannot exceed the limit:
+//! A lane is one word, so one atomic instruction takes a permit. What the word alone cannot show is
+//! checked afterwards, see below:
 //!
 //! ```text
 //!  63        62      61       60      59 ............................ 0
@@ -22,31 +23,34 @@
 //!                                     permits in these rows
 //! ```
 //!
-//! * Two rows that share a lane share its budget. So an operation may be refused that its own row
-//!   would admit, but never the other way round. An operation on more than one row (a discard) is
+//! * Two rows that share a lane share its budget. So an operation may have to wait although its own
+//!   row has room, but never the other way round. An operation on more than one row (a discard) is
 //!   charged once, in the *wide word*, which counts for every row [R19].
-//! * Nearly every operation takes the *short path* ([`Gate::take_short`], one atomic instruction).
-//!   It checks afterwards whether this was allowed. The bit `detour` in the wide word is set if the
-//!   present limit cannot be checked on the short path. The bit `first` is set until the first
-//!   permit has been recorded in [`Count::peak`]. The short check of the lease fails if the gate is
-//!   closed. If the short path is inconclusive, the caller continues on the long path.
+//! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit with
+//!   one atomic instruction, and then checks that the wide word is zero. The bit `detour` in the
+//!   wide word is set if the present limit cannot be checked on the short path. The short path
+//!   records no [`Count::peak`], so the bit `first` sends the first operation on the long path. The
+//!   short check of the lease fails if the gate is closed. If the short path is inconclusive, the
+//!   caller continues on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
 //!   operations queue behind it. Then it sets the bit in every lane that is in use. The other lanes
 //!   have no permit that could be given back.
 //! * A bit in the lease word closes the gate, and every operation reads that word after it has
-//!   taken a permit. So once every lane has been empty after the gate was closed, no permit is open
-//!   and none can be taken: "drained" stays true. With `watch` set, the operation that empties a
-//!   lane wakes the dispatcher.
+//!   taken a permit. An operation may still take a permit then, but it sees the closed gate and
+//!   gives the permit back. So once every lane has been empty after the closing, nothing is
+//!   admitted until the gate opens again. With `watch` set, the operation that empties a lane wakes
+//!   the caller's threads ([`Left::wake`]).
 //!
 //! The limit, the operations on many rows and the sum of all lanes are not in the word of the lane.
 //! They are checked again after the permit is taken. If two operations take permits at the same
 //! time and exceed the limit together, at least one of them sees the other's permit in this second
 //! check. That operation gives its own permit back and waits.
 //!
-//! The lease word is changed by compare-and-swap only: by [`Gate::extend`] on the heartbeat path,
-//! and by the first thread that sees the lease end. So neither overwrites the other [R9]. Only
+//! The lease word is changed by compare-and-swap only, its closing bit included. So neither
+//! [`Gate::extend`] on the heartbeat path nor a thread that sees the lease end overwrites what the
+//! other one wrote [R9]. Only
 //! [`Gate::open_epoch`] turns 0 into a lease, once for each epoch.
 //!
 //! An operation passes only in the *reign* in which it arrived. A reign is a series of terms of
@@ -67,8 +71,8 @@ use super::word::{clear_bits, set_bits, AtomicWord};
 use crate::proto::lease::is_within;
 use core::ops::Deref;
 
-/// The bit of the lease word that closes the gate. As a part of the time, the bit moves the end of
-/// the lease by 292 years. The short check accepts an end only if it is at most one lease time
+/// The bit of the lease word that closes the gate. Read as a time, a word with this bit ends the
+/// lease 292 years later. The short check accepts an end only if it is at most one lease time
 /// ahead of the clock, so it rejects the lease of a closed gate like an ended one. The long path
 /// tells the two apart.
 const CLOSED: u64 = 1 << 63;
@@ -81,7 +85,7 @@ pub struct Count {
     /// How many may be open at once; 0 while the gate is closed.
     pub limit: u32,
     /// The highest `open` at an admission since the gate was made; not kept for
-    /// [`LaneLayout::PerCpu`].
+    /// [`LaneLayout::PerCpu`] as long as there is no limit.
     pub peak: u32,
 }
 
@@ -90,7 +94,8 @@ pub struct Count {
 pub enum Admission {
     /// The operation holds a permit, which must be given back with [`Gate::leave`].
     Granted(Check),
-    /// The lease is valid and the limit is reached, or the gate is being closed.
+    /// The lease is valid, and the limit is reached, other operations wait first, or the gate is
+    /// closed.
     Full {
         /// As [`Left::wake`], if this call took a permit and gave it back.
         wake: bool,
@@ -148,8 +153,8 @@ pub enum Taken {
 /// The result of [`Gate::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// Wake the dispatcher: operations wait for this lane, or the gate is closed and the lane is
-    /// empty.
+    /// Wake the threads that serve the gate: operations wait for this lane, or the gate is closed
+    /// and the lane is empty.
     pub wake: bool,
 }
 
@@ -422,9 +427,9 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Sets the mark of every lane that is in use, and says whether an operation fits beside them.
-    /// A lane that was found empty gets no mark. A permit that is taken there later must not count
-    /// against the operation: its return wakes no thread, so the operation could wait for it for
-    /// ever. This function reads every lane and changes few.
+    /// A lane that was found empty gets no mark. If a permit is taken there later, its return wakes
+    /// no thread. So this function does not count such a permit: the operation could wait for it
+    /// for ever. This function reads every lane and changes few.
     fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match place.is_wide() {
@@ -630,7 +635,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         (word | self.wide.load()) & WAITERS != 0
     }
 
-    /// Takes a permit. The number is the [`Count::open`] that results.
+    /// Takes a permit. The number is how much of the limit is used then, see `used`.
     fn take(&self, place: Place, has_waited: bool) -> Result<u32, Left> {
         let no = Left { wake: false };
         let (Some(lane), limit) = (self.lane(place), self.limit()) else {
@@ -644,7 +649,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             }
             let next = word.wrapping_add(place.unit.0);
             match lane.compare_exchange(word, next) {
-                // An operation that marks the wide word after this finds this lane in use.
+                // This check sees a mark from before the exchange. An operation that marks the wide
+                // word later finds this lane in use, and marks the lane.
                 Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(place)),
                 Ok(_) => return self.confirm(place, next),
                 Err(found) => word = found,
