@@ -121,10 +121,10 @@ kselftest: module
 	@selftests/run
 
 strays: module leasectl
-	@$(enter) qemu/strays
+	@qemu/run strays
 
 throughput: module leasectl
-	@$(enter) qemu/throughput
+	@qemu/run throughput
 
 bench_gate := cargo bench $(crate) --bench gate -- --quiet
 bench_takeover := env ROUNDS=1000 MINUTES=60 \
@@ -140,7 +140,7 @@ bench: module leasectl
 		case $$part in \
 		bench-gate) set -- $(bench_gate) ;; \
 		bench-takeover) set -- $(bench_takeover) ;; \
-		*) set -- qemu/$$part ;; \
+		*) set -- qemu/run $$part ;; \
 		esac; \
 		timeout --foreground 1200 $(enter) "$$@" 2>&1 | tee .build/run/$$part.txt || \
 			missed="$$missed $$part"; \
@@ -156,8 +156,8 @@ bench-takeover: setup
 	@$(enter) $(bench_takeover)
 
 install-test: module leasectl
-	@$(enter) qemu/handbook
-	@$(enter) qemu/install
+	@qemu/run handbook
+	@qemu/run install
 
 # The planted defects show first that such a kernel would be heard.
 kselftest-debug: leasectl
@@ -165,21 +165,21 @@ kselftest-debug: leasectl
 	@mkdir -p .build/module-debug/planted
 	@$(enter) make $(jobs) $(debug) M=/src MO=/src/.build/module-debug modules
 	@$(enter) make $(debug) M=/src/qemu/planted/debug MO=/src/.build/module-debug/planted modules
-	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/selftest
-	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/kselftest
-	@$(enter) env DM_LEASE_KERNEL=/cache/kernel-debug qemu/chaos --rounds $(ROUNDS) \
+	@DM_LEASE_KERNEL=/cache/kernel-debug qemu/run selftest
+	@DM_LEASE_KERNEL=/cache/kernel-debug qemu/run kselftest
+	@DM_LEASE_KERNEL=/cache/kernel-debug qemu/run chaos --rounds $(ROUNDS) \
 		$(if $(SEED),--seed $(SEED))
 
 demo: module
-	@qemu/demo
+	@qemu/run demo
 
 ROUNDS ?= 20
 SEED ?=
 demo-clients: module leasectl
-	@qemu/clients --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	@qemu/run clients --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 chaos: module leasectl
-	@qemu/chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	@qemu/run chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .build

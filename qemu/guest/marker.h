@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Where a guest program says to the plugin of qemu/count that a window begins or ends: a no-op of
+ * Where a guest program says to the plugin of qemu/rig/count that a window begins or ends: a no-op of
  * seven bytes whose displacement nobody else would write. The machine does nothing for it.
  */
 #ifndef MARKER_H
