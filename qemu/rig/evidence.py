@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is left of a run, read back: the store's log, acknowledgements, traces, raw images.
 
-    mail      a mailbox write in the store's log, decoded (its layout: src/proto/codec/record.rs)
+    mail      a mailbox write in the store's log, decoded (`mailbox`)
     permit    the gate's leave for one state-changing operation, from the kernel's trace
     beat      a heartbeat that its controller judged a success, from the trace
     change    a role that changed, from the trace
@@ -26,46 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .history import BLOCK, History, Request
-
-MAILBOXES = 1 << 20
-MAILBOX = 4 * BLOCK
-DATA = 8 << 20
+from .history import History, Request
+from .mailbox import DATA, MAILBOXES, Mail, mails
 
 # How uncertain it is when a guest went on with a memory that was saved.
 UNSURE_NS = 50_000_000
 
 RECORD = struct.Struct("<8sIIQQQQII")
 LINE = re.compile(r"^ *\S.*-\d+ +\[\d+\] +\S+ +(\d+)\.(\d+): dm_lease_(\w+): (.*)$")
-OWNER, LAPSED, RELEASED, HANDING_OVER = 3, 4, 5, 6
-
-
-@dataclass
-class Mail:
-    """A mailbox write; `role`, `successor`, `hb` and `open` are those of a heartbeat record,
-    `round` is the ballot that a ballot record promises, `accepted` that in which it puts a value
-    forward (0 is none)."""
-
-    request: Request
-    portion: str
-    controller: int
-    is_ballot: bool
-    seq: int
-    inc: bytes
-    epoch: int
-    owner: int
-    owner_inc: bytes
-    role: int = 0
-    successor: int = 0
-    hb: int = 0
-    open: int = 0
-    round: int = 0
-    accepted: int = 0
-
-    @property
-    def is_owner(self) -> bool:
-        """Whether its writer owned the epoch."""
-        return self.role in (OWNER, HANDING_OVER)
 
 
 @dataclass
@@ -256,26 +224,6 @@ class Evidence:
         return int(limit) if limit.isdigit() else None
 
 
-def decode_mail(request: Request, portion: str, offset: int, head: bytes) -> Mail | None:
-    """A mailbox block from its head; None if it is none."""
-    magic, _, register, _, slot = struct.unpack_from("<8sHBBB", head)
-    if magic not in (b"dmLsBALT", b"dmLsBEAT"):
-        return None
-    seq, inc = struct.unpack_from("<Q16s", head, 40)
-    is_ballot = register == 1
-    at = 80 if is_ballot else 64
-    epoch, owner, owner_inc = struct.unpack_from("<QB7x16s", head, at)
-    mail = Mail(request, portion, slot, is_ballot, seq, inc, epoch, owner, owner_inc)
-    if is_ballot:
-        (mail.round,) = struct.unpack_from("<Q", head, at + 32)
-        (mail.accepted,) = struct.unpack_from("<Q", head, at + 64)
-    else:
-        mail.role, mail.successor = struct.unpack_from("<BB", head, at + 32)
-        mail.open, mail.hb = struct.unpack_from("<IQ", head, at + 36)
-    expected = MAILBOXES + (slot - 1) * MAILBOX
-    return mail if expected <= offset < expected + MAILBOX else None
-
-
 def decode_record(block: bytes) -> Record | None:
     """A record of a ledger from a whole block; None if it is none, or a damaged one."""
     magic, controller, crc, epoch, number, at, _, device, _ = RECORD.unpack_from(block)
@@ -350,10 +298,7 @@ class Reader:
         evidence = self.evidence
         for request in evidence.history.changes(start=MAILBOXES, end=DATA):
             portion = evidence.portion_of(request.member)
-            for offset, head in request.blocks():
-                mail = decode_mail(request, portion, offset, head)
-                if mail is not None:
-                    evidence.mails.append(mail)
+            evidence.mails += mails(request, portion)
 
     def read_trace(self, name: str, controller: int, boot: int) -> None:
         """The kernel's trace of one boot."""

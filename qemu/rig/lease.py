@@ -7,19 +7,13 @@ import time
 from dataclasses import dataclass
 
 from .debian import Debian
-from .history import History, Request
+from .history import History
 from .host import RigError, patience
 from .lab import Lab
+from .mailbox import OWNER, RELEASED, area, is_beat, mails
 from .vm import Vm
 
 MODULE = "/usr/lib/rig/modules/dm_lease.ko"
-
-# Where the mailboxes are on a member; the second half of each is for heartbeats.
-MAILBOXES, SLOT = 1 << 20, 16 << 10
-# How a heartbeat record begins, where it says which epoch is decided and the role, and two roles.
-BEAT, EPOCH, ROLE = b"dmLsBEAT", 64, 96
-OWNER, RELEASED = 3, 5
-
 
 @dataclass(frozen=True)
 class Status:
@@ -135,22 +129,20 @@ class Portion:
 
     # What the store saw of the mailboxes.
 
-    def slot(self, vm: Vm) -> int:
-        """Where the mailbox of a controller begins, in bytes."""
-        return MAILBOXES + SLOT * (self.number(vm) - 1)
-
     def beats_before_claim(self, old: Vm, new: Vm) -> int:
         """How many heartbeats of its own the new owner wrote between the old owner's last heartbeat
         as owner and its own first ballot: the time that it waited, in heartbeats."""
         history, member = self.lab.store.history(), self.members[0]
-        mine, other = self.slot(new), self.slot(old)
-        last = [r.order or 0 for r in history.changes(member, other, other + SLOT)
-                if r.controller == old.name and OWNER in dict(beats(r))][-1]  # fmt: skip
+        last = [
+            request.order or 0
+            for request in history.changes(member, *area(self.number(old)))
+            if request.controller == old.name and any(mail.role == OWNER for mail in mails(request))
+        ][-1]
         count = 0
-        for request in history.changes(member, mine, mine + SLOT):
+        for request in history.changes(member, *area(self.number(new))):
             if (request.order or 0) < last:
                 continue
-            if request.offset < mine + SLOT // 2:
+            if not is_beat(request):
                 return count
             count += 1
         raise RigError(f"{new.name} wrote no ballot after {old.name} was gone")
@@ -158,28 +150,25 @@ class Portion:
     def told_released(self, vm: Vm, epoch: int) -> list[str]:
         """The members on which a controller has said that it gave an epoch up. The mailbox does not
         say so for long: the controller hears of the next epoch if it stays."""
-        history, mine = self.lab.store.history(), self.slot(vm)
+        history, mine = self.lab.store.history(), area(self.number(vm))
         return [
             member
             for member in self.members
-            if any((RELEASED, epoch) in beats(request)
-                   for request in history.changes(member, mine, mine + SLOT)
-                   if request.controller == vm.name)
-        ]  # fmt: skip
+            if any(
+                (mail.role, mail.epoch) == (RELEASED, epoch)
+                for request in history.changes(member, *mine)
+                if request.controller == vm.name
+                for mail in mails(request)
+            )
+        ]
 
     def settle(self, vm: Vm, heartbeats: int) -> None:
         """Waits until a controller that came lately may write ballots: it listens once more for a
         window, which is shorter than so many heartbeats, after its first record [R36]."""
-        mine, member = self.slot(vm), self.members[0]
+        mine, member = area(self.number(vm)), self.members[0]
 
         def written(history: History) -> int:
-            return len(history.changes(member, mine, mine + SLOT))
+            return len(history.changes(member, *mine))
 
         before = written(self.lab.store.history())
         self.lab.store.wait_history(lambda history: written(history) > before + heartbeats)
-
-
-def beats(request: Request) -> list[tuple[int, int]]:
-    """The heartbeat records that a mailbox write brought: role and epoch of each."""
-    heads = [head for _, head in request.blocks() if head.startswith(BEAT)]
-    return [(head[ROLE], int.from_bytes(head[EPOCH : EPOCH + 8], "little")) for head in heads]

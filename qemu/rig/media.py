@@ -12,9 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from .evidence import Record, decode_record
 from .history import BLOCK
-
-from .evidence import DATA, Record, decode_record
+from .mailbox import DATA
 
 # Where mdadm was told to begin the array's data on each device (--data-offset=1M).
 ARRAY = DATA + (1 << 20)

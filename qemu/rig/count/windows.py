@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..host import RigError
-
 from .symbols import Symbol, Symbols
 
 

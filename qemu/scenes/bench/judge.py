@@ -15,11 +15,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from rig.count.symbols import VMLINUX, Symbol
+from rig.count.windows import Cost
+
 from .measure import Results
 from .sharing import beyond
-from rig.count.symbols import VMLINUX, Symbol
 from .targets import LEASE_MODULE, Target
-from rig.count.windows import Cost
 
 LINEAR_TEXT = Symbol("linear_map", "dm_mod")
 CORE = "dm_mod"

@@ -7,13 +7,13 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rig.count.machine import CountingVm, qemu_version
+from rig.count.symbols import VMLINUX, Symbol, Symbols
+from rig.count.windows import Cost, Window, cost, read_windows
 from rig.host import MODULE, SOURCE, RigError, kernel_modules
 
-from rig.count.machine import CountingVm, qemu_version
 from .sharing import Sharing
-from rig.count.symbols import VMLINUX, Symbol, Symbols
 from .targets import LEASE_MODULE, Target, set_up
-from rig.count.windows import Cost, Window, cost, read_windows
 
 # The operations, and the system call that is made for each once: if that is not what was counted,
 # nothing else can be believed.

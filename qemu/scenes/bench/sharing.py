@@ -14,12 +14,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rig.host import RigError, build
-
 from rig.count.machine import CountingVm
 from rig.count.symbols import Symbol, Symbols
-from .targets import LEASE_MODULE, set_up
 from rig.count.windows import Window, read_windows
+from rig.host import RigError, build
+
+from .targets import LEASE_MODULE, set_up
 
 OPS = ("write", "read")
 CPUS = (1, 2)

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 from rig.host import RigError, patience
 from rig.lease import MODULE, Status
+from rig.mailbox import DATA
 from rig.vm import Vm
 
 from .reservations import RESERVED, UNRESERVED, export
 
 MIB = 1 << 20
 DISK_MIB = 64
-# Where a portion's data begins. Whatever has no offset of its own is used from there, too.
-DATA = 8 * MIB
+# Whatever has no offset of its own is used from where a portion's data begins, too.
 SECTORS = (DISK_MIB * MIB - 2 * DATA - MIB) // 512
 # Seldom enough that most windows have none; two windows of listening come before the first lease.
 HEARTBEAT_MS = 1000

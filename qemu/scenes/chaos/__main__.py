@@ -18,8 +18,8 @@ from collections import Counter
 from pathlib import Path
 
 from rig import RigError
-from rig.host import BUILD, SUFFIX
 from rig.evidence import Reader
+from rig.host import BUILD, SUFFIX
 from rig.media import raw_blocks
 from rig.stage import RING, show
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rig import RigError
-from rig.evidence import DATA
+from rig.mailbox import DATA
 from rig.stage import Portion
 
 from .arena import ALPHA, BETA, ENOUGH, LIMIT

@@ -17,7 +17,7 @@ from typing import TypeVar
 from rig import Job, RigError, Vm
 from rig.history import BLOCK
 from rig.host import SLOWNESS
-from rig.evidence import DATA, MAILBOXES
+from rig.mailbox import DATA, MAILBOXES
 from rig.stage import RING, Controller, Portion
 
 from .arena import BETA, LIMIT, WINDOW_MS, Arena, UnknownError

@@ -28,20 +28,10 @@ from collections import Counter
 from itertools import chain, pairwise
 from typing import Any
 
+from rig.evidence import Ack, Change, Evidence, Record, decode_head
 from rig.history import Request
+from rig.mailbox import DATA, RELEASED, Mail, is_beat
 from scenes.demo.checker import MS, Checker, Stray, decided_of, lease_spans
-from rig.evidence import (
-    DATA,
-    MAILBOX,
-    MAILBOXES,
-    RELEASED,
-    Ack,
-    Change,
-    Evidence,
-    Mail,
-    Record,
-    decode_head,
-)
 
 from .arena import PERIOD_MS, WINDOW_MS
 from .play import Round
@@ -524,9 +514,3 @@ class Judge(Checker):
         ]  # fmt: skip
         disks = self.evidence.all_disks(portion)
         return max(sum(request.member == disk for request in beats) for disk in disks)
-
-
-def is_beat(request: Request) -> bool:
-    """Whether it goes to the second half of a mailbox, which is for heartbeats."""
-    within = MAILBOXES <= request.offset < DATA
-    return within and (request.offset - MAILBOXES) % MAILBOX >= MAILBOX // 2

@@ -11,23 +11,10 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
+from rig.evidence import Beat, Bound, Change, Clock, Permit, Record, Refusal, lay_clock
 from rig.history import BLOCK
+from rig.mailbox import DATA, LAPSED, MAILBOX, MAILBOXES, OWNER
 from scenes.demo.checker import MS
-from rig.evidence import (
-    DATA,
-    LAPSED,
-    MAILBOX,
-    MAILBOXES,
-    OWNER,
-    Beat,
-    Bound,
-    Change,
-    Clock,
-    Permit,
-    Record,
-    Refusal,
-    lay_clock,
-)
 from scenes.demo.test_checker import LEASE, SECOND, Story, mailbox, told
 
 from .judge import BACK, Judge

@@ -18,8 +18,6 @@ TIMINGS = (
     "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 200 --read-ms 150 --jitter-ms 100 "
     "--device-delay-ms 400"
 )
-# The first part of a member, with superblock and mailboxes: no data of clients.
-MAILBOXES_END = 8 << 20
 # From the service number of a portion to that of its exports for reading.
 READS = 10
 

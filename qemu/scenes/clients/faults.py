@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 
 from rig import Vm, until
+from rig.mailbox import DATA
 
-from .appliance import MAILBOXES_END, PORTIONS, Appliance, Portion
+from .appliance import PORTIONS, Appliance, Portion
 from .client import Client
 
 
@@ -142,7 +143,7 @@ class Faults:
         owned = self.owned(vm)
         # Not flushes: they are of the whole disk, and a client's that hangs there is given up only
         # by its own time-out of 30 s.
-        with self.store.hold(vm.name, ops="RW", end=MAILBOXES_END):
+        with self.store.hold(vm.name, ops="RW", end=DATA):
             self.taken(owned, self.appliance.other(vm))
             self.goes_on()
         self.back(vm)
@@ -152,7 +153,7 @@ class Faults:
         member = f"*m{self.rng.randrange(3)}"
         rules = [
             self.store.fail(
-                vm.name, member.replace("*", f"p{portion.index}"), ops="RW", end=MAILBOXES_END
+                vm.name, member.replace("*", f"p{portion.index}"), ops="RW", end=DATA
             )
             for portion in PORTIONS
         ]

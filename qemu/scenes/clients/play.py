@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rig import Lab, Vm, expect, stamp, until
+from rig.mailbox import DATA
 
-from .appliance import ALPHA, MAILBOXES_END, PORTIONS, Appliance, Portion
+from .appliance import ALPHA, PORTIONS, Appliance, Portion
 from .client import Client, Stamper, Verifier
 from .faults import Faults
 from .judge import landings
@@ -95,7 +96,7 @@ class Play:
             readers = Counter(
                 r.controller
                 for r in requests
-                if (r.op, r.member) == ("R", writer.member) and r.offset >= MAILBOXES_END
+                if (r.op, r.member) == ("R", writer.member) and r.offset >= DATA
             )
             expect(min(readers[vm.name] for vm in self.lab.vms) > 0, f"both read: {readers}")
             self.say(f"{portion.name} was read through both controllers at once: {dict(readers)}")

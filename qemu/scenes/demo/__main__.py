@@ -15,14 +15,14 @@ import traceback
 from pathlib import Path
 
 from rig import RigError
+from rig.evidence import Evidence, Reader
+from rig.media import file_records, raw_blocks
+from rig.stage import BETA, PORTIONS, RING, Stage, show
 
 from . import timeline
 from .acts import Play
 from .checker import Checker, Findings
-from rig.evidence import Evidence, Reader
-from rig.media import file_records, raw_blocks
 from .report import report
-from rig.stage import BETA, PORTIONS, RING, Stage, show
 
 
 def play(stage: Stage) -> list[str]:

@@ -10,11 +10,8 @@ import errno
 import time
 
 from rig import expect
-
+from rig.mailbox import DATA
 from rig.stage import ALPHA, BETA, PORTIONS, Controller, Portion, Stage, Told, Writer
-
-# Where the data area of a member begins; before it there is nothing but mailboxes.
-DATA = 8 << 20
 
 
 class Play:

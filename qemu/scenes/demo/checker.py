@@ -23,23 +23,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from rig.evidence import Ack, Beat, Evidence, Permit, Record, decode_head
 from rig.history import BLOCK, Request
-
-from rig.evidence import (
-    DATA,
-    HANDING_OVER,
-    LAPSED,
-    MAILBOX,
-    MAILBOXES,
-    RELEASED,
-    Ack,
-    Beat,
-    Evidence,
-    Mail,
-    Permit,
-    Record,
-    decode_head,
-)
+from rig.mailbox import DATA, HANDING_OVER, LAPSED, MAILBOX, MAILBOXES, RELEASED, Mail
 
 MS = 10**6
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .checker import MS, Findings, Takeover
 from rig.evidence import Evidence
+
+from .checker import MS, Findings, Takeover
 
 
 def report(evidence: Evidence, found: Findings) -> list[str]:

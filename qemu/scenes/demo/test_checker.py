@@ -8,33 +8,26 @@ over. As it is, nothing is wrong with it; each test plants one thing.
 
 from __future__ import annotations
 
-import struct
 import tempfile
 import unittest
 from pathlib import Path
 from typing import Any
 
-from rig.history import BLOCK, History
-
-from .checker import MS, Checker, Findings
-from rig.evidence import (
+from rig.evidence import RECORD, Ack, Beat, Change, Clock, Evidence, Permit, Record, Refusal
+from rig.history import BLOCK, History, Request
+from rig.mailbox import (
     DATA,
     HANDING_OVER,
     MAILBOX,
     MAILBOXES,
     OWNER,
-    RECORD,
     RELEASED,
-    Ack,
-    Beat,
-    Change,
-    Clock,
-    Evidence,
-    Permit,
-    Record,
-    Refusal,
-    decode_mail,
+    Mail,
+    encode,
+    mails,
 )
+
+from .checker import MS, Checker, Findings
 
 SECOND = 1000 * MS
 LEASE, WINDOW, PERIOD = 1600 * MS, 2000 * MS, 200 * MS
@@ -48,6 +41,9 @@ SHOWN = {
 }
 
 
+NO_REQUEST = Request(0, 0, "", "", "W", False, 0, BLOCK)
+
+
 def inc(controller: int) -> bytes:
     """The incarnation of a controller."""
     return bytes([controller]) * 16
@@ -59,14 +55,14 @@ def mailbox(
 ) -> bytes:
     """A mailbox block's head: of a heartbeat, whose successor is `also`; or of a ballot, whose round
     is `hb` and which puts a value forward in round `also`."""
-    head = struct.pack(
-        "<8sHBBB3xI4x16sQ16s", b"dmLsBALT" if ballot else b"dmLsBEAT", 1, 1 if ballot else 2, 0,
-        controller, 0, bytes(16), seq, inc(controller),
+    mail = Mail(
+        NO_REQUEST, "", controller, ballot, seq, inc(controller), epoch, owner, inc(owner)
     )  # fmt: skip
-    decided = struct.pack("<QB7x16s", epoch, owner, inc(owner))
     if ballot:
-        return head + bytes(16) + decided + struct.pack("<Q24xQ", hb, also)
-    return head + decided + struct.pack("<BBBxIQQ", role, also, 0, 0, hb, PERIOD)
+        mail.round, mail.accepted = hb, also
+    else:
+        mail.role, mail.successor, mail.hb = role, also, hb
+    return encode(mail, PERIOD)
 
 
 class Story:
@@ -224,10 +220,7 @@ class Story:
             path.write_text("".join(f"{line}\n" for _, line in self.lines))
             evidence.history = History(path)
         for request in evidence.history.changes(start=MAILBOXES, end=DATA):
-            for offset, head in request.blocks():
-                mail = decode_mail(request, evidence.portion_of(request.member), offset, head)
-                assert mail is not None
-                evidence.mails.append(mail)
+            evidence.mails += mails(request, evidence.portion_of(request.member))
         for name in DISKS:
             tops = [mail for mail in evidence.mails if mail.portion == name and mail.role == OWNER]
             top = max(tops, key=lambda mail: mail.epoch)

@@ -13,8 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .checker import MS, Findings
 from rig.evidence import Evidence
+
+from .checker import MS, Findings
 
 WIDTH, LEFT, RIGHT = 1560, 118, 22
 ROW, GROUP = 64, 60

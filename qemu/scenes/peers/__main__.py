@@ -50,17 +50,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from scenes.bench.measure import environment
 from rig import Job, Lab, Link, Log, Portion, Request, RigError, Vm, patience
 from rig.chart import chart
 from rig.host import BUILD
+from rig.mailbox import DATA, area
+from scenes.bench.measure import environment
 
 DIRECTORY = BUILD / "run/peers"
 MS = 1_000_000
 MIB = 1 << 20
-# Where clients write, and where the heartbeats are that a client's owner lives by.
-DATA = 8 * MIB
-MAILBOX = (1 * MIB, 1 * MIB + (16 << 10))
+# Where the heartbeats are that a client's owner lives by.
 SECTOR = 512
 DELTA_LEASE = (0, SECTOR)
 """Of the first host of a lockspace."""
@@ -175,7 +174,7 @@ class Lease(System):
     name = "lease"
     disk = LEASE_MEMBERS[0]
     members = LEASE_MEMBERS
-    beats = MAILBOX
+    beats = area(1)
 
     def __init__(self, lab: Lab, owner: Vm, heir: Vm, setting: Setting) -> None:
         super().__init__(owner, heir, setting)

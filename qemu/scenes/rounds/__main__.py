@@ -38,10 +38,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from scenes.bench.measure import environment
 from rig import Job, Lab, Log, Portion, Request, RigError, Vm, patience
 from rig.chart import chart
-from rig.evidence import DATA, MAILBOXES, RELEASED, Mail, decode_mail
+from rig.mailbox import DATA, MAILBOXES, RELEASED, Area, area, mails
+from scenes.bench.measure import environment
 
 MEMBERS = ["m0", "m1", "m2"]
 # For each window the period and the longest lease that fits: a loaded machine keeps an emulated
@@ -55,7 +55,6 @@ FORMAT = (
     "--write-ms 50 --read-ms 50"
 )
 PERIOD_MS = {1000: 100, 2000: 250}
-SLOT = 16 << 10
 CLIENT_PAUSE_US = 1000
 MS = 1_000_000
 
@@ -142,10 +141,9 @@ class Scene:
                 raise RigError(f"nobody owns: {[status for _, status in shown]}")
             time.sleep(0.1)
 
-    def slot(self, vm: Vm) -> tuple[int, int]:
+    def slot(self, vm: Vm) -> Area:
         """The mailbox of a controller."""
-        begin = MAILBOXES + SLOT * (self.portion.number(vm) - 1)
-        return begin, begin + SLOT
+        return area(self.portion.number(vm))
 
     def wait_log(self, condition: Callable[[], object], what: str) -> None:
         """Waits until the log satisfies `condition`, without a question to a guest: that would
@@ -288,12 +286,6 @@ class Scene:
             if (before.op, after.op) == ("W", "R")
         ]
         return int(median(spans))
-
-
-def mails(request: Request) -> list[Mail]:
-    """The mailbox records in a write."""
-    found = [decode_mail(request, "alpha", at, head) for at, head in request.blocks()]
-    return [mail for mail in found if mail is not None]
 
 
 def is_ballot(request: Request) -> bool:

@@ -28,14 +28,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rig.count.machine import CountingVm
-from scenes.bench.measure import environment
-from rig.count.symbols import Symbol, Symbols, readable
-from scenes.bench.targets import LEASE_MODULE
-from rig.count.windows import read_windows
 from rig import Disk, RigError, Vm, patience
+from rig.count.machine import CountingVm
+from rig.count.symbols import Symbol, Symbols, readable
+from rig.count.windows import read_windows
 from rig.host import BUILD, build, leasectl
 from rig.lease import MODULE
+from rig.mailbox import DATA
+from scenes.bench.measure import environment
+from scenes.bench.targets import LEASE_MODULE
 
 MIB = 1 << 20
 PORTIONS = (1, 16, 256)
@@ -58,7 +59,7 @@ FLAT = 1.25
 QUICK = "--heartbeat-ms 100 --device-delay-ms 100 --write-ms 60 --read-ms 60"
 QUICK_PERIOD_NS = 100_000_000
 QUEUE = {"queue_mode": 2, "irqmode": 2, "completion_nsec": 2_000_000, "hw_queue_depth": 32}
-MAILBOX_SECTORS = 8 * MIB // 512
+MAILBOX_SECTORS = DATA // 512
 LOADS = {
     "idle": "",
     "saturated": "fio --name=data --filename=/dev/mapper/lease --rw=randwrite --bs=4k --direct=1 "

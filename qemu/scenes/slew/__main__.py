@@ -17,13 +17,13 @@ import signal
 import time
 
 from rig import Lab, Portion, Vm, expect, stamp
+from rig.mailbox import DATA
 
 MEMBERS = ["m0", "m1", "m2"]
 FORMAT = (
     "--controllers 1,2 --home 1 --redundancy external --device-delay-ms 200 --heartbeat-ms 200 "
     "--write-ms 300 --read-ms 300 --lease-ms 10000"
 )
-DATA = 8 << 20
 # Microseconds of a tick, of the owner and of the other one; 10000 is not steered.
 STEADY = 10_000
 CASES = [(9_167, 10_833), (9_000, 11_000), (11_000, 9_000)]

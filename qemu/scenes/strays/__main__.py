@@ -27,12 +27,13 @@ from dataclasses import dataclass, field
 
 from rig import Job, Lab, Portion, RigError, Rule, Vm, expect
 from rig.history import BLOCK
+from rig.mailbox import DATA
 from rig.raid import Geometry, p_of, q_of, xor
 
 MIB = 1 << 20
 CHUNK = 64 << 10
 # Where the data area of a member starts, and md's data in it.
-AREA, MD_DATA = 8 * MIB, 1 * MIB
+AREA, MD_DATA = DATA, 1 * MIB
 SIZE = 8 * MIB
 # Generous for a loaded machine under emulation: the lease is 3.1 s, the window a little longer.
 TIMING = (

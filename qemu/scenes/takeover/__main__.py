@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import wraps
 
 from rig import Job, Lab, Portion, Vm, expect, run_steps, stamp
+from rig.mailbox import DATA
 
 MEMBERS = ["m0", "m1", "m2"]
 # Generous for a loaded machine under emulation: the lease is 2.4 s, the window a little longer.
@@ -214,9 +215,8 @@ def below_the_gate(scene: Scene) -> None:
     """A write that the array holds for longer than the window lands after a takeover: the one
     thing that time alone cannot prevent, and the proof that a stray would be seen here."""
     a, b = scene.lab.vms
-    data = 8 << 20
     before = scene.strays
-    with scene.lab.store.hold("c1", "m0", ops="W", start=data, end=data + (1 << 20)) as rule:
+    with scene.lab.store.hold("c1", "m0", ops="W", start=DATA, end=DATA + (1 << 20)) as rule:
         a.spawn("stamp /dev/mapper/m0 1 9 100 1 1 0")
         rule.wait_held(1)
         a.power_cut()

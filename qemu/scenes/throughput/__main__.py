@@ -37,11 +37,12 @@ from dataclasses import dataclass
 from rig import RigError, Status, Vm, patience
 from rig.host import BUILD, build
 from rig.lease import MODULE
+from rig.mailbox import DATA
 
 MIB = 1 << 20
 DISKS = 8
 DISK_MIB = 256
-DATA_SECTORS = 8 * MIB // 512
+DATA_SECTORS = DATA // 512
 # What is left between the reserves, in whole chunks.
 LENGTH_SECTORS = (DISK_MIB - 24) * MIB // 512
 CHUNK_KIB = 64
