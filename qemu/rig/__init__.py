@@ -7,7 +7,7 @@
     Console   what the guest's kernel said, and whether it complained
     History   the store's log as records, and what can be asked of it; Log: as it grows
     stamp     blocks that say who wrote them
-    Portion   the module in the guests of a lab, and its Status
+    Portion   devices that are owned together, and their Status; LabPortion: in the guests of a lab
     Debian    a guest with systemd on a disk of its own
     run_steps a run that is a row of steps; expect, until: what they check and wait for
 
@@ -21,7 +21,7 @@ from .debian import Debian
 from .history import History, Log, Request
 from .host import RigError, patience
 from .lab import Lab
-from .lease import Portion, Status
+from .lease import LabPortion, Portion, Status
 from .steps import expect, run_steps, until
 from .store import Rule, Store
 from .vm import Disk, Link, Memory, Vm
@@ -33,6 +33,7 @@ __all__ = [
     "History",
     "Job",
     "Lab",
+    "LabPortion",
     "Link",
     "Log",
     "Memory",

@@ -7,10 +7,12 @@ waits; it ends when the channel does, and then every command that still ran has 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shlex
 import signal
 import socket
+import sys
 import termios
 import threading
 import time
@@ -143,11 +145,13 @@ class Agent:
 
     def talk(self) -> Talk:
         """How far the talk is, of a guest that stands still."""
-        while int.from_bytes(fcntl.ioctl(self.channel, termios.FIONREAD, bytes(4)), "little"):
-            time.sleep(0.001)
-        # What was taken from the channel last is heard before this.
-        time.sleep(0.01)
+        # The channel is read with the lock held: what is no longer in it has been heard.
         with self.changed:
+            limit = patience(10)
+            if not self.changed.wait_for(lambda: self.lost or not self._unheard(), limit):
+                raise RigError(f"{self.name}: {self._unheard()} bytes are not read")
+            if self.lost:
+                raise RigError(f"{self.name}: the guest is gone")
             jobs = {number: (job.command, job.data) for number, job in self.jobs.items()}
             return Talk(self.boot_id, self.rest, jobs, self.next)
 
@@ -189,15 +193,24 @@ class Agent:
         except OSError as error:
             raise RigError(f"{self.name}: the guest is gone") from error
 
+    def _unheard(self) -> int:
+        """How many bytes of the guest wait in the channel."""
+        count = fcntl.ioctl(self.channel, termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
+
     def _listen(self) -> None:
         while True:
-            try:
-                data = self.channel.recv(65536)
-            except OSError:
-                data = b""
-            if not data:
-                break
+            with contextlib.suppress(OSError):
+                self.channel.recv(1, socket.MSG_PEEK)
             with self.changed:
+                try:
+                    data = self.channel.recv(65536, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""
+                if not data:
+                    break
                 *lines, self.rest = (self.rest + data).split(b"\n")
                 for line in lines:
                     self._hear(line.decode().split())

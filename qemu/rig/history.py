@@ -8,11 +8,12 @@ monotonic clock, the one of time.monotonic_ns().
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .host import RigError
+from .steps import until
 
 BLOCK = 4096
 HEAD = 256
@@ -150,6 +151,18 @@ class Log(History):
         *lines, self.rest = (self.rest + self.file.read()).split("\n")
         for line in lines:
             self._read(line.split())
+
+    def wait(
+        self, condition: Callable[[], object], what: str, timeout: float = 30, pause: float = 0.02
+    ) -> None:
+        """Waits until the log satisfies a condition, without a question to a guest: that would take
+        time from what is measured."""
+
+        def shown() -> object:
+            self.update()
+            return condition()
+
+        until(shown, f"the store's log shows {what}", timeout, pause)
 
     def since(self, begun: int, controller: str, ops: str, start: int, end: int) -> list[Request]:
         """What a controller sent since a moment, to any member."""

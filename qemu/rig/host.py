@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,30 @@ def leasectl() -> Path:
     if built.returncode:
         raise RigError(f"leasectl does not build:\n{built.stderr}")
     return Path(os.environ["CARGO_TARGET_DIR"]) / "release/leasectl"
+
+
+def qemu_version() -> str:
+    """The version of QEMU."""
+    command = ["qemu-system-x86_64", "--version"]
+    text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = re.search(r"version (\S+)", text)
+    return found[1] if found else "?"
+
+
+def output(*command: str | Path) -> str:
+    """What a command says."""
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=SOURCE
+    ).stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on."""
+    git = ["git", "-c", "safe.directory=*"]
+    return {
+        "commit": output(*git, "describe", "--always", "--dirty", "--abbrev=12"),
+        "kernel": kernel_modules().name,
+        "qemu": qemu_version(),
+        "rustc": output("rustc", "--version"),
+        "module": output("sha256sum", MODULE / "dm_lease.ko").split()[0],
+    }

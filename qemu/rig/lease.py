@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from .agent import Result
 from .debian import Debian
 from .history import History
-from .host import RigError, patience
+from .host import RigError, leasectl
 from .lab import Lab
 from .mailbox import OWNER, RELEASED, area, is_beat, mails
+from .steps import until
 from .vm import Vm
 
 MODULE = "/usr/lib/rig/modules/dm_lease.ko"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -36,6 +43,13 @@ class Status:
     """None when what is charged has no limit."""
     peak: int | None
     degraded: int | None
+
+    @property
+    def known_epoch(self) -> int:
+        """The epoch, of a controller that must know one."""
+        if self.epoch is None:
+            raise RigError(f"no epoch is known: {self}")
+        return self.epoch
 
     @classmethod
     def parse(cls, line: str) -> Status:
@@ -64,75 +78,111 @@ class Status:
         )
 
 
+@dataclass(frozen=True)
 class Portion:
-    """A portion on some members of a lab, the same on every controller that is brought up."""
+    """Devices that are owned together: for each member a disk of the lab, and a mapped device on
+    every controller."""
 
-    def __init__(self, lab: Lab, name: str, members: list[str]) -> None:
-        self.lab = lab
-        self.name = name
-        self.members = members
+    name: str
+    disks: tuple[str, ...]
+    """The lab's names of the members."""
+    devices: tuple[str, ...]
+    """The names of the mapped devices, in the same order."""
+    home: int = 1
+    """The controller that owns it first."""
+
+    @property
+    def members(self) -> list[str]:
+        """The members as devices of a guest."""
+        return [f"/dev/lease/{disk}" for disk in self.disks]
+
+    @property
+    def mapped(self) -> str:
+        """The mapped devices as words of a command."""
+        return " ".join(f"/dev/mapper/{device}" for device in self.devices)
+
+    def device(self, vm: Vm, member: int = 0) -> str:
+        """A mapped device of a guest; the package has names of its own."""
+        return f"lease-{self.name}-{member}" if isinstance(vm, Debian) else self.devices[member]
+
+    def status(self, vm: Vm, member: int = 0) -> Status:
+        """The status of the portion on one controller, by one of its devices."""
+        return Status.parse(vm.sh(f"dmsetup status --noflush {self.device(vm, member)}"))
+
+    def ask(self, vm: Vm, text: str) -> Result:
+        """Sends a message of the module, such as `handoff 2`, which may be refused."""
+        return vm.run(f"dmsetup message {self.device(vm)} 0 {text}", check=False)
+
+    def message(self, vm: Vm, text: str) -> None:
+        """Sends a message of the module; a refusal raises."""
+        result = self.ask(vm, text)
+        if result.rc:
+            raise RigError(f"{vm.name}: {self.name}: {text}: {result.out}")
+
+    def hand_over(self, vm: Vm, to: int, timeout: float = 30) -> None:
+        """Hands the portion over; the successor may have to listen, or to be closed, before it is
+        handed to."""
+        said = ""
+
+        def granted() -> bool:
+            nonlocal said
+            rc, said = self.ask(vm, f"handoff {to}")
+            return rc == 0
+
+        until(granted, lambda: f"{self.name} is handed over to {to}: {said}", timeout, 0.05)
+
+    def wait(self, vm: Vm, timeout: float = 30, **wanted: object) -> Status:
+        """Waits until the named fields have the given values: wait(vm, role="owner", epoch=2)."""
+        status: Status | None = None
+
+        def reached() -> Status | None:
+            nonlocal status
+            status = self.status(vm)
+            fits = all(getattr(status, field) == value for field, value in wanted.items())
+            return status if fits else None
+
+        found = until(reached, lambda: f"{vm.name}: {wanted}: {status}", timeout, 0.05)
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class LabPortion(Portion):
+    """A portion on some members of a lab, mapped as /dev/mapper/<member> on every controller that
+    is brought up; it also answers what the store saw of the mailboxes."""
+
+    lab: Lab = field(kw_only=True)
+
+    @classmethod
+    def on(cls, lab: Lab, name: str, members: Sequence[str]) -> LabPortion:
+        """A portion of this name on these members of a lab."""
+        return cls(name, tuple(members), tuple(members), lab=lab)
 
     def format(self, vm: Vm, options: str) -> str:
         """Formats the members; `options` are those of `leasectl format`."""
-        devices = " ".join(f"/dev/lease/{member}" for member in self.members)
-        return vm.sh(f"leasectl format --name {self.name} {options} {devices}")
+        return vm.sh(f"leasectl format --name {self.name} {options} {' '.join(self.members)}")
 
     def number(self, vm: Vm) -> int:
         """The controller number of a guest."""
         return self.lab.vms.index(vm) + 1
 
     def bring_up(self, vm: Vm, features: str = "") -> None:
-        """Loads the module if need be and maps every member as /dev/mapper/<member>."""
+        """Loads the module if need be and maps every member."""
         vm.sh(f"[ -d /sys/module/dm_lease ] || insmod {MODULE}")
-        for member in self.members:
-            table = vm.sh(f"leasectl table --controller {self.number(vm)} /dev/lease/{member}")
-            vm.sh("dmsetup create " + member, stdin=f"{table} {features}\n".encode())
+        for member, device in zip(self.members, self.devices, strict=True):
+            table = vm.sh(f"leasectl table --controller {self.number(vm)} {member}")
+            vm.sh("dmsetup create " + device, stdin=f"{table} {features}\n".encode())
 
     def take_down(self, vm: Vm) -> None:
         """Unmaps every member."""
-        vm.sh("dmsetup remove " + " ".join(self.members))
-
-    def device(self, vm: Vm) -> str:
-        """The first mapped device: as `bring_up` calls it, or as the package does."""
-        return f"lease-{self.name}-0" if isinstance(vm, Debian) else self.members[0]
-
-    def status(self, vm: Vm) -> Status:
-        """The status of the portion on one controller, by its first member."""
-        return Status.parse(vm.sh(f"dmsetup status --noflush {self.device(vm)}"))
-
-    def message(self, vm: Vm, text: str) -> None:
-        """Sends a message of the module, such as `handoff 2`; a refusal raises."""
-        vm.sh(f"dmsetup message {self.device(vm)} 0 {text}")
-
-    def hand_over(self, vm: Vm, to: int, timeout: float = 30) -> None:
-        """Hands the portion over; the successor may have to listen, or to be closed, before it is
-        handed to."""
-        deadline = time.monotonic() + patience(timeout)
-        while True:
-            try:
-                return self.message(vm, f"handoff {to}")
-            except RigError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.05)
-
-    def wait(self, vm: Vm, timeout: float = 30, **wanted: object) -> Status:
-        """Waits until the named fields have the given values: wait(vm, role="owner", epoch=2)."""
-        deadline = time.monotonic() + patience(timeout)
-        while True:
-            status = self.status(vm)
-            if all(getattr(status, field) == value for field, value in wanted.items()):
-                return status
-            if time.monotonic() > deadline:
-                raise RigError(f"{vm.name}: not {wanted}: {status}")
-            time.sleep(0.05)
+        vm.sh("dmsetup remove " + " ".join(self.devices))
 
     # What the store saw of the mailboxes.
 
     def beats_before_claim(self, old: Vm, new: Vm) -> int:
         """How many heartbeats of its own the new owner wrote between the old owner's last heartbeat
         as owner and its own first ballot: the time that it waited, in heartbeats."""
-        history, member = self.lab.store.history(), self.members[0]
+        history, member = self.lab.store.history(), self.disks[0]
         last = [
             request.order or 0
             for request in history.changes(member, *area(self.number(old)))
@@ -153,7 +203,7 @@ class Portion:
         history, mine = self.lab.store.history(), area(self.number(vm))
         return [
             member
-            for member in self.members
+            for member in self.disks
             if any(
                 (mail.role, mail.epoch) == (RELEASED, epoch)
                 for request in history.changes(member, *mine)
@@ -165,10 +215,23 @@ class Portion:
     def settle(self, vm: Vm, heartbeats: int) -> None:
         """Waits until a controller that came lately may write ballots: it listens once more for a
         window, which is shorter than so many heartbeats, after its first record [R36]."""
-        mine, member = area(self.number(vm)), self.members[0]
+        mine, member = area(self.number(vm)), self.disks[0]
 
         def written(history: History) -> int:
             return len(history.changes(member, *mine))
 
         before = written(self.lab.store.history())
         self.lab.store.wait_history(lambda history: written(history) > before + heartbeats)
+
+
+def member_disks(index: int, members: int = 3) -> tuple[str, ...]:
+    """The members of a portion in a lab with several of them, counted from 0."""
+    return tuple(f"p{index}m{member}" for member in range(members))
+
+
+def show(images: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """What `leasectl show` reads from raw images."""
+    command = [leasectl(), "show", "--json", *images]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: list[dict[str, Any]] = json.loads(said.stdout)
+    return found

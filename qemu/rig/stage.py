@@ -17,9 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple
 
-from . import Job, Lab, RigError, Vm, expect, patience
+from .agent import Job
 from .history import BLOCK
-from .host import BUILD, leasectl
+from .host import BUILD, RigError, leasectl, patience
+from .lab import Lab
+from .lease import Portion, Status, member_disks, show
+from .steps import until
+from .vm import Vm
 
 MIB = 1 << 20
 
@@ -36,67 +40,44 @@ RING = 128
 
 
 @dataclass(frozen=True)
-class Portion:
-    """Devices that are owned together. Its member m is disk `p<index>m<m>` of the lab and mapped
-    device `<name>-m<m>` on every controller."""
+class StagePortion(Portion):
+    """A portion of a stage: its member m is disk `p<index>m<m>` of the lab and mapped device
+    `<name>-m<m>` on every controller."""
 
-    index: int
-    name: str
-    home: int
-    redundancy: tuple[str, ...]
+    index: int = 0
+    redundancy: tuple[str, ...] = ()
     table: str = ""
-    members: int = 3
     on_linear: tuple[int, ...] = ()
     """Members that lie on a linear device `low-<name>-m<m>`, which can hold what has passed the
     gate back."""
 
-    @property
-    def disks(self) -> list[str]:
-        """The lab's names of its members."""
-        return [f"p{self.index}m{m}" for m in range(self.members)]
 
-    @property
-    def devices(self) -> list[str]:
-        """Its mapped devices."""
-        return [f"{self.name}-m{m}" for m in range(self.members)]
-
-    @property
-    def paths(self) -> str:
-        """Its mapped devices as words of a command."""
-        return " ".join(f"/dev/mapper/{device}" for device in self.devices)
+def stage_portion(
+    index: int,
+    name: str,
+    home: int,
+    redundancy: tuple[str, ...],
+    table: str = "",
+    on_linear: tuple[int, ...] = (),
+) -> StagePortion:
+    """A portion of three members; `redundancy` are options of `leasectl format`, `table` those of
+    `leasectl table`."""
+    disks = member_disks(index)
+    devices = tuple(f"{name}-m{member}" for member in range(len(disks)))
+    return StagePortion(name, disks, devices, home, index, redundancy, table, on_linear)
 
 
 # Three copies without checksums: one stray at an unknown place is outvoted by the two other copies,
 # so M = floor(2 / 2) = 1. After an unclean takeover that budget is used up by the old owner; the
 # new one goes on under time alone until `repaired`, and its status says so.
-ALPHA = Portion(
+ALPHA = stage_portion(
     0, "alpha", 1, ("--redundancy", "mirror:3", "--detect", "no", "--exhausted", "window")
 )
 
 # Nothing repairs a stray here: only time protects. Its user caches nothing: `stateless`.
-BETA = Portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
+BETA = stage_portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
 
 PORTIONS = (ALPHA, BETA)
-
-
-class Status(NamedTuple):
-    """The status line of a mapped device."""
-
-    portion: str
-    member: str
-    role: str
-    epoch: str
-    owner: str
-    left_ms: str
-    heartbeat: str
-    permits: str
-    pending: str
-    refused: str
-    late: str
-    members_ok: str
-    reason: str
-    charged: str
-    peak: str
 
 
 class Told(NamedTuple):
@@ -118,7 +99,7 @@ class Writer:
 
     name: str
     controller: Controller
-    portion: Portion
+    portion: StagePortion
     job: Job
     boot: int
     in_file: bool = False
@@ -220,12 +201,12 @@ class Controller:
                 lines.append(f"{self.mapping(portion, member, disk)} || exit 1")
         self.vm.sh("\n".join(lines))
 
-    def mapping(self, portion: Portion, member: int, disk: str) -> str:
+    def mapping(self, portion: StagePortion, member: int, disk: str) -> str:
         """A command that makes the mapped device of a member, on this disk."""
         table = f"leasectl table --controller {self.number} {portion.table} /dev/lease/{disk}"
         return f"{table} | dmsetup create {portion.devices[member]}"
 
-    def linear(self, portion: Portion, member: int) -> str:
+    def linear(self, portion: StagePortion, member: int) -> str:
         """Commands that put a linear device over a disk, in its place."""
         disk, device = f"/dev/lease/{portion.disks[member]}", f"low-{portion.devices[member]}"
         return (
@@ -233,17 +214,16 @@ class Controller:
             f"ln -sf /dev/$(dmsetup info -c --noheadings -o blkdevname {device}) {disk}"
         )
 
-    def status(self, portion: Portion, member: int = 0) -> Status:
+    def status(self, portion: StagePortion, member: int = 0) -> Status:
         """What its kernel says about a portion."""
-        words = self.vm.sh(f"dmsetup status {portion.devices[member]} --noflush").split()
-        return Status(*words[3:18])
+        return portion.status(self.vm, member)
 
     def summary(self) -> str:
         """All its portions in a line."""
         lines = self.vm.run("dmsetup status --noflush", check=False).out
         return " | ".join(lines.splitlines())
 
-    def wait_role(self, portion: Portion, role: str, timeout: float = 40) -> Status:
+    def wait_role(self, portion: StagePortion, role: str, timeout: float = 40) -> Status:
         """Waits, on the device's own events, until the controller has a role for a portion."""
         device = portion.devices[0]
         script = (
@@ -262,35 +242,41 @@ class Controller:
             ) from None
         return self.status(portion)
 
-    def wait_full(self, portion: Portion, timeout: float = 20) -> None:
+    def wait_full(self, portion: StagePortion, timeout: float = 20) -> None:
         """Waits until as many operations are open as the limit allows, and others wait."""
-        limit = time.monotonic() + patience(timeout)
-        while (status := self.status(portion)).pending == "0":
-            expect(time.monotonic() < limit, f"operations wait: {status}")
+        until(
+            lambda: self.status(portion).pending,
+            lambda: f"operations wait: {self.summary()}",
+            timeout,
+            pause=0,
+        )
 
     def wait_reason(
-        self, portion: Portion, reason: str, gone: bool = False, timeout: float = 20
+        self, portion: StagePortion, reason: str, gone: bool = False, timeout: float = 20
     ) -> None:
         """Waits until its status gives this reason, or another one."""
-        limit = time.monotonic() + patience(timeout)
-        while (self.status(portion).reason == reason) == gone:
-            expect(time.monotonic() < limit, f"reason {reason}, gone {gone}: {self.summary()}")
+        until(
+            lambda: (self.status(portion).reason == reason) != gone,
+            lambda: f"reason {reason}, gone {gone}: {self.summary()}",
+            timeout,
+            pause=0,
+        )
 
-    def message(self, portion: Portion, text: str) -> tuple[bool, str]:
+    def message(self, portion: StagePortion, text: str) -> tuple[bool, str]:
         """Sends a message to a portion: whether it was granted, and what was said."""
-        result = self.vm.run(f"dmsetup message {portion.devices[0]} 0 {text}", check=False)
+        result = portion.ask(self.vm, text)
         return result.rc == 0, result.out.strip()
 
     def log(self, pattern: str) -> list[str]:
         """Lines of its kernel's log that match."""
         return [line for line in self.vm.sh("dmesg").splitlines() if re.search(pattern, line)]
 
-    def fingers(self, portion: Portion) -> dict[tuple[int, int], int]:
+    def fingers(self, portion: StagePortion) -> dict[tuple[int, int], int]:
         """Reads all records directly from the lease devices: how many by (controller, epoch).
 
         A record that is damaged fails.
         """
-        return self.listed(portion.paths, f"{portion.name} as {self.name} reads it")
+        return self.listed(portion.mapped, f"{portion.name} as {self.name} reads it")
 
     def listed(self, paths: str, what: str) -> dict[tuple[int, int], int]:
         """How many records there are in files or devices, by (controller, epoch)."""
@@ -315,7 +301,7 @@ class Controller:
             "export MDADM_NO_UDEV=1 MDADM_NO_SYSTEMCTL=1\n"
             "yes | mdadm --create /dev/md0 --run --quiet --level=1 --raid-devices=3 --assume-clean "
             "--metadata=1.2 --bitmap=none --data-offset=1M --homehost=any --name=alpha "
-            f"{ALPHA.paths}\n"
+            f"{ALPHA.mapped}\n"
             "mke2fs -q -t ext4 -b 4096 -J size=4 -E nodiscard,lazy_itable_init=0 /dev/md0\n"
             "mount -t ext4 /dev/md0 /mnt/alpha",
             120,
@@ -325,7 +311,7 @@ class Controller:
         """Assembles and mounts what another controller left; returns the runs of its records."""
         self.vm.sh(
             "export MDADM_NO_UDEV=1 MDADM_NO_SYSTEMCTL=1\n"
-            f"mdadm --assemble --run --quiet /dev/md0 {ALPHA.paths}\n"
+            f"mdadm --assemble --run --quiet /dev/md0 {ALPHA.mapped}\n"
             "mount -t ext4 /dev/md0 /mnt/alpha",
             120,
         )
@@ -347,14 +333,14 @@ class Controller:
     def vote(self) -> str:
         """Compares the three copies of alpha below the stopped array and mends what differs."""
         size = int(self.vm.sh(f"blockdev --getsize64 /dev/mapper/{ALPHA.devices[0]}"))
-        return self.vm.sh(f"ledger vote {MIB} {size // BLOCK * BLOCK} {ALPHA.paths}")
+        return self.vm.sh(f"ledger vote {MIB} {size // BLOCK * BLOCK} {ALPHA.mapped}")
 
     def write_database(self, pause_us: int = 20_000) -> Writer:
         """Starts to append to the database."""
         command = f"exec ledger file {self.number} {pause_us} {ALPHA.devices[0]} /mnt/alpha/ledger"
         return self.stage.writer(self, ALPHA, command, in_file=True)
 
-    def write_raw(self, portion: Portion, pause_us: int = 20_000) -> Writer:
+    def write_raw(self, portion: StagePortion, pause_us: int = 20_000) -> Writer:
         """Starts to write directly to all devices of a portion in turn."""
         first = (len(self.stage.writers) + 1) * 1_000_000
         devices = " ".join(portion.devices)
@@ -368,7 +354,7 @@ class Stage:
     def __init__(
         self,
         name: str = "demo",
-        cast: tuple[Portion, ...] = PORTIONS,
+        cast: tuple[StagePortion, ...] = PORTIONS,
         timings: list[str] = TIMINGS,
         controllers: int = 2,
         **lab: Any,
@@ -390,11 +376,11 @@ class Stage:
         ]
         self.portions: dict[str, Any] = {}
 
-    def disks(self, portion: Portion) -> list[str]:
+    def disks(self, portion: StagePortion) -> list[str]:
         """The lab's names of the disks that are the members of a portion now."""
-        return portion.disks
+        return [*portion.disks]
 
-    def spares(self, portion: Portion) -> list[str]:
+    def spares(self, portion: StagePortion) -> list[str]:
         """The lab's names of further disks of a portion."""
         return [disk for disk in self.lab.store.members if disk.startswith(f"p{portion.index}s")]
 
@@ -448,12 +434,12 @@ class Stage:
                 f"window W {timing['window_ms']:.0f} ms, heartbeat {timing['period_max_ms']:.0f} ms"
             )
 
-    def window_ms(self, portion: Portion) -> float:
+    def window_ms(self, portion: StagePortion) -> float:
         """W of a portion."""
         return float(self.portions[portion.name]["timing"]["window_ms"])
 
     def writer(
-        self, controller: Controller, portion: Portion, command: str, in_file: bool = False
+        self, controller: Controller, portion: StagePortion, command: str, in_file: bool = False
     ) -> Writer:
         """Starts a writer and remembers it."""
         name = f"{len(self.writers) + 1}-{controller.name}-{portion.name}"
@@ -464,10 +450,13 @@ class Stage:
 
     def wait_any(self, begun: list[tuple[Writer, int]], timeout: float) -> None:
         """Waits until one of several writers has some successes since an attempt of it."""
-        limit = time.monotonic() + patience(timeout)
-        while not any(len(writer.acknowledged(start)) > 20 for writer, start in begun):
-            expect(time.monotonic() < limit, "service resumes")
-            time.sleep(0.05)  # two channels at once: there is no one event to wait for
+        # Two channels at once: there is no one event to wait for.
+        until(
+            lambda: any(len(writer.acknowledged(start)) > 20 for writer, start in begun),
+            "service resumes",
+            timeout,
+            pause=0.05,
+        )
 
     def save(self) -> None:
         """Writes down everything the checker needs beside the disks and the store's log."""
@@ -505,10 +494,3 @@ def only_one(name: str) -> IO[str]:
     except BlockingIOError:
         raise RigError(f"another {name} is running in this checkout") from None
     return lock
-
-
-def show(images: list[str]) -> list[dict[str, Any]]:
-    """What `leasectl show` reads from raw images."""
-    command = [leasectl(), "show", "--json", *images]
-    said = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return json.loads(said.stdout)  # type: ignore[no-any-return]

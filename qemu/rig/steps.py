@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar
 
 from .host import RigError, patience
 
+R = TypeVar("R")
 S = TypeVar("S")
 
 
@@ -24,13 +25,20 @@ def expect(condition: object, what: str) -> None:
         raise RigError(f"not so: {what}")
 
 
-def until(condition: Callable[[], object], what: str, timeout: float = 60) -> None:
-    """Waits for something in a guest that nothing tells of."""
+def until(
+    condition: Callable[[], R],
+    what: str | Callable[[], str],
+    timeout: float = 60,
+    pause: float = 0.1,
+) -> R:
+    """Waits for something that sends no event: asks again and again. Returns the first answer that
+    counts as true; `what` describes the wait if it ends in vain."""
     deadline = time.monotonic() + patience(timeout)
-    while not condition():
+    while not (answer := condition()):
         if time.monotonic() > deadline:
-            raise RigError(f"waited in vain: {what}")
-        time.sleep(0.1)
+            raise RigError(f"waited in vain: {what if isinstance(what, str) else what()}")
+        time.sleep(pause)
+    return answer
 
 
 def run_steps(

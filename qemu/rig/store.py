@@ -19,7 +19,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ from typing import Any
 
 from .history import History
 from .host import SOURCE, RigError, patience
+from .steps import until
 
 # Requests of one connection that can be in the array at once; QEMU itself sends at most 16.
 THREADS = 32
@@ -147,12 +147,14 @@ class Store:
 
     def wait_history(self, condition: Callable[[History], object], timeout: float = 30) -> History:
         """Waits until the log satisfies `condition`; for what leaves no other trace."""
-        deadline = time.monotonic() + patience(timeout)
-        while not condition(history := self.history()):
-            if time.monotonic() > deadline:
-                raise RigError("the store's log does not show it")
-            time.sleep(0.05)
-        return history
+
+        def shown() -> History | None:
+            history = self.history()
+            return history if condition(history) else None
+
+        found = until(shown, "the store's log shows it", timeout, pause=0.05)
+        assert found is not None
+        return found
 
     # Faults. `controller` and `member` name whom it concerns, "*" is everybody; `ops` are letters
     # out of R, W, F (flush), T (trim), Z (zero); start..end is a range of bytes; `when` is "before"

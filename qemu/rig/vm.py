@@ -16,6 +16,7 @@ from .agent import Agent, Job, Result, Talk
 from .console import Console
 from .host import DEBUG, EXTRA_MEMORY, RigError, accelerator, kernel_image, patience
 from .qmp import Qmp
+from .steps import until
 
 # Everything a guest is told at boot, whoever starts it.
 #   no_timer_check   an emulated timer on a loaded machine may fail the check and end the boot
@@ -313,7 +314,7 @@ class Vm:
         talk = self.agent.talk()
         self.qmp.command("migrate-set-parameters", **{"max-bandwidth": 10 << 30})
         self.qmp.command("migrate", uri=f"file:{path}")
-        self._wait_qmp("query-migrate", {"completed"}, "its memory is saved")
+        self._wait_qmp("query-migrate", "completed", "its memory is saved")
         self.unpause()
         return Memory(path, saved_ns, talk)
 
@@ -321,18 +322,21 @@ class Vm:
         """Switches the machine on with a memory that was saved, and returns when it goes on from
         there. The same memory may be restored again."""
         self.start(memory)
-        self._wait_qmp("query-status", {"paused"}, "its memory is restored")
+        self._wait_qmp("query-status", "paused", "its memory is restored")
         begun_ns = time.monotonic_ns()
         self.unpause()
         return begun_ns
 
-    def _wait_qmp(self, question: str, statuses: set[str], what: str) -> None:
-        """Waits until QEMU gives one of these answers."""
-        limit = time.monotonic() + patience(60)
-        while (status := self.qmp.command(question).get("status")) not in statuses:
-            if status == "failed" or time.monotonic() > limit:
-                raise RigError(f"{self.name}: not so: {what}: {status}")
-            time.sleep(0.01)
+    def _wait_qmp(self, question: str, wanted: str, what: str) -> None:
+        """Waits until QEMU gives this status as the answer."""
+
+        def answers() -> bool:
+            status = self.qmp.command(question).get("status")
+            if status == "failed":
+                raise RigError(f"{self.name}: not so: {what}: it failed")
+            return status == wanted
+
+        until(answers, f"{self.name}: {what}", pause=0.01)
 
     def sleep(self) -> Job:
         """Sends the guest to sleep (suspend to RAM); returns when it sleeps.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 from pathlib import Path
@@ -52,11 +51,3 @@ class CountingVm(Vm):
         if "-cpu" in words:
             words[words.index("-cpu") + 1] = "max"
         return [*words, "-plugin", self.plugin]
-
-
-def qemu_version() -> str:
-    """The version of QEMU."""
-    command = ["qemu-system-x86_64", "--version"]
-    text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    found = re.search(r"version (\S+)", text)
-    return found[1] if found else "?"

@@ -9,6 +9,7 @@ import subprocess
 from typing import NamedTuple
 
 VMLINUX = "vmlinux"
+LEASE_MODULE = "dm_lease"
 # The compiler's hash of a crate: the same in every line that one build prints, and no use to a
 # reader.
 CRATE_HASH = re.compile(r"\[[0-9a-f]{16}\]")

@@ -15,12 +15,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rig.count.symbols import VMLINUX, Symbol
+from rig.count.symbols import LEASE_MODULE, VMLINUX, Symbol
 from rig.count.windows import Cost
 
 from .measure import Results
 from .sharing import beyond
-from .targets import LEASE_MODULE, Target
+from .targets import Target
 
 LINEAR_TEXT = Symbol("linear_map", "dm_mod")
 CORE = "dm_mod"

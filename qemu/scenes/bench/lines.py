@@ -11,10 +11,10 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from rig.count.symbols import LEASE_MODULE
 from rig.host import BUILD, SOURCE
 
 from .measure import Results
-from .targets import LEASE_MODULE
 
 MODULE = BUILD / "module/dm_lease.ko"
 OURS = f"{SOURCE}/"

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from rig.count.machine import CountingVm, qemu_version
-from rig.count.symbols import VMLINUX, Symbol, Symbols
+from rig.count.machine import CountingVm
+from rig.count.symbols import LEASE_MODULE, VMLINUX, Symbol, Symbols
 from rig.count.windows import Cost, Window, cost, read_windows
-from rig.host import MODULE, SOURCE, RigError, kernel_modules
+from rig.host import RigError, environment
 
 from .sharing import Sharing
-from .targets import LEASE_MODULE, Target, set_up
+from .targets import Target, set_up
 
 # The operations, and the system call that is made for each once: if that is not what was counted,
 # nothing else can be believed.
@@ -49,25 +47,6 @@ class Results:
     """Where the module's text lies."""
     sharing: dict[tuple[str, str], Sharing] = field(default_factory=dict)
     """Cache lines, by operation and target; empty if they were not asked for."""
-
-
-def output(*command: str | Path) -> str:
-    """What a command says."""
-    return subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, cwd=SOURCE
-    ).stdout.strip()
-
-
-def environment() -> dict[str, str]:
-    """What the figures depend on."""
-    git = ["git", "-c", "safe.directory=*"]
-    return {
-        "commit": output(*git, "describe", "--always", "--dirty", "--abbrev=12"),
-        "kernel": kernel_modules().name,
-        "qemu": qemu_version(),
-        "rustc": output("rustc", "--version"),
-        "module": output("sha256sum", MODULE / "dm_lease.ko").split()[0],
-    }
 
 
 def measure(vm: CountingVm, bios: int, rounds: int, quick: bool) -> Results:

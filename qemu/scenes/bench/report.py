@@ -7,14 +7,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from rig.count.symbols import Symbol, readable
+from rig.count.symbols import LEASE_MODULE, Symbol, readable
 
 from .judge import Parts, Verdict, parts_of
 from .lines import listing
 from .measure import JUDGED, Results
 from .plot import plot
 from .sharing import beyond
-from .targets import LEASE_MODULE
 
 COLUMNS = ("total", "over", "own", "called", "core", "spared", "figure", "allocs", "mean")
 

@@ -8,9 +8,7 @@ the first, so the transport does not count.
 
 from __future__ import annotations
 
-import time
-
-from rig.host import RigError, patience
+from rig.steps import until
 from rig.vm import Vm
 
 ROOT = "/sys/kernel/config/nvmet"
@@ -49,11 +47,10 @@ def wait_device(vm: Vm, name: str, timeout: float = 30) -> str:
         "for s in /sys/class/nvme-subsystem/*; do "
         f'[ "$(cat $s/subsysnqn)" = {name} ] && ls $s | grep -x "nvme[0-9]*n[0-9]*"; done'
     )
-    deadline = time.monotonic() + patience(timeout)
-    while True:
+
+    def appeared() -> str:
         found = vm.run(find, check=False).out.split()
-        if found and vm.run(f"[ -b /dev/{found[0]} ]", check=False).rc == 0:
-            return f"/dev/{found[0]}"
-        if time.monotonic() > deadline:
-            raise RigError(f"the namespace of {name} does not appear: {found}")
-        time.sleep(0.1)
+        there = found and vm.run(f"[ -b /dev/{found[0]} ]", check=False).rc == 0
+        return f"/dev/{found[0]}" if there else ""
+
+    return until(appeared, f"the namespace of {name} appears", timeout)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rig.count.machine import CountingVm
-from rig.count.symbols import Symbol, Symbols
+from rig.count.symbols import LEASE_MODULE, Symbol, Symbols
 from rig.count.windows import Window, read_windows
 from rig.host import RigError, build
 
-from .targets import LEASE_MODULE, set_up
+from .targets import set_up
 
 OPS = ("write", "read")
 CPUS = (1, 2)

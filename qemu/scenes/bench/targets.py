@@ -13,12 +13,13 @@ differ from itself.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-from rig.host import RigError, patience
+from rig.count.symbols import LEASE_MODULE
+from rig.host import RigError
 from rig.lease import MODULE, Status
 from rig.mailbox import DATA
+from rig.steps import until
 from rig.vm import Vm
 
 from .reservations import RESERVED, UNRESERVED, export
@@ -41,8 +42,6 @@ NULL_DISK = {
     "no_sched": 1,
 }
 
-
-LEASE_MODULE = "dm_lease"
 
 
 @dataclass(frozen=True)
@@ -233,11 +232,12 @@ def map_lease(vm: Vm, lease: Lease) -> str:
 
 def wait_role(vm: Vm, target: Target, timeout: float = 60) -> None:
     """Waits until a lease device is what it is measured as."""
-    deadline = time.monotonic() + patience(timeout)
-    while True:
-        status = Status.parse(vm.sh(f"dmsetup status --noflush {target.device}"))
-        if status.role == target.role:
-            return
-        if time.monotonic() > deadline:
-            raise RigError(f"{target.name} is not {target.role}: {status}")
-        time.sleep(0.1)
+
+    def role() -> str:
+        return Status.parse(vm.sh(f"dmsetup status --noflush {target.device}")).role
+
+    until(
+        lambda: role() == target.role,
+        lambda: f"{target.name} is {target.role}, not {role()}",
+        timeout,
+    )

@@ -7,7 +7,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from rig.count.symbols import Symbol, Symbols
+from rig.count.symbols import LEASE_MODULE, Symbol, Symbols
 from rig.count.windows import Window, cost, read_windows
 from rig.host import RigError
 
@@ -15,7 +15,7 @@ from .judge import judge, parts
 from .measure import OPS, SYSTEM_CALL, Results, fill_in
 from .plot import plot
 from .sharing import BIOS, Sharing, beyond, sharing
-from .targets import LEASE_MODULE, Target
+from .targets import Target
 
 N = 100
 BIO, CLOCK, TICK = 0x1000, 0x2000, 0x3000

@@ -20,8 +20,9 @@ from pathlib import Path
 from rig import RigError
 from rig.evidence import Reader
 from rig.host import BUILD, SUFFIX
+from rig.lease import show
 from rig.media import raw_blocks
-from rig.stage import RING, show
+from rig.stage import RING
 
 from .arena import CAST, Arena
 from .exact import EXACT
@@ -37,7 +38,7 @@ FRUITLESS = 3
 def judge(directory: Path, rounds: list[Round]) -> tuple[list[str], dict[str, int]]:
     """Reads what a batch left behind and applies all rules to it."""
     shown = {
-        portion.name: show([str(directory / f"{portion.disks[0]}.raw")])[0] for portion in CAST
+        portion.name: show([directory / f"{portion.disks[0]}.raw"])[0] for portion in CAST
     }
     evidence = Reader(directory, shown).read()
     blocks = {

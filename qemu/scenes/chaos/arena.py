@@ -17,15 +17,16 @@ from typing import Any
 
 from rig import Memory, RigError, patience
 from rig.host import SLOWNESS, leasectl
-from rig.stage import RING, Controller, Portion, Stage, Status, Writer
+from rig.lease import Status
+from rig.stage import RING, Controller, Stage, StagePortion, Writer, stage_portion
 
 # Alpha: redundancy repairs six strays, and three operations may be open. So a new owner can still
 # write while one old owner has not drained. Beta: no redundancy repairs strays.
-ALPHA = Portion(
+ALPHA = stage_portion(
     0, "alpha", 1, ("--redundancy", "parity:6", "--detect", "yes", "--exhausted", "stop",
                     "--force=redundancy"), "--stateless", on_linear=(0,),
 )  # fmt: skip
-BETA = Portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
+BETA = stage_portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
 CAST = (ALPHA, BETA)
 # How many operations on alpha may be open.
 LIMIT = 3
@@ -123,13 +124,13 @@ class Arena(Stage):
             self.employ(controller)
         self.goes_on(self.mark())
 
-    def employ(self, controller: Controller, portions: Iterable[Portion] = CAST) -> None:
+    def employ(self, controller: Controller, portions: Iterable[StagePortion] = CAST) -> None:
         """Starts the writers of a controller."""
         for portion in portions:
             self.progress.append(Progress(controller.write_raw(portion, PAUSE_US)))
 
     def crowd(
-        self, controller: Controller, portion: Portion, count: int, names: str = ""
+        self, controller: Controller, portion: StagePortion, count: int, names: str = ""
     ) -> Writer:
         """Starts several writers as one job. They write to all devices of a portion, or to `names`,
         which must be its first devices: a record names its device by the index in this list."""
@@ -158,28 +159,28 @@ class Arena(Stage):
 
     # Disks that are replaced, and come back.
 
-    def disks(self, portion: Portion) -> list[str]:
+    def disks(self, portion: StagePortion) -> list[str]:
         """The disks that are the members of a portion now."""
         return self.members[portion.name]
 
-    def leave(self, controllers: Iterable[Controller], portion: Portion, *members: int) -> None:
+    def leave(self, controllers: Iterable[Controller], portion: StagePortion, *members: int) -> None:
         """Ends the writers of a portion on some controllers, and removes its mapped devices there,
         or those of some members."""
         controllers = [*controllers]
         for it in [*self.progress]:
             if it.writer.portion is portion and it.writer.controller in controllers:
                 self.progress.remove(it)
-        chosen = [portion.devices[member] for member in members] or portion.devices
+        chosen = [portion.devices[member] for member in members] or [*portion.devices]
         writers = f"'^ledger .*{portion.name}-m0'"
         lines = [f"pkill -TERM -f {writers}", f"while pgrep -f {writers} >&2; do sleep 0.05; done"]
         lines += [f"dmsetup remove --retry {device} || exit 1" for device in chosen]
         self.everywhere(controllers, "\n".join(lines))
 
-    def enter(self, controllers: Iterable[Controller], portion: Portion, *members: int) -> None:
+    def enter(self, controllers: Iterable[Controller], portion: StagePortion, *members: int) -> None:
         """Makes the mapped devices of a portion on some controllers, or those of some members, and
         starts the writers."""
         controllers = [*controllers]
-        chosen = members or range(portion.members)
+        chosen = members or range(len(portion.disks))
 
         def script(controller: Controller) -> str:
             return "\n".join(
@@ -203,12 +204,12 @@ class Arena(Stage):
             if result.rc:
                 raise RigError(f"c{number}: exit {result.rc}: {job.command}\n{result.out}")
 
-    def place(self, portion: Portion, rng: random.Random) -> int:
+    def place(self, portion: StagePortion, rng: random.Random) -> int:
         """Which member of a portion is replaced: in one batch always the same, so that a disk has
         the records of one member only, and never the first, which lies on a linear device."""
-        return self.places.setdefault(portion.name, rng.randrange(1, portion.members))
+        return self.places.setdefault(portion.name, rng.randrange(1, len(portion.disks)))
 
-    def replace(self, portion: Portion, all_left: bool) -> None:
+    def replace(self, portion: StagePortion, all_left: bool) -> None:
         """Formats the disk that is no member in the place of one, as an operator does, when all
         controllers have left the portion or the device of that member only."""
         member, now = self.places[portion.name], self.members[portion.name]
@@ -230,12 +231,12 @@ class Arena(Stage):
             all_left=all_left,
         )  # fmt: skip
 
-    def bring_back(self, controller: Controller, portion: Portion, is_first: bool) -> str:
+    def bring_back(self, controller: Controller, portion: StagePortion, is_first: bool) -> str:
         """A controller that has left a portion maps the former disk of a member in its place,
         before the other members or when it has joined with those. Returns what became of it:
         `dropped`, or `refused`; anything else is an error."""
         member, disk = self.places[portion.name], self.former[portion.name]
-        others = [it for it in range(portion.members) if it != member]
+        others = [it for it in range(len(portion.disks)) if it != member]
         former = controller.mapping(portion, member, disk)
         lines = [
             f"{controller.mapping(portion, it, self.disks(portion)[it])} || exit 1" for it in others
@@ -284,9 +285,9 @@ class Arena(Stage):
         that its mailboxes were written since, and give everything up. Then its power is cut."""
         number, vm = controller.number, controller.vm
         ended = {
-            name: int(status.epoch)
+            name: status.epoch
             for (name, who), status in self.statuses().items()
-            if who == number and status.epoch != "-"
+            if who == number and status.epoch is not None
         }
         self.down.add(number)
         vm.power_cut()
@@ -364,7 +365,7 @@ class Arena(Stage):
             mark.tries[id(it)], mark.good[id(it)] = it.tries, it.good
         return mark
 
-    def since(self, mark: Mark, portion: Portion) -> tuple[int, int]:
+    def since(self, mark: Mark, portion: StagePortion) -> tuple[int, int]:
         """The successes since a mark, and the fewest attempts of anybody who is up."""
         mine = [it for it in self.live() if it.writer.portion is portion]
         for it in mine:
@@ -372,7 +373,7 @@ class Arena(Stage):
         good = max((it.good - mark.good.get(id(it), 0) for it in mine), default=0)
         return good, min((it.tries - mark.tries.get(id(it), 0) for it in mine), default=0)
 
-    def goes_on(self, mark: Mark, portions: Iterable[Portion] = CAST) -> None:
+    def goes_on(self, mark: Mark, portions: Iterable[StagePortion] = CAST) -> None:
         """Waits until the portions are served and everybody has tried."""
 
         def served() -> bool:
@@ -421,11 +422,11 @@ class Arena(Stage):
             for line in job.wait().out.splitlines():
                 name, *words = line.split()
                 for portion in self.cast:
-                    if name == f"{portion.devices[0]}:" and len(words) >= 18:
-                        found[portion.name, number] = Status(*words[3:18])
+                    if name == f"{portion.devices[0]}:":
+                        found[portion.name, number] = Status.parse(" ".join(words))
         return found
 
-    def status(self, controller: Controller, portion: Portion) -> Status:
+    def status(self, controller: Controller, portion: StagePortion) -> Status:
         """The status of one portion on one controller."""
         return self.statuses()[portion.name, controller.number]
 
@@ -437,7 +438,7 @@ class Arena(Stage):
             found.clear()
             for (name, number), status in self.statuses().items():
                 if status.role == "owner":
-                    found[name] = (self.controller(number), int(status.epoch))
+                    found[name] = (self.controller(number), status.known_epoch)
             return len(found) == len(self.cast)
 
         self.until(owned, "every portion has an owner")
@@ -446,8 +447,8 @@ class Arena(Stage):
     def note_end(self, controller: Controller) -> None:
         """The power of a controller is about to be cut: remembers which terms end with it."""
         for (name, number), status in self.statuses().items():
-            if number == controller.number and status.epoch != "-":
-                self.ended.setdefault(number, {})[name] = int(status.epoch)
+            if number == controller.number and status.epoch is not None:
+                self.ended.setdefault(number, {})[name] = status.epoch
 
     def repaired(self) -> None:
         """An operator who looks after what old owners left: confirms the death of the machines whose
@@ -455,8 +456,8 @@ class Arena(Stage):
         refuses the latter where an old owner has not drained."""
         for (name, number), status in self.statuses().items():
             portion = next(p for p in self.cast if p.name == name)
-            if status.role == "owner" and status.charged not in ("0", "-"):
-                epoch = int(status.epoch)
+            if status.role == "owner" and status.charged != 0:
+                epoch = status.known_epoch
                 words = []
                 for old in range(max(1, epoch - 6), epoch):
                     words += [

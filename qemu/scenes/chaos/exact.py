@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from rig import RigError
 from rig.mailbox import DATA
-from rig.stage import Portion
+from rig.stage import StagePortion
 
 from .arena import ALPHA, BETA, ENOUGH, LIMIT
 from .faults import Scene
@@ -44,7 +44,7 @@ def wait_or_lose(scene: Scene, condition: Callable[[], object], what: str) -> No
 
     def still() -> None:
         status = scene.arena.status(scene.victim, scene.portion)
-        if (status.role, status.epoch) != ("owner", str(scene.epoch)):
+        if (status.role, status.epoch) != ("owner", scene.epoch):
             raise Disturbed(f"{status.role} in epoch {status.epoch}: {status.reason}")
 
     scene.arena.until(condition, what, still)
@@ -172,7 +172,7 @@ def paused(scene: Scene) -> None:
         arena.dismiss(crowd)
 
 
-EXACT: dict[str, tuple[Callable[[Scene], None], tuple[Portion, ...]]] = {
+EXACT: dict[str, tuple[Callable[[Scene], None], tuple[StagePortion, ...]]] = {
     "opened": (opened, (ALPHA, BETA)),
     "idle": (idle, (ALPHA, BETA)),
     "passed": (passed, (ALPHA,)),

@@ -18,7 +18,7 @@ from rig import Job, RigError, Vm
 from rig.history import BLOCK
 from rig.host import SLOWNESS
 from rig.mailbox import DATA, MAILBOXES
-from rig.stage import RING, Controller, Portion
+from rig.stage import RING, Controller, StagePortion
 
 from .arena import BETA, LIMIT, WINDOW_MS, Arena, UnknownError
 
@@ -45,7 +45,7 @@ class Scene:
 
     arena: Arena
     rng: random.Random
-    portion: Portion
+    portion: StagePortion
     owner: Controller
     epoch: int
     victim: Controller
@@ -312,7 +312,7 @@ def memory(scene: Scene) -> Heal:
 
 def tables(scene: Scene) -> Heal:
     """Devices are suspended, get a new table, and are resumed."""
-    devices = scene.rng.choice([[scene.device], scene.portion.devices])
+    devices = scene.rng.choice([[scene.device], [*scene.portion.devices]])
     how = scene.rng.choice(["", "--noflush", "--nolockfs"])
     lines = [f"dmsetup suspend {how} {device}" for device in devices]
     lines += [f"dmsetup table {device} | dmsetup load {device}" for device in devices]

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scenes.bench.measure import environment
+from rig.host import environment
 
 from .play import Round
 

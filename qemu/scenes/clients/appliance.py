@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import dataclass
 
-from rig import Job, Lab, Status, Vm, until
-from rig.host import leasectl
-from rig.lease import MODULE
+from rig import Job, Lab, Portion, Vm, until
+from rig.lease import MODULE, member_disks, show
 
 from . import manual
 
@@ -23,30 +20,13 @@ READS = 10
 
 
 @dataclass(frozen=True)
-class Portion:
-    """Owned together. Its member m is disk `p<index>m<m>` and mapped device `<name>-<m + 1>`."""
+class ExportedPortion(Portion):
+    """A portion that is exported: its member m is disk `p<index>m<m>` and mapped device
+    `<name>-<m + 1>`."""
 
-    index: int
-    name: str
-    home: int
-    group: int
-    service: int
-    members: int = 3
-
-    @property
-    def disks(self) -> list[str]:
-        """The lab's names of its members."""
-        return [f"p{self.index}m{m}" for m in range(self.members)]
-
-    @property
-    def paths(self) -> list[str]:
-        """Its members in a guest."""
-        return [f"/dev/lease/{disk}" for disk in self.disks]
-
-    @property
-    def device(self) -> str:
-        """The mapped device that is asked."""
-        return f"{self.name}-1"
+    index: int = 0
+    group: int = 0
+    service: int = 0
 
     def uuid(self, number: int) -> str:
         """Of its namespace, from 1: what clients know it by."""
@@ -57,8 +37,16 @@ class Portion:
         return f"6c656173-6500-4000-9000-{self.service + READS:06x}{number:06x}"
 
 
-ALPHA = Portion(0, "alpha", home=1, group=2, service=4420)
-BETA = Portion(1, "beta", home=2, group=3, service=4421)
+
+def exported(index: int, name: str, group: int, service: int) -> ExportedPortion:
+    """A portion of three members, at home on the controller of its place."""
+    disks = member_disks(index)
+    devices = tuple(f"{name}-{member + 1}" for member in range(len(disks)))
+    return ExportedPortion(name, disks, devices, index + 1, index, group, service)
+
+
+ALPHA = exported(0, "alpha", group=2, service=4420)
+BETA = exported(1, "beta", group=3, service=4421)
 PORTIONS = (ALPHA, BETA)
 
 
@@ -88,13 +76,10 @@ class Appliance:
         options = f"--controllers 1,2 --redundancy external {TIMINGS}"
         for portion in PORTIONS:
             name = f"--name {portion.name} --home {portion.home}"
-            paths = " ".join(portion.paths)
+            paths = " ".join(portion.members)
             self.lab.vms[0].sh(f"leasectl format {name} {options} {paths}")
-        image = str(self.lab.store.image(ALPHA.disks[0]))
-        shown = subprocess.run(
-            [leasectl(), "show", "--json", image], stdout=subprocess.PIPE, check=True
-        )
-        return float(json.loads(shown.stdout)[0]["timing"]["window_ms"])
+        shown = show([self.lab.store.image(ALPHA.disks[0])])[0]
+        return float(shown["timing"]["window_ms"])
 
     def bring_up(self, vm: Vm) -> None:
         """Everything a controller does after it has booted."""
@@ -106,12 +91,12 @@ class Appliance:
         for portion in PORTIONS:
             settings = (
                 f"portion={portion.name} group={portion.group} trsvcid={portion.service} "
-                f'members="{" ".join(portion.paths)}"'
+                f'members="{" ".join(portion.members)}"'
             )
             vm.sh(manual.export(self.number(vm), self.address(vm), settings))
         self.start_service(vm)
 
-    def export_reads(self, vm: Vm, portion: Portion, number: int) -> None:
+    def export_reads(self, vm: Vm, portion: ExportedPortion, number: int) -> None:
         """Exports a member of a portion a second time, for reading by all controllers at once."""
         settings = f"portion={portion.name} trsvcid={portion.service + READS} number={number}"
         vm.sh(manual.export_reads(self.number(vm), self.address(vm), settings))
@@ -126,10 +111,6 @@ class Appliance:
         job.kill()
         job.wait()
 
-    def status(self, vm: Vm, portion: Portion) -> Status:
-        """What a controller says about a portion."""
-        return Status.parse(vm.sh(f"dmsetup status --noflush {portion.device}"))
-
     def summary(self) -> str:
         """All portions on all controllers that run, in a line."""
         found = []
@@ -139,48 +120,38 @@ class Appliance:
                 found += [f"{vm.name} {line}" for line in lines if "-1: " in line]
         return " | ".join(found)
 
-    def owner(self, portion: Portion, among: list[Vm] | None = None) -> Vm | None:
+    def owner(self, portion: ExportedPortion, among: list[Vm] | None = None) -> Vm | None:
         """Who owns a portion now, of these controllers."""
         for vm in among or self.lab.vms:
-            if self.status(vm, portion).role == "owner":
+            if portion.status(vm).role == "owner":
                 return vm
         return None
 
-    def wait_owner(self, portion: Portion, among: list[Vm] | None = None) -> Vm:
+    def wait_owner(self, portion: ExportedPortion, among: list[Vm] | None = None) -> Vm:
         """Waits for a portion to have an owner, of these controllers."""
-        found: list[Vm] = []
+        owner = until(lambda: self.owner(portion, among), f"{portion.name} has an owner")
+        assert owner is not None
+        return owner
 
-        def owned() -> bool:
-            owner = self.owner(portion, among)
-            found.extend([owner] if owner else [])
-            return bool(found)
-
-        until(owned, f"{portion.name} has an owner")
-        return found[0]
-
-    def wait_secondary(self, vm: Vm, portion: Portion) -> None:
+    def wait_secondary(self, vm: Vm, portion: ExportedPortion) -> None:
         """Waits for a controller to watch a portion."""
         until(
-            lambda: self.status(vm, portion).role in ("secondary", "owner"),
+            lambda: portion.status(vm).role in ("secondary", "owner"),
             f"{vm.name} watches {portion.name}",
         )
 
-    def message(self, vm: Vm, portion: Portion, text: str) -> bool:
-        """Sends a message to a portion; whether it was granted."""
-        return vm.run(f"dmsetup message {portion.device} 0 {text}", check=False).rc == 0
-
-    def hand_over(self, portion: Portion, to: Vm) -> None:
+    def hand_over(self, portion: ExportedPortion, to: Vm) -> None:
         """Gives a portion to a controller; it may need to listen for a while before it can."""
 
         def handed() -> bool:
             if self.owner(portion) is to:
                 return True
-            self.message(self.other(to), portion, f"handoff {self.number(to)}")
+            portion.ask(self.other(to), f"handoff {self.number(to)}")
             return False
 
         until(handed, f"{portion.name} is handed over to {to.name}", 60)
 
-    def ana(self, vm: Vm, portion: Portion) -> str:
+    def ana(self, vm: Vm, portion: ExportedPortion) -> str:
         """What a controller tells clients about a portion."""
         group = f"/sys/kernel/config/nvmet/ports/{portion.service}/ana_groups/{portion.group}"
         return vm.sh(f"cat {group}/ana_state")

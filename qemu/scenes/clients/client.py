@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from rig import Job, RigError, Vm, expect, patience, stamp, until
 
 from . import manual
-from .appliance import ALPHA, BETA, PORTIONS, READS, Portion
+from .appliance import ALPHA, BETA, PORTIONS, READS, ExportedPortion
 
 # The settings of a connection that decide how long a pause can be.
 SETTINGS = "kato reconnect_delay ctrl_loss_tmo fast_io_fail_tmo".split()
@@ -73,7 +73,7 @@ class Feed:
 class Stamper:
     """Writes numbered blocks to a namespace."""
 
-    def __init__(self, client: Client, portion: Portion, number: int) -> None:
+    def __init__(self, client: Client, portion: ExportedPortion, number: int) -> None:
         self.name = f"writer of {portion.name}"
         self.member = portion.disks[number - 1]
         self.vm = client.vm
@@ -126,7 +126,7 @@ class Database:
 
     name = "database"
 
-    def __init__(self, client: Client, portion: Portion, number: int) -> None:
+    def __init__(self, client: Client, portion: ExportedPortion, number: int) -> None:
         self.vm = client.vm
         self.device = client.device(portion, number)
         self.vm.sh(
@@ -189,7 +189,7 @@ class Verifier:
     BACKLOG = 64
     """So many blocks are written before they are read and verified."""
 
-    def __init__(self, client: Client, portion: Portion, number: int) -> None:
+    def __init__(self, client: Client, portion: ExportedPortion, number: int) -> None:
         device = client.device(portion, number)
         self.job: Job = client.vm.spawn(
             f"exec fio --name=client --filename={device} --direct=1 --ioengine=libaio --iodepth=4"
@@ -254,7 +254,7 @@ class Client:
         for portion in PORTIONS:
             settings = f"portion={portion.name} trsvcid={portion.service}"
             self.vm.sh(manual.connect(settings, self.addresses))
-        self.wait_disks({p.uuid(n + 1) for p in PORTIONS for n in range(p.members)})
+        self.wait_disks({p.uuid(n + 1) for p in PORTIONS for n in range(len(p.disks))})
 
     def connect_reads(self) -> None:
         """Both paths of the exports for reading, used in turn."""
@@ -293,11 +293,11 @@ class Client:
         found = (line.split() for line in lines)
         return {uuid: name for uuid, name in found if re.fullmatch(r"nvme\d+n\d+", name)}
 
-    def device(self, portion: Portion, number: int) -> str:
+    def device(self, portion: ExportedPortion, number: int) -> str:
         """The disk that is a portion's namespace."""
         return f"/dev/{self.disks()[portion.uuid(number)]}"
 
-    def read_device(self, portion: Portion, number: int) -> str:
+    def read_device(self, portion: ExportedPortion, number: int) -> str:
         """The disk that is the export of a member for reading."""
         return f"/dev/{self.disks()[portion.read_uuid(number)]}"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from rig import Vm, until
 from rig.mailbox import DATA
 
-from .appliance import PORTIONS, Appliance, Portion
+from .appliance import PORTIONS, Appliance, ExportedPortion
 from .client import Client
 
 
@@ -27,7 +27,7 @@ class Faults:
         self.rng = rng
         self.store = appliance.lab.store
 
-    def owned(self, vm: Vm) -> list[Portion]:
+    def owned(self, vm: Vm) -> list[ExportedPortion]:
         """The portions that a controller owns."""
         return [portion for portion in PORTIONS if self.appliance.owner(portion) is vm]
 
@@ -35,7 +35,7 @@ class Faults:
         """Waits for all users of the client to go on."""
         self.client.wait_more(self.client.mark())
 
-    def taken(self, portions: list[Portion], by: Vm) -> None:
+    def taken(self, portions: list[ExportedPortion], by: Vm) -> None:
         """Waits for a controller to own these portions."""
         for portion in portions:
             self.appliance.wait_owner(portion, [by])
@@ -116,14 +116,14 @@ class Faults:
     def release(self, vm: Vm) -> None:
         """releases everything that it owns"""
         for portion in self.owned(vm):
-            self.appliance.message(vm, portion, "release")
+            portion.ask(vm, "release")
             self.appliance.wait_owner(portion)
 
     def fence(self, vm: Vm) -> None:
         """is fenced by its operator"""
         for portion in self.owned(vm):
-            self.appliance.message(vm, portion, "fence")
-            until(lambda p=portion: self.appliance.status(vm, p).role != "owner", "it is fenced")
+            portion.ask(vm, "fence")
+            until(lambda p=portion: p.status(vm).role != "owner", "it is fenced")
             # Both wait for the window; who is first is chance.
             self.appliance.wait_owner(portion)
 

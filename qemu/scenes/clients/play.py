@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rig import Lab, Vm, expect, stamp, until
 from rig.mailbox import DATA
 
-from .appliance import ALPHA, PORTIONS, Appliance, Portion
+from .appliance import ALPHA, PORTIONS, Appliance, ExportedPortion
 from .client import Client, Stamper, Verifier
 from .faults import Faults
 from .judge import landings
@@ -118,7 +118,7 @@ class Play:
             home = self.lab.vm(portion.home)
             owner = self.appliance.wait_owner(portion)
 
-            def back(_: Vm, portion: Portion = portion, home: Vm = home) -> None:
+            def back(_: Vm, portion: ExportedPortion = portion, home: Vm = home) -> None:
                 """hands one of them back to its home"""
                 self.appliance.hand_over(portion, home)
 
@@ -180,7 +180,7 @@ class Play:
         self.faults.stall_short(vm)
         expect(self.appliance.ana(vm, ALPHA) == "optimized", "nobody has switched the group yet")
         expect(not writer.errors(), "what is kept has not failed yet")
-        self.appliance.message(vm, ALPHA, "drop")
+        ALPHA.ask(vm, "drop")
         until(lambda: writer.errors(), "the client sees an error after drop in the wrong order")
         self.say(f"planted: drop before inaccessible: the client saw {writer.errors()[0]}")
         vm.sh("pkill -CONT leasectl")
@@ -189,7 +189,7 @@ class Play:
     def no_hold(self, vm: Vm) -> None:
         """Nothing is kept: the writes fail before anybody can switch the group."""
         lines = []
-        for number, path in enumerate(ALPHA.paths, 1):
+        for number, path in enumerate(ALPHA.members, 1):
             table = f"leasectl table --controller 1 --stateless --fail-with medium {path}"
             device = f"{ALPHA.name}-{number}"
             lines.append(f"{table} | dmsetup reload {device} && dmsetup resume {device} || exit 1")

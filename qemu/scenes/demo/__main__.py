@@ -16,8 +16,9 @@ from pathlib import Path
 
 from rig import RigError
 from rig.evidence import Evidence, Reader
+from rig.lease import show
 from rig.media import file_records, raw_blocks
-from rig.stage import BETA, PORTIONS, RING, Stage, show
+from rig.stage import BETA, PORTIONS, RING, Stage
 
 from . import timeline
 from .acts import Play
@@ -45,7 +46,7 @@ def play(stage: Stage) -> list[str]:
 def judge(directory: Path) -> tuple[Evidence, Findings]:
     """Reads a run directory and applies all rules to it."""
     images = {disk: directory / f"{disk}.raw" for portion in PORTIONS for disk in portion.disks}
-    shown = {portion.name: show([str(images[portion.disks[0]])])[0] for portion in PORTIONS}
+    shown = {portion.name: show([images[portion.disks[0]]])[0] for portion in PORTIONS}
     evidence = Reader(directory, shown).read()
     blocks = {
         (BETA.name, member, number): record

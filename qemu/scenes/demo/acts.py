@@ -11,7 +11,7 @@ import time
 
 from rig import expect
 from rig.mailbox import DATA
-from rig.stage import ALPHA, BETA, PORTIONS, Controller, Portion, Stage, Told, Writer
+from rig.stage import ALPHA, BETA, PORTIONS, Controller, Stage, StagePortion, Told, Writer
 
 
 class Play:
@@ -76,7 +76,7 @@ class Play:
                     f"{sum(counts.values())} sound records, all by controller {owner}"
                 )
 
-    def refused(self, controller: Controller, portion: Portion) -> None:
+    def refused(self, controller: Controller, portion: StagePortion) -> None:
         """A secondary's write ends before any disk sees it."""
         begun = time.monotonic_ns()
         result = controller.vm.run(
@@ -84,7 +84,7 @@ class Play:
             check=False,
         )
         expect(result.rc != 0, f"{controller.name} must not write {portion.name}")
-        expect(int(controller.status(portion).refused) > 0, "the refusal is counted")
+        expect((controller.status(portion).refused or 0) > 0, "the refusal is counted")
         sent = [
             request
             for disk in portion.disks
@@ -121,8 +121,8 @@ class Play:
                 f"controller 2 owns alpha, epoch {status.epoch}; permits open/limit "
                 f"{status.permits}, {status.charged} charged for what controller 1 may have open"
             )
-            expect(status.charged == "1", "a new owner is charged for the old one")
-            granted, _ = two.message(ALPHA, f"repaired {int(status.epoch) - 1}")
+            expect(status.charged == 1, "a new owner is charged for the old one")
+            granted, _ = two.message(ALPHA, f"repaired {status.known_epoch - 1}")
             expect(not granted, "what has not drained cannot be repaired")
             runs = two.open_database()
             self.complete(self.database, runs)
@@ -177,11 +177,11 @@ class Play:
         votes = two.vote()
         expect(votes.endswith("lost 0"), f"two copies of three agree on every block: {votes}")
         stage.say(f"the copies are compared before they change hands, blocks that {votes}")
-        epoch = int(two.status(ALPHA).epoch)
+        epoch = two.status(ALPHA).known_epoch
         granted, said = two.message(ALPHA, f"repaired {epoch - 1}")
         expect(granted, f"controller 1 has drained: {said}")
         status = two.status(ALPHA)
-        expect(status.charged == "0", "nothing is charged any more")
+        expect(status.charged == 0, "nothing is charged any more")
         stage.say(f"message repaired {epoch - 1}: nothing is charged, limit {status.permits}")
         busy = self.raw.attempts
         begun = time.monotonic()
@@ -219,7 +219,7 @@ class Play:
         two.join()
         for portion in PORTIONS:
             status = two.wait_role(portion, "secondary")
-            expect(status.owner == "1", f"{portion.name} belongs to controller 1")
+            expect(status.owner == 1, f"{portion.name} belongs to controller 1")
         stage.say("controller 2 is secondary everywhere; it listens for W before its first ballot")
         heir.wait_for(1.2 * stage.window_ms(BETA))
         back = two.write_raw(BETA)

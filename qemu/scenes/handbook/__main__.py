@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rig import Debian, Job, Lab, Portion, expect, run_steps, until
+from rig import Debian, Job, Lab, LabPortion, expect, run_steps, until
 from rig.host import SOURCE, leasectl
 from rig.manual import blocks, replaced
 
@@ -41,7 +41,7 @@ class Scene:
         self.guests = guests
         self.packages = packages
         self.filesystem = filesystem
-        self.portion = Portion(lab, "alpha", list(DISKS.values()))
+        self.portion = LabPortion.on(lab, "alpha", list(DISKS.values()))
         self.printed = blocks("README.md", "Quick start")
         self.lines = 0
 

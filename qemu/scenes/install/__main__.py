@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rig import Debian, Lab, Portion, Vm, expect, run_steps, until
+from rig import Debian, Lab, LabPortion, Vm, expect, run_steps, until
 from rig.host import SOURCE, leasectl
 
 MEMBERS = ["m0", "m1", "m2"]
@@ -53,7 +53,7 @@ class Scene:
         self.guest = guest
         self.peer = lab.vm(2)
         self.packages = packages
-        self.portion = Portion(lab, "alpha", MEMBERS)
+        self.portion = LabPortion.on(lab, "alpha", MEMBERS)
         self.last = 7
         """The epoch that the demotion ended with."""
 

@@ -45,16 +45,14 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from rig import Job, Lab, Link, Log, Portion, Request, RigError, Vm, patience
+from rig import Job, Lab, LabPortion, Link, Log, Request, RigError, Vm
 from rig.chart import chart
-from rig.host import BUILD
+from rig.host import BUILD, environment
 from rig.mailbox import DATA, area
-from scenes.bench.measure import environment
 
 DIRECTORY = BUILD / "run/peers"
 MS = 1_000_000
@@ -178,7 +176,7 @@ class Lease(System):
 
     def __init__(self, lab: Lab, owner: Vm, heir: Vm, setting: Setting) -> None:
         super().__init__(owner, heir, setting)
-        self.portion = Portion(lab, "alpha", list(LEASE_MEMBERS))
+        self.portion = LabPortion.on(lab, "alpha", list(LEASE_MEMBERS))
 
     def prepare(self) -> None:
         options = (
@@ -298,14 +296,14 @@ class Round:
         begun = time.monotonic_ns()
         for system in self.systems:
             system.begin(1, system.owner)
-        self.wait(lambda: all(self.writes(s, s.owner, begun) for s in self.systems), "all owners")
+        self.wait(lambda s: s.owner, begun, "all owners")
         for system in self.systems:
             system.begin(2, system.heir)
         time.sleep(1 + random.random() * PERIOD_S)
         for vm in self.owners:
             vm.freeze() if self.fault == "stall" else vm.pause()
         stopped = time.monotonic_ns()
-        self.wait(lambda: all(self.writes(s, s.heir, begun) for s in self.systems), "all heirs")
+        self.wait(lambda s: s.heir, begun, "all heirs")
         for system in self.systems:
             self.measure(system, begun, stopped)
         for vm in self.owners:
@@ -314,14 +312,14 @@ class Round:
         time.sleep(WATCH_S)
         self.log.update()
 
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Waits for the store's log to show something, for as long as the slowest may take."""
-        deadline = time.monotonic() + patience(60)
-        while not condition():
-            if time.monotonic() > deadline:
-                raise RigError(f"the store's log does not show writes of {what}")
-            time.sleep(0.2)
-            self.log.update()
+    def wait(self, who: Callable[[System], Vm], begun: int, what: str) -> None:
+        """Waits for writes of a guest of each system, for as long as the slowest may take."""
+        self.log.wait(
+            lambda: all(self.writes(system, who(system), begun) for system in self.systems),
+            f"writes of {what}",
+            timeout=60,
+            pause=0.2,
+        )
 
     def select(self, system: System, vm: Vm, beats: bool, begun: int = 0) -> list[Request]:
         """Writes of a guest to a system's heartbeats, or its data, since a moment."""

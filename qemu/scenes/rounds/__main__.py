@@ -33,15 +33,14 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from rig import Job, Lab, Log, Portion, Request, RigError, Vm, patience
+from rig import Job, Lab, LabPortion, Log, Request, RigError, Status, Vm, until
 from rig.chart import chart
+from rig.host import environment
 from rig.mailbox import DATA, MAILBOXES, RELEASED, Area, area, mails
-from scenes.bench.measure import environment
 
 MEMBERS = ["m0", "m1", "m2"]
 # For each window the period and the longest lease that fits: a loaded machine keeps an emulated
@@ -113,7 +112,7 @@ class Scene:
     def __init__(self, lab: Lab, window_ms: int) -> None:
         self.lab = lab
         self.window_ms = window_ms
-        self.portion = Portion(lab, "alpha", MEMBERS)
+        self.portion = LabPortion.on(lab, "alpha", MEMBERS)
         self.log = Log(lab.store.log)
         self.owner, self.heir = lab.vms
         self.epoch = 0
@@ -128,32 +127,22 @@ class Scene:
 
     def sync(self) -> None:
         """Waits until one of the two owns and the other one knows it, and notes who it is."""
-        deadline = time.monotonic() + patience(30)
-        while True:
-            shown = [(vm, self.portion.status(vm)) for vm in self.lab.vms]
-            roles = {status.role: vm for vm, status in shown}
+        shown: list[tuple[Vm, Status]] = []
+
+        def agreed() -> bool:
+            shown[:] = [(vm, self.portion.status(vm)) for vm in self.lab.vms]
+            roles = {status.role for _, status in shown}
             epochs = {status.epoch for _, status in shown}
-            if set(roles) == {"owner", "secondary"} and len(epochs) == 1:
-                self.owner, self.heir = roles["owner"], roles["secondary"]
-                self.epoch = epochs.pop() or 0
-                return
-            if time.monotonic() > deadline:
-                raise RigError(f"nobody owns: {[status for _, status in shown]}")
-            time.sleep(0.1)
+            return roles == {"owner", "secondary"} and len(epochs) == 1
+
+        until(agreed, lambda: f"one of them owns: {[status for _, status in shown]}", 30)
+        vms = {status.role: vm for vm, status in shown}
+        self.owner, self.heir = vms["owner"], vms["secondary"]
+        self.epoch = shown[0][1].epoch or 0
 
     def slot(self, vm: Vm) -> Area:
         """The mailbox of a controller."""
         return area(self.portion.number(vm))
-
-    def wait_log(self, condition: Callable[[], object], what: str) -> None:
-        """Waits until the log satisfies `condition`, without a question to a guest: that would
-        take time from what is measured."""
-        deadline = time.monotonic() + patience(30)
-        while not condition():
-            if time.monotonic() > deadline:
-                raise RigError(f"the store's log does not show {what}")
-            time.sleep(0.02)
-            self.log.update()
 
     def settle(self, vm: Vm) -> None:
         """Waits until a controller that came lately may write ballots: it listens for a window
@@ -165,7 +154,7 @@ class Scene:
             own = self.log.since(begun, vm.name, "W", *self.slot(vm))
             return sum(request.member == MEMBERS[0] for request in own) >= beats
 
-        self.wait_log(listened, f"{beats} heartbeats of {vm.name}")
+        self.log.wait(listened, f"{beats} heartbeats of {vm.name}")
 
     def client(self, vm: Vm) -> None:
         """Starts a client that writes all the time, whatever it is told."""
@@ -196,7 +185,7 @@ class Scene:
         def refused() -> bool:
             return told is not None and told.done and told.rc != 0
 
-        self.wait_log(
+        self.log.wait(
             lambda: refused() or self.first_write(fault), f"a write of {heir.name} after {kind}"
         )
         done = None if refused() else self.measure(kind, begun, fault)

@@ -28,15 +28,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rig import Disk, RigError, Vm, patience
+from rig import Disk, RigError, Vm, until
 from rig.count.machine import CountingVm
-from rig.count.symbols import Symbol, Symbols, readable
+from rig.count.symbols import LEASE_MODULE, Symbol, Symbols, readable
 from rig.count.windows import read_windows
-from rig.host import BUILD, build, leasectl
+from rig.host import BUILD, build, environment, leasectl
 from rig.lease import MODULE
 from rig.mailbox import DATA
-from scenes.bench.measure import environment
-from scenes.bench.targets import LEASE_MODULE
 
 MIB = 1 << 20
 PORTIONS = (1, 16, 256)
@@ -224,15 +222,15 @@ class Scale:
 
     def wait_roles(self, sessions: int, owners: int) -> None:
         """Waits until every portion has an owner, and everybody else has joined."""
-        deadline = time.monotonic() + patience(120)
-        while True:
+        text = ""
+
+        def joined() -> bool:
+            nonlocal text
             text = self.vm.sh("dmsetup status --target lease --noflush", timeout=120)
             roles = [line.split()[6] for line in text.splitlines()]
-            if roles.count("owner") == owners and roles.count("secondary") == sessions - owners:
-                return
-            if time.monotonic() > deadline:
-                raise RigError(f"not {owners} owners of {sessions} sessions:\n{text}")
-            time.sleep(1)
+            return roles.count("owner") == owners and roles.count("secondary") == sessions - owners
+
+        until(joined, lambda: f"{owners} owners of {sessions} sessions:\n{text}", 120, pause=1)
 
     def window(self) -> tuple[tuple[int, int], int]:
         """Instructions of the module and of the whole kernel in a window, and mailbox commands."""

@@ -16,7 +16,7 @@ import argparse
 import signal
 import time
 
-from rig import Lab, Portion, Vm, expect, stamp
+from rig import Lab, LabPortion, Vm, expect, stamp
 from rig.mailbox import DATA
 
 MEMBERS = ["m0", "m1", "m2"]
@@ -42,7 +42,7 @@ def play(ticks: tuple[int, int]) -> None:
     """One case, on machines and members of its own."""
     with Lab("slew", controllers=2, members=len(MEMBERS), allow=ALLOW) as lab:
         owner, other = lab.vms
-        portion = Portion(lab, "alpha", MEMBERS)
+        portion = LabPortion.on(lab, "alpha", MEMBERS)
         portion.format(owner, FORMAT)
         for vm in lab.vms:
             # mq-deadline would hold data back behind a mailbox that hangs.

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rig import Job, Lab, Portion, RigError, Rule, Vm, expect
+from rig import Job, Lab, LabPortion, RigError, Rule, Vm, expect
 from rig.history import BLOCK
 from rig.mailbox import DATA
 from rig.raid import Geometry, p_of, q_of, xor
@@ -113,7 +113,7 @@ class Trial:
     def __post_init__(self) -> None:
         self.geometry = self.plan.geometry
         self.names = [f"m{m}" for m in range(self.plan.members)]
-        self.portion = Portion(self.lab, "alpha", self.names)
+        self.portion = LabPortion.on(self.lab, "alpha", self.names)
         self.old, self.new = self.lab.vms
 
     # The steps, in order.
@@ -570,7 +570,7 @@ def scrub_after_strays(lab: Lab, redundancy: str, features: str, strays: int) ->
     """Strays over what the second owner has acknowledged; how many blocks btrfs then corrects, and
     how many it cannot."""
     old, new = lab.vms
-    portion = Portion(lab, "beta", ["m0", "m1"])
+    portion = LabPortion.on(lab, "beta", ["m0", "m1"])
     portion.format(old, f"--force=member,signature {TIMING} {redundancy}")
     for vm, wanted in ((old, {"role": "owner", "epoch": 1}), (new, {"role": "secondary"})):
         portion.bring_up(vm, features)

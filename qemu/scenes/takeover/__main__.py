@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 
-from rig import Job, Lab, Portion, Vm, expect, run_steps, stamp
+from rig import Job, Lab, LabPortion, Vm, expect, run_steps, stamp
 from rig.mailbox import DATA
 
 MEMBERS = ["m0", "m1", "m2"]
@@ -35,7 +35,7 @@ class Scene:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.portion = Portion(lab, "alpha", MEMBERS)
+        self.portion = LabPortion.on(lab, "alpha", MEMBERS)
         self.written: list[tuple[int, int, Job]] = []
         self.strays = 0
 

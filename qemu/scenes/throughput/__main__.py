@@ -31,10 +31,9 @@ import json
 import shutil
 import statistics
 import sys
-import time
 from dataclasses import dataclass
 
-from rig import RigError, Status, Vm, patience
+from rig import RigError, Status, Vm, until
 from rig.host import BUILD, build
 from rig.lease import MODULE
 from rig.mailbox import DATA
@@ -159,11 +158,10 @@ class Guest:
             return
         for name in names:
             self.vm.sh(f"leasectl table --controller 1 /dev/{name} | dmsetup create {name}")
-        deadline = time.monotonic() + patience(60)
-        while self.status(names[0]).role != "owner":
-            if time.monotonic() > deadline:
-                raise RigError(f"nobody owns: {self.status(names[0])}")
-            self.vm.run("timeout 1 dmsetup wait --noflush " + names[0], check=False)
+        until(
+            lambda: self.status(names[0]).role == "owner",
+            lambda: f"somebody owns: {self.status(names[0])}",
+        )
 
     def status(self, name: str) -> Status:
         """The status of a lease."""
