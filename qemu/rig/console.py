@@ -30,7 +30,9 @@ HARMLESS = re.compile(r"(kfence|KASAN|KCSAN).*(initialized|init)", re.IGNORECASE
 
 # A line of the module, with its level (below 5: warning, error, ...); the kernel puts the module's
 # name before its own remark that it comes from elsewhere.
-OURS = re.compile(r"^<(\d+)>\[[ \d.]+\] dm_lease: (?!loading out-of-tree module|module verification)")
+OURS = re.compile(
+    r"^<(\d+)>\[[ \d.]+\] dm_lease: (?!loading out-of-tree module|module verification)"
+)
 NOTICE = 5
 
 # What is written into the log: where a selftest begins, and what is about to be provoked.

@@ -9,8 +9,9 @@
     ack       what a writer was told
 
 Times in traces and acknowledgements are CLOCK_MONOTONIC_RAW of a guest, which nobody steers. Each
-boot's clock is laid over the host's by its heartbeats: none can reach the store before it was stamped, and none can be judged
-before the store has answered. A fact of kind `jump` says when a controller's clock stood still.
+boot's clock is laid over the host's by its heartbeats: none can reach the store before it was
+stamped, and none can be judged before the store has answered. A fact of kind `jump` says when a
+controller's clock stood still.
 All times in these records are nanoseconds of the host.
 """
 

@@ -90,7 +90,7 @@ def leasectl() -> Path:
 
     Whoever needs it asks here: an older one that lies around would test yesterday's code.
     """
-    manifest = SOURCE / "scripts/leasectl/Cargo.toml"
+    manifest = str(SOURCE / "scripts/leasectl/Cargo.toml")
     command = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest]
     built = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if built.returncode:

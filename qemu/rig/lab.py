@@ -64,7 +64,7 @@ class Lab:
             names = [f"p{p}m{m}" for p in range(portions) for m in range(members)]
         names += [f"p{p}s{s}" for p in range(portions) for s in range(spares)]
         initramfs = build(profile)
-        self.store = Store(self.directory, {member: size for member in names})
+        self.store = Store(self.directory, dict.fromkeys(names, size))
         cables = {
             (peer, client): Link.cable(f"52:54:00:00:{peer:02x}:{client:02x}",
                                        f"52:54:00:01:{peer:02x}:{client:02x}")
@@ -79,9 +79,7 @@ class Lab:
                 for member in names
             ]
             links = [ends[0] for (peer, _), ends in cables.items() if peer == number]
-            vm = Vm(
-                controller, self.directory, initramfs, disks, memory, cpus, append, links=links
-            )
+            vm = Vm(controller, self.directory, initramfs, disks, memory, cpus, append, links=links)
             self.vms.append(vm)
         self.clients: list[Vm] = []
         for number in range(1, clients + 1):

@@ -231,7 +231,7 @@ def member_disks(index: int, members: int = 3) -> tuple[str, ...]:
 
 def show(images: Sequence[str | Path]) -> list[dict[str, Any]]:
     """What `leasectl show` reads from raw images."""
-    command = [leasectl(), "show", "--json", *images]
+    command: list[str | Path] = [leasectl(), "show", "--json", *images]
     said = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: list[dict[str, Any]] = json.loads(said.stdout)
     return found

@@ -81,8 +81,8 @@ PORTIONS = (ALPHA, BETA)
 
 
 class Told(NamedTuple):
-    """What a writer was told about one attempt; errno 0 is success, times are CLOCK_MONOTONIC_RAW of
-    the guest."""
+    """What a writer was told about one attempt; errno 0 is success, times are CLOCK_MONOTONIC_RAW
+    of the guest."""
 
     epoch: int
     number: int

@@ -10,12 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from .host import RigError, patience
-
-R = TypeVar("R")
-S = TypeVar("S")
 
 
 def expect(condition: object, what: str) -> None:
@@ -25,7 +22,7 @@ def expect(condition: object, what: str) -> None:
         raise RigError(f"not so: {what}")
 
 
-def until(
+def until[R](
     condition: Callable[[], R],
     what: str | Callable[[], str],
     timeout: float = 60,
@@ -41,7 +38,7 @@ def until(
     return answer
 
 
-def run_steps(
+def run_steps[S](
     steps: Sequence[Callable[[S], None]], stage: Callable[[], AbstractContextManager[S]]
 ) -> NoReturn:
     """Plays the steps on what `stage` sets up, and ends the program."""

@@ -33,9 +33,9 @@ COMMAND_LINE = (
 # The first finding of a kernel that watches itself ends the guest: what comes later is its echo.
 # Page tables have four levels there: where they have five, an interrupt that comes while the boot
 # processor is identified (its features are cleared for a moment, and KASAN asks for one of them to
-# know where memory is) is a false finding. Caches that are checked keep no arrays of objects for the
-# processors (sheaves in mm/slub.c): those still name an object that was taken from them, so that
-# kmemleak thinks that somebody knows it.
+# know where memory is) is a false finding. Caches that are checked keep no arrays of objects for
+# the processors (sheaves in mm/slub.c): those still name an object that was taken from them, so
+# that kmemleak thinks that somebody knows it.
 if DEBUG:
     COMMAND_LINE += " panic_on_warn=1 no5lvl slab_debug=F,kmalloc-*"
 
@@ -171,7 +171,11 @@ class Vm:
             # The parent-death signal keeps a guest from outliving a rig that was killed.
             self.process = subprocess.Popen(
                 [
-                    "setpriv", "--pdeathsig", "KILL", "--", *self._arguments(guest_ends),
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    "--",
+                    *self._arguments(guest_ends),
                     *(["-incoming", f"file:{memory.path}"] if memory else []),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -197,7 +201,8 @@ class Vm:
             "-m", str(self.memory), "-smp", str(self.cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-name", self.name, "-global", "PIIX4_PM.disable_s3=0",
-            "-kernel", str(self.kernel or kernel_image()), "-initrd", str(self.initramfs), "-append", append,
+            "-kernel", str(self.kernel or kernel_image()), "-initrd", str(self.initramfs),
+            "-append", append,
             "-chardev", f"file,id=console,path={self.console.path},append=on",
             "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
@@ -334,7 +339,7 @@ class Vm:
             status = self.qmp.command(question).get("status")
             if status == "failed":
                 raise RigError(f"{self.name}: not so: {what}: it failed")
-            return status == wanted
+            return bool(status == wanted)
 
         until(answers, f"{self.name}: {what}", pause=0.01)
 

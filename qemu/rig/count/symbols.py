@@ -57,4 +57,6 @@ def readable(symbols: list[Symbol]) -> dict[Symbol, str]:
     text = "\n".join(symbol.name for symbol in symbols)
     result = subprocess.run(["c++filt"], input=text, stdout=subprocess.PIPE, text=True, check=True)
     names = [CRATE_HASH.sub("", name) for name in result.stdout.splitlines()]
-    return {symbol: str(symbol._replace(name=name)) for symbol, name in zip(symbols, names)}
+    return {
+        symbol: str(symbol._replace(name=name)) for symbol, name in zip(symbols, names, strict=True)
+    }

@@ -6,4 +6,6 @@
     sharing       cache lines that several processors write
     judge         the bars
     report        tables, with `lines` (of the source) and `plot`
+
+The guest that counts, its symbols and its windows are in `rig.count`.
 """

@@ -23,20 +23,21 @@ SECTION = ".text"
 
 def section_size() -> int:
     """The length of the module's text."""
-    command = ["objdump", "--section-headers", "--section", SECTION, MODULE]
+    command = ["objdump", "--section-headers", "--section", SECTION, str(MODULE)]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return next(int(line.split()[2], 16) for line in text.splitlines() if f" {SECTION} " in line)
 
 
 def places(offsets: list[int]) -> dict[int, str]:
     """For each offset in the module's text `file:line`."""
-    command = ["addr2line", "--inlines", "--addresses", "--section", SECTION, "--exe", MODULE]
+    command = ["addr2line", "--inlines", "--addresses", "--section", SECTION, "--exe", str(MODULE)]
     text = "\n".join(hex(offset) for offset in offsets)
     output = subprocess.run(
         command, input=text, stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     found: dict[int, str] = {}
     frames: list[str] = []
+    offset = 0
     for line in [*output.splitlines(), "0x0"]:
         if not line.startswith("0x"):
             frames.append(line.split(" (discriminator")[0])

@@ -60,7 +60,7 @@ def numbers(results: Results, op: str, name: str, part: Parts) -> dict[str, floa
         cost.total, part.over, own, part.called.total(), part.core.total(), part.spared.total(),
         0 if is_linear else part.figure, part.allocations, round(cost.mean, 1),
     )  # fmt: skip
-    return dict(zip(COLUMNS, values))
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def table(results: Results, op: str) -> list[str]:

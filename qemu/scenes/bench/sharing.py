@@ -92,7 +92,7 @@ def measure_sharing(vm: CountingVm) -> dict[tuple[str, str], Sharing]:
     if len(lines) != len(windows):
         raise RigError(f"{len(lines)} turns and {len(windows)} windows do not match")
     last: dict[tuple[str, str], dict[int, Window]] = defaultdict(dict)
-    for line, window in zip(lines, windows):
+    for line, window in zip(lines, windows, strict=True):
         cpu, op, device, *_ = line.split()
         if int(cpu) != window.vcpu:
             raise RigError(f"a window of CPU {window.vcpu} where one of {cpu} was expected")

@@ -43,7 +43,6 @@ NULL_DISK = {
 }
 
 
-
 @dataclass(frozen=True)
 class Target:
     """Something to send bios to."""
@@ -214,8 +213,9 @@ def last_line(text: str) -> str:
 def format_disk(vm: Vm, lease: Lease) -> str:
     """Makes a disk the only member of a portion; returns why not."""
     command = (
-        f"leasectl format --force=member,signature,redundancy --name {lease.disk} --controllers 1,2 --home 1 "
-        f"--device-delay-ms 100 --heartbeat-ms {HEARTBEAT_MS} {lease.options} /dev/{lease.disk}"
+        "leasectl format --force=member,signature,redundancy "
+        f"--name {lease.disk} --controllers 1,2 --home 1 --device-delay-ms 100 "
+        f"--heartbeat-ms {HEARTBEAT_MS} {lease.options} /dev/{lease.disk}"
     )
     result = vm.run(command, check=False)
     return last_line(result.out) if result.rc else ""

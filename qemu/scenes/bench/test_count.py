@@ -37,7 +37,7 @@ LEASE = Target("lease", "/dev/mapper/lease", modules=(LEASE_MODULE,), role="owne
 
 def window(*addresses: int, **more: int) -> Window:
     """N bios that execute each address once; `more` are addresses by name and executions."""
-    executions = {address: N for address in addresses}
+    executions = dict.fromkeys(addresses, N)
     names = {"tick": TICK, "clock": CLOCK, "own": MAP}
     return Window(0, executions | {names[name]: count for name, count in more.items()})
 

@@ -37,9 +37,7 @@ FRUITLESS = 3
 
 def judge(directory: Path, rounds: list[Round]) -> tuple[list[str], dict[str, int]]:
     """Reads what a batch left behind and applies all rules to it."""
-    shown = {
-        portion.name: show([directory / f"{portion.disks[0]}.raw"])[0] for portion in CAST
-    }
+    shown = {portion.name: show([directory / f"{portion.disks[0]}.raw"])[0] for portion in CAST}
     evidence = Reader(directory, shown).read()
     blocks = {
         (portion.name, disk, number): record

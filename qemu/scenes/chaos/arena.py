@@ -89,7 +89,7 @@ class Mark:
 
 
 class UnknownError(RigError):
-    """The tool refuses a replacement: the other members do not show all promises of a controller."""
+    """The tool refuses a replacement: not all promises of a controller are on other members."""
 
 
 class Arena(Stage):
@@ -163,7 +163,9 @@ class Arena(Stage):
         """The disks that are the members of a portion now."""
         return self.members[portion.name]
 
-    def leave(self, controllers: Iterable[Controller], portion: StagePortion, *members: int) -> None:
+    def leave(
+        self, controllers: Iterable[Controller], portion: StagePortion, *members: int
+    ) -> None:
         """Ends the writers of a portion on some controllers, and removes its mapped devices there,
         or those of some members."""
         controllers = [*controllers]
@@ -176,7 +178,9 @@ class Arena(Stage):
         lines += [f"dmsetup remove --retry {device} || exit 1" for device in chosen]
         self.everywhere(controllers, "\n".join(lines))
 
-    def enter(self, controllers: Iterable[Controller], portion: StagePortion, *members: int) -> None:
+    def enter(
+        self, controllers: Iterable[Controller], portion: StagePortion, *members: int
+    ) -> None:
         """Makes the mapped devices of a portion on some controllers, or those of some members, and
         starts the writers."""
         controllers = [*controllers]
@@ -314,18 +318,22 @@ class Arena(Stage):
 
     def go_on(self, controller: Controller, saved: Saved) -> dict[str, Any]:
         """Registers the trace and the writers that continue in a restored memory."""
-        before = next(f for f in self.facts if f["kind"] == "boot"
-                      and (f["controller"], f["boot"]) == (controller.number, saved.boot))
+        before = next(
+            f
+            for f in self.facts
+            if f["kind"] == "boot"
+            and (f["controller"], f["boot"]) == (controller.number, saved.boot)
+        )
         controller.boots += 1
         jobs = controller.vm.agent.jobs
         controller.traces.append((controller.boots, jobs[saved.trace]))
         for old in [*self.writers]:
-            if old.controller is controller and old.boot == saved.boot:
-                if old.job.number in saved.memory.talk.jobs:
-                    name = f"{len(self.writers) + 1}-{controller.name}-{old.portion.name}"
-                    job = jobs[old.job.number]
-                    writer = Writer(name, controller, old.portion, job, controller.boots)
-                    self.writers.append(writer)
+            is_here = old.controller is controller and old.boot == saved.boot
+            if is_here and old.job.number in saved.memory.talk.jobs:
+                name = f"{len(self.writers) + 1}-{controller.name}-{old.portion.name}"
+                job = jobs[old.job.number]
+                writer = Writer(name, controller, old.portion, job, controller.boots)
+                self.writers.append(writer)
         memory = {
             "boot": saved.boot, "saved": saved.memory.saved_ns, "bytes": saved.traced,
             "trace": f"trace-{controller.name}-{saved.boot}",
@@ -451,9 +459,9 @@ class Arena(Stage):
                 self.ended.setdefault(number, {})[name] = status.epoch
 
     def repaired(self) -> None:
-        """An operator who looks after what old owners left: confirms the death of the machines whose
-        power was cut, and says of every earlier epoch that what strayed is repaired. The module
-        refuses the latter where an old owner has not drained."""
+        """An operator who looks after what old owners left: confirms the death of the machines
+        whose power was cut, and says of every earlier epoch that what strayed is repaired. The
+        module refuses the latter where an old owner has not drained."""
         for (name, number), status in self.statuses().items():
             portion = next(p for p in self.cast if p.name == name)
             if status.role == "owner" and status.charged != 0:
@@ -474,4 +482,3 @@ class Arena(Stage):
         for it in self.live():
             it.writer.stop()
         self.complete = True
-

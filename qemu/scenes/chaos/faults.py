@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
 
 from rig import Job, RigError, Vm
 from rig.history import BLOCK
@@ -23,7 +22,6 @@ from rig.stage import RING, Controller, StagePortion
 from .arena import BETA, LIMIT, WINDOW_MS, Arena, UnknownError
 
 Heal = Callable[[], None]
-T = TypeVar("T")
 
 # Requests that QEMU sends at once, so that more wait in the guest.
 QUEUE = 16
@@ -99,8 +97,8 @@ class Kind:
 
 
 def slew(scene: Scene) -> Heal:
-    """The clocks of all machines are steered, the victim's one way and the others' the other way. The
-    gate's clock is not: a lease lasts as long as before."""
+    """The clocks of all machines are steered, the victim's one way and the others' the other way.
+    The gate's clock is not: a lease lasts as long as before."""
     way = scene.rng.choice([SLOW, FAST])
     other = FAST if way is SLOW else SLOW
     for controller in scene.arena.controllers:
@@ -132,7 +130,7 @@ class LostError(RigError):
     """A machine with two processors that did not survive its sleep."""
 
 
-def may_lose(vm: Vm, step: Callable[[], T]) -> T:
+def may_lose[T](vm: Vm, step: Callable[[], T]) -> T:
     """Runs a step of a sleep. A guest with two processors may fail to wake up even without the
     module: 2 of 101 sleeps did not end, and in 3 more the kernel waited in vain for the second
     processor. With one processor every sleep must end."""
@@ -190,7 +188,8 @@ def exchange(scene: Scene, *members: int) -> None:
     for left in range(ATTEMPTS)[::-1]:
         arena.leave(arena.controllers, portion, *members)
         try:
-            return arena.replace(portion, all_left=not members)
+            arena.replace(portion, all_left=not members)
+            return
         except UnknownError:
             if not left:
                 raise
@@ -256,7 +255,12 @@ def majority(scene: Scene) -> Heal:
     """Two members of a portion are lost for one controller."""
     lost = scene.rng.sample(scene.arena.disks(scene.portion), 2)
     rules = [scene.arena.lab.store.fail(scene.victim.name, disk) for disk in lost]
-    return lambda: [rule.release() for rule in rules] and None
+
+    def heal() -> None:
+        for rule in rules:
+            rule.release()
+
+    return heal
 
 
 def saturated(scene: Scene) -> Heal:

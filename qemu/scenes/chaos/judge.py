@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from itertools import chain, pairwise
 from typing import Any
 
@@ -46,7 +47,12 @@ BACK = 2 * WINDOW_MS // PERIOD_MS + 8
 class Judge(Checker):
     """Applies the rules to one batch, and tells each of its rounds."""
 
-    def __init__(self, evidence: Evidence, blocks: Any, rounds: list[Round]) -> None:
+    def __init__(
+        self,
+        evidence: Evidence,
+        blocks: Mapping[tuple[str, Any, int], Record | None],
+        rounds: list[Round],
+    ) -> None:
         super().__init__(evidence, blocks, {})
         self.rounds = rounds
         self.facts = {
@@ -59,7 +65,7 @@ class Judge(Checker):
         self.past = [fact for fact in evidence.run["facts"] if fact["kind"] == "put back"]
 
     def judge(self) -> list[str]:
-        """Applies all rules. Adds each failure to its round; returns the failures without a round."""
+        """Applies all rules. Adds each failure to its round; returns those without a round."""
         for fault in self.evidence.faults:
             self.fail(f"evidence: {fault}")
         for portion in self.evidence.portions:
@@ -114,7 +120,7 @@ class Judge(Checker):
     # S1.
 
     def leases(self) -> None:
-        """Leases of two controllers never overlap, unless the clock of the first one stood still."""
+        """Leases of two controllers never overlap, unless the clock of the first stood still."""
         held = lease_spans(self.evidence)
         for (portion, controller, _, epoch), (begin, until) in held:
             self.found.leases.append((portion, controller, epoch, begin, until))
@@ -148,16 +154,16 @@ class Judge(Checker):
                 spans.append((epoch, controller, beats[1][1], end))
         for place, (epoch, controller, _, end) in enumerate(spans):
             for _, rival, begin, _ in spans[place + 1 :]:
-                if rival != controller and begin < end:
-                    if not self.was_blind(controller, portion, epoch):
-                        self.fail(
-                            f"two leases of {portion} by the log: controller {controller}'s until "
-                            f"{self.time(end)}, controller {rival}'s from {self.time(begin)}",
-                            begin,
-                        )
-        self.found.counts["leases by the log"] = (
-            self.found.counts.get("leases by the log", 0) + len(spans)
-        )
+                overlaps = rival != controller and begin < end
+                if overlaps and not self.was_blind(controller, portion, epoch):
+                    self.fail(
+                        f"two leases of {portion} by the log: controller {controller}'s until "
+                        f"{self.time(end)}, controller {rival}'s from {self.time(begin)}",
+                        begin,
+                    )
+        self.found.counts["leases by the log"] = self.found.counts.get(
+            "leases by the log", 0
+        ) + len(spans)
 
     def successes(self, portion: str, epoch: int, controller: int) -> list[tuple[int, int]]:
         """The heartbeats of an owner that a majority answered: when each came in, and when it was
@@ -193,7 +199,8 @@ class Judge(Checker):
             within = begins[epoch][1] < fact["at"] < after
             is_short = after > fact["until"] + self.evidence.window(portion)
             if fact["controller"] == controller and within and not is_short:
-                return fact
+                found: dict[str, Any] = fact
+                return found
         return None
 
     # S2.
@@ -226,9 +233,9 @@ class Judge(Checker):
                     )
 
     def acks_after_the_end(self) -> None:
-        """No write was acknowledged that began after another controller had taken over. The epoch in
-        a record may be too old, if the writer waited while another controller owned. So the epoch
-        of the permit is used."""
+        """No write was acknowledged that began after another controller had taken over. The epoch
+        in a record may be too old, if the writer waited while another controller owned. So the
+        epoch of the permit is used."""
         written = {portion: self.written(portion) for portion in self.evidence.portions}
         for ack in self.evidence.acks:
             request = written[ack.portion].get((ack.controller, ack.epoch, ack.number))

@@ -91,7 +91,7 @@ class Play:
 
     def run(self) -> list[str]:
         """Plays all rounds; what is wrong with the batch itself."""
-        wrong = []
+        wrong: list[str] = []
         try:
             self.arena.set_up()
             for one in self.rounds:

@@ -172,10 +172,12 @@ class Planted(unittest.TestCase):
         """The story, in which controller 1 is put back at 12.5 s to its memory of 5 s, in which it
         owned alpha. It boots a second later."""
         story, at, latch = told(), 12_500 * MS, 12_800 * MS
-        for item in [*story.evidence.beats, *story.evidence.permits]:
-            moment = item.at if isinstance(item, Permit) else item.judged
-            if item.controller == 1 and moment > at:
-                item.boot = 3
+        for beat in story.evidence.beats:
+            if beat.controller == 1 and beat.judged > at:
+                beat.boot = 3
+        for permit in story.evidence.permits:
+            if permit.controller == 1 and permit.at > at:
+                permit.boot = 3
         for boot, begin in ((2, at), (3, at + SECOND)):
             story.facts.append({"kind": "boot", "controller": 1, "boot": boot, "at": begin})
             story.evidence.clocks[1, boot] = Clock(0, 1000)
@@ -372,5 +374,3 @@ class Plan(unittest.TestCase):
     def test_exact_rounds_are_always_among_them(self) -> None:
         plan = draw("7", 3, ["stall", "delay", "error", "opened", "idle"], 5)
         self.assertLessEqual({"opened", "idle"}, {one.kinds[0] for one in plan})
-
-

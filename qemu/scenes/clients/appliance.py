@@ -37,7 +37,6 @@ class ExportedPortion(Portion):
         return f"6c656173-6500-4000-9000-{self.service + READS:06x}{number:06x}"
 
 
-
 def exported(index: int, name: str, group: int, service: int) -> ExportedPortion:
     """A portion of three members, at home on the controller of its place."""
     disks = member_disks(index)

@@ -4,6 +4,8 @@
     Stamper   writes numbered blocks one after the other, and says which were acknowledged
     Database  transactions of sqlite on ext4; each commit is said when it is durable
     Verifier  fio: writes and reads with checksums and sequence numbers
+
+Each of them notices an error, and how long it had to wait.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from rig import Job, RigError, Vm, expect, patience, stamp, until
@@ -341,7 +344,7 @@ class Client:
         found = {}
         for user in self.paused:
             times = user.times_ms()[max(mark.counts[user.name] - 1, 0) :]
-            gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+            gaps = [b - a for a, b in pairwise(times)]
             found[user.name] = max(gaps, default=0.0)
         return found
 

@@ -119,11 +119,15 @@ class Faults:
             portion.ask(vm, "release")
             self.appliance.wait_owner(portion)
 
+    def lose(self, vm: Vm, portion: ExportedPortion) -> None:
+        """Waits until a controller owns a portion no longer."""
+        until(lambda: portion.status(vm).role != "owner", f"{vm.name} has lost {portion.name}")
+
     def fence(self, vm: Vm) -> None:
         """is fenced by its operator"""
         for portion in self.owned(vm):
             portion.ask(vm, "fence")
-            until(lambda p=portion: p.status(vm).role != "owner", "it is fenced")
+            self.lose(vm, portion)
             # Both wait for the window; who is first is chance.
             self.appliance.wait_owner(portion)
 
@@ -152,9 +156,7 @@ class Faults:
         """has one member of each portion whose mailboxes fail"""
         member = f"*m{self.rng.randrange(3)}"
         rules = [
-            self.store.fail(
-                vm.name, member.replace("*", f"p{portion.index}"), ops="RW", end=DATA
-            )
+            self.store.fail(vm.name, member.replace("*", f"p{portion.index}"), ops="RW", end=DATA)
             for portion in PORTIONS
         ]
         self.goes_on()

@@ -83,7 +83,9 @@ class Play:
                 self.appliance.export_reads(vm, portion, 2)
         self.client.connect_reads()
         known = len(self.lab.store.history().requests)
-        writers = zip(PORTIONS, [u for u in self.client.users if isinstance(u, Stamper)], strict=True)
+        writers = zip(
+            PORTIONS, [u for u in self.client.users if isinstance(u, Stamper)], strict=True
+        )
         for portion, writer in writers:
             device = self.client.read_device(portion, 2)
             wrong = writer.check(device)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import unittest
 
 from rig import Request, RigError
+from rig.manual import blocks, replaced
 from rig.stamp import Stamp
 
 from . import manual
@@ -49,6 +50,6 @@ class Manual(unittest.TestCase):
 
     def test_a_setting_that_is_gone_is_an_error(self) -> None:
         with self.assertRaises(RigError):
-            manual.replaced("a=1\n", {"b=": "b=2"})
+            replaced("a=1\n", {"b=": "b=2"})
         with self.assertRaises(RigError):
-            manual.blocks(manual.PAGE, "Nothing of the kind")
+            blocks(manual.PAGE, "Nothing of the kind")

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -90,7 +91,7 @@ class Checker:
     def __init__(
         self,
         evidence: Evidence,
-        blocks: dict[tuple[str, int, int], Record | None],
+        blocks: Mapping[tuple[str, Any, int], Record | None],
         files: dict[str, list[list[Record | None]]],
     ) -> None:
         """`blocks` is what stands on the medium for raw records, by (portion, member, block);
@@ -283,7 +284,7 @@ class Checker:
         error = sum(clock.error for clock in self.evidence.clocks.values())
         for portion in self.evidence.portions:
             held = [lease for lease in self.found.leases if lease[0] == portion]
-            for one, next_one in zip(held, held[1:], strict=False):
+            for one, next_one in pairwise(held):
                 if next_one[1] != one[1] and next_one[3] < one[4] - error:
                     self.fail(
                         f"two leases: controller {one[1]} on {portion} until {self.time(one[4])}, "
@@ -688,7 +689,7 @@ class Checker:
             if (ack.portion, ack.controller, ack.errno) == (portion, controller, 0)
             and begin <= ack.after <= end
         )
-        return sorted((b - a, b) for a, b in zip(times, times[1:], strict=False))
+        return sorted((b - a, b) for a, b in pairwise(times))
 
     def final(self) -> None:
         """What the mailboxes on the disks say in the end is what the log says."""

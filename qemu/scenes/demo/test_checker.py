@@ -50,11 +50,17 @@ def inc(controller: int) -> bytes:
 
 
 def mailbox(
-    ballot: bool, controller: int, seq: int, epoch: int, owner: int, role: int = 0, hb: int = 0,
+    ballot: bool,
+    controller: int,
+    seq: int,
+    epoch: int,
+    owner: int,
+    role: int = 0,
+    hb: int = 0,
     also: int = 0,
 ) -> bytes:
-    """A mailbox block's head: of a heartbeat, whose successor is `also`; or of a ballot, whose round
-    is `hb` and which puts a value forward in round `also`."""
+    """A mailbox block's head: of a heartbeat, whose successor is `also`; or of a ballot, whose
+    round is `hb` and which puts a value forward in round `also`."""
     mail = Mail(
         NO_REQUEST, "", controller, ballot, seq, inc(controller), epoch, owner, inc(owner)
     )  # fmt: skip

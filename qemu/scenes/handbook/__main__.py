@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Sets up two Debian machines with nothing but the commands of README.md, "Quick start".
 
-From packages and three disks to a file system on a mirror that is mounted where the portion is owned:
-each command is run as it is printed. Then it must fail over: moved in good order, after a stall, and
-after a power cut. A writer's acknowledged lines must be there each time.
+From packages and three disks to a file system on a mirror that is mounted where the portion is
+owned: each command is run as it is printed. Then it must fail over: moved in good order, after a
+stall, and after a power cut. A writer's acknowledged lines must be there each time.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def move(scene: Scene) -> None:
 
 
 def stall(scene: Scene) -> None:
-    """The owner stalls; when it comes back it leaves what it has lost, though somebody stays there."""
+    """The owner stalls; when it is back it leaves what it has lost, though somebody stays there."""
     first, second = scene.guests
     writer = scene.write(second)
     second.sh("mkdir -p /srv/home")

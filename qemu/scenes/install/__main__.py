@@ -96,7 +96,7 @@ def install(scene: Scene) -> None:
     """The packages install, and what they bring is found."""
     guest = scene.guest
     scene.install("1")
-    guest.sh("test -z \"$(dpkg --audit)\"")
+    guest.sh('test -z "$(dpkg --audit)"')
     guest.sh("modinfo dm_lease | grep -q '^filename:.*/updates/dm_lease.ko.xz'")
     guest.sh("leasectl --version && systemd-analyze verify --man=no dm-lease@alpha.service")
     guest.sh("udevadm verify /usr/lib/udev/rules.d/*-dm-lease*.rules")
@@ -269,7 +269,7 @@ def demotion(scene: Scene) -> None:
 
 
 def locks_lost(scene: Scene) -> None:
-    """A lock manager that lost its locks fences, and all that is above is taken down and comes back."""
+    """A lock manager without its locks fences; all that is above is taken down and comes back."""
     guest = scene.guest
     until(lambda: guest.run("test -e /dev/vg/lv", check=False).rc == 0, "the volume")
     guest.sh("mount /dev/vg/lv /mnt")

@@ -45,6 +45,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -347,7 +348,7 @@ class Round:
         first = system.first
         assert first is not None and first.order is not None
         applied = [r for r in self.select(system, system.owner, False) if r.order is not None]
-        late = [r for r in applied if r.order > first.order]
+        late = [r for r in applied if (r.order or 0) > first.order]
         ends = [(r.applied or 0) - self.resumed for r in late]
         # Whoever writes at all does so every few milliseconds.
         writes_on = bool(ends) and max(ends) > (WATCH_S - 1) * 1000 * MS

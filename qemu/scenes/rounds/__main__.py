@@ -11,15 +11,15 @@ measured is what the store saw, on its clock:
 
 An emulated guest takes longer for everything than the array does. So the bars are judged by what
 can be counted: heartbeats of the new owner from the last sign of the old one to its own first
-ballot, and from there its mailbox commands on one member, one after the other. A named successor has
-written its ballot before; its commands are counted from the old owner's last sign. Times stand
-beside. Takeovers and hand-overs to a named successor have a bar in time as well, with what a command
-took in that round. It needs a machine
-that had time for its guests: the new owner sends a heartbeat in every period and the array answers
-in microseconds, so nothing but the machine makes the array hear nobody for a period and a half.
-Such a round is called starved, told with its number, and has a line of its own in the table; what
-is counted is judged in it, too. One in which a lease ended that should not have, because the
-machine had no time for a guest, is counted and not measured.
+ballot, and from there its mailbox commands on one member, one after the other. A named successor
+has written its ballot before; its commands are counted from the old owner's last sign. Times stand
+beside. Takeovers and hand-overs to a named successor have a bar in time as well, with what a
+command took in that round. It needs a machine that had time for its guests: the new owner sends a
+heartbeat in every period and the array answers in microseconds, so nothing but the machine makes
+the array hear nobody for a period and a half. Such a round is called starved, told with its number,
+and has a line of its own in the table; what is counted is judged in it, too. One in which a lease
+ended that should not have, because the machine had no time for a guest, is counted and not
+measured.
 
 Everything is left in .build/run/rounds/rounds.json.
 """
@@ -93,8 +93,8 @@ class Round:
     beats: int
     """Heartbeats of the new owner meanwhile."""
     commands: int
-    """Of the new owner on one member, one after the other, from that ballot, or the old owner's last
-    sign, to the first write."""
+    """Of the new owner on one member, one after the other, from that ballot, or the old owner's
+    last sign, to the first write."""
     command: int
     """What one of its mailbox writes takes until the next command, before the change."""
     silence: int
@@ -166,7 +166,7 @@ class Scene:
         """The heir's first acknowledged write."""
         sent = self.log.since(begun, self.heir.name, "W", DATA, 1 << 62)
         done = [request for request in sent if request.answered and request.errno == 0]
-        return min(done, key=lambda request: request.answered or 0, default=None)
+        return min(done, key=answered_at) if done else None
 
     def change(self, kind: str) -> Round | None:
         """Lets the portion change hands, measures it, and makes ready for the next one; None when
@@ -277,6 +277,11 @@ class Scene:
         return int(median(spans))
 
 
+def answered_at(request: Request) -> int:
+    """When it was answered."""
+    return request.answered or 0
+
+
 def is_ballot(request: Request) -> bool:
     """Whether it is a write of a ballot that promises something."""
     return any(mail.is_ballot and mail.round for mail in mails(request))
@@ -351,7 +356,7 @@ def failures(rounds: list[Round]) -> list[str]:
             continue
         way = kind if kind in HAND_OVERS else "takeover"
         commands, beats = COMMANDS[way], BEATS[way]
-        judged = [
+        judged: list[tuple[str, tuple[float, float], list[float]]] = [
             ("commands", commands, [r.commands for r in mine]),
             ("beats", beats, [beyond(r) for r in mine]),
         ]
@@ -365,9 +370,10 @@ def failures(rounds: list[Round]) -> list[str]:
             )
             judged.append(("ms", (usual, most), [r.pause / MS for r in timely]))
         for what, bars_of, values in judged:
-            for name, bar, figure in zip(("median", "worst"), bars_of, (median, max), strict=True):
-                if figure(values) > bar:
-                    value = round(figure(values), 1)
+            figures = (("median", median(values)), ("worst", max(values)))
+            for (name, figure), bar in zip(figures, bars_of, strict=True):
+                if figure > bar:
+                    value = round(figure, 1)
                     found.append(f"{kind}, W {window_ms} ms: {name} of {what} {value} > {bar:.1f}")
         if len(mine) - len(timely) > STARVED * len(mine) + 1:
             found.append(f"{kind}, W {window_ms} ms: {len(mine) - len(timely)} rounds were starved")

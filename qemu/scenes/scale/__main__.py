@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """What many portions and many controllers cost, and how late a heartbeat can be.
 
-One guest under the counting plugin of `rig/count` has one controller with 1, 16 and 256 portions, and
-then portions that are shared by 2, 8 and 64 controllers of its own, and one that is formatted for
-64 and has two. In windows without any bio of a user it counts instructions and mailbox commands of
-the heartbeats, and what the memory says.
+One guest under the counting plugin of `rig/count` has one controller with 1, 16 and 256 portions,
+and then portions that are shared by 2, 8 and 64 controllers of its own, and one that is formatted
+for 64 and has two. In windows without any bio of a user it counts instructions and mailbox commands
+of the heartbeats, and what the memory says.
 
 A second guest measures the delay between the heartbeat timer and the mailbox write that it starts,
 idle, with every place in the queue of the member taken by data, and with processor hogs as well. A
@@ -371,9 +371,9 @@ def report(scale: Scale | None, late: dict[str, Delays], lease_ms: int) -> list[
         )
         print("portions  slots  controllers     module         all        /s       all    stacks")
         for it in scale.samples:
-            many = it.portions * it.controllers > MANY
+            is_many = it.portions * it.controllers > MANY
             whole, kib, stacks = (
-                f"{value:.0f}" if many else "-" for value in (it.all, it.kib, it.stacks)
+                f"{value:.0f}" if is_many else "-" for value in (it.all, it.kib, it.stacks)
             )
             print(
                 f"{it.portions:>8} {it.slots:>6} {it.controllers:>12} {it.own:>10.0f} {whole:>11} "
@@ -407,7 +407,9 @@ def main() -> None:
     directory = BUILD / "run/scale"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    scale, late, lease_ms = None, {}, 0
+    scale: Scale | None = None
+    late: dict[str, Delays] = {}
+    lease_ms = 0
     try:
         if only != "cost":
             late, lease_ms = measure_delays(directory)

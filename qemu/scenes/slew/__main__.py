@@ -79,7 +79,8 @@ def judge(lab: Lab, told: list[stamp.Told]) -> None:
     landed = stamp.landed(history, "m0")
     first = min(s.request.received for s in landed if s.epoch == 2)
     last = max(s.request.received for s in landed if s.epoch == 1)
-    print(f"the old owner's last write came {(first - last) / 1e6:.0f} ms before its successor's first")
+    ms = (first - last) / 1e6
+    print(f"the old owner's last write came {ms:.0f} ms before its successor's first")
     good = {t.sequence for t in told if t.errno == 0}
     strays = stamp.strays(history, "m0")
     lost = [s for s in strays if s.sequence in good]
@@ -97,4 +98,3 @@ def main() -> None:
         print(f"# the owner's tick is {ticks[0]} us, the other's {ticks[1]} us", flush=True)
         play(ticks)
     print("PASS", flush=True)
-

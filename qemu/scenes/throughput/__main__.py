@@ -49,13 +49,16 @@ NULLB = "/sys/kernel/config/nullb"
 MODELS = {"serial": (1, 30), "wide": (64, 100), "quick": (64, 0)}
 # The tables: disks of which model, and how many; more than one carry md RAID-6.
 PLAN = {
-    "raid6": ("serial", DISKS), "one": ("serial", 1), "one-wide": ("wide", 1), "wide": ("wide", DISKS),
-}  # fmt: skip
+    "raid6": ("serial", DISKS),
+    "one": ("serial", 1),
+    "one-wide": ("wide", 1),
+    "wide": ("wide", DISKS),
+}
 DEPTHS = [1, 8, 32, 64]
 LIMITS = [1, 2, 4, 8]
 FORMAT = (
-    "--force=member,signature,redundancy --name p --controllers 1 --device-delay-ms 200 --heartbeat-ms 2000 "
-    "--write-ms 2000 --read-ms 2000"
+    "--force=member,signature,redundancy --name p --controllers 1 --device-delay-ms 200 "
+    "--heartbeat-ms 2000 --write-ms 2000 --read-ms 2000"
 )
 BAR = 0.90
 BAR_DEPTH = 32
