@@ -69,9 +69,8 @@ setup:
 
 ifneq ($(KDIR),)
 module:
-	@test -e $(KDIR)/rust/libkernel.rmeta || { \
-		echo "make: $(KDIR) is not a kernel tree prepared with CONFIG_RUST=y" \
-			"(no rust/libkernel.rmeta)" >&2; exit 1; }
+	$(if $(wildcard $(KDIR)/rust/libkernel.rmeta),,$(error $(KDIR) is not a kernel tree \
+		prepared with CONFIG_RUST=y (no rust/libkernel.rmeta)))
 	@mkdir -p $(OUT)
 	+$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(abspath $(OUT)) modules
 else
@@ -126,49 +125,27 @@ strays: module leasectl
 throughput: module leasectl
 	@qemu/run throughput
 
-bench_gate := cargo bench $(crate) --bench gate -- --quiet
-bench_takeover := env ROUNDS=1000 MINUTES=60 \
-	cargo test $(crate) --test takeover -- --nocapture --test-threads 1
-
-# Each part has bars of its own, and one that misses them keeps no other from being measured; a part
-# that hangs is ended. What each of them printed is kept.
-PARTS ?= bench-gate bench-takeover bench rounds peers scale
-bench: SHELL := /bin/bash
+PARTS ?=
 bench: module leasectl
-	@set -o pipefail; mkdir -p .build/run; missed=; for part in $(PARTS); do \
-		echo "=== $$part, begun at $$(date +%T)"; begun=$$(date +%s); \
-		case $$part in \
-		bench-gate) set -- $(bench_gate) ;; \
-		bench-takeover) set -- $(bench_takeover) ;; \
-		*) set -- qemu/run $$part ;; \
-		esac; \
-		timeout --foreground 1200 $(enter) "$$@" 2>&1 | tee .build/run/$$part.txt || \
-			missed="$$missed $$part"; \
-		echo "=== $$part took $$(($$(date +%s) - begun)) s"; \
-	done; \
-	echo "reports, JSON and charts are in .build/run; missed:$${missed:- nothing}"; \
-	test -z "$$missed"
+	@scripts/bench $(PARTS)
 
-bench-gate: setup
-	@$(enter) $(bench_gate)
-
-bench-takeover: setup
-	@$(enter) $(bench_takeover)
+bench-gate bench-takeover: setup
+	@scripts/bench $@
 
 install-test: module leasectl
 	@qemu/run handbook
 	@qemu/run install
 
 # The planted defects show first that such a kernel would be heard.
+watched := DM_LEASE_KERNEL=/cache/kernel-debug
 kselftest-debug: leasectl
 	@scripts/debug-kernel
 	@mkdir -p .build/module-debug/planted
 	@$(enter) make $(jobs) $(debug) M=/src MO=/src/.build/module-debug modules
 	@$(enter) make $(debug) M=/src/qemu/planted/debug MO=/src/.build/module-debug/planted modules
-	@DM_LEASE_KERNEL=/cache/kernel-debug qemu/run selftest
-	@DM_LEASE_KERNEL=/cache/kernel-debug qemu/run kselftest
-	@DM_LEASE_KERNEL=/cache/kernel-debug qemu/run chaos --rounds $(ROUNDS) \
-		$(if $(SEED),--seed $(SEED))
+	@$(watched) qemu/run selftest
+	@$(watched) qemu/run kselftest
+	@$(watched) qemu/run chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 demo: module
 	@qemu/run demo
