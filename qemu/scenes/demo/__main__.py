@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The main job, on real input: two controllers, six shared disks, everything that goes wrong.
+"""Two controllers, six shared disks, and everything that can go wrong, to watch.
 
 Plays five scenes with two virtual machines, then lets a checker that knows nothing of the module
 judge what reached the disks. The verdict is the last line and the exit status. It leaves

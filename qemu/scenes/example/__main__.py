@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Two controllers on three shared disks, without the module: how to use the rig, and its own test.
+"""Two controllers on three shared disks, without the module: the rig's own test.
 
 Each step does something to a controller or a disk and checks it in the guests, on the medium and
 in the store's log, which are three independent witnesses.

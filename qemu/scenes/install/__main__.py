@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Installs the packages into a Debian guest and does what an administrator does with them.
+"""Installs the packages into a Debian guest and uses them as an administrator does.
 
 Controller 1 is Debian 13 with systemd, udev, LVM and md; controller 2 is a small guest that shares
 the disks and shows what a peer sees. The store's log and the mailboxes on the raw images judge:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""How long nobody can write after a stall, and who writes too late: lease next to sanlock and o2hb.
+"""How long no host can write after a stall: lease next to sanlock and o2hb.
 
 Two pairs of guests share the disks of one store. On the first pair run the leases of this module
 and sanlock, on the second one OCFS2's heartbeat (o2hb), which resets a machine and would disturb

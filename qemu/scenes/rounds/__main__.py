@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""How long nobody can write: many takeovers and hand-overs of two real kernels in turn.
+"""How long no host can write: takeovers and hand-overs of two real kernels, in turn.
 
 Stalls, power cuts, releases and hand-overs take turns, each at a random moment of a heartbeat
 period; the former owner is the next heir. A client on each controller writes all the time. What is

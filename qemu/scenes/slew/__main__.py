@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Steered clocks: the lease of an owner and the window of another do not follow them.
+"""Clocks are steered; neither the lease of an owner nor the window of another follows.
 
 A program that keeps the time of day right steers the clocks of its machine, chrony by a twelfth and
 adjtimex() by a tenth. Here the owner's clocks are steered one way and the other machine's the other

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Strays: data is destroyed on purpose, as much as the batch limit allows, and repaired.
+"""Strays destroy data on purpose, as much as the batch limit allows, and it is repaired.
 
 Two controllers, one portion, md over the mapped devices. The owner writes, and the array holds some
 of its writes back, one member in each row, which is what the limit admits; so all its permits are

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Two controllers with the module: ownership moves in every way, judged by the store's log [R46].
+"""Ownership moves between two controllers in every way, judged by the store's log [R46].
 
 The portion is formatted without a batch limit (redundancy external), so what protects it here is
 time alone; stamped writes run all the while, and after every step the log must show that no

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the batch limit costs in throughput: random 4 KiB writes, by limit, mode and queue depth.
+"""What the batch limit costs in throughput, by limit, mode and queue depth.
 
-One guest. The same disks carry, in turn, linear devices, leases without a limit, and leases with
-each limit and mode; fio writes to one of them directly, and to md RAID-6 over eight. Only ratios
-are told, to the same stack without a limit, which is measured before and after the others: an
-emulated machine is neither quick nor steady.
+One guest, and random writes of 4 KiB. The same disks carry, in turn, linear devices, leases without
+a limit, and leases with each limit and mode; fio writes to one of them directly, and to md RAID-6
+over eight. Only ratios to the same stack without a limit are reported; that stack is measured
+before and after the others, because an emulated machine is neither quick nor steady.
 
 What makes a limit matter is how long a write takes and how many a disk works on at once, so the
 disks have a model (null_blk with a timer):
