@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The set-up of the demonstration: two portions on six disks, two controllers, their writers.
+"""The set-up of demo and chaos: portions on the disks of a lab, controllers, and their writers.
 
 Everything that a checker may want to know later is written to the run directory: what writers
 were told (`acks`), what the kernels traced (`traces`), and what the scenes did when (`facts`).
@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple
 
 from .agent import Job
-from .history import BLOCK
 from .host import BUILD, RigError, leasectl, patience
 from .lab import Lab
 from .lease import Portion, Status, member_disks, show
@@ -26,14 +25,6 @@ from .steps import until
 from .vm import Vm
 
 MIB = 1 << 20
-
-# Timings suit an emulated machine that shares two processors with another one: a mailbox write
-# takes milliseconds, now and then hundreds. `leasectl format` computes lease and window.
-TIMINGS = (
-    "--heartbeat-ms 200 --lost-heartbeats 2 --write-ms 200 --read-ms 150 --jitter-ms 100 "
-    "--device-delay-ms 400"
-).split()
-
 
 # Blocks of each device that the raw writers go round in.
 RING = 128
@@ -65,19 +56,6 @@ def stage_portion(
     disks = member_disks(index)
     devices = tuple(f"{name}-m{member}" for member in range(len(disks)))
     return StagePortion(name, disks, devices, home, index, redundancy, table, on_linear)
-
-
-# Three copies without checksums: one stray at an unknown place is outvoted by the two other copies,
-# so M = floor(2 / 2) = 1. After an unclean takeover that budget is used up by the old owner; the
-# new one goes on under time alone until `repaired`, and its status says so.
-ALPHA = stage_portion(
-    0, "alpha", 1, ("--redundancy", "mirror:3", "--detect", "no", "--exhausted", "window")
-)
-
-# Nothing repairs a stray here: only time protects. Its user caches nothing: `stateless`.
-BETA = stage_portion(1, "beta", 2, ("--redundancy", "external"), "--stateless")
-
-PORTIONS = (ALPHA, BETA)
 
 
 class Told(NamedTuple):
@@ -189,8 +167,7 @@ class Controller:
         self.vm.sh(
             "insmod /usr/lib/rig/modules/dm_lease.ko\n"
             f"echo mono_raw >{tracing}/trace_clock\n"
-            f"echo 1 >{tracing}/events/dm_lease/enable\n"
-            "mkdir -p /mnt/alpha",
+            f"echo 1 >{tracing}/events/dm_lease/enable"
         )
         # Not cat: busybox's splices, and waits for events with the pipe locked.
         reader = f"exec dd if={tracing}/trace_pipe bs=64k status=none"
@@ -293,53 +270,6 @@ class Controller:
             raise RigError(f"{what}: damaged records: {bad}")
         return [tuple(map(int, run.split())) for run in runs]  # type: ignore[misc]
 
-    # The database: a file on ext4 on a three-way RAID-1 of alpha's lease devices.
-
-    def make_database(self) -> None:
-        """Makes array and file system."""
-        self.vm.sh(
-            "export MDADM_NO_UDEV=1 MDADM_NO_SYSTEMCTL=1\n"
-            "yes | mdadm --create /dev/md0 --run --quiet --level=1 --raid-devices=3 --assume-clean "
-            "--metadata=1.2 --bitmap=none --data-offset=1M --homehost=any --name=alpha "
-            f"{ALPHA.mapped}\n"
-            "mke2fs -q -t ext4 -b 4096 -J size=4 -E nodiscard,lazy_itable_init=0 /dev/md0\n"
-            "mount -t ext4 /dev/md0 /mnt/alpha",
-            120,
-        )
-
-    def open_database(self) -> list[tuple[int, int, int, int]]:
-        """Assembles and mounts what another controller left; returns the runs of its records."""
-        self.vm.sh(
-            "export MDADM_NO_UDEV=1 MDADM_NO_SYSTEMCTL=1\n"
-            f"mdadm --assemble --run --quiet /dev/md0 {ALPHA.mapped}\n"
-            "mount -t ext4 /dev/md0 /mnt/alpha",
-            120,
-        )
-        return self.runs("/mnt/alpha/ledger", f"the database on {self.name}")
-
-    def close_database(self) -> None:
-        """Unmounts and stops the array."""
-        self.vm.sh("umount /mnt/alpha && mdadm --stop --quiet /dev/md0", 120)
-
-    def wait_clean(self) -> None:
-        """Waits until the array has levelled out what an unclean end left in its copies."""
-        self.vm.sh(
-            "md=/sys/block/md0/md\n"
-            "echo 500000 >$md/sync_speed_min; echo 500000 >$md/sync_speed_max\n"
-            'while [ "$(cat $md/sync_action)" != idle ]; do sleep 0.1; done',
-            120,
-        )
-
-    def vote(self) -> str:
-        """Compares the three copies of alpha below the stopped array and mends what differs."""
-        size = int(self.vm.sh(f"blockdev --getsize64 /dev/mapper/{ALPHA.devices[0]}"))
-        return self.vm.sh(f"ledger vote {MIB} {size // BLOCK * BLOCK} {ALPHA.mapped}")
-
-    def write_database(self, pause_us: int = 20_000) -> Writer:
-        """Starts to append to the database."""
-        command = f"exec ledger file {self.number} {pause_us} {ALPHA.devices[0]} /mnt/alpha/ledger"
-        return self.stage.writer(self, ALPHA, command, in_file=True)
-
     def write_raw(self, portion: StagePortion, pause_us: int = 20_000) -> Writer:
         """Starts to write directly to all devices of a portion in turn."""
         first = (len(self.stage.writers) + 1) * 1_000_000
@@ -353,9 +283,9 @@ class Stage:
 
     def __init__(
         self,
-        name: str = "demo",
-        cast: tuple[StagePortion, ...] = PORTIONS,
-        timings: list[str] = TIMINGS,
+        name: str,
+        cast: tuple[StagePortion, ...],
+        timings: list[str],
         controllers: int = 2,
         **lab: Any,
     ) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """The demonstration: five scenes with two controllers, and the checker that judges them.
 
-    stage     the set-up: portions, controllers and what is done on them, writers
-    acts      the scenes
-    evidence  what is left of a run, read back: disks, store's log, acknowledgements, traces
-    checker   what must be true of the evidence
+    database  the portions, and what is written to one of them
+    acts      the scenes, on the stage that `rig.stage` sets up
+    checker   what must be true of the evidence, which `rig.evidence` reads back
+    report    what the checker counted
     timeline  the run as a picture, as text and as JSON
 
-The first two act, the last three judge; they share nothing but files in the run directory.
+The first two act, the others judge; they share nothing but files in the run directory.
 """

@@ -18,11 +18,12 @@ from rig import RigError
 from rig.evidence import Evidence, Reader
 from rig.lease import show
 from rig.media import file_records, raw_blocks
-from rig.stage import BETA, PORTIONS, RING, Stage
+from rig.stage import RING, Stage
 
 from . import timeline
 from .acts import Play
 from .checker import Checker, Findings
+from .database import BETA, PORTIONS, TIMINGS
 from .report import report
 
 
@@ -82,7 +83,7 @@ def main() -> None:
 def run() -> int:
     """The whole demonstration; 0 is a pass."""
     try:
-        stage = Stage()
+        stage = Stage("demo", PORTIONS, TIMINGS)
     except RigError as error:
         print(error)
         return 1

@@ -11,7 +11,10 @@ import time
 
 from rig import expect
 from rig.mailbox import DATA
-from rig.stage import ALPHA, BETA, PORTIONS, Controller, Stage, StagePortion, Told, Writer
+from rig.stage import Controller, Stage, StagePortion, Told, Writer
+
+from . import database
+from .database import ALPHA, BETA, PORTIONS
 
 
 class Play:
@@ -55,11 +58,11 @@ class Play:
             )
         one.wait_role(BETA, "secondary")
         two.wait_role(ALPHA, "secondary")
-        one.make_database()
+        database.make(one)
         stage.say(
             "controller 1: three-way RAID-1 and ext4 on alpha's lease devices; its database runs"
         )
-        self.database = one.write_database()
+        self.database = database.write(one)
         self.raw = two.write_raw(BETA)
         self.database.wait_more(20)
         self.raw.wait_more(60)
@@ -124,12 +127,12 @@ class Play:
             expect(status.charged == 1, "a new owner is charged for the old one")
             granted, _ = two.message(ALPHA, f"repaired {status.known_epoch - 1}")
             expect(not granted, "what has not drained cannot be repaired")
-            runs = two.open_database()
+            runs = database.open_again(two)
             self.complete(self.database, runs)
-            other = two.write_database()
+            other = database.write(two)
             other.wait_more(20)
             stage.say("controller 2 has assembled and mounted it, and writes on")
-            two.wait_clean()
+            database.wait_clean(two)
             stuck.release()
             stage.say("what was stuck lands now, in an epoch that is not controller 1's")
             one.vm.thaw()
@@ -143,7 +146,7 @@ class Play:
         )
         self.stale(one)
         self.database.stop()
-        one.close_database()
+        database.close(one)
         one.wait_reason(ALPHA, "stale_openers", gone=True)
         stage.say("controller 1 has unmounted what was stale, and may claim again")
         self.database = other
@@ -172,9 +175,9 @@ class Play:
         assert self.database and self.raw
         self.database.wait_more(20)
         self.database.stop()
-        two.close_database()
+        database.close(two)
         # What the stalled controller may have left behind is outvoted by the two other copies.
-        votes = two.vote()
+        votes = database.vote(two)
         expect(votes.endswith("lost 0"), f"two copies of three agree on every block: {votes}")
         stage.say(f"the copies are compared before they change hands, blocks that {votes}")
         epoch = two.status(ALPHA).known_epoch
@@ -192,9 +195,9 @@ class Play:
         took_ms = (time.monotonic() - begun) * 1000
         stage.say(f"controller 1 owns alpha again, {took_ms:.0f} ms after the message was sent")
         former = self.database
-        runs = one.open_database()
+        runs = database.open_again(one)
         self.complete(former, runs)
-        self.database = one.write_database()
+        self.database = database.write(one)
         self.database.wait_more(20)
         meanwhile = len(self.raw.acknowledged(busy))
         expect(meanwhile > 0, "beta was written all the time")
@@ -275,7 +278,7 @@ class Play:
         """The curtain: writers stop, the database is closed as it should be."""
         assert self.database and self.raw
         self.database.stop()
-        self.one.close_database()
+        database.close(self.one)
         self.raw.stop()
 
 
