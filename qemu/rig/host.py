@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import re
@@ -49,6 +50,15 @@ def require_root() -> None:
     """Ends the program unless it runs inside the toolchain root."""
     if not Path("/etc/dm-lease-root").exists():
         sys.exit(f"{sys.argv[0]}: run this as: scripts/enter {sys.argv[0]}")
+
+
+def arguments_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser for the arguments of a scene, whose help shows the docstring as it is written."""
+    return argparse.ArgumentParser(
+        prog=sys.argv[0],
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def kernel_modules() -> Path:

@@ -8,12 +8,11 @@ three looks for cache lines that all of them write. Tables, JSON and a plot are 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 
 from rig.count.machine import CountingVm
-from rig.host import BUILD, RigError, build
+from rig.host import BUILD, RigError, arguments_of, build
 
 from .judge import judge
 from .measure import measure
@@ -22,7 +21,7 @@ from .sharing import machine, measure_sharing
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--bios", type=int, default=1000, help="in one window")
     parser.add_argument("--rounds", type=int, default=5, help="of all targets")
     parser.add_argument("--quick", action="store_true", help="only leases, only what has bars")

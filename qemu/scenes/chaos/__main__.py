@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rig import RigError
 from rig.evidence import Reader
-from rig.host import BUILD, SUFFIX
+from rig.host import BUILD, SUFFIX, arguments_of
 from rig.lease import show
 from rig.media import raw_blocks
 from rig.stage import RING
@@ -145,7 +145,7 @@ def planted(seed: str) -> int:
 
 def main() -> None:
     usual = [name for name, kind in KINDS.items() if not kind.planted]
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="how many (20)")
     parser.add_argument("--seed", default=str(time.time_ns() // 1000 % 100000), help="of the run")
     parser.add_argument("--kinds", default=",".join([*EXACT, *usual]), help="which, with commas")

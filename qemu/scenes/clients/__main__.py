@@ -15,6 +15,7 @@ import sys
 import time
 
 from rig import Lab, RigError
+from rig.host import arguments_of
 
 from .play import Play
 
@@ -42,7 +43,7 @@ def play(options: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="faults by chance (20)")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100000, help="their seed")
     options = parser.parse_args()

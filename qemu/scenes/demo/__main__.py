@@ -9,13 +9,13 @@ started: the checker is shown histories in which something is wrong and must fin
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 from pathlib import Path
 
 from rig import RigError
 from rig.evidence import Evidence, Reader
+from rig.host import arguments_of
 from rig.lease import show
 from rig.media import file_records, raw_blocks
 from rig.stage import RING, Stage
@@ -71,7 +71,7 @@ def judge(directory: Path) -> tuple[Evidence, Findings]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    arguments_of(__doc__).parse_args()
     verdict = 1
     try:
         verdict = run()

@@ -7,7 +7,6 @@ in the store's log, which are three independent witnesses.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import signal
 import sys
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from rig import Lab, RigError, Vm, expect, stamp
+from rig.host import arguments_of
 
 # Steps that take a value from the clock of a guest read it so.
 UPTIME = "cut -d' ' -f1 /proc/uptime"
@@ -175,7 +175,7 @@ STEPS: list[Callable[[Lab], None]] = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--model", default="virtio-blk", help="or scsi, or nvme")
     model = parser.parse_args().model
     print(f"1..{len(STEPS)}")

@@ -8,7 +8,6 @@ stall, and after a power cut. A writer's acknowledged lines must be there each t
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rig import Debian, Job, Lab, LabPortion, expect, run_steps, until
-from rig.host import SOURCE, leasectl
+from rig.host import SOURCE, arguments_of, leasectl
 from rig.manual import blocks, replaced
 
 DISKS = {"sdb": "m0", "sdc": "m1", "sdd": "m2"}
@@ -197,7 +196,7 @@ def stage(filesystem: str) -> Iterator[Scene]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--filesystem", choices=SIZES, default="ext4", help="instead of ext4")
     filesystem = parser.parse_args().filesystem
     run_steps(STEPS, lambda: stage(filesystem))

@@ -10,7 +10,6 @@ a shutdown must give the lease up, and the peer must not wait for a window.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rig import Debian, Lab, LabPortion, Vm, expect, run_steps, until
-from rig.host import SOURCE, leasectl
+from rig.host import SOURCE, arguments_of, leasectl
 
 MEMBERS = ["m0", "m1", "m2"]
 # Generous for a loaded machine under emulation, and a window of a dozen heartbeats.
@@ -364,5 +363,5 @@ def stage() -> Iterator[Scene]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    arguments_of(__doc__).parse_args()
     run_steps(STEPS, stage)

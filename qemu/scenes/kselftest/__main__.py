@@ -7,14 +7,14 @@ its own, that every test passed and none was skipped, and its kernel did not com
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from rig.host import arguments_of
 from rig.kselftest import Run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("tests", nargs="*", metavar="TEST", help="such as 00-smoke.sh; all if none")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest")
     parser.add_argument("--append", default="", help="more for the kernel's command line")

@@ -38,7 +38,6 @@ everything is left in .build/run/peers/: peers.json, peers.svg, and a directory 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -52,7 +51,7 @@ from statistics import median
 
 from rig import Job, Lab, LabPortion, Link, Log, Request, RigError, Vm
 from rig.chart import chart
-from rig.host import BUILD, environment
+from rig.host import BUILD, arguments_of, environment
 from rig.mailbox import DATA, area
 
 DIRECTORY = BUILD / "run/peers"
@@ -458,7 +457,7 @@ def save(outcomes: list[Outcome]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--rounds", type=int, default=2, help="of each setting and fault")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="which, with commas")
     parser.add_argument("--faults", default="stall,pause", help="which, with commas")

@@ -26,7 +26,6 @@ Everything is left in .build/run/rounds/rounds.json.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -39,7 +38,7 @@ from statistics import median
 
 from rig import Job, Lab, LabPortion, Log, Request, RigError, Status, Vm, until
 from rig.chart import chart
-from rig.host import environment
+from rig.host import arguments_of, environment
 from rig.mailbox import DATA, MAILBOXES, RELEASED, Area, area, mails
 
 MEMBERS = ["m0", "m1", "m2"]
@@ -399,7 +398,7 @@ def save(rounds: list[Round], directory: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--rounds", type=int, default=8, help="for each window")
     parser.add_argument("--kinds", default=",".join(KINDS), help="which, with commas")
     parser.add_argument("--windows", default=",".join(map(str, TIMINGS)), help="in ms")

@@ -16,7 +16,6 @@ The report and scale.json are left in .build/run/scale. Exits with 0 when every 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -32,7 +31,7 @@ from rig import Disk, RigError, Vm, until
 from rig.count.machine import CountingVm
 from rig.count.symbols import LEASE_MODULE, Symbol, Symbols, readable
 from rig.count.windows import read_windows
-from rig.host import BUILD, build, environment, leasectl
+from rig.host import BUILD, arguments_of, build, environment, leasectl
 from rig.lease import MODULE
 from rig.mailbox import DATA
 
@@ -401,7 +400,7 @@ def report(scale: Scale | None, late: dict[str, Delays], lease_ms: int) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--only", choices=("cost", "delay"), help="one of the two guests")
     only = parser.parse_args().only
     directory = BUILD / "run/scale"

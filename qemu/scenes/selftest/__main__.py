@@ -8,13 +8,12 @@ watcher must be heard.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rig.host import DEBUG, SOURCE, build
+from rig.host import DEBUG, SOURCE, arguments_of, build
 from rig.kselftest import Run
 
 PLANTED = SOURCE / "qemu/planted" / ("debug" if DEBUG else "")
@@ -58,7 +57,7 @@ def verify(case: str, initramfs: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {' '.join(EXPECTED)}")
     cases = parser.parse_args().cases or list(EXPECTED)
     initramfs = build("selftest")

@@ -12,11 +12,11 @@ With CLOCK_BOOTTIME as the clock of leases the first case had 41 such writes, al
 
 from __future__ import annotations
 
-import argparse
 import signal
 import time
 
 from rig import Lab, LabPortion, Vm, expect, stamp
+from rig.host import arguments_of
 from rig.mailbox import DATA
 
 MEMBERS = ["m0", "m1", "m2"]
@@ -93,7 +93,7 @@ def judge(lab: Lab, told: list[stamp.Told]) -> None:
 
 def main() -> None:
     """All cases."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    arguments_of(__doc__).parse_args()
     for ticks in CASES:
         print(f"# the owner's tick is {ticks[0]} us, the other's {ticks[1]} us", flush=True)
         play(ticks)

@@ -17,7 +17,6 @@ limit. Then the verdict is about something.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import signal
@@ -27,6 +26,7 @@ from dataclasses import dataclass, field
 
 from rig import Job, Lab, LabPortion, RigError, Rule, Vm, expect
 from rig.history import BLOCK
+from rig.host import arguments_of
 from rig.mailbox import DATA
 from rig.raid import Geometry, p_of, q_of, xor
 
@@ -647,7 +647,7 @@ SCENES: list[Callable[[Lab, int], None]] = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("scenes", nargs="*", help="only these: " + " ".join(names()))
     arguments = parser.parse_args()

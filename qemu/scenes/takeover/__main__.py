@@ -9,13 +9,13 @@ step breaks that on purpose, by a delay beyond what the portion was formatted fo
 
 from __future__ import annotations
 
-import argparse
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 
 from rig import Job, Lab, LabPortion, Vm, expect, run_steps, stamp
+from rig.host import arguments_of
 from rig.mailbox import DATA
 
 MEMBERS = ["m0", "m1", "m2"]
@@ -259,5 +259,5 @@ def stage() -> Iterator[Scene]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    arguments_of(__doc__).parse_args()
     run_steps([judged(step) for step in STEPS], stage)

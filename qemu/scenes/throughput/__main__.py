@@ -26,7 +26,6 @@ random, a million in all, and the most that were ever open at once must be the l
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
@@ -34,7 +33,7 @@ import sys
 from dataclasses import dataclass
 
 from rig import RigError, Status, Vm, until
-from rig.host import BUILD, build
+from rig.host import BUILD, arguments_of, build
 from rig.lease import MODULE
 from rig.mailbox import DATA
 
@@ -296,7 +295,7 @@ def judge(table: Table) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_of(__doc__)
     parser.add_argument("--quick", action="store_true", help="only the stacks that the bar is for")
     parser.add_argument("--only", choices=PLAN, help="one of the tables")
     parser.add_argument("--peak", action="store_true", help="only the most that are open at once")
