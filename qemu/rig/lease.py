@@ -141,9 +141,7 @@ class Portion:
             fits = all(getattr(status, field) == value for field, value in wanted.items())
             return status if fits else None
 
-        found = until(reached, lambda: f"{vm.name}: {wanted}: {status}", timeout, 0.05)
-        assert found is not None
-        return found
+        return until(reached, lambda: f"{vm.name}: {wanted}: {status}", timeout, 0.05)
 
 
 @dataclass(frozen=True)

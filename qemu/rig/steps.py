@@ -23,7 +23,7 @@ def expect(condition: object, what: str) -> None:
 
 
 def until[R](
-    condition: Callable[[], R],
+    condition: Callable[[], R | None],
     what: str | Callable[[], str],
     timeout: float = 60,
     pause: float = 0.1,

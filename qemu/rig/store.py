@@ -152,9 +152,7 @@ class Store:
             history = self.history()
             return history if condition(history) else None
 
-        found = until(shown, "the store's log shows it", timeout, pause=0.05)
-        assert found is not None
-        return found
+        return until(shown, "the store's log shows it", timeout, pause=0.05)
 
     # Faults. `controller` and `member` name whom it concerns, "*" is everybody; `ops` are letters
     # out of R, W, F (flush), T (trim), Z (zero); start..end is a range of bytes; `when` is "before"

@@ -128,9 +128,7 @@ class Appliance:
 
     def wait_owner(self, portion: ExportedPortion, among: list[Vm] | None = None) -> Vm:
         """Waits for a portion to have an owner, of these controllers."""
-        owner = until(lambda: self.owner(portion, among), f"{portion.name} has an owner")
-        assert owner is not None
-        return owner
+        return until(lambda: self.owner(portion, among), f"{portion.name} has an owner")
 
     def wait_secondary(self, vm: Vm, portion: ExportedPortion) -> None:
         """Waits for a controller to watch a portion."""
