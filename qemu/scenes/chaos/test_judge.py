@@ -168,10 +168,10 @@ class Planted(unittest.TestCase):
         stopped(story)
         self.fails(story, "was not given up")
 
-    def put_back(self, beats: int = 1, gives_up: bool = True) -> Story:
+    def put_back(self, beats: int = 1, gives_up: bool = True, at: int = 12_500 * MS) -> Story:
         """The story, in which controller 1 is put back at 12.5 s to its memory of 5 s, in which it
         owned alpha. It boots a second later."""
-        story, at, latch = told(), 12_500 * MS, 12_800 * MS
+        story, latch = told(), at + 300 * MS
         for beat in story.evidence.beats:
             if beat.controller == 1 and beat.judged > at:
                 beat.boot = 3
@@ -208,6 +208,10 @@ class Planted(unittest.TestCase):
             self.restored_write(story, 12_600 * MS + n * 10 * MS)
         rounds = self.passes(story)
         self.assertEqual(rounds[0].strays, 3)
+
+    def test_r58_the_heartbeat_of_a_memory_of_before_does_not_break_a_silence(self) -> None:
+        # Controller 2 claims at 7 s. It cannot see the heartbeat, which is behind the newest block.
+        self.passes(self.put_back(at=6_500 * MS))
 
     def test_r58_a_memory_of_before_that_goes_on(self) -> None:
         self.fails(self.put_back(beats=2), "2 heartbeats")

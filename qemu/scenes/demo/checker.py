@@ -195,6 +195,7 @@ class Checker:
         owned: dict[int, dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
         ended: set[int] = set()
         own: dict[int, Mail] = {}
+        newest: dict[tuple[int, str], int] = defaultdict(int)
         reads = self.mailbox_reads(portion)
         drift = self.evidence.shown[portion]["timing"]["drift_ppm"]
         window = self.evidence.window(portion) * (10**6 - drift) // 10**6
@@ -203,9 +204,14 @@ class Checker:
         told: set[tuple[int, int]] = set()
         for mail in self.mails(portion):
             if not mail.is_ballot:
-                if mail.is_owner and mail.request.applied_length >= BLOCK:
+                # A reader sees the newest block of a register. A machine that was put back to an
+                # earlier memory writes an older record into the other block.
+                register = (mail.controller, mail.request.member)
+                is_newest = mail.seq > newest[register]
+                if mail.is_owner and is_newest and mail.request.applied_length >= BLOCK:
                     owned[mail.epoch][mail.request.member].append(mail.request)
                     own[mail.epoch] = mail
+                    newest[register] = mail.seq
                 elif mail.role == RELEASED:
                     ended.add(mail.epoch)
                 if mail.role == HANDING_OVER:
