@@ -94,7 +94,8 @@ test:
 STATES ?=
 model: setup
 	@$(enter) env $(if $(STATES),STATES=$(STATES)) nice cargo test --locked --features long \
-		--manifest-path selftests/proto/Cargo.toml --test model -- --nocapture --test-threads 1
+		--manifest-path selftests/proto/Cargo.toml --test model --test device_gate -- \
+		--nocapture --test-threads 1
 
 WORDS ?=
 mutants: setup

@@ -22,6 +22,7 @@
 //! | [`random`] | how long to let another candidate go first |
 //! | [`round`] | what one write-then-read of all mailboxes has shown |
 //! | [`controller`] | the state machine of one controller for one portion, made of the above |
+//! | `reservation` | the device gate: how an owner shuts earlier ones out of a member |
 //! | [`limit`] | how many strays the redundancy can repair |
 //! | [`histogram`] | how long heartbeats took, and how much of the lease was left |
 //! | [`words`] | table line, messages and status: the lines that users write and read |
@@ -37,6 +38,9 @@ pub mod observer;
 pub mod paxos;
 pub mod random;
 pub mod register;
+// The module does not use it yet.
+#[cfg(feature = "model")]
+pub mod reservation;
 pub mod round;
 pub mod time;
 pub mod words;
