@@ -34,13 +34,14 @@ from .mailbox import DATA, MAILBOXES, Mail, mails
 UNSURE_NS = 50_000_000
 
 RECORD = struct.Struct("<8sIIQQQQII")
-LINE = re.compile(r"^ *\S.*-\d+ +\[\d+\] +\S+ +(\d+)\.(\d+): dm_lease_(\w+): (.*)$")
+LINE = re.compile(r"^ *(\S.*-\d+) +\[\d+\] +\S+ +(\d+)\.(\d+): dm_lease_(\w+): (.*)$")
+BEAT = re.compile(r": dm_lease_heartbeat: portion=(\S+) .*seq=(\d+) stamp=(\d+) ")
 
 
 @dataclass
 class Permit:
     """Leave for an operation on the bytes start..end of a member; `guest_ns` and `expiry_ns` are in
-    the guest's own clock, which is the one that decides."""
+    the guest's own clock, which is the one that decides. `guest_ns` was read after the lease."""
 
     controller: int
     boot: int
@@ -52,6 +53,7 @@ class Permit:
     guest_ns: int
     expiry_ns: int
     at: int = 0
+    task: str = ""
 
 
 @dataclass
@@ -274,6 +276,12 @@ def lay_clock(bounds: list[Bound], jumps: list[dict[str, Any]]) -> Clock:
     return clock
 
 
+def stamp_of(line: str) -> tuple[str, str, str] | None:
+    """The portion, the number and the stamp of a heartbeat that a line of a trace tells of."""
+    found = BEAT.search(line)
+    return (found[1], found[2], found[3]) if found else None
+
+
 class Reader:
     """Reads the files of a run directory."""
 
@@ -311,45 +319,51 @@ class Reader:
         at = 0
         text = (self.directory / name).read_text(errors="replace")
         known: set[str] = set()
+        told = 0
         if memory := fact.get("memory"):
-            # The guest goes on where its memory was saved; what it had traced until then and not
-            # told yet it tells again.
+            # The guest goes on where its memory was saved. It tells again what it had traced until
+            # then and not told yet.
             before = (self.directory / memory["trace"]).read_bytes()
             known = set(before.decode(errors="replace").splitlines())
             past = before[: memory["bytes"]].decode(errors="replace")
-            text = past[: past.rfind("\n") + 1] + text
-        for line in text.splitlines():
+            past = past[: past.rfind("\n") + 1]
+            text, told = past + text, len(past.splitlines())
+        begun = {beat for beat in map(stamp_of, known) if beat}
+        for number, line in enumerate(text.splitlines()):
             if "LOST" in line:
                 evidence.faults.append(f"{name}: {line}")
             match = LINE.match(line)
             if match is None:
                 continue
-            at = int(match[1]) * 10**9 + int(match[2].ljust(9, "0"))
-            words = [word.partition("=") for word in match[4].split()]
+            at = int(match[2]) * 10**9 + int(match[3].ljust(9, "0"))
+            words = [word.partition("=") for word in match[5].split()]
             value = {key: text for key, sign, text in words if sign}
             portion = uuids[value["portion"].replace("-", "")]
-            if match[3] == "role":
+            if match[4] == "role":
                 epochs[portion] = int(value["epoch"])
-            if line in known:
+            # A permit from just before the snapshot admits a write that comes after it. A heartbeat
+            # whose writes were answered before the snapshot is judged in both lives.
+            is_retold = line in known and (number < told or match[4] != "permit")
+            if is_retold or stamp_of(line) in begun:
                 continue
-            if match[3] == "role":
+            if match[4] == "role":
                 change = (value["old"], value["new"], epochs[portion], value["reason"])
                 evidence.changes.append(Change(controller, boot, portion, *change, at))
-            elif match[3] == "heartbeat":
+            elif match[4] == "heartbeat":
                 stamp = int(value["stamp"])
                 times = (stamp, stamp + int(value["latency"]), int(value["expiry"]))
                 beat = Beat(controller, boot, portion, epochs[portion], int(value["seq"]), *times)
                 evidence.beats.append(beat)
-            elif match[3] == "permit":
+            elif match[4] == "permit":
                 start = int(value["sector"]) * 512
                 end = start + int(value["sectors"]) * 512
                 checked = int(value.get("checked", at))
                 evidence.permits.append(
                     Permit(controller, boot, portion, devices[value["member"]], start, end,
-                           int(value["epoch"]), checked, int(value["expiry"]))
+                           int(value["epoch"]), checked, int(value["expiry"]), task=match[1])
                 )  # fmt: skip
-            elif match[3] == "refuse":
-                late = match[4].endswith("late")
+            elif match[4] == "refuse":
+                late = match[5].endswith("late")
                 # The boot stands where the time will be until the clocks are known.
                 evidence.refusals.append(Refusal(controller * 1000 + boot, portion, late, at))
         evidence.trace_end[controller, boot] = at

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from itertools import chain, pairwise
 from typing import Any
 
-from rig.evidence import Ack, Change, Evidence, Record, decode_head
+from rig.evidence import Ack, Change, Evidence, Permit, Record, decode_head
 from rig.history import Request
 from rig.mailbox import DATA, RELEASED, Mail, is_beat
 from scenes.demo.checker import MS, Checker, Stray, decided_of, lease_spans
@@ -338,13 +338,12 @@ class Judge(Checker):
         if latch is None:
             self.fail(f"resume: {portion} epoch {epoch} was not given up", resumed)
             return
-        later = [
+        permits = [
             permit for permit in self.evidence.permits
             if (permit.portion, permit.epoch, permit.controller) == (portion, epoch, controller)
-            and permit.guest_ns > latch.guest_ns
         ]  # fmt: skip
-        if later:
-            self.fail(f"resume: {len(later)} permits of {portion} after its latch", resumed)
+        if later := after_latch(permits, latch):
+            self.fail(f"resume: {later} permits of {portion} after its latch", resumed)
 
     # A memory of before, and a disk of before.
 
@@ -396,8 +395,7 @@ class Judge(Checker):
             permit for permit in self.evidence.permits
             if (permit.controller, permit.boot, permit.portion) == (controller, boot, portion)
         ]  # fmt: skip
-        later = sum(permit.guest_ns > latch.guest_ns for permit in permits)
-        if later:
+        if later := after_latch(permits, latch):
             self.fail(f"put back: {later} permits of {portion} after its latch", at)
         self.note(at, f"put back: {len(beats)} heartbeats, {len(permits)} permits of {portion}")
 
@@ -521,3 +519,11 @@ class Judge(Checker):
         ]  # fmt: skip
         disks = self.evidence.all_disks(portion)
         return max(sum(request.member == disk for request in beats) for disk in disks)
+
+
+def after_latch(permits: list[Permit], latch: Change) -> int:
+    """How many operations were admitted after a latch. A task reads the lease, and then the clock.
+    One that was preempted between the two has a later time, and was admitted before; no task has
+    two of these."""
+    later = Counter(permit.task for permit in permits if permit.guest_ns > latch.guest_ns)
+    return sum(number - 1 for number in later.values())

@@ -232,9 +232,15 @@ class Planted(unittest.TestCase):
         self.fails(self.put_back(gives_up=False), "did not give")
 
     def test_r58_a_memory_of_before_that_writes_after_it_gave_up(self) -> None:
-        story = self.put_back()
-        self.restored_write(story, 12_900 * MS)
-        self.fails(story, "1 permits of alpha after its latch")
+        for writes in (1, 2):
+            story = self.put_back()
+            for n in range(writes):
+                self.restored_write(story, (12_900 + n * 10) * MS)
+            if writes == 1:
+                # It may have read the lease before the latch, and the clock after it.
+                self.passes(story)
+            else:
+                self.fails(story, "1 permits of alpha after its latch")
 
     def test_r58_nobody_else_writes_registers_that_go_back(self) -> None:
         story = told()
