@@ -791,6 +791,20 @@ fn r34_an_offer_is_not_withdrawn_by_the_rest_of_its_own_heartbeat() {
 
 /// An owner that gave its epoch back takes the next one, too; its ballots say so, its heartbeats
 /// are late. What it said at the end of the former one is not said of this one.
+/// A winner's heartbeats hang at the only member, which goes on taking ballots.
+#[test]
+fn r42_a_controller_whose_heartbeats_hang_leaves_the_portion_to_another_one() {
+    let mut world = owned(Config::healthy(2, 1));
+    world.swallow = Some(|io| match &io.what {
+        What::Write { payload, .. } => io.host == 0 && matches!(payload, Payload::Heartbeat(_)),
+        What::Read { .. } => false,
+    });
+    until(&mut world, 10 * SECOND, |w| w.is_valid(1));
+    run(&mut world, 20 * SECOND);
+    assert!(world.is_valid(1));
+    assert_eq!(world.epoch(1), 2);
+}
+
 #[test]
 fn r34_the_end_of_an_epoch_says_nothing_of_the_next_one_of_the_same_owner() {
     let mut world = owned(Config::healthy(2, 1));
@@ -805,7 +819,6 @@ fn r34_the_end_of_an_epoch_says_nothing_of_the_next_one_of_the_same_owner() {
         _ => false,
     });
     until(&mut world, 5 * SECOND, |w| w.epoch(1) == 2);
-    world.crash(0);
     let last = heartbeat(&world, 0, 0);
     assert_eq!(last.dec.epoch, 1);
     assert_eq!(last.role, RecordRole::Released { successor: None });
@@ -1218,18 +1231,26 @@ fn r36_a_second_host_with_a_number_in_use_never_joins() {
 
 #[test]
 fn r36_two_hosts_with_one_number_that_start_together_do_not_both_stay() {
-    for seed in 1..=20 {
+    // Most often one host hears the other while it listens. Sometimes both write at once.
+    let (mut joining, mut failed) = (0, 0);
+    for seed in 1..=200 {
         let mut config = Config::healthy(2, 1).with_duplicate_of(0);
         config.seed = seed;
         let mut world = World::new(config);
         run(&mut world, 20 * SECOND);
-        let both = [world.role(0), world.role(2)];
-        assert!(
-            both.iter()
-                .any(|role| matches!(role, Role::Failed | Role::Joining)),
-            "{both:?}"
-        );
+        let mut refused = 0;
+        for host in [0, 2] {
+            let reason = world.hosts[host].controller.as_ref().unwrap().reason();
+            match world.role(host) {
+                Role::Joining => joining += usize::from(reason == Reason::Duplicate),
+                Role::Failed => failed += usize::from(reason == Reason::ForeignIncarnation),
+                _ => continue,
+            }
+            refused += 1;
+        }
+        assert!(refused > 0, "seed {seed}");
     }
+    assert!(joining > 0 && failed > 0, "{joining} and {failed}");
 }
 
 #[test]
@@ -2308,20 +2329,27 @@ fn r21_the_gate_stays_closed_while_one_block_of_a_register_knows_the_limit() {
         |io| is_second_decision_on(io, Side::A),
         |io| is_second_decision_on(io, Side::B),
     ];
-    let mut one_copy = 0;
-    for swallow in swallow {
-        let mut world = owned(repairable(2, 3, 2));
-        world.crash(0);
-        world.swallow = Some(swallow);
-        until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
-        let opens = |w: &World| w.is_valid(1);
-        assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
-        let says = |disk: &Vec<Mailbox>| disk[1].ballot().valid().map(|r| r.dec.epoch) == Some(2);
-        // On the fastest member the blocks may take turns the other way round.
-        let saying = world.disks.iter().filter(|disk| says(disk)).count();
-        one_copy += usize::from(saying >= 2);
+    for members in [1, 3] {
+        let mut one_copy = 0;
+        for swallow in swallow {
+            let mut world = owned(Config {
+                members,
+                ..repairable(2, 3, 2)
+            });
+            world.crash(0);
+            world.swallow = Some(swallow);
+            until(&mut world, 20 * SECOND, heartbeats_in_second_epoch);
+            let opens = |w: &World| w.is_valid(1);
+            assert!(!world.run_until(2 * timing().window_ns, opens).unwrap());
+            let says = |disk: &&Vec<Mailbox>| {
+                disk[1].ballot().valid().map(|record| record.dec.epoch) == Some(2)
+            };
+            // A member that was the last in each round has its blocks the other way round.
+            let saying = world.disks.iter().filter(says).count();
+            one_copy += usize::from(saying > usize::from(members) / 2);
+        }
+        assert!(one_copy > 0, "the other block was written first");
     }
-    assert!(one_copy > 0, "the other block was written first");
 }
 
 /// The write with the limit of a winner is reported as lost. Whenever it lands, it says the same as

@@ -23,7 +23,6 @@ impl Controller {
     /// A write to an own register has ended.
     pub fn handle_write(&mut self, member: u8, register: Register, ok: bool, now_ns: u64) {
         self.check_time(now_ns);
-        self.note_health(member, ok);
         let settled_ns = now_ns.saturating_add(self.setup.timing.device_settle_ns());
         let (image, is_counted) = (self.rounds.image, self.counts(member));
         let Some(state) = self.member_mut(member) else {
@@ -43,6 +42,9 @@ impl Controller {
             Register::Ballot => state.ballot_round,
             Register::Heartbeat => state.heartbeat_round,
         };
+        // One register may be written while a write of the other one hangs.
+        let owes = self.owes_a_write(member);
+        self.note_health(member, ok && !owes);
         let Some(round) = self.rounds.current.as_mut() else {
             return;
         };
