@@ -22,7 +22,7 @@
 //! | [`random`] | how long to let another candidate go first |
 //! | [`round`] | what one write-then-read of all mailboxes has shown |
 //! | [`controller`] | the state machine of one controller for one portion, made of the above |
-//! | `reservation` | the device gate: how an owner shuts earlier ones out of a member |
+//! | `device_gate` | the device gate: how an owner shuts earlier ones out of a member |
 //! | [`limit`] | how many strays the redundancy can repair |
 //! | [`histogram`] | how long heartbeats took, and how much of the lease was left |
 //! | [`words`] | table line, messages and status: the lines that users write and read |
@@ -30,6 +30,9 @@
 pub mod clocks;
 pub mod codec;
 pub mod controller;
+// The kernel module does not use it yet.
+#[cfg(feature = "model")]
+pub mod device_gate;
 pub mod gate;
 pub mod histogram;
 pub mod lease;
@@ -38,9 +41,6 @@ pub mod observer;
 pub mod paxos;
 pub mod random;
 pub mod register;
-// The module does not use it yet.
-#[cfg(feature = "model")]
-pub mod reservation;
 pub mod round;
 pub mod time;
 pub mod words;

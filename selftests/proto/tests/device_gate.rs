@@ -28,10 +28,10 @@
 //! incarnations; a command in doubt is carried out at most once more; hosts that share a nexus.
 
 use dm_lease_proto::proto::codec::ids::{Incarnation, Slot};
-use dm_lease_proto::proto::reservation::command::{Answer, Command, Held, Kind};
-use dm_lease_proto::proto::reservation::key::{Key, Keys};
-use dm_lease_proto::proto::reservation::member::{MemberGate, News, Setup};
-use dm_lease_proto::proto::reservation::victims::Victims;
+use dm_lease_proto::proto::device_gate::command::{Answer, Command, Held, Kind};
+use dm_lease_proto::proto::device_gate::key::{Key, Keys};
+use dm_lease_proto::proto::device_gate::member::{MemberGate, News, Setup};
+use dm_lease_proto::proto::device_gate::victims::Victims;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 use std::collections::hash_map::DefaultHasher;
 use std::collections::BTreeSet;
