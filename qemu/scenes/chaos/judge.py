@@ -342,8 +342,7 @@ class Judge(Checker):
             permit for permit in self.evidence.permits
             if (permit.portion, permit.epoch, permit.controller) == (portion, epoch, controller)
         ]  # fmt: skip
-        if later := after_latch(permits, latch):
-            self.fail(f"resume: {later} permits of {portion} after its latch", resumed)
+        self.nothing_after(latch, permits, "resume", resumed)
 
     # A memory of before, and a disk of before.
 
@@ -358,6 +357,15 @@ class Judge(Checker):
             fact["controller"] == controller and fact["at"] <= when <= fact.get("until", 1 << 63)
             for fact in self.past
         )
+
+    def nothing_after(self, latch: Change, permits: list[Permit], what: str, at: int) -> None:
+        """Nothing is admitted after a latch. A task reads the lease, and then the clock. A task
+        that was preempted between the two shows a time after the latch, although its operation was
+        admitted before. That can happen once for each task, so one permit of each task is not
+        counted."""
+        later = Counter(permit.task for permit in permits if permit.guest_ns > latch.guest_ns)
+        if number := later.total() - len(later):
+            self.fail(f"{what}: {number} permits of {latch.portion} after its latch", at)
 
     def memories(self) -> None:
         """A machine that was put back writes at most one heartbeat, and at most one ballot to each
@@ -395,8 +403,7 @@ class Judge(Checker):
             permit for permit in self.evidence.permits
             if (permit.controller, permit.boot, permit.portion) == (controller, boot, portion)
         ]  # fmt: skip
-        if later := after_latch(permits, latch):
-            self.fail(f"put back: {later} permits of {portion} after its latch", at)
+        self.nothing_after(latch, permits, "put back", at)
         self.note(at, f"put back: {len(beats)} heartbeats, {len(permits)} permits of {portion}")
 
     def former_disks(self) -> None:
@@ -519,11 +526,3 @@ class Judge(Checker):
         ]  # fmt: skip
         disks = self.evidence.all_disks(portion)
         return max(sum(request.member == disk for request in beats) for disk in disks)
-
-
-def after_latch(permits: list[Permit], latch: Change) -> int:
-    """How many operations were admitted after a latch. A task reads the lease, and then the clock.
-    One that was preempted between the two has a later time, and was admitted before; no task has
-    two of these."""
-    later = Counter(permit.task for permit in permits if permit.guest_ns > latch.guest_ns)
-    return sum(number - 1 for number in later.values())

@@ -202,21 +202,22 @@ class Planted(unittest.TestCase):
         )
         story.request(at + MS, 1, "p0m0", "W", start, b"\x01")
 
-    def test_r58_a_memory_of_before_gives_up_at_its_first_heartbeat(self) -> None:
+    def test_r58_a_restored_memory_gives_up_at_its_first_heartbeat(self) -> None:
         story = self.put_back()
         for n in range(3):
             self.restored_write(story, 12_600 * MS + n * 10 * MS)
         rounds = self.passes(story)
         self.assertEqual(rounds[0].strays, 3)
 
-    def test_r58_the_heartbeat_of_a_memory_of_before_does_not_break_a_silence(self) -> None:
-        # Controller 2 claims at 7 s. It cannot see the heartbeat, which is behind the newest block.
+    def test_r58_the_heartbeat_of_a_restored_memory_does_not_break_a_silence(self) -> None:
+        # Controller 2 claims at 7 s. It cannot see the heartbeat, which has a lower number than the
+        # other block.
         self.passes(self.put_back(at=6_500 * MS))
 
-    def test_r58_a_memory_of_before_that_goes_on(self) -> None:
+    def test_r58_a_restored_memory_that_goes_on(self) -> None:
         self.fails(self.put_back(beats=2), "2 heartbeats")
 
-    def test_r58_a_memory_of_before_that_writes_ballots(self) -> None:
+    def test_r58_a_restored_memory_that_writes_ballots(self) -> None:
         for ballots in (1, 2):
             story = self.put_back()
             known = dict(story.seq)
@@ -228,10 +229,10 @@ class Planted(unittest.TestCase):
             else:
                 self.fails(story, "6 ballots of beta")
 
-    def test_r58_a_memory_of_before_that_never_gives_up(self) -> None:
+    def test_r58_a_restored_memory_that_never_gives_up(self) -> None:
         self.fails(self.put_back(gives_up=False), "did not give")
 
-    def test_r58_a_memory_of_before_that_writes_after_it_gave_up(self) -> None:
+    def test_r58_a_restored_memory_that_writes_after_it_gave_up(self) -> None:
         for writes in (1, 2):
             story = self.put_back()
             for n in range(writes):

@@ -17,6 +17,7 @@ limit. Then the verdict is about something.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import signal
@@ -29,6 +30,7 @@ from rig.history import BLOCK
 from rig.host import arguments_of
 from rig.mailbox import DATA
 from rig.raid import Geometry, p_of, q_of, xor
+from rig.steps import run_steps
 
 MIB = 1 << 20
 CHUNK = 64 << 10
@@ -655,20 +657,21 @@ def main() -> None:
     wanted = [s for s in SCENES if s.__name__ in (arguments.scenes or names())]
     if len(wanted) < len(arguments.scenes):
         parser.error(f"scenes are {' '.join(names())}")
-    print(f"# seed {arguments.seed}\n1..{len(wanted)}", flush=True)
-    done = 0
-    try:
-        # A guest that was stopped may blame RCU, and whoever waited for the disks meanwhile.
-        allow = r"rcu.* stall|soft lockup|blocked for more than"
-        with Lab("strays", members=5, size=256 * MIB, allow=allow, profile="strays") as lab:
-            for scene in wanted:
-                scene(lab, arguments.seed)
-                done += 1
-                print(f"ok {done} {scene.__name__}", flush=True)
-    except RigError as error:
-        print(f"not ok {done + 1} {wanted[min(done, len(wanted) - 1)].__name__}\n# {error}")
-    print(f"{done} passed, {len(wanted) - done} failed")
-    sys.exit(0 if done == len(wanted) else 1)
+    print(f"# seed {arguments.seed}", flush=True)
+    # A guest that was stopped may blame RCU, and a task that waited for the disks meanwhile.
+    allow = r"rcu.* stall|soft lockup|blocked for more than"
+
+    def stage() -> Lab:
+        return Lab("strays", members=5, size=256 * MIB, allow=allow, profile="strays")
+
+    def seeded(scene: Callable[[Lab, int], None]) -> Callable[[Lab], None]:
+        @functools.wraps(scene)
+        def step(lab: Lab) -> None:
+            scene(lab, arguments.seed)
+
+        return step
+
+    run_steps([seeded(scene) for scene in wanted], stage)
 
 
 def names() -> list[str]:
