@@ -2,7 +2,7 @@
 """Starts a scene by its name: `qemu/run NAME [ARGUMENT...]`.
 
 A scene is a folder of qemu/scenes. Its `__main__.py` has a function `main`, which reads the
-arguments and ends the program; the first sentence of its docstring is its line in the list. With
+arguments and ends the program. The first line of the file's docstring is the line in the list. With
 `--self-test` as the only argument the unit tests in the folder (`test_*.py`) are run instead.
 """
 

@@ -321,8 +321,8 @@ class Reader:
         known: set[str] = set()
         told = 0
         if memory := fact.get("memory"):
-            # The guest goes on where its memory was saved. It tells again what it had traced until
-            # then and not told yet.
+            # The guest goes on where its memory was saved. Its trace repeats the lines that were in
+            # the buffer then.
             before = (self.directory / memory["trace"]).read_bytes()
             known = set(before.decode(errors="replace").splitlines())
             past = before[: memory["bytes"]].decode(errors="replace")

@@ -120,8 +120,8 @@ class Portion:
             raise RigError(f"{vm.name}: {self.name}: {text}: {result.out}")
 
     def hand_over(self, vm: Vm, to: int, timeout: float = 30) -> None:
-        """Hands the portion over; the successor may have to listen, or to be closed, before it is
-        handed to."""
+        """Hands the portion over. The module refuses while the successor still listens, or while a
+        program there keeps its mapped devices open; so this tries again."""
         said = ""
 
         def granted() -> bool:

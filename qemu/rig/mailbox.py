@@ -37,8 +37,8 @@ PULSE = struct.Struct("<BBBxIQ")
 @dataclass
 class Mail:
     """A mailbox record in a write; `role`, `successor`, `hb` and `open` are those of a heartbeat
-    record, `round` is the ballot that a ballot record promises, `accepted` that in which it puts a
-    value forward (0 is none)."""
+    record, `round` is the ballot that a ballot record promises, `accepted` is the ballot in which
+    it puts a value forward (0 is none)."""
 
     request: Request
     portion: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Every scene can be listed and started, and answers `--help` without starting a guest."""
+"""Every scene can be listed, has one function `main`, and parses its arguments there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Scenes(unittest.TestCase):
             with self.subTest(name):
                 self.assertTrue(0 < len(summary(name)) <= WIDTH, summary(name))
 
-    def test_every_scene_reads_its_arguments_first(self) -> None:
+    def test_every_scene_parses_its_arguments(self) -> None:
         for name in names():
             tree = ast.parse((SCENES / name / "__main__.py").read_text())
             found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]

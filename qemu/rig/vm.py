@@ -33,9 +33,9 @@ COMMAND_LINE = (
 # The first finding of a kernel that watches itself ends the guest: what comes later is its echo.
 # Page tables have four levels there: where they have five, an interrupt that comes while the boot
 # processor is identified (its features are cleared for a moment, and KASAN asks for one of them to
-# know where memory is) is a false finding. Caches that are checked keep no arrays of objects for
-# the processors (sheaves in mm/slub.c): those still name an object that was taken from them, so
-# that kmemleak thinks that somebody knows it.
+# know where memory is) is a false finding. `slab_debug` takes the per-CPU arrays of objects away
+# (sheaves in mm/slub.c): they keep a pointer to an object that was taken from them, and kmemleak
+# would miss the leak of that object.
 if DEBUG:
     COMMAND_LINE += " panic_on_warn=1 no5lvl slab_debug=F,kmalloc-*"
 

@@ -18,7 +18,8 @@ use kernel::types::Opaque;
 /// The operation of a bio (`enum req_op`), without the flags.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// Reads sectors. This is the only operation that is treated as changing nothing.
+    /// Reads sectors. Apart from a `Write` of zero bytes, this is the only operation that is
+    /// treated as changing nothing.
     Read,
     /// Writes sectors. An empty flush is a `Write` of zero bytes with the preflush flag.
     Write,

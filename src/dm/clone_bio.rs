@@ -6,9 +6,9 @@
 //!
 //! - A *clone* is the bio that dm core makes for the target from a bio sent to the mapped device.
 //! - A *disposition* is a decision of the target about a clone. Inside `map` and `end_io` each
-//!   disposition is a method that takes the bio by value and returns an outcome. Both must return
-//!   an outcome, and only a disposition makes one. So code that disposes of a bio twice, or not at
-//!   all, does not compile. A held bio that is dropped ends with an error.
+//!   disposition is a method that takes the bio by value and returns an outcome. `map` and `end_io`
+//!   must return an outcome, and only a disposition makes one. So code that disposes of a bio
+//!   twice, or not at all, does not compile. A held bio that is dropped ends with an error.
 //! - A bio is *tracked* if its operation is among [`Target::TRACKED`]. A tracked bio has per-bio
 //!   data, and its completion passes [`Target::end_io`].
 //!

@@ -84,7 +84,7 @@ pub struct OwnRegister {
     given: bool,
     /// The write in flight went to the device that was here before.
     outdated: bool,
-    /// Whether no read was issued since the last successful write.
+    /// Whether no read that was issued after the last successful write has succeeded yet.
     unread: bool,
 }
 
@@ -147,8 +147,8 @@ impl OwnRegister {
         self.state == State::Unknown
     }
 
-    /// Whether the register was not read since the last successful write. A ballot register must
-    /// be read before its next write.
+    /// Whether the register was not read since its last successful write. A ballot register must be
+    /// read before its next write.
     pub fn is_unread(&self) -> bool {
         self.unread
     }

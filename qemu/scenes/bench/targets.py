@@ -26,7 +26,7 @@ from .reservations import RESERVED, UNRESERVED, export
 
 MIB = 1 << 20
 DISK_MIB = 64
-# Whatever has no offset of its own is used from where a portion's data begins, too.
+# A target without an offset of its own is used from the place where a portion's data begins.
 SECTORS = (DISK_MIB * MIB - 2 * DATA - MIB) // 512
 # Seldom enough that most windows have none; two windows of listening come before the first lease.
 HEARTBEAT_MS = 1000

@@ -107,7 +107,7 @@ class Arena(Stage):
         self.down: set[int] = set()
         """Controllers without power."""
         # For each controller whose power was cut: for each portion, the last epoch that it knew.
-        # No write of its own terms up to that epoch can still be on the way.
+        # When `wait_arrived` has returned, no write of its terms up to that epoch is on the way.
         self.ended: dict[int, dict[str, int]] = {}
         self.stopped: set[int] = set()
         """Controllers that answer nobody."""

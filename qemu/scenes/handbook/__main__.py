@@ -127,7 +127,7 @@ def move(scene: Scene) -> None:
 
 
 def stall(scene: Scene) -> None:
-    """The owner stalls; when it is back it leaves what it has lost, though somebody stays there."""
+    """The owner stalls. When it continues, it unmounts although a process uses the file system."""
     first, second = scene.guests
     writer = scene.write(second)
     second.sh("mkdir -p /srv/home")

@@ -268,7 +268,7 @@ def demotion(scene: Scene) -> None:
 
 
 def locks_lost(scene: Scene) -> None:
-    """A lock manager without its locks fences; all that is above is taken down and comes back."""
+    """lvmlockd loses its locks and fences the portion; all above is taken down, and returns."""
     guest = scene.guest
     until(lambda: guest.run("test -e /dev/vg/lv", check=False).rc == 0, "the volume")
     guest.sh("mount /dev/vg/lv /mnt")

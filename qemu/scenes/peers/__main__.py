@@ -57,7 +57,7 @@ from rig.mailbox import DATA, area
 DIRECTORY = BUILD / "run/peers"
 MS = 1_000_000
 MIB = 1 << 20
-# Where the heartbeats are that a client's owner lives by.
+# Where each of the systems writes its heartbeats.
 SECTOR = 512
 DELTA_LEASE = (0, SECTOR)
 """Of the first host of a lockspace."""

@@ -14,12 +14,12 @@ can be counted: heartbeats of the new owner from the last sign of the old one to
 ballot, and from there its mailbox commands on one member, one after the other. A named successor
 has written its ballot before; its commands are counted from the old owner's last sign. Times stand
 beside. Takeovers and hand-overs to a named successor have a bar in time as well, with what a
-command took in that round. It needs a machine that had time for its guests: the new owner sends a
-heartbeat in every period and the array answers in microseconds, so nothing but the machine makes
-the array hear nobody for a period and a half. Such a round is called starved, told with its number,
-and has a line of its own in the table; what is counted is judged in it, too. One in which a lease
-ended that should not have, because the machine had no time for a guest, is counted and not
-measured.
+command took in that round. The bar in time holds only if the machine had time for its guests: the
+new owner sends a heartbeat in every period, and the array answers in microseconds. If the array
+received nothing from any guest for a period and a half, the machine had not. Such a round is called
+starved. The report gives its number, and the table has a line for these rounds; their counts are
+judged, too. If a lease ended although it should not have, because the machine had no time for a
+guest, the round is counted and not measured.
 
 Everything is left in .build/run/rounds/rounds.json.
 """

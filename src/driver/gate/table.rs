@@ -56,7 +56,8 @@ pub struct Rules {
     pub on_full: OnFull,
     /// How refused and late bios fail.
     pub fail_with: FailWith,
-    /// How long refused and late bios are held back after a lapse, unless they may not wait.
+    /// How long refused and late bios are held back after a lapse. A refused bio that must not wait
+    /// (`REQ_NOWAIT`) fails at once.
     pub lapse_hold_ms: u32,
 }
 

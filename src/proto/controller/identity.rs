@@ -72,8 +72,9 @@ impl Controller {
         self.renew_limit();
     }
 
-    /// Begins to listen once more. Registers that the controller wrote before are unknown from now
-    /// on: a member that lost them would never count again, because a joiner writes nothing.
+    /// Begins to listen once more. The registers that the controller wrote before become unknown.
+    /// Otherwise a member that lost one would never count again: it counts when the register is
+    /// written anew, and a joiner writes nothing.
     fn listen_anew(&mut self, now_ns: u64) {
         self.phase = Phase::Joining;
         self.identity.own_slot.reset();

@@ -11,13 +11,14 @@ use crate::proto::paxos::Promise;
 use crate::proto::round::{is_majority, Round, RoundKind};
 use crate::proto::words::status::Reason;
 
-/// The highest number of a heartbeat of an epoch that the next one follows without a pause, as long
-/// as the gate has no lease yet.
+/// The heartbeats 1 to this number of an epoch are each followed by the next one at once, as long
+/// as the gate has no lease.
 const BACK_TO_BACK: u64 = 4;
 
 impl Controller {
     /// A round is complete: a majority of the members gave information about each slot that the
-    /// round needs (`certain_slots`). The caller of a heartbeat or a watch needs not all of them.
+    /// round needs. An owner needs its own slot; a controller that watches or announces itself also
+    /// needs the owner's; joining and ballots need every slot (`certain_slots`).
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == RoundKind::Look {

@@ -43,11 +43,10 @@
 //! * `F` Failed.
 //!
 //! In the columns `J` to `2`, another controller owns the present epoch. That controller is alive
-//! in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. In the row
-//! `time passes` transfers go on; for a `timeout` the time of `poll_timeout_ns` comes, and no
-//! transfer ends before. For a `read:` input, a mailbox shows this, and the test completes one
-//! round, or two if the reads of the first one had already been issued. It stops at the first
-//! change of the state.
+//! in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. In the row `time passes`,
+//! transfers go on. For a `timeout`, the time of `poll_timeout_ns` comes, and no transfer ends
+//! before. For a `read:` input, a mailbox shows this, and the test completes one round, or two if
+//! the reads of the first one had already been issued. It stops at the first change of the state.
 //!
 //! ```text
 //!                                            J  A  S  1  W  2  N  O  H  D  F
@@ -112,8 +111,8 @@
 //! the caller issues anything.
 //!
 //! After each input, which is the clocks and the calls that belong to one event, the caller calls
-//! [`Controller::poll_action`] until it returns
-//! `None`, and performs each action before it asks for the next one.
+//! [`Controller::poll_action`] until it returns `None`, and performs each action before it asks for
+//! the next one.
 //! [`Controller::poll_timeout_ns`] returns the time at which the caller must call
 //! [`Controller::handle_timeout`].
 //!

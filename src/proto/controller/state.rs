@@ -234,7 +234,8 @@ pub(super) struct ReadTag {
     /// Whether this incarnation had written them.
     pub(super) ballot_written: bool,
     pub(super) heartbeat_written: bool,
-    /// Whether no write to the own ballot register was in flight, or began since.
+    /// Whether no write to the own ballot register was in flight when the read was issued, and none
+    /// has begun since.
     pub(super) ballot_at_rest: bool,
     /// The blocks to which nothing was written since: they must show what was acknowledged there.
     pub(super) ballot_quiet: Sides,

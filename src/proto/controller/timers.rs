@@ -115,7 +115,7 @@ impl Controller {
     }
 
     /// When to look between two heartbeats, because a silence may be long enough by then. If the
-    /// last look came late enough and did not prove the silence, the next heartbeat has to.
+    /// last look came late enough and did not prove the silence, only the next heartbeat can.
     fn look_ns(&self) -> Option<u64> {
         let (observer, silence_ns) = match self.phase {
             Phase::Joining => (&self.identity.own_slot, self.setup.timing.join_listen_ns()),

@@ -26,12 +26,13 @@
 //! * Two rows that share a lane share its budget. So an operation may have to wait although its own
 //!   row has room, but never the other way round. An operation on more than one row (a discard) is
 //!   charged once, in the *wide word*, which counts for every row [R19].
-//! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit with
-//!   one atomic instruction, and then checks that the wide word is zero. The bit `detour` in the
-//!   wide word is set if the present limit cannot be checked on the short path. The short path
-//!   records no [`Count::peak`], so the bit `first` sends the first operation on the long path. The
-//!   short check of the lease fails if the gate is closed. If the short path is inconclusive, the
-//!   caller continues on the long path.
+//! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit,
+//!   and then checks that the wide word is zero (`PerCpu`, `Rows`), or that the count is within the
+//!   limit and the peak (`Single`). The bit `detour` in the wide word is set if the present limit
+//!   cannot be checked on the short path. With `Rows` the short path records no [`Count::peak`], so
+//!   the bit `first` sends the first operation on the long path. The short check of the lease fails
+//!   if the gate is closed. If the short path is inconclusive, the caller continues on the long
+//!   path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
@@ -50,8 +51,7 @@
 //!
 //! The lease word is changed by compare-and-swap only, its closing bit included. So neither
 //! [`Gate::extend`] on the heartbeat path nor a thread that sees the lease end overwrites what the
-//! other one wrote [R9]. Only
-//! [`Gate::open_epoch`] turns 0 into a lease, once for each epoch.
+//! other one wrote [R9]. Only [`Gate::open_epoch`] turns 0 into a lease, once for each epoch.
 //!
 //! An operation passes only in the *reign* in which it arrived. A reign is a series of terms of
 //! this controller without a term of another controller in between

@@ -274,7 +274,8 @@ struct Open {
     from_ns: u64,
     /// Its host had a lease that it only remembered.
     is_void: bool,
-    /// It was admitted without a limit, because an operator had accepted the risk.
+    /// It was admitted without a limit, because an operator had accepted the risk, and no limit
+    /// has covered it since.
     is_risked: bool,
 }
 
@@ -288,7 +289,8 @@ struct Written {
     is_acknowledged: bool,
     /// Its host had a lease that it only remembered.
     is_void: bool,
-    /// It was admitted without a limit, because an operator had accepted the risk.
+    /// It was admitted without a limit, because an operator had accepted the risk, and no limit
+    /// has covered it since.
     is_risked: bool,
 }
 
@@ -1029,8 +1031,8 @@ impl Monitor {
         );
     }
 
-    /// Ends the risk of a host's operations when its limit admits them all: a successor is charged
-    /// with each of them from now on.
+    /// If the limit of a host is at least its number of open operations, they are no risk any more:
+    /// a successor is charged with each of them.
     fn bound_risk(&mut self, host: usize, it: &Host) {
         let (epoch, limit) = (it.gate.epoch(), it.gate.count().limit);
         let mut own: Vec<_> = self
