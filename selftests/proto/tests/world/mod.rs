@@ -1705,14 +1705,9 @@ impl World {
         }
     }
 
-    /// Takes a snapshot of a host that owns with a lease, or is secondary. In the middle of a
-    /// claim the ballots in its memory are worth less than those on the members.
+    /// Takes a snapshot of a host's memory, if no transfer of the host is under way.
     pub fn take_snapshot(&mut self, host: usize) {
-        let may = match self.role(host) {
-            Role::Owner => self.is_valid(host),
-            role => role == Role::Secondary,
-        };
-        if may && self.is_quiet(host) {
+        if self.role(host) != Role::Failed && self.is_quiet(host) {
             note!(self, "a snapshot of C{}", host + 1);
             let image = self.hosts[host].snapshot(&self.config, host, self.now_ns);
             self.images[host] = Some((image, self.devices[host].clone()));
