@@ -57,8 +57,9 @@
 #   mark_log                    writes a mark into the log
 #   log_since_mark              prints the log behind the last mark
 #   log_has TEXT                succeeds if the log has the text behind the last mark
-#   expect_warning TEXT         announces one line with the text at level warning or above. The run
-#                               fails if it never comes, and if another line at this level comes
+#   expect_warning TEXT         announces one line of the module, at level warning or above, that has
+#                               the text. The run fails if the line does not come, or if such a line
+#                               comes without an announcement
 #
 # Each controller reaches each member by a path of its own. A path has one part for mailboxes and one
 # for data. So a test can hold the mailbox I/O or the data I/O of one controller. The devices of a

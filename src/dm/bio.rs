@@ -94,8 +94,9 @@ impl BlkStatus {
         self.0 == Self::OK.0
     }
 
-    /// Returns whether dm core is about to take the bio back and to map it again. The operation has
-    /// neither succeeded nor failed, and `end_io` must pass the status on.
+    /// Returns whether the status is [`Self::DM_REQUEUE`]. The operation has neither succeeded nor
+    /// failed so far: dm core decides whether it maps the bio again. `end_io` must pass the status
+    /// on.
     pub const fn is_requeue(self) -> bool {
         self.0 == Self::DM_REQUEUE.0
     }

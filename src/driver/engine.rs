@@ -8,7 +8,7 @@
 //! order. After a request, and at the end of each step, it publishes a new [`View`]. A gate whose
 //! lease ended is *latched*: it admits nothing until the next lease. If the gate was latched, the
 //! engine then fails the bios that wait there. It does so after the view was published, because
-//! failing a bio runs the completions of all layers above.
+//! failing a bio runs the completions of all layers above, which can take long.
 //!
 //! The portion thread waits for nothing but its waker. It takes no lock whose holder can be
 //! preempted [R61], allocates nothing, and prints nothing. The event thread prints and raises
@@ -435,6 +435,7 @@ impl Engine {
             GateChange::OpenEpoch { epoch, expiry_ns } => {
                 let since = self.reign.since(epoch);
                 if !shared.gate.open_epoch(epoch, since, expiry_ns) {
+                    // There is a lease that was not latched: a bug. It ends with this epoch.
                     self.note_latched();
                 } else if shared.inbox.latched().is_some() {
                     // A task latched the gate before there was a lease. The gate does not keep such

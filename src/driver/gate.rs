@@ -17,10 +17,10 @@
 //! ended inside `map`.
 //!
 //! This file is the fast path. Nearly every bio gets a permit and keeps it. So [`PortionGate::map`]
-//! aims the bio at its member and fills in the per-bio data before it checks the lease, and no
-//! value has to be kept in a register while the clock is read. All other outcomes are in functions
-//! marked `#[cold]`, which correct the per-bio data; the bio stays aimed. They find the gate
-//! through the table, so that the fast path does not pass it to them.
+//! aims the bio at its member and fills in the per-bio data before it checks the lease. Then the
+//! place, the sector and the size need not be kept in registers while the clock is read. All other
+//! outcomes are in functions marked `#[cold]`, which correct the per-bio data; the bio stays aimed.
+//! They find the gate through the table, so that the fast path does not pass it to them.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -37,9 +37,9 @@
 //! [`crate::proto::gate::waiting`] holds the wait queues and their order.
 //!
 //! Locking: one interrupt-disabling spinlock protects all held bios and completions, except the
-//! bios in an outbox, which has a lock of its own. `map` and `end_io` take it only if the bio has
-//! to wait, or if it is refused within the hold time of a lapse. No bio is ended or submitted under
-//! the lock.
+//! bios in an outbox, which has a lock of its own. `map` and `end_io` take the spinlock only for a
+//! bio that has to wait, or that is refused or late within the hold time of a lapse. No bio is
+//! ended or submitted under the spinlock.
 
 mod counters;
 mod held;
@@ -126,7 +126,8 @@ const WAITING: u64 = 1 << 63;
 /// What is known of a state-changing bio from `map` to `end_io`.
 #[derive(Clone, Copy)]
 pub struct PerBio {
-    /// The epoch whose lease admitted the bio, while it has a permit. Otherwise [`WAITING`] is set.
+    /// The epoch for which the bio counts while it has a permit: that of the lease that admitted
+    /// the bio, or an older one (see `admit`). Otherwise [`WAITING`] is set.
     epoch: u64,
     /// Where its permit is charged.
     place: Place,
@@ -286,8 +287,8 @@ impl PortionGate {
         }
     }
 
-    /// Where the permit of a bio is charged if permits are counted for each row [R19]. Writes were
-    /// split at the end of a row, but a discard may be longer than a row.
+    /// Where the permit of a bio is charged if permits are counted for each row [R19]. dm core has
+    /// split writes at the end of a row, but no other operation, such as a discard.
     #[inline(always)]
     fn place_of(&self, bio: &Bio, unit: Unit) -> Place {
         match self.chunk.row(bio.device_sector(), bio.size_bytes()) {
@@ -335,7 +336,8 @@ impl PortionGate {
     }
 
     /// Begins the lease of `epoch`. The controller has owned the portion since the epoch `since`
-    /// without a foreign epoch in between. Returns `false` if the gate was latched meanwhile.
+    /// without a foreign epoch in between. Returns `false` if the gate still had a lease, which
+    /// then stays.
     pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
         let _ = self.lapsed_ns.xchg(LAPSE_TIME_UNKNOWN, ordering::Full);
         self.gate.open_epoch(epoch, since, expiry_ns)
@@ -351,8 +353,8 @@ impl PortionGate {
         self.gate.extend(from_ns, to_ns)
     }
 
-    /// Ends the lease. The portion thread then calls [`PortionGate::fail_pending`]; any other
-    /// caller wakes that thread.
+    /// Ends the lease. If the caller is the portion thread, it calls [`PortionGate::fail_pending`]
+    /// later. Any other caller wakes the portion thread.
     pub fn latch(&self) {
         if self.gate.expiry_ns() != 0 {
             self.note_lapse();
@@ -404,7 +406,7 @@ impl PortionGate {
     }
 }
 
-/// Directs a bio to its member and writes its data, as if it had a permit.
+/// Aims a bio at its member and fills in its per-bio data, as if it had a permit.
 #[inline(always)]
 fn aim<'ti>(
     bio: LocatedBio<'ti, LeaseTarget>,

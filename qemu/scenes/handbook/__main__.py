@@ -9,6 +9,7 @@ stall, and after a power cut. A writer's acknowledged lines must be there each t
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rig.manual import blocks, replaced
 DISKS = {"sdb": "m0", "sdc": "m1", "sdd": "m2"}
 # Where the packages lie, as for somebody who has copied them there.
 PLACE = "/root"
+README = (SOURCE / "README.md").read_text()
 # How large a member is, in bytes: what the file system wants.
 SIZES = {"ext4": 64 << 20, "xfs": 352 << 20}
 # What the section prints, in its order.
@@ -96,7 +98,16 @@ def declare(scene: Scene) -> None:
     for guest in scene.guests:
         for name, member in DISKS.items():
             guest.sh(f"ln -s /dev/disk/by-id/virtio-{member} /dev/{name}")
-    print(scene.guests[0].sh(scene.printed[FORMAT]))
+    formatted = scene.guests[0].sh(scene.printed[FORMAT])
+    print(formatted)
+    window = re.search(r"^window: (\d+) ms", formatted, re.MULTILINE)
+    promised = re.search(r"takeover window, which is ([\d.]+)\s+seconds", README)
+    expect(
+        window is not None
+        and promised is not None
+        and f"{int(window[1]) / 1000:.1f}" == promised[1],
+        f"README.md names the window of the format ({window}, {promised})",
+    )
     for number, guest in enumerate(scene.guests, 1):
         block = replaced(scene.block(DECLARE), {"controller=": f"controller={number}"})
         print(guest.sh(block))

@@ -495,7 +495,7 @@ const INPUTS: [Input; 26] = [
         rig.read(1, vec![ballot(77, dec, 0)]);
         Some(false)
     }),
-    ("the virtual machine was copied", |rig| {
+    ("the hypervisor announces a copy", |rig| {
         rig.input(0, |c, now| c.handle_fork(Incarnation(44), now));
         Some(false)
     }),

@@ -31,7 +31,8 @@ use crate::proto::codec::ids::Slot;
 use crate::proto::paxos::{Seen, Successor};
 use crate::proto::words::status::Reason;
 
-/// The least number of times that a prepared successor reads the mailboxes in one of its periods.
+/// How often a prepared successor reads the mailboxes in one of its periods. It reads more often if
+/// [`LOOK_NS`] is shorter, and less often if a read takes longer.
 const LOOKS: u64 = 16;
 
 /// The longest pause between two such reads.

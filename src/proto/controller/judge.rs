@@ -22,8 +22,8 @@ impl Controller {
     pub(super) fn judge(&mut self, round: &Round, now_ns: u64) {
         let writes = self.phase.is_owner() || self.phase == Phase::Announcing;
         if writes && round.kind == RoundKind::Look {
-            // This round only read, because devices that replaced a member and do not count yet
-            // left no majority of members to write when it began. The next round may write.
+            // This round only read: when it began, too few members counted, because replacements
+            // were not settled. The next round may write.
             self.rounds.due = true;
             return;
         }
@@ -73,8 +73,8 @@ impl Controller {
             return;
         }
         self.term.decided = round.seen.decided;
-        // A controller that stood still while it announced itself listens anew. What it saw before
-        // is no evidence of silence [R27].
+        // This may be a second listening, after the controller stood still while it announced
+        // itself. What it saw of the owner before is no evidence of silence [R27].
         self.forget_epoch();
         self.succession.highest = round.seen.highest;
         let (decided, promise) = round.own_promise;
@@ -210,8 +210,8 @@ impl Controller {
     /// for this term from the limit in that record [R21].
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
         // The gate's clock is the lease clock plus all leaps. A leap is a clock break, which would
-        // have ended this lease. So no leap came after its stamps, and the present leaps convert
-        // them.
+        // have ended this lease. So no leap came after the stamps of this lease, and adding the
+        // present leaps converts both of its ends.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
             Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {

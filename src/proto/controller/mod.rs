@@ -21,9 +21,10 @@
 //!                                                        +-------+------+-----------+
 //!                                                          latch: lapse, higher epoch,
 //!                                                          claim seen, fence
-//!  Owner <-- not prepared or not drained in time, call-off -- Offering, Draining
-//!  any --- another controller with this number (Joining listens anew instead), a copy of this
-//!          one, or two owners of one epoch ---> Failed
+//!  Owner <-- not prepared in time, unwilling, call-off -- Offering
+//!  Owner <-- not drained in time -- Draining
+//!  any --- records show another controller with this number (Joining listens anew instead), a copy
+//!          of this one, or two owners of one epoch ---> Failed
 //! ```
 //!
 //! A hand-over begins while the owner still writes. The owner names the successor in its heartbeats
@@ -42,11 +43,12 @@
 //! * `N` Owner before the first lease, `O` Owner with a lease, `H` Offering, `D` Draining;
 //! * `F` Failed.
 //!
-//! In the columns `J` to `2`, another controller owns the present epoch. That controller is alive
-//! in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. In the row `time passes`,
-//! transfers go on. For a `timeout`, the time of `poll_timeout_ns` comes, and no transfer ends
-//! before. For a `read:` input, a mailbox shows this, and the test completes one round, or two if
-//! the reads of the first one had already been issued. It stops at the first change of the state.
+//! In the columns `J` to `2`, another controller owns the present epoch. Before the input, that
+//! controller is alive in the columns `J`, `A`, `S` and `W`, and dead in `1` and `2`. In the row
+//! `time passes`, transfers go on. For a `timeout`, the time of `poll_timeout_ns` comes, and no
+//! transfer ends before. For a `read:` input, every member shows such a record, and the test
+//! completes one round, or two if the reads of the first one had already been issued. The test
+//! stops at the first change of the state.
 //!
 //! ```text
 //!                                            J  A  S  1  W  2  N  O  H  D  F
@@ -67,7 +69,7 @@
 //! read: another incarnation in the own slot  .  F  F  F  F  F  F  F  F  F  .
 //! read: an own record that was never written F  F  F  F  F  F  F  F  F  F  .
 //! read: another owner of the same epoch      F  F  F  F  F  F  F  F  F  F  .
-//! the virtual machine was copied             .  J  J  J  J  J  J  J  J  J  J
+//! the hypervisor announces a copy            .  J  J  J  J  J  J  J  J  J  J
 //! command: claim                             .  .  .  .  .  .  .  .  !  !  !
 //! command: release                           .  .  .  !  !  !  !  D  !  !  .
 //! command: release, to the other one         !  .  .  !  !  !  !  H  !  !  !
@@ -107,8 +109,8 @@
 //! The caller may call any `handle_*` function at any time, with a clock value that does not
 //! decrease. The caller reads the clocks *after* the event that the call reports, and passes the
 //! whole reading to [`Controller::handle_clocks`] first. Any call may begin a heartbeat, whose
-//! stamp is the clock value of the call. So the reading is from after the event, and from before
-//! the caller issues anything.
+//! stamp is the clock value of the call. The stamp must be from after the event, and from before
+//! any transfer that the caller then issues.
 //!
 //! After each input, which is the clocks and the calls that belong to one event, the caller calls
 //! [`Controller::poll_action`] until it returns `None`, and performs each action before it asks for

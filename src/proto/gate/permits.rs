@@ -29,10 +29,11 @@
 //! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit,
 //!   and then checks that the wide word is zero (`PerCpu`, `Rows`), or that the count is within the
 //!   limit and the peak (`Single`). The bit `detour` in the wide word is set if the present limit
-//!   cannot be checked on the short path. With `Rows` the short path records no [`Count::peak`], so
-//!   the bit `first` sends the first operation on the long path. The short check of the lease fails
-//!   if the gate is closed. If the short path is inconclusive, the caller continues on the long
-//!   path.
+//!   cannot be checked on the short path. With `Rows` the short path admits only an operation that
+//!   uses 1 of the limit, and it does not record [`Count::peak`]. So the bit `first` in the wide
+//!   word sends operations on the long path until the peak is at least 1. The short check of the
+//!   lease fails if the gate is closed. If the short path is inconclusive, the caller continues on
+//!   the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
@@ -94,8 +95,8 @@ pub struct Count {
 pub enum Admission {
     /// The operation holds a permit, which must be given back with [`Gate::leave`].
     Granted(Check),
-    /// The lease is valid, and the limit is reached, other operations wait first, or the gate is
-    /// closed.
+    /// The lease is valid, but the limit is reached, other operations wait ahead of this one, or
+    /// the gate is closed.
     Full {
         /// As [`Left::wake`], if this call took a permit and gave it back.
         wake: bool,
@@ -153,12 +154,12 @@ pub enum Taken {
 /// The result of [`Gate::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// Wake the threads that serve the gate: operations wait for this lane, or the gate is closed
-    /// and the lane is empty.
+    /// Wake the threads that serve the gate: operations may wait for this permit, or the gate is
+    /// closed and the lane is empty.
     pub wake: bool,
 }
 
-/// The gate of one portion. `L` holds the lanes: [`LaneLayout::words`] of them, all zero at first.
+/// The gate of one portion. `L` holds the lanes in [`LaneLayout::words`] words, all zero at first.
 pub struct Gate<W, L> {
     /// The end of the lease, and whether the gate is closed.
     expiry: W,
@@ -300,7 +301,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.decide(place, arrived, self.take(place, true), now)
     }
 
-    /// Refuses without taking a permit first. Most callers run on a secondary, which has no lease.
+    /// Refuses without taking a permit first: there is no lease that could admit the operation.
     fn refuse_at_once(&self) -> Admission {
         Admission::Refused {
             lapsed: false,
@@ -386,8 +387,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             .unwrap_or_else(|| self.leave_wide(place))
     }
 
-    /// As [`Gate::leave`], for an operation in one row. For another operation it returns `None` and
-    /// does nothing.
+    /// As [`Gate::leave`], but for a permit in the wide word it returns `None` and does nothing.
     #[inline(always)]
     pub fn leave_short(&self, place: Place) -> Option<Left> {
         let lane = self.lanes.get(place.lane)?;
@@ -428,8 +428,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Sets the mark of every lane that is in use, and says whether an operation fits beside them.
     /// A lane that was found empty gets no mark. If a permit is taken there later, its return wakes
-    /// no thread. So this function does not count such a permit: the operation could wait for it
-    /// for ever. This function reads every lane and changes few.
+    /// no thread. So this function does not count such a permit. If it did, the operation could
+    /// wait for ever. This function reads every lane and changes few.
     fn wait_for_all(&self, place: Place, limit: u32) -> bool {
         let wide = set_bits(&self.wide, WAITERS);
         let own = match place.is_wide() {
@@ -569,7 +569,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Begins the lease of a new epoch, in the reign that began with the epoch `since`. Only the
     /// heartbeat path calls it, once for each epoch, and only after the lease of the epoch before
-    /// was latched.
+    /// was latched. `false` if there still is a lease, which then stays.
     pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
         self.since.store(since);
         self.epoch.store(epoch);
@@ -623,8 +623,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         self.lanes.iter().chain(core::iter::once(&self.wide))
     }
 
-    /// Whether the operation may wait for a permit of any lane: because it is on many rows, or
-    /// because the limit is compared with the sum of all lanes.
+    /// Whether a permit that returns to any lane can make room for the operation: it is on many
+    /// rows, or the limit is compared with the sum of all lanes.
     fn waits_for_all(&self, place: Place) -> bool {
         place.is_wide() || self.layout == LaneLayout::PerCpu
     }
@@ -649,8 +649,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
             }
             let next = word.wrapping_add(place.unit.0);
             match lane.compare_exchange(word, next) {
-                // This check sees a mark from before the exchange. An operation that marks the wide
-                // word later finds this lane in use, and marks the lane.
+                // This check sees the mark in the wide word if it was set before the exchange. An
+                // operation that sets it later finds this lane in use, and marks the lane.
                 Ok(_) if !has_waited && self.is_waited_for(word) => return Err(self.leave(place)),
                 Ok(_) => return self.confirm(place, next),
                 Err(found) => word = found,
@@ -710,7 +710,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 }
 
-/// Whether an operation that leaves a lane with this word must wake the dispatcher.
+/// Whether an operation that leaves a lane with this word must wake threads ([`Left::wake`]).
 #[cold]
 #[inline(never)]
 fn wakes(word: u64) -> bool {
