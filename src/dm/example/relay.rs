@@ -70,7 +70,7 @@ impl TargetModule for RelayModule {
             _pm <- notifier::PmNotifier::new(Announce, 0),
             _syscore <- notifier::SyscoreHook::new(Announce),
             _farewell: Farewell {
-                _kept: Some(KEPT::install(None)?),
+                _kept: KEPT::install(None)?,
             },
         })
     }
@@ -83,13 +83,13 @@ global::module_global! {
 
 /// The buffer and device of the transfer that begins when the module is unloaded.
 struct Kept {
-    buf: KBox<IoBuf<Farewell>>,
+    buf: KBox<IoBuf<Returned>>,
     dev: Arc<BlockDevice>,
 }
 
-/// Begins the kept transfer when it is dropped, and logs the end of the transfer.
+/// Begins the kept transfer when it is dropped.
 struct Farewell {
-    _kept: Option<KEPT>,
+    _kept: KEPT,
 }
 
 impl Drop for Farewell {
@@ -104,13 +104,17 @@ impl Drop for Farewell {
             blocks: 0..1,
             nowait: false,
         };
-        if let Ok(end) = Arc::new(Farewell { _kept: None }, GFP_KERNEL) {
+        if let Ok(end) = Arc::new(Returned, GFP_KERNEL) {
             let _ = IoBuf::submit(buf, request, end);
         }
     }
 }
 
-impl Complete for Farewell {
+/// Logs the end of the kept transfer. It is dropped in the interrupt of the completion, so it owns
+/// nothing whose drop may sleep.
+struct Returned;
+
+impl Complete for Returned {
     fn complete(self: Arc<Self>, _buf: KBox<IoBuf<Self>>, status: BlkStatus) {
         pr_info!("the last transfer has come back: {}\n", status.as_raw());
     }
