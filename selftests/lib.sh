@@ -11,7 +11,8 @@
 #   check_fails TEXT COMMAND... a case that passes if the command fails
 #   check_equal TEXT A B        a case that passes if A, the expected string, and B are equal
 #   require TEXT COMMAND...     as `check`, but a failure ends the test: later cases depend on it
-#   eventually S COMMAND...     repeats the command until it succeeds; fails after S seconds
+#   eventually S COMMAND...     repeats the command until it succeeds; fails after 20 attempts for
+#                               each of S seconds
 #   fails COMMAND...            succeeds if the command fails
 #   print_note TEXT...          adds a line to the report
 #   skip_all TEXT...            ends the test as skipped, for this reason. In the runs of this
@@ -68,8 +69,8 @@
 #   pPmMcC   the mapped device of controller C: the target lease on pPmMwC (p0m1c2: portion 0,
 #            member 1, controller 2)
 #   pPmMwC   the path: the target linear on pPmMhC and pPmMdC
-#   pPmMhC   the part for mailboxes: the head and the tail of the member
-#   pPmMdC   the part for data: what lies between head and tail
+#   pPmMhC   the part for mailboxes: the whole member, of which the path uses head and tail
+#   pPmMdC   the part for data: the whole member, of which the path uses the rest
 #
 # The members are the devices p0m0..p0m2 and p1m0..p1m2 in /dev/lease/, where qemu/ links disks by
 # their serial numbers. scsi0, nvme0 and four0 (with sectors of 4096 bytes) are there, too. The

@@ -7,8 +7,9 @@
 //! [`super::inbox`]. After each input the engine performs all actions of the state machine in
 //! order. After a request, and at the end of each step, it publishes a new [`View`]. A gate whose
 //! lease ended is *latched*: it admits nothing until the next lease. If the gate was latched, the
-//! engine then fails the bios that wait there. It does so after the view was published, because
-//! failing a bio runs the completions of all layers above, which can take long.
+//! engine then refuses the bios that wait there: they fail, or are held back for `lapse_hold_ms`.
+//! It does so after the view was published, because failing a bio runs the completions of all
+//! layers above, which can take long.
 //!
 //! The portion thread waits for nothing but its waker. It takes no lock whose holder can be
 //! preempted [R61], allocates nothing, and prints nothing. The event thread prints and raises
@@ -49,8 +50,8 @@ use kernel::{
     sync::{Arc, SpinLockIrq},
 };
 
-/// The shortest sleep of the portion thread. It keeps a real-time thread from spinning, whatever a
-/// clock says.
+/// The portion thread sleeps at least this long unless it is woken. This keeps a real-time thread
+/// from spinning, whatever a clock says.
 const NAP_NS: u64 = 100_000;
 
 /// The state machine of a session, with everything it needs to run. The portion thread owns it.
@@ -65,7 +66,7 @@ pub struct Engine {
     decoded: Decoded,
     /// The answer to the pending command, until it is passed on.
     answer: Option<Result<(), Reason>>,
-    /// The gate was latched, and the bios that wait there must be failed.
+    /// The gate was latched, and the bios that wait there must be refused.
     latched: bool,
     /// No table is live, so ticks and deadlines are ignored.
     rests: bool,
@@ -233,7 +234,8 @@ impl Engine {
         shared.inbox.close();
     }
 
-    /// Passes everything that has happened to the state machine. Returns its next deadline.
+    /// Tells the state machine everything that has happened. Returns the next deadline of the state
+    /// machine.
     fn step(&mut self, reasons: Reasons) -> Option<u64> {
         let shared = self.shared.clone();
         self.machine.note_open(shared.gate.count().open);
@@ -435,7 +437,7 @@ impl Engine {
             GateChange::OpenEpoch { epoch, expiry_ns } => {
                 let since = self.reign.since(epoch);
                 if !shared.gate.open_epoch(epoch, since, expiry_ns) {
-                    // There is a lease that was not latched: a bug. It ends with this epoch.
+                    // There is a lease that was not latched: a bug. That lease and this term end.
                     self.note_latched();
                 } else if shared.inbox.latched().is_some() {
                     // A task latched the gate before there was a lease. The gate does not keep such

@@ -19,8 +19,9 @@
 //! This file is the fast path. Nearly every bio gets a permit and keeps it. So [`PortionGate::map`]
 //! aims the bio at its member and fills in the per-bio data before it checks the lease. Then the
 //! place, the sector and the size need not be kept in registers while the clock is read. All other
-//! outcomes are in functions marked `#[cold]`, which correct the per-bio data; the bio stays aimed.
-//! They find the gate through the table, so that the fast path does not pass it to them.
+//! outcomes are in functions marked `#[cold]`. If the bio is aimed already, it stays aimed, and
+//! they correct its per-bio data. They find the gate through the table, so that the fast path does
+//! not pass it to them.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -129,7 +130,7 @@ pub struct PerBio {
     /// The epoch for which the bio counts while it has a permit: that of the lease that admitted
     /// the bio, or an older one (see `admit`). Otherwise [`WAITING`] is set.
     epoch: u64,
-    /// Where its permit is charged.
+    /// Where its permit is counted.
     place: Place,
     /// The first sector on the member, which the bio no longer shows when it has ended. While a
     /// completion is held back, this field holds the number of its table instead.
@@ -184,7 +185,7 @@ impl PortionGate {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` if there is no memory for its lanes.
+    /// `ENOMEM` if there is no memory.
     pub fn new(
         superblock: &Superblock,
         controller: Slot,
@@ -287,8 +288,8 @@ impl PortionGate {
         }
     }
 
-    /// Where the permit of a bio is charged if permits are counted for each row [R19]. dm core has
-    /// split writes at the end of a row, but no other operation, such as a discard.
+    /// Where the permit of a bio is counted if permits are counted for each row [R19]. dm core has
+    /// split writes at the end of a row, but no other state-changing operation, such as a discard.
     #[inline(always)]
     fn place_of(&self, bio: &Bio, unit: Unit) -> Place {
         match self.chunk.row(bio.device_sector(), bio.size_bytes()) {

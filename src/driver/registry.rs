@@ -5,10 +5,10 @@
 //! A session exists while one of its tables is loaded, live or not. A timer exists while its
 //! controller has a session. One kernel may run several controllers.
 //!
-//! The first table of a portion makes the session and its threads. This may wait for memory that is
-//! written back through a suspended device, so the registry is unlocked meanwhile [R60]. The new
-//! session is a *spare* until the registry is locked again. If another table has added a session
-//! for the same portion and controller by then, the spare is dropped:
+//! The first table of a controller on a portion makes the session and its threads. This may wait
+//! for memory that is written back through a suspended device, so the registry is unlocked
+//! meanwhile [R60]. The new session is a *spare* until the registry is locked again. If another
+//! table has added a session for the same portion and controller by then, the spare is dropped:
 //!
 //! ```text
 //!   lock: session known? --yes--> take a reference
@@ -54,9 +54,9 @@ pub struct Registry {
     boot_id: [u8; 16],
     /// A system suspend has begun and has not ended.
     pub asleep: bool,
-    /// The number of sessions made so far.
+    /// The number of sessions added so far.
     made: u64,
-    /// The number of tables loaded so far.
+    /// The number of joins so far, which is the number of the last table.
     tables: u64,
 }
 

@@ -140,8 +140,9 @@ impl Controller {
     }
 
     /// Takes a heartbeat of the owner as evidence about the end of the epoch. A member may show an
-    /// older record than another member showed before: an offer counts only if no later heartbeat
-    /// was seen, and a release counts always, because it is final.
+    /// older record than another member showed before. So an offer counts only if no later
+    /// heartbeat was seen. A release is final, so it counts at any age, if it names this controller
+    /// or no successor.
     pub(super) fn heed_owner(&mut self, record: &HeartbeatRecord, now_ns: u64) {
         let own = self.setup.slot;
         match (record.role, self.succession.evidence) {

@@ -44,7 +44,8 @@ impl Controller {
         }
     }
 
-    /// A round has failed. This ends a claim, and a release that waits for its publication.
+    /// A round has failed. This ends a claim. A release that waits for its publication is answered
+    /// with an error.
     pub(super) fn round_failed(&mut self, now_ns: u64) {
         if matches!(self.phase, Phase::Claiming { .. }) {
             self.abandon_claim(now_ns);
@@ -83,8 +84,8 @@ impl Controller {
         } else {
             Promise::NONE
         };
-        // The list is partial until a whole one is read: other records may have more charges than
-        // the last own one.
+        // The list of charges is partial (see `charges`) until a whole list is read: other records
+        // may have more charges than the last own record.
         self.take_over_list(round.own_charges, &round.seen.lists);
         let is_unclaimed =
             self.term.decided == Decided::NEVER && round.seen.highest == Ballot::NONE;
@@ -211,7 +212,7 @@ impl Controller {
     fn extend(&mut self, before: Option<u64>, to_ns: u64, now_ns: u64) {
         // The gate's clock is the lease clock plus all leaps. A leap is a clock break, which would
         // have ended this lease. So no leap came after the stamps of this lease, and adding the
-        // present leaps converts both of its ends.
+        // present leaps converts both the former end and the new one.
         let expiry_ns = self.clocks.gate_ns(to_ns);
         match before.map(|from_ns| self.clocks.gate_ns(from_ns)) {
             Some(from_ns) if self.term.gate_open => self.queue.gate(GateChange::Extend {

@@ -155,7 +155,7 @@ impl Chunk {
     }
 }
 
-/// Where an operation is charged: the caller chooses the place once and keeps it until the permit
+/// Where an operation is counted: the caller chooses the place once and keeps it until the permit
 /// is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {

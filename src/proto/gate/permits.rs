@@ -20,30 +20,30 @@
 //! ```text
 //!  63        62      61       60      59 ............................ 0
 //!  waiters   watch   detour   first   open permits, or a field for each member with its open
-//!                                     permits in these rows
+//!                                     permits in the rows of this lane
 //! ```
 //!
 //! * Two rows that share a lane share its budget. So an operation may have to wait although its own
 //!   row has room, but never the other way round. An operation on more than one row (a discard) is
-//!   charged once, in the *wide word*, which counts for every row [R19].
-//! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit,
-//!   and then checks that the wide word is zero (`PerCpu`, `Rows`), or that the count is within the
-//!   limit and the peak (`Single`). The bit `detour` in the wide word is set if the present limit
-//!   cannot be checked on the short path. With `Rows` the short path admits only an operation that
-//!   uses 1 of the limit, and it does not record [`Count::peak`]. So the bit `first` in the wide
-//!   word sends operations on the long path until the peak is at least 1. The short check of the
-//!   lease fails if the gate is closed. If the short path is inconclusive, the caller continues on
-//!   the long path.
+//!   counted once, in the *wide word*, which counts for every row [R19].
+//! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit, and
+//!   then checks that the wide word is zero (`PerCpu`, `Rows`), or that the count is not above the
+//!   limit, nor above the peak, which only the long path raises (`Single`). The bit `detour` in the
+//!   wide word is set if the present limit cannot be checked on the short path. With `Rows` the
+//!   short path admits only an operation that uses 1 of the limit, and it does not record
+//!   [`Count::peak`]. So the bit `first` in the wide word sends operations on the long path until
+//!   the peak is at least 1. The short check of the lease fails if the gate is closed. If the short
+//!   path is inconclusive, the caller continues on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
 //!   operations queue behind it. Then it sets the bit in every lane that is in use. The other lanes
 //!   have no permit that could be given back.
 //! * A bit in the lease word closes the gate, and every operation reads that word after it has
-//!   taken a permit. An operation may still take a permit then, but it sees the closed gate and
-//!   gives the permit back. So once every lane has been empty after the closing, nothing is
-//!   admitted until the gate opens again. With `watch` set, the operation that empties a lane wakes
-//!   the caller's threads ([`Left::wake`]).
+//!   taken a permit. After the closing an operation may still take a permit, but it sees the closed
+//!   gate and gives the permit back. So once every lane has been empty after the closing, nothing
+//!   is admitted until the gate opens again. With `watch` set, the operation that empties a lane
+//!   wakes the caller's threads ([`Left::wake`]).
 //!
 //! The limit, the operations on many rows and the sum of all lanes are not in the word of the lane.
 //! They are checked again after the permit is taken. If two operations take permits at the same
@@ -404,7 +404,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// Notes that an operation waits. `true` if there is room after all: then the caller wakes the
-    /// dispatcher, because no leaving operation will.
+    /// dispatcher, because perhaps no operation leaves after this.
     ///
     /// The caller has queued the operation, under its own lock, before the call.
     pub fn wait(&self, place: Place) -> bool {
@@ -456,7 +456,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         used <= limit && !is_full
     }
 
-    /// Notes that no operation waits for this lane any more.
+    /// Notes that no operation waits for this lane any more or, if the place waits for all lanes,
+    /// for any lane.
     pub fn no_waiters(&self, place: Place) {
         match self.waits_for_all(place) {
             true => self.no_waiters_at_all(),

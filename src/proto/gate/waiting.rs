@@ -181,7 +181,7 @@ pub trait Dispatcher {
     fn with<R>(&self, f: impl FnOnce(&mut WaitQueues<Self::List>) -> R) -> R;
     /// The clock.
     fn now_ns(&self) -> u64;
-    /// Where the operation is charged.
+    /// Where the operation is counted.
     fn place(&self, op: &mut Self::Op) -> Place;
     /// The epoch in which the operation arrived.
     fn arrived(&self, op: &mut Self::Op) -> u64;
@@ -202,8 +202,8 @@ pub trait Dispatcher {
 }
 
 /// Queues an operation that found no room, as the last of its queue. The first result is `true` if
-/// there is room after all: then the caller wakes the dispatcher, because no leaving operation
-/// will. `op` is called with the queues locked.
+/// there is room after all: then the caller wakes the dispatcher, because perhaps no operation
+/// leaves after this. `op` is called with the queues locked.
 ///
 /// # Errors
 ///
