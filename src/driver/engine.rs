@@ -224,8 +224,8 @@ impl Engine {
             if reasons.contains(Reasons::TICK) && shared.view().stale_epoch.is_some() {
                 shared.event_waker.wake(Reasons::CHANGE);
             }
-            // The gate fails what it held back for `lapse_hold_ms`, and gives recalled bios back to
-            // dm core.
+            // When it is time, the gate fails what it held back for `lapse_hold_ms`, and gives the
+            // waiting bios of suspending devices back to dm core.
             let held_ns = shared.gate.tend();
             let soonest_ns = clock::raw_ns().saturating_add(NAP_NS);
             let next_ns = [next_ns, held_ns].into_iter().flatten().min();
@@ -266,8 +266,8 @@ impl Engine {
         }
     }
 
-    /// Reads the clocks and lets the state machine compare them. Returns the present time, which
-    /// the caller passes to the state machine with its next input.
+    /// Reads the clocks and lets the state machine compare the reading with the one before. Returns
+    /// the present time, which the caller passes to the state machine with its next input.
     fn read_clocks(&mut self) -> u64 {
         let now = clock::read();
         self.machine.handle_clocks(Now {
@@ -402,8 +402,8 @@ impl Engine {
         }
     }
 
-    /// Tells the state machine that the gate is latched. Either a task latched it and gave a
-    /// reason, or the lease has ended.
+    /// Tells the state machine that the gate is latched, or must be. A task latched it and gave a
+    /// reason, the lease has ended, or the gate still had the lease of an earlier epoch.
     fn note_latched(&mut self) {
         let now_ns = self.read_clocks();
         match self.shared.inbox.latched() {
@@ -484,8 +484,8 @@ impl Engine {
         shared.queue(notice);
     }
 
-    /// Hands a transfer to the thread of its member. A transfer that cannot be handed over has
-    /// failed.
+    /// Hands a transfer to the thread that submits the mailbox I/O of its member. A transfer that
+    /// cannot be handed over has failed.
     fn begin_io(&mut self, io: MailboxIo) {
         let now_ns = self.read_clocks();
         let (machine, shared) = (&mut self.machine, &self.shared);

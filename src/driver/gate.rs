@@ -168,7 +168,7 @@ pub struct PortionGate {
     late: Atomic<u64>,
     /// The time at which the last lease ended. It is [`LAPSE_TIME_UNKNOWN`] from the beginning of a
     /// lease until the end of that lease is recorded. It is 0 before the first lease, and after the
-    /// message `drop` has failed what was held back.
+    /// message `drop`, if the end was recorded.
     lapsed_ns: Atomic<u64>,
     portion_uuid: [u8; 16],
     controller: u32,

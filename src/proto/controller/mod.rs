@@ -16,8 +16,8 @@
 //!                                                        v        release            |
 //!                                                      Owner ------> Draining ------+
 //!                                                        |  \         ^ | released  |
-//!                                                        |   \        | |           |
-//!                                               handoff  |    Offering  |           |
+//!                                                        |   \ handoff| |           |
+//!                                                        |    Offering  |           |
 //!                                                        +-------+------+-----------+
 //!                                                          latch: lapse, higher epoch,
 //!                                                          claim seen, fence

@@ -30,10 +30,11 @@
 //!   then checks that the wide word is zero (`PerCpu`, `Rows`), or that the count is not above the
 //!   limit, nor above the peak, which only the long path raises (`Single`). The bit `detour` in the
 //!   wide word is set if the present limit cannot be checked on the short path. With `Rows` the
-//!   short path admits only an operation that uses 1 of the limit, and it does not record
-//!   [`Count::peak`]. So the bit `first` in the wide word sends operations on the long path until
-//!   the peak is at least 1. The short check of the lease fails if the gate is closed. If the short
-//!   path is inconclusive, the caller continues on the long path.
+//!   short path admits an operation only if no other member has a permit in its lane, so that the
+//!   lane uses 1 of the limit; and it does not record [`Count::peak`]. So the bit `first` in the
+//!   wide word sends operations on the long path until the peak is at least 1. The short check of
+//!   the lease fails if the gate is closed. If the short path is inconclusive, the caller continues
+//!   on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
@@ -115,8 +116,8 @@ pub enum Admission {
     },
 }
 
-/// The verdict on a completed operation whose success must not be acknowledged. The field is `true`
-/// if this call latched the lease.
+/// The verdict on an operation that has lost its lease: it must not be submitted, and its success
+/// must not be acknowledged. The field is `true` if this call latched the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lapsed(pub bool);
 
