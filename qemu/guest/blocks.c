@@ -20,35 +20,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <linux/aio_abi.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define BLOCK 4096
+#include "writer.h"
+
 #define WORDS (BLOCK / 8)
 #define AT_ONCE 48
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(2);
-}
-
-static uint64_t number(const char *text)
-{
-	char *rest;
-	uint64_t value = strtoull(text, &rest, 0);
-
-	if (!*text || *rest) {
-		fprintf(stderr, "blocks: not a number: %s\n", text);
-		exit(2);
-	}
-	return value;
-}
 
 /* Steele, Lea, Flood: SplitMix64. */
 static uint64_t mix(uint64_t value)

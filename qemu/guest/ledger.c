@@ -27,18 +27,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <linux/dm-ioctl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#define BLOCK 4096
+#include "writer.h"
+
 #define CHUNK (64 * BLOCK)
 #define RETRY_US 50000
 #define MAX_DEVICES 16
@@ -60,40 +56,7 @@ struct record {
 #define BODY 256
 
 static const char magic[8] = { 'L', 'E', 'D', 'G', 'E', 'R', ' ', '1' };
-static volatile sig_atomic_t ended;
 static uint32_t crc_table[256];
-
-static void end(int number)
-{
-	(void)number;
-	ended = 1;
-}
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(2);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC_RAW, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t number(const char *text)
-{
-	char *rest;
-	uint64_t value = strtoull(text, &rest, 0);
-
-	if (!*text || *rest) {
-		fprintf(stderr, "ledger: not a number: %s\n", text);
-		exit(2);
-	}
-	return value;
-}
 
 static void make_crc_table(void)
 {
@@ -175,11 +138,7 @@ static void tell(const struct record *record, int error, uint64_t after_ns)
 {
 	printf("%" PRIu64 " %" PRIu64 " %u %" PRIu64 " ", record->epoch, record->number,
 	       record->device, record->block);
-	if (error)
-		printf("%d", error);
-	else
-		printf("ok");
-	printf(" %" PRIu64 " %" PRIu64 "\n", record->when_ns, after_ns);
+	print_result(error, record->when_ns, after_ns);
 }
 
 /* Writes a block where it belongs and, for a file, makes it durable. Returns 0 or an errno. */
@@ -192,14 +151,6 @@ static int put(int fd, const uint8_t *buffer, uint64_t block, int is_file)
 	if (is_file && fdatasync(fd))
 		return errno;
 	return 0;
-}
-
-static void listen_for_end(void)
-{
-	struct sigaction action = { .sa_handler = end };
-
-	sigaction(SIGTERM, &action, NULL);
-	setvbuf(stdout, NULL, _IOLBF, 0);
 }
 
 static int write_raw(int argc, char **argv)

@@ -15,15 +15,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#define BLOCK 4096
+#include "writer.h"
 
 /* The first bytes of every block, little endian as the machine is. */
 struct header {
@@ -36,37 +31,8 @@ struct header {
 	uint64_t when_ns; /* CLOCK_MONOTONIC_RAW of the writer */
 };
 
-static volatile sig_atomic_t ended;
-
-static void end(int number)
-{
-	(void)number;
-	ended = 1;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC_RAW, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t number(const char *text)
-{
-	char *rest;
-	uint64_t value = strtoull(text, &rest, 0);
-
-	if (!*text || *rest) {
-		fprintf(stderr, "stamp: not a number: %s\n", text);
-		exit(2);
-	}
-	return value;
-}
-
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_handler = end };
 	struct header header = { .magic = "RIGSTAM" };
 	uint64_t first, blocks, count, pause_us;
 	char *buffer;
@@ -89,11 +55,11 @@ int main(int argc, char **argv)
 		perror(argv[1]);
 		return 2;
 	}
-	sigaction(SIGTERM, &action, NULL);
-	setvbuf(stdout, NULL, _IOLBF, 0);
+	listen_for_end();
 	for (uint64_t n = 0; (!count || n < count) && !ended; n++) {
 		uint64_t block = first + n % blocks, before = now_ns();
 		ssize_t done;
+		int error;
 
 		header.sequence = n;
 		header.block = block;
@@ -101,12 +67,9 @@ int main(int argc, char **argv)
 		memset(buffer, 0x5a, BLOCK);
 		memcpy(buffer, &header, sizeof(header));
 		done = pwrite(fd, buffer, BLOCK, (off_t)(block * BLOCK));
+		error = done == BLOCK ? 0 : done < 0 ? errno : EIO;
 		printf("%" PRIu64 " %" PRIu64 " ", n, block);
-		if (done == BLOCK)
-			printf("ok");
-		else
-			printf("%d", done < 0 ? errno : EIO);
-		printf(" %" PRIu64 " %" PRIu64 "\n", before, now_ns());
+		print_result(error, before, now_ns());
 		if (pause_us)
 			usleep((useconds_t)pause_us);
 	}
