@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rig import Memory, RigError, patience
+from rig import Memory, RigError
 from rig.host import SLOWNESS, leasectl
 from rig.lease import Status
 from rig.stage import RING, Controller, Stage, StagePortion, Writer, stage_portion
+from rig.steps import until
 
 # Alpha: redundancy repairs six strays, and three operations may be open. So a new owner can still
 # write while one old owner has not drained. Beta: no redundancy repairs strays.
@@ -399,17 +400,20 @@ class Arena(Stage):
         meanwhile: Callable[[], None] | None = None,
         timeout: float = 30,
     ) -> None:
-        """Waits until a condition holds that depends on several jobs. It asks no guest."""
-        begun = time.monotonic()
-        asked = begun
-        while not condition():
-            now = time.monotonic()
-            if now > begun + patience(timeout):
-                raise RigError(f"not so: {what}: {self.summary()}")
-            if meanwhile and now > asked + 2 * WINDOW:
+        """Waits until a condition holds that depends on several jobs. `meanwhile` is called now and
+        then, because it asks guests."""
+        due = time.monotonic() + 2 * WINDOW
+
+        def holds() -> bool:
+            nonlocal due
+            if condition():
+                return True
+            if meanwhile and time.monotonic() > due:
                 meanwhile()
-                asked = time.monotonic()
-            time.sleep(0.02)
+                due = time.monotonic() + 2 * WINDOW
+            return False
+
+        until(holds, lambda: f"{what}: {self.summary()}", timeout, pause=0.02)
 
     def summary(self) -> str:
         """What all controllers that are up say."""
