@@ -23,7 +23,7 @@ from rig.stage import RING, Stage
 from . import timeline
 from .acts import Play
 from .checker import Checker, Findings
-from .database import BETA, PORTIONS, TIMINGS
+from .portions import BETA, PORTIONS, TIMINGS
 from .report import report
 
 

@@ -14,7 +14,7 @@ from rig.mailbox import DATA
 from rig.stage import Controller, Stage, StagePortion, Told, Writer
 
 from . import database
-from .database import ALPHA, BETA, PORTIONS
+from .portions import ALPHA, BETA, PORTIONS
 
 
 class Play:
