@@ -35,7 +35,7 @@ UNSURE_NS = 50_000_000
 
 RECORD = struct.Struct("<8sIIQQQQII")
 LINE = re.compile(r"^ *(\S.*-\d+) +\[\d+\] +\S+ +(\d+)\.(\d+): dm_lease_(\w+): (.*)$")
-BEAT = re.compile(r": dm_lease_heartbeat: portion=(\S+) .*seq=(\d+) stamp=(\d+) ")
+HEARTBEAT = re.compile(r": dm_lease_heartbeat: portion=(\S+) .*seq=(\d+) stamp=(\d+) ")
 
 
 @dataclass
@@ -278,7 +278,7 @@ def lay_clock(bounds: list[Bound], jumps: list[dict[str, Any]]) -> Clock:
 
 def stamp_of(line: str) -> tuple[str, str, str] | None:
     """The portion, the number and the stamp of a heartbeat that a line of a trace tells of."""
-    found = BEAT.search(line)
+    found = HEARTBEAT.search(line)
     return (found[1], found[2], found[3]) if found else None
 
 

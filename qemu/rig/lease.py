@@ -15,7 +15,7 @@ from .debian import Debian
 from .history import History
 from .host import RigError, leasectl
 from .lab import Lab
-from .mailbox import OWNER, RELEASED, area, is_beat, mails
+from .mailbox import OWNER, RELEASED, area, is_heartbeat, mails
 from .steps import until
 from .vm import Vm
 
@@ -190,7 +190,7 @@ class LabPortion(Portion):
         for request in history.changes(member, *area(self.number(new))):
             if (request.order or 0) < last:
                 continue
-            if not is_beat(request):
+            if not is_heartbeat(request):
                 return count
             count += 1
         raise RigError(f"{new.name} wrote no ballot after {old.name} was gone")

@@ -23,13 +23,14 @@ DATA = 8 << 20
 # Roles, as heartbeat records spell them.
 OWNER, LAPSED, RELEASED, HANDING_OVER = 3, 4, 5, 6
 
-BALLOT_MAGIC, BEAT_MAGIC = b"dmLsBALT", b"dmLsBEAT"
-BALLOT, BEAT = 1, 2
-# Magic, version, register, block, slot, and then (after flags and the portion's UUID) sequence
-# number and incarnation of the writer.
+# The two registers, as records spell them.
+BALLOT_MAGIC, HEARTBEAT_MAGIC = b"dmLsBALT", b"dmLsBEAT"
+BALLOT, HEARTBEAT = 1, 2
+# Magic, version, register, member, number of the controller, checksum, and then (after generation
+# and the portion's UUID) sequence number and incarnation of the writer.
 HEADER = struct.Struct("<8sHBBB3xI4x16sQ16s")
 DECIDED = struct.Struct("<QB7x16s")
-BALLOT_AT, BEAT_AT = HEADER.size + 16, HEADER.size
+BALLOT_AT, HEARTBEAT_AT = HEADER.size + 16, HEADER.size
 PROMISE = struct.Struct("<Q24xQ")
 PULSE = struct.Struct("<BBBxIQ")
 
@@ -75,13 +76,13 @@ def area(controller: int) -> Area:
     return Area(start, start + MAILBOX)
 
 
-def beat_area(controller: int) -> Area:
+def heartbeat_area(controller: int) -> Area:
     """The second half of a controller's mailbox, which is for heartbeats."""
     start, end = area(controller)
     return Area(start + MAILBOX // 2, end)
 
 
-def is_beat(request: Request) -> bool:
+def is_heartbeat(request: Request) -> bool:
     """Whether a request begins in the half of a mailbox that is for heartbeats."""
     within = MAILBOXES <= request.offset < DATA
     return within and (request.offset - MAILBOXES) % MAILBOX >= MAILBOX // 2
@@ -89,19 +90,19 @@ def is_beat(request: Request) -> bool:
 
 def decode(request: Request, portion: str, offset: int, head: bytes) -> Mail | None:
     """A mailbox block from its head; None if it is none."""
-    magic, _, register, _, slot, _, _, seq, inc = HEADER.unpack_from(head)
-    if magic not in (BALLOT_MAGIC, BEAT_MAGIC):
+    magic, _, register, _, controller, _, _, seq, inc = HEADER.unpack_from(head)
+    if magic not in (BALLOT_MAGIC, HEARTBEAT_MAGIC):
         return None
     is_ballot = register == BALLOT
-    at = BALLOT_AT if is_ballot else BEAT_AT
+    at = BALLOT_AT if is_ballot else HEARTBEAT_AT
     epoch, owner, owner_inc = DECIDED.unpack_from(head, at)
-    mail = Mail(request, portion, slot, is_ballot, seq, inc, epoch, owner, owner_inc)
+    mail = Mail(request, portion, controller, is_ballot, seq, inc, epoch, owner, owner_inc)
     if is_ballot:
         mail.round, mail.accepted = PROMISE.unpack_from(head, at + DECIDED.size)
     else:
         found = PULSE.unpack_from(head, at + DECIDED.size)
         mail.role, mail.successor, _, mail.open, mail.hb = found
-    start, end = area(slot)
+    start, end = area(controller)
     return mail if start <= offset < end else None
 
 
@@ -113,7 +114,7 @@ def mails(request: Request, portion: str = "") -> list[Mail]:
 
 def encode(mail: Mail, period_ns: int) -> bytes:
     """The head of a mailbox block, for tests of those who read it."""
-    magic, register = (BALLOT_MAGIC, BALLOT) if mail.is_ballot else (BEAT_MAGIC, BEAT)
+    magic, register = (BALLOT_MAGIC, BALLOT) if mail.is_ballot else (HEARTBEAT_MAGIC, HEARTBEAT)
     head = HEADER.pack(magic, 1, register, 0, mail.controller, 0, bytes(16), mail.seq, mail.inc)
     decided = DECIDED.pack(mail.epoch, mail.owner, mail.owner_inc)
     if mail.is_ballot:

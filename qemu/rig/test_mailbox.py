@@ -7,7 +7,7 @@ import unittest
 
 from .history import BLOCK, HEAD, Request
 from .lease import Status
-from .mailbox import OWNER, Mail, area, beat_area, encode, is_beat, mails
+from .mailbox import OWNER, Mail, area, encode, heartbeat_area, is_heartbeat, mails
 
 
 def write(offset: int, *heads: bytes) -> Request:
@@ -21,14 +21,14 @@ class Mails(unittest.TestCase):
     """Records in a write."""
 
     def test_records_are_decoded_as_they_were_encoded(self) -> None:
-        start, _ = beat_area(2)
+        start, _ = heartbeat_area(2)
         request = write(start)
         beat = Mail(request, "p", 2, False, 7, b"i" * 16, 3, 2, b"o" * 16, OWNER, 1, 9, 4)
         ballot = Mail(request, "p", 2, True, 8, b"i" * 16, 3, 2, b"o" * 16, round=5, accepted=6)
         request.heads = [encode(it, 1000).ljust(HEAD, b"\0") for it in (beat, ballot)]
         self.assertEqual(mails(request, "p"), [beat, ballot])
-        self.assertTrue(is_beat(request))
-        self.assertFalse(is_beat(write(area(2).start)))
+        self.assertTrue(is_heartbeat(request))
+        self.assertFalse(is_heartbeat(write(area(2).start)))
 
     def test_a_record_in_the_mailbox_of_another_is_none(self) -> None:
         request = write(area(1).start)

@@ -82,8 +82,8 @@ class Saved:
 
 
 @dataclass
-class Mark:
-    """How far all writers had come at a moment."""
+class Attempts:
+    """How often each writer had tried, and succeeded, at a moment."""
 
     tries: dict[int, int] = field(default_factory=dict)
     good: dict[int, int] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Arena(Stage):
         self.owners()
         for controller in self.controllers:
             self.employ(controller)
-        self.goes_on(self.mark())
+        self.goes_on(self.attempts())
 
     def employ(self, controller: Controller, portions: Iterable[StagePortion] = CAST) -> None:
         """Starts the writers of a controller."""
@@ -366,29 +366,29 @@ class Arena(Stage):
             and it.writer.boot == it.writer.controller.boots
         ]
 
-    def mark(self) -> Mark:
-        """How far everybody is now."""
-        mark = Mark()
+    def attempts(self) -> Attempts:
+        """The attempts of all writers until now."""
+        now = Attempts()
         for it in self.progress:
             it.update()
-            mark.tries[id(it)], mark.good[id(it)] = it.tries, it.good
-        return mark
+            now.tries[id(it)], now.good[id(it)] = it.tries, it.good
+        return now
 
-    def since(self, mark: Mark, portion: StagePortion) -> tuple[int, int]:
-        """The successes since a mark, and the fewest attempts of anybody who is up."""
+    def since(self, before: Attempts, portion: StagePortion) -> tuple[int, int]:
+        """The successes since `before`, and the fewest attempts of a writer that runs."""
         mine = [it for it in self.live() if it.writer.portion is portion]
         for it in mine:
             it.update()
-        good = max((it.good - mark.good.get(id(it), 0) for it in mine), default=0)
-        return good, min((it.tries - mark.tries.get(id(it), 0) for it in mine), default=0)
+        good = max((it.good - before.good.get(id(it), 0) for it in mine), default=0)
+        return good, min((it.tries - before.tries.get(id(it), 0) for it in mine), default=0)
 
-    def goes_on(self, mark: Mark, portions: Iterable[StagePortion] = CAST) -> None:
+    def goes_on(self, before: Attempts, portions: Iterable[StagePortion] = CAST) -> None:
         """Waits until the portions are served and everybody has tried."""
 
         def served() -> bool:
             return all(
                 good >= ENOUGH and tries >= 1
-                for good, tries in (self.since(mark, portion) for portion in portions)
+                for good, tries in (self.since(before, portion) for portion in portions)
             )
 
         self.until(served, "all portions are served and everybody tries", self.repaired)

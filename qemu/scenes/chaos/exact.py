@@ -27,9 +27,9 @@ from .faults import Scene
 def taken(scene: Scene) -> None:
     """Waits until others write what the one that stopped has owned."""
     arena = scene.arena
-    mark = arena.mark()
+    before = arena.attempts()
     arena.until(
-        lambda: arena.since(mark, scene.portion)[0] >= ENOUGH,
+        lambda: arena.since(before, scene.portion)[0] >= ENOUGH,
         "somebody else takes over and writes",
         arena.repaired,
     )

@@ -194,7 +194,7 @@ def exchange(scene: Scene, *members: int) -> None:
             if not left:
                 raise
             arena.enter(arena.controllers, portion, *members)
-            arena.goes_on(arena.mark())
+            arena.goes_on(arena.attempts())
 
 
 def returned(scene: Scene) -> Heal:
@@ -204,7 +204,7 @@ def returned(scene: Scene) -> Heal:
     if portion.name not in arena.former:
         exchange(scene)
         arena.enter(arena.controllers, portion)
-        arena.goes_on(arena.mark())
+        arena.goes_on(arena.attempts())
     arena.leave([victim], portion)
     fact = arena.fact("returned", portion=portion.name, controller=victim.number)
     fact["how"] = arena.bring_back(victim, portion, scene.rng.random() < 0.5)

@@ -31,7 +31,7 @@ from typing import Any
 
 from rig.evidence import Ack, Change, Evidence, Permit, Record, decode_head
 from rig.history import Request
-from rig.mailbox import DATA, RELEASED, Mail, is_beat
+from rig.mailbox import DATA, RELEASED, Mail, is_heartbeat
 from scenes.demo.checker import MS, Checker, Stray, decided_of, lease_spans
 
 from .arena import PERIOD_MS, WINDOW_MS
@@ -521,7 +521,7 @@ class Judge(Checker):
         winner, leased = f"c{judged[place].controller}", judged[place].judged
         beats = [
             request for request in requests
-            if request.controller == winner and request.op == "W" and is_beat(request)
+            if request.controller == winner and request.op == "W" and is_heartbeat(request)
             and healed <= request.received <= leased
         ]  # fmt: skip
         disks = self.evidence.all_disks(portion)

@@ -134,9 +134,9 @@ class Play:
                     break
                 except Disturbed as error:
                     one.notes.append(f"attempt {attempt + 1} was disturbed: {error}")
-                    arena.goes_on(arena.mark())
+                    arena.goes_on(arena.attempts())
             fact["healed"] = time.monotonic_ns()
-            arena.goes_on(arena.mark())
+            arena.goes_on(arena.attempts())
         arena.repaired()
         arena.say(
             f"round {one.number}: {'+'.join(one.kinds)} of c{one.victim}, {one.what}; "

@@ -14,7 +14,7 @@ import json
 import re
 import signal
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from rig import Job, RigError, Vm, expect, patience, stamp, until
 
@@ -228,10 +228,8 @@ class Verifier:
         return f"{write['total_ios']} blocks written, {read['total_ios']} read and verified"
 
 
-class Mark(NamedTuple):
-    """Where the users were at a moment."""
-
-    counts: dict[str, int]
+Successes = dict[str, int]
+"""How often each user had succeeded at a moment."""
 
 
 class Client:
@@ -323,27 +321,27 @@ class Client:
         self.paused = [database, *writers]
         self.users = [database, *writers, Verifier(self, BETA, 1)]
 
-    def mark(self) -> Mark:
-        """Remembers where the users are."""
-        return Mark({user.name: len(user.times_ms()) for user in self.paused})
+    def successes(self) -> Successes:
+        """The successes of all users until now."""
+        return {user.name: len(user.times_ms()) for user in self.paused}
 
-    def wait_more(self, mark: Mark, count: int = 5, timeout: float = 60) -> None:
-        """Waits until every user has succeeded so many times since."""
+    def wait_more(self, before: Successes, count: int = 5, timeout: float = 60) -> None:
+        """Waits until every user has succeeded `count` times since `before`."""
 
         def enough() -> bool:
-            done = all(len(u.times_ms()) >= mark.counts[u.name] + count for u in self.paused)
+            done = all(len(u.times_ms()) >= before[u.name] + count for u in self.paused)
             return done or bool(self.errors())
 
         self.vm.agent.wait(enough, patience(timeout))
         expect(not self.errors(), f"users of the client see no error: {self.errors()[:3]}")
-        behind = {u.name: len(u.times_ms()) - mark.counts[u.name] for u in self.paused}
+        behind = {u.name: len(u.times_ms()) - before[u.name] for u in self.paused}
         expect(min(behind.values()) >= count, f"users of the client go on: {behind}")
 
-    def pauses_ms(self, mark: Mark) -> dict[str, float]:
-        """The longest time without a success of each user, since."""
+    def pauses_ms(self, before: Successes) -> dict[str, float]:
+        """The longest time without a success of each user, since `before`."""
         found = {}
         for user in self.paused:
-            times = user.times_ms()[max(mark.counts[user.name] - 1, 0) :]
+            times = user.times_ms()[max(before[user.name] - 1, 0) :]
             gaps = [b - a for a, b in pairwise(times)]
             found[user.name] = max(gaps, default=0.0)
         return found

@@ -33,7 +33,7 @@ class Faults:
 
     def goes_on(self) -> None:
         """Waits for all users of the client to go on."""
-        self.client.wait_more(self.client.mark())
+        self.client.wait_more(self.client.successes())
 
     def taken(self, portions: list[ExportedPortion], by: Vm) -> None:
         """Waits for a controller to own these portions."""

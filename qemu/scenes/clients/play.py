@@ -61,17 +61,17 @@ class Play:
             f"{self.bar_ms:.0f} ms"
         )
         self.client.start_users()
-        self.client.wait_more(self.client.mark())
+        self.client.wait_more(self.client.successes())
         self.say("controller 1 owns alpha, controller 2 owns beta; database, writers and fio run")
 
     def disturb(self, fault: Callable[[Vm], None], vm: Vm) -> None:
         """One fault, and the pause that it cost."""
         owned = ", ".join(portion.name for portion in self.faults.owned(vm)) or "nothing"
         what = f"{vm.name} (owner of {owned}) {' '.join((fault.__doc__ or '').split())}"
-        mark = self.client.mark()
+        before = self.client.successes()
         fault(vm)
         self.faults.goes_on()
-        pauses = self.client.pauses_ms(mark)
+        pauses = self.client.pauses_ms(before)
         self.pauses.append(Pause(what, max(pauses.values())))
         shown = ", ".join(f"{name} {ms:.0f} ms" for name, ms in pauses.items())
         self.say(f"{what}\n{'':9}longest pause: {shown}")

@@ -303,12 +303,12 @@ class Checker:
     def permits(self) -> None:
         """Every operation in a data area had leave, given before the lease ended; strays."""
         evidence = self.evidence
-        slots = self.permits_by_block()
+        unused = self.permits_by_block()
         strays: dict[tuple[str, int], list[Stray]] = defaultdict(list)
         requests = evidence.history.select(ops="WTZ", start=DATA)
         for request in requests:
             portion = evidence.portion_of(request.member)
-            permit = self.permit_of(request, slots)
+            permit = self.permit_of(request, unused)
             if permit is None:
                 self.without_permit(request, portion)
             elif permit.guest_ns >= self.expiry(permit):
@@ -343,14 +343,14 @@ class Checker:
 
     def permits_by_block(self) -> dict[tuple[int, int, str, int], list[Permit]]:
         """Permits that are not used up yet, by controller, boot, member and block, oldest first."""
-        slots: dict[tuple[int, int, str, int], list[Permit]] = defaultdict(list)
+        unused: dict[tuple[int, int, str, int], list[Permit]] = defaultdict(list)
         for permit in self.evidence.permits:
             for block in range(permit.start // BLOCK, -(-permit.end // BLOCK)):
-                slots[permit.controller, permit.boot, permit.member, block].append(permit)
-        return slots
+                unused[permit.controller, permit.boot, permit.member, block].append(permit)
+        return unused
 
     def permit_of(
-        self, request: Request, slots: dict[tuple[int, int, str, int], list[Permit]]
+        self, request: Request, unused: dict[tuple[int, int, str, int], list[Permit]]
     ) -> Permit | None:
         """The permit of a request: of all its blocks, the youngest one given before it came. Of
         several for one request the one that ended first counts."""
@@ -360,7 +360,7 @@ class Checker:
         found = []
         first, last = request.offset // BLOCK, -(-(request.offset + request.length) // BLOCK)
         for block in range(first, last):
-            given = slots.get((controller, boot, request.member, block), [])
+            given = unused.get((controller, boot, request.member, block), [])
             place = bisect_right(given, latest, key=lambda permit: permit.at)
             if place == 0:
                 return None

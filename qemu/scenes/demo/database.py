@@ -11,7 +11,7 @@ from rig.stage import MIB, Controller, Writer
 from .portions import ALPHA
 
 MOUNT = "/mnt/alpha"
-QUIET = "export MDADM_NO_UDEV=1 MDADM_NO_SYSTEMCTL=1"
+MDADM_SETTINGS = "export MDADM_NO_UDEV=1 MDADM_NO_SYSTEMCTL=1"
 
 Runs = list[tuple[int, int, int, int]]
 """Runs of records: controller, epoch, first number, last number."""
@@ -20,7 +20,7 @@ Runs = list[tuple[int, int, int, int]]
 def make(controller: Controller) -> None:
     """Makes array and file system."""
     controller.vm.sh(
-        f"{QUIET}\n"
+        f"{MDADM_SETTINGS}\n"
         "yes | mdadm --create /dev/md0 --run --quiet --level=1 --raid-devices=3 --assume-clean "
         "--metadata=1.2 --bitmap=none --data-offset=1M --homehost=any --name=alpha "
         f"{ALPHA.mapped}\n"
@@ -33,7 +33,7 @@ def make(controller: Controller) -> None:
 def open_again(controller: Controller) -> Runs:
     """Assembles and mounts what another controller left; returns the runs of its records."""
     controller.vm.sh(
-        f"{QUIET}\n"
+        f"{MDADM_SETTINGS}\n"
         f"mdadm --assemble --run --quiet /dev/md0 {ALPHA.mapped}\n"
         f"mkdir -p {MOUNT}; mount -t ext4 /dev/md0 {MOUNT}",
         120,

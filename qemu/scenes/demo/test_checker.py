@@ -114,14 +114,14 @@ class Story:
             head = mailbox(ballot, controller, self.seq[key], *more)
             self.request(at, controller, disk, "W", offset, head)
 
-    def look(self, at: int, portion: str, controller: int) -> None:
+    def read_mailboxes(self, at: int, portion: str, controller: int) -> None:
         """Reads all mailboxes of a portion."""
         for disk in DISKS[portion]:
             self.request(at, controller, disk, "R", MAILBOXES, length=4 * MAILBOX)
 
     def claim(self, at: int, portion: str, controller: int, epoch: int, old: int) -> None:
         """A ballot for an epoch, of who has just read the mailboxes."""
-        self.look(at - MS, portion, controller)
+        self.read_mailboxes(at - MS, portion, controller)
         self.mail(at, portion, True, controller, epoch - 1, old, 0, 1)
 
     def own(self, portion: str, controller: int, epoch: int, begin: int, end: int) -> None:
@@ -461,7 +461,7 @@ class Planted(unittest.TestCase):
             claims = [failure for failure in found.failures if failure.startswith("claim")]
             self.assertEqual(len(claims), failures, found.failures)
 
-    def test_a_claim_of_who_has_not_looked(self) -> None:
+    def test_a_claim_of_a_controller_that_has_not_read(self) -> None:
         story = told()
         for unread, failures in ((["p0m0"], 0), (["p0m0", "p0m1"], 1)):
             story = told()
@@ -474,7 +474,7 @@ class Planted(unittest.TestCase):
             self.assertEqual(len(found.failures), failures, found.failures)
             self.assertEqual([f for f in found.failures if not f.startswith("claim")], [])
 
-    def test_heartbeats_that_were_held_up_until_after_the_last_look(self) -> None:
+    def test_heartbeats_that_were_held_up_until_after_the_last_read(self) -> None:
         for late, failures in ((MS // 2 - 1, 0), (-MS, 1)):
             story = told()
             head = mailbox(False, 1, 900, 1, 1, OWNER, 900)

@@ -116,16 +116,16 @@ class Timeline:
 
     def roles(self, controller: int, changes: list[Any]) -> list[Span]:
         """The roles of a controller one after the other; `off` where its machine has no power."""
-        marks = [(self.seconds(change.at), change.new, change.epoch) for change in changes]
-        marks += [(self.seconds(b["at"]), "joining", 0) for b in self.evidence.boots(controller)]
+        begins = [(self.seconds(change.at), change.new, change.epoch) for change in changes]
+        begins += [(self.seconds(b["at"]), "joining", 0) for b in self.evidence.boots(controller)]
         cuts = [
             f for f in self.faults if f["what"] == "power cut" and f["controller"] == controller
         ]
-        marks += [(self.seconds(cut["at"]), "off", 0) for cut in cuts]
-        marks.sort()
+        begins += [(self.seconds(cut["at"]), "off", 0) for cut in cuts]
+        begins.sort()
         spans: list[Span] = []
         for (begin, role, epoch), (end, *_) in zip(
-            marks, [*marks[1:], (self.length, "", 0)], strict=True
+            begins, [*begins[1:], (self.length, "", 0)], strict=True
         ):
             if spans and spans[-1].what == role and (spans[-1].epoch == epoch or role != "owner"):
                 spans[-1].end = end

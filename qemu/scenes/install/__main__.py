@@ -260,7 +260,7 @@ def demotion(scene: Scene) -> None:
     scene.owns(scene.peer, 6)
     scene.portion.wait(guest, role="secondary", epoch=6)
     device = "/dev/mapper/lease-alpha-2"
-    until(lambda: scene.property(device, "DM_LEASE_ROLE") == "secondary", "udev's look")
+    until(lambda: scene.property(device, "DM_LEASE_ROLE") == "secondary", "the role in udev")
     hidden(scene)
     scene.portion.hand_over(scene.peer, 1)
     scene.owns(guest, 7)

@@ -139,7 +139,7 @@ class Scene:
         self.owner, self.heir = vms["owner"], vms["secondary"]
         self.epoch = shown[0][1].epoch or 0
 
-    def slot(self, vm: Vm) -> Area:
+    def mailbox(self, vm: Vm) -> Area:
         """The mailbox of a controller."""
         return area(self.portion.number(vm))
 
@@ -150,7 +150,7 @@ class Scene:
         beats = self.window_ms // PERIOD_MS[self.window_ms] + 4
 
         def listened() -> bool:
-            own = self.log.since(begun, vm.name, "W", *self.slot(vm))
+            own = self.log.since(begun, vm.name, "W", *self.mailbox(vm))
             return sum(request.member == MEMBERS[0] for request in own) >= beats
 
         self.log.wait(listened, f"{beats} heartbeats of {vm.name}")
@@ -238,7 +238,7 @@ class Scene:
         owner, heir = self.owner.name, self.heir.name
         first = self.first_write(fault)
         assert first is not None and first.answered is not None
-        mail = self.log.since(begun, owner, "W", *self.slot(self.owner))
+        mail = self.log.since(begun, owner, "W", *self.mailbox(self.owner))
         data = self.log.since(begun, owner, "W", DATA, 1 << 62)
         own = self.log.since(begun, heir, "RW", MAILBOXES, DATA)
         writes = [r.answered for r in data if r.answered and r.errno == 0]
