@@ -18,7 +18,7 @@
 //! says when it counts. [`Seen`] collects what the other controllers wrote.
 
 use super::codec::ballot::BallotRecord;
-use super::codec::charges::{Charge, Charges};
+use super::codec::charge_list::{Charge, Charges};
 use super::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use super::limit::Limit;
 

@@ -24,7 +24,7 @@
 //! Caller: [`super::controller`], one round at a time.
 
 use super::codec::ballot::BallotRecord;
-use super::codec::charges::Charges;
+use super::codec::charge_list::Charges;
 use super::codec::ids::{Decided, Slot, MAX_CONTROLLERS};
 use super::observer::member_bit;
 use super::paxos::{Promise, Seen};

@@ -5,7 +5,7 @@ mod scratch;
 
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::block::{seal, Block, BLOCK_SIZE, ZERO_BLOCK};
-use dm_lease_proto::proto::codec::charges::Charges;
+use dm_lease_proto::proto::codec::charge_list::Charges;
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{

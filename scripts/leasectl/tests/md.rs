@@ -6,7 +6,7 @@ mod scratch;
 
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::block::ZERO_BLOCK;
-use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::charge_list::{Charge, Charges};
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Side, Slot, Value};

@@ -8,7 +8,7 @@
 
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::block::{Block, BLOCK_SIZE};
-use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::charge_list::{Charge, Charges};
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};

@@ -12,7 +12,7 @@ mod world;
 
 use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
-use dm_lease_proto::proto::codec::charges::Charges;
+use dm_lease_proto::proto::codec::charge_list::Charges;
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::Side;

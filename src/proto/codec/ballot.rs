@@ -4,7 +4,7 @@
 //! Callers: [`super::record`] for the common head. Pure functions, no locking.
 
 use super::bytes::{FieldReader, FieldWriter};
-use super::charges::{put_charges, take_charges, Charges};
+use super::charge_list::{put_charges, take_charges, Charges};
 use super::generations::{take_generations, Generations};
 use super::ids::{Ballot, Decided, Incarnation, Register, Value};
 use super::record::sealed::Fields;

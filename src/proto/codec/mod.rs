@@ -11,13 +11,13 @@
 //! | [`superblock`] | the settings that are formatted once and are the same for every controller |
 //! | [`record`] | the head that both records of a mailbox have in common |
 //! | [`ballot`], [`heartbeat`] | the two records |
-//! | [`charges`], [`generations`] | the lists that the records carry |
+//! | [`charge_list`], [`generations`] | the lists that the records carry |
 //! | [`mailbox`] | what a read of the mailboxes of a member brought |
 
 pub mod ballot;
 pub mod block;
 pub mod bytes;
-pub mod charges;
+pub mod charge_list;
 pub mod crc32c;
 pub mod generations;
 pub mod heartbeat;

@@ -26,7 +26,7 @@
 use super::phase::Phase;
 use super::voices::owner_of;
 use super::{Controller, Outcome};
-use crate::proto::codec::charges::{Charge, Charges};
+use crate::proto::codec::charge_list::{Charge, Charges};
 use crate::proto::codec::heartbeat::HeartbeatRecord;
 use crate::proto::codec::ids::{Incarnation, Slot, Value};
 use crate::proto::codec::mailbox::Mailboxes;

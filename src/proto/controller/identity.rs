@@ -23,7 +23,7 @@
 use super::phase::Phase;
 use super::state::ReadTag;
 use super::{Controller, Notice};
-use crate::proto::codec::charges::{Charges, MAX_CHARGES};
+use crate::proto::codec::charge_list::{Charges, MAX_CHARGES};
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::{Decided, Incarnation, Register, Side};
 use crate::proto::codec::mailbox::{Found, Mailboxes};

@@ -9,7 +9,7 @@ use super::phase::{Evidence, Phase};
 use super::state::{Member, ReadTag, Sides};
 use super::{Controller, MailboxIo};
 use crate::proto::codec::ballot::BallotRecord;
-use crate::proto::codec::charges::Charges;
+use crate::proto::codec::charge_list::Charges;
 use crate::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use crate::proto::codec::ids::{Decided, Register, Slot, Value};
 use crate::proto::codec::mailbox::{Found, Mailboxes};

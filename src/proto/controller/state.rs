@@ -11,7 +11,7 @@
 use super::generations::Standing;
 use super::phase::Evidence;
 use super::{charges, voices};
-use crate::proto::codec::charges::{Charges, MAX_CHARGES};
+use crate::proto::codec::charge_list::{Charges, MAX_CHARGES};
 use crate::proto::codec::generations::Generations;
 use crate::proto::codec::heartbeat::RecordRole;
 use crate::proto::codec::ids::{Ballot, Decided, Register, Side, MAX_MEMBERS};

@@ -17,7 +17,7 @@
 
 use super::phase::{Evidence, Phase};
 use super::Controller;
-use crate::proto::codec::charges::{Charge, MAX_CHARGES};
+use crate::proto::codec::charge_list::{Charge, MAX_CHARGES};
 use crate::proto::codec::heartbeat::HeartbeatRecord;
 use crate::proto::codec::ids::MAX_MEMBERS;
 use crate::proto::codec::ids::{Incarnation, Slot, Value};

@@ -19,7 +19,7 @@ use crate::text::named_controllers;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::ballot::{BallotRecord, LIMIT_UNLIMITED};
 use dm_lease_proto::proto::codec::block::{Block, SECTOR_SIZE, ZERO_BLOCK};
-use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::charge_list::{Charge, Charges};
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
 use dm_lease_proto::proto::codec::ids::{Ballot, Incarnation, Register, Side, Slot};

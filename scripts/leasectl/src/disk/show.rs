@@ -10,7 +10,7 @@ use crate::disk::member::{Mailbox, Member, RegisterView, COPY_IS_WHOLE};
 use crate::text::{controllers, mib, ms, utc};
 use anyhow::Result;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
-use dm_lease_proto::proto::codec::charges::Charge;
+use dm_lease_proto::proto::codec::charge_list::Charge;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Side, Slot};
 use dm_lease_proto::proto::codec::record::{Reading, Record};

@@ -19,7 +19,7 @@ use crate::md::array::{Component, Geometry};
 use crate::md::bitmap::Bitmap;
 use anyhow::{bail, Context, Result};
 use dm_lease_proto::proto::codec::block::SECTOR_SIZE;
-use dm_lease_proto::proto::codec::charges::Charge;
+use dm_lease_proto::proto::codec::charge_list::Charge;
 use dm_lease_proto::proto::codec::heartbeat::HeartbeatRecord;
 use dm_lease_proto::proto::codec::ids::{Decided, Slot};
 use dm_lease_proto::proto::limit::Limit;

@@ -2,7 +2,7 @@
 //! Random valid content of members: records, superblocks, and their places.
 
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
-use dm_lease_proto::proto::codec::charges::{Charge, Charges};
+use dm_lease_proto::proto::codec::charge_list::{Charge, Charges};
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};

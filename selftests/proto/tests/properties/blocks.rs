@@ -7,7 +7,7 @@
 use crate::refusals::has_own_words;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::block::{is_blank, Block, BLOCK_SIZE, ZERO_BLOCK};
-use dm_lease_proto::proto::codec::charges::{Charges, MAX_CHARGES};
+use dm_lease_proto::proto::codec::charge_list::{Charges, MAX_CHARGES};
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::Slot;
 use dm_lease_proto::proto::codec::record::{

@@ -29,7 +29,7 @@ pub use monitor::{Monitor, Stats, Violation};
 
 use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
-use dm_lease_proto::proto::codec::charges::Charge;
+use dm_lease_proto::proto::codec::charge_list::Charge;
 use dm_lease_proto::proto::codec::ids::{Register, Side, Slot};
 use dm_lease_proto::proto::controller::{
     Action, Command, GateChange, MailboxIo, MemberDevice, Notice, Outcome,

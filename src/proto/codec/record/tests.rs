@@ -4,7 +4,7 @@
 use super::*;
 use crate::proto::codec::ballot::*;
 use crate::proto::codec::block::{BLOCK_SIZE, ZERO_BLOCK};
-use crate::proto::codec::charges::*;
+use crate::proto::codec::charge_list::*;
 use crate::proto::codec::heartbeat::*;
 use crate::proto::codec::ids::*;
 
