@@ -16,7 +16,7 @@
 #   make mutation-score  changes of the core by a tool that knows no rules, and how many of them the
 #                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on;
 #                        WORDS="latch stamp" as above
-#   make simulate        random runs of simulated machines, with faults, on all processors; SEEDS=n
+#   make simulate        random runs of simulated hosts, with faults, on all processors; SEEDS=n
 #                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time;
 #                        LINES= is how much of a failure's timeline is printed
 #   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each

@@ -195,6 +195,6 @@ check_equal "a write of the failed controller is refused" \
 mark_log
 check_fails "the failed controller refuses message claim" send_message 1 0 claim
 check "the log says that another host writes the mailbox of controller 1" \
-	log_has "another machine writes the own mailbox"
+	log_has "another host writes the own mailbox"
 
 finish

@@ -114,7 +114,7 @@ for ms in 5 5 5 3000; do
 	check "the epoch is later than $epoch" owns_epoch_after "$epoch"
 	check_equal "no operation was admitted in epoch $epoch after the sleep" \
 		0 "$(count_permits "$epoch")"
-	check "the log names the sleep in epoch $epoch" log_has "the machine slept"
+	check "the log names the sleep in epoch $epoch" log_has "the host slept"
 done
 stop_load
 echo 0 >"$events/dm_lease_permit/enable"

@@ -36,7 +36,7 @@ exec 7</dev/mapper/p1m0c1
 expect_warning "alpha controller 1: owner -> "
 expect_warning "beta controller 1: owner -> "
 check "the kernel is told that the machine is a copy" report_copy
-check "the log says that the machine was copied" eventually 20 log_has "this machine was copied"
+check "the log says that the host was copied" eventually 20 log_has "this host was copied"
 check "controller 1 joins alpha anew and owns a later epoch [R58]" \
 	eventually 60 owns_epoch_above 0 1
 check_equal "a write to alpha passes in the later epoch" \

@@ -21,14 +21,14 @@ When everybody has been followed, the owners go on and are watched. For each sys
     takeover   from the owner's last completed write to its heartbeat area to the first write of its
                successor that the array acknowledged
     late       writes of the old owner that reach the medium after that one, and when the last did
-    then       what has become of the owner's client at the end: refused, killed, its machine was
+    then       what has become of the owner's client at the end: refused, killed, its host was
                reset, or it still writes
 
 all of it from the store's log. Every round has guests and disks of its own. There are two settings,
 the smallest ones that each system's documentation offers and the smallest ones that it accepts:
 
     sanlock    io_timeout N and watchdog_fire_timeout W: a host is dead after 8N + W. Without
-               watchdog (-w 0), which could but reset the machine: what is killed is the client
+               watchdog (-w 0), which could but reset the host: what is killed is the client
     o2hb       dead_threshold T: dead after T periods of 2 s. Its nodes have a network cable
 
 Exits with 0 when in each setting a lease is taken over sooner than everything else, and of a
@@ -352,7 +352,7 @@ class Round:
         # Whoever writes at all does so every few milliseconds.
         writes_on = bool(ends) and max(ends) > (WATCH_S - 1) * 1000 * MS
         if not system.owner.running:
-            then = "machine reset"
+            then = "host reset"
         elif system.clients[system.owner.name].done:
             then = "client killed"
         else:

@@ -121,7 +121,7 @@ fn r39_a_device_in_use_is_refused() {
     fs::remove_dir(&mount).unwrap();
     let text = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        text.contains("is in use: something on this machine holds it"),
+        text.contains("is in use: something on this host holds it"),
         "{text}"
     );
 }

@@ -180,7 +180,7 @@ reasons! {
     /// Another controller claims the next epoch [R29].
     ClaimSeen = 6, "claim_seen", "another controller claims the next epoch";
     /// Its own mailbox has a write of another host, which uses its number [R36].
-    ForeignIncarnation = 7, "foreign_incarnation", "another machine writes the own mailbox";
+    ForeignIncarnation = 7, "foreign_incarnation", "another host writes the own mailbox";
     /// Message `release` [R34].
     Released = 8, "released", "the portion was released";
     /// Message `handoff` [R34].
@@ -194,12 +194,12 @@ reasons! {
     /// The system shuts down.
     Reboot = 13, "reboot", "the system shuts down";
     /// The local clock stepped back or shows an impossible value [R43].
-    Clock = 14, "clock", "the machine slept, or its clock was exchanged or stepped back";
+    Clock = 14, "clock", "the host slept, or its clock was exchanged or stepped back";
 
     // Reasons not to take part.
 
     /// While it was joining, another host wrote its mailbox [R36].
-    Duplicate = 15, "duplicate", "another machine uses this controller number";
+    Duplicate = 15, "duplicate", "another host uses this controller number";
     /// Fewer members answer than a majority: it cannot know the epoch, or cannot write [R42].
     NoMajority = 16, "no_majority", "no majority of the members answers";
     /// It has not finished joining.
@@ -271,9 +271,9 @@ reasons! {
     Split = 39, "split", "two owners of one epoch are on the members";
     /// Its own mailbox has writes of its own incarnation that it never issued: a copy of this
     /// host's memory runs somewhere [R58].
-    Copy = 40, "copy", "a copy of this machine writes the own mailbox";
+    Copy = 40, "copy", "a copy of this host writes the own mailbox";
     /// The host was copied or put back to an earlier state, and joins anew.
-    Fork = 41, "fork", "this machine was copied or put back to an earlier state";
+    Fork = 41, "fork", "this host was copied or put back to an earlier state";
 
     // Reasons of an owner to cancel a hand-over.
 

@@ -233,7 +233,7 @@ fn explain(name: &str, words: &Timings, out: &mut impl Write) -> Result<()> {
     let stall_ns = timing.survived_stall_ns(period_ns);
     writeln!(
         out,
-        "  survives a stall of the machine, or a failover of its paths, shorter than {}, and {} \
+        "  survives a stall of the host, or a failover of its paths, shorter than {}, and {} \
          lost heartbeats",
         ms(stall_ns),
         timing.lost_heartbeats,

@@ -76,7 +76,7 @@ impl Device {
         let mut file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                bail!("{shown} is in use: something on this machine holds it (mount, md, dm, swap)")
+                bail!("{shown} is in use: something on this host holds it (mount, md, dm, swap)")
             }
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 bail!("{shown} is read-only")

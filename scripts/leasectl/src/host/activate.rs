@@ -72,7 +72,7 @@ pub fn deactivate(options: &Deactivate, out: &mut impl Write) -> Result<ExitCode
         }
         // A unit may be stopped twice. But a name that is not declared is a mistake.
         if !Path::new(DIRECTORY).join(format!("{name}.toml")).exists() {
-            bail!("portion {name} is neither mapped nor declared on this machine");
+            bail!("portion {name} is neither mapped nor declared on this host");
         }
         writeln!(out, "portion {name} is not mapped")?;
     }

@@ -103,7 +103,7 @@ pub fn run(options: &Metrics, out: &mut impl Write) -> Result<()> {
         return replace(file, &text()?);
     };
     loop {
-        // A machine without the module is a state to report: `dm_lease_module_loaded` is 0.
+        // A host without the module is a state to report: `dm_lease_module_loaded` is 0.
         replace(file, &text()?)?;
         thread::sleep(Duration::from_secs(every_s));
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The state of all portions of this machine, from `dmsetup status --target lease`.
+//! The state of all portions of this host, from `dmsetup status --target lease`.
 
 use crate::cli::{Owns, Status as Options};
 use crate::kernel::mapped;
@@ -49,7 +49,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
     table(&rows(&lines), out)
 }
 
-/// The mapped devices of a portion on this machine.
+/// The mapped devices of a portion on this host.
 pub fn devices_of(portion: &str) -> Result<Vec<String>> {
     let text = dmsetup()?;
     let lines = parse(&text)?;
