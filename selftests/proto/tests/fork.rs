@@ -7,71 +7,40 @@
 
 mod world;
 
-use dm_lease_proto::proto::clocks::Now;
-use dm_lease_proto::proto::codec::ids::{Incarnation, Register, Slot};
-use dm_lease_proto::proto::controller::{
-    Action, Controller, GateChange, MailboxIo, MemberDevice, Notice, Setup,
-};
-use dm_lease_proto::proto::limit::Redundancy;
+use dm_lease_proto::proto::controller::{Action, Controller, GateChange, Notice};
 use dm_lease_proto::proto::words::status::Role;
 use std::cell::RefCell;
 use std::rc::Rc;
-use world::{timing, Mailbox, Payload, Snapshot, MS};
+use world::bare::{self, blank, clocks, transfer, Ended};
+use world::MS;
 
-const MEMBERS: u8 = 3;
-const SLOTS: u8 = 2;
-type Disks = Rc<RefCell<Vec<Vec<Mailbox>>>>;
-
-#[derive(Clone)]
-enum Done {
-    Written(u8, Register),
-    Read(u8, Snapshot),
-}
+type Disks = Rc<RefCell<bare::Disks>>;
 
 /// A host: the shipped controller, its gate as epoch and expiry, and a clock that is so far
 /// behind true time.
 #[derive(Clone)]
 struct Vm {
     name: &'static str,
-    slot: Slot,
+    slot: usize,
     controller: Controller,
     behind_ns: u64,
     phase_ns: u64,
     gate: Option<(u64, u64)>,
-    done: Vec<Done>,
+    ended: Vec<Ended>,
     disks: Disks,
     log: Vec<String>,
 }
 
 impl Vm {
     fn boot(name: &'static str, index: u8, inc: u128, phase_ns: u64, disks: &Disks) -> Self {
-        let slot = Slot::new(index).unwrap();
-        let mut controller = Controller::new(Setup {
-            slot,
-            inc: Incarnation(inc),
-            boot_id: [index + 1; 16],
-            members: MEMBERS,
-            originals: u16::MAX,
-            slots: (1 << SLOTS) - 1,
-            home: Slot::new(0).unwrap(),
-            timing: timing(),
-            period_ns: 100 * MS,
-            redundancy: Redundancy::EXTERNAL,
-            batch: None,
-            claim_auto: true,
-        });
-        controller.set_guarded(false);
-        for member in 0..MEMBERS {
-            controller.handle_member(member, Some(MemberDevice::ORIGINAL));
-        }
         Vm {
             name,
-            slot,
-            controller,
+            slot: index.into(),
+            controller: bare::controller(index, inc, 0, true),
             behind_ns: 0,
             phase_ns,
             gate: None,
-            done: vec![],
+            ended: vec![],
             disks: disks.clone(),
             log: vec![],
         }
@@ -79,24 +48,14 @@ impl Vm {
 
     fn step(&mut self, true_ns: u64) {
         let now = true_ns - self.behind_ns;
-        self.controller.handle_clocks(Now {
-            raw_ns: now,
-            leaps_ns: 0,
-            slept_ns: 0,
-            source: 1,
-        });
-        for done in std::mem::take(&mut self.done) {
-            match done {
-                Done::Written(member, register) => {
-                    self.controller.handle_write(member, register, true, now)
-                }
-                Done::Read(member, boxes) => self.controller.handle_read(member, Some(&boxes), now),
-            }
-            self.drain(true_ns, now);
+        self.controller.handle_clocks(clocks(now, 0));
+        for ended in std::mem::take(&mut self.ended) {
+            ended.tell(&mut self.controller, now);
+            self.drain(true_ns);
         }
         if true_ns % (100 * MS) == self.phase_ns {
             self.controller.handle_tick(now);
-            self.drain(true_ns, now);
+            self.drain(true_ns);
         }
         if self
             .controller
@@ -104,13 +63,12 @@ impl Vm {
             .is_some_and(|at| at <= now)
         {
             self.controller.handle_timeout(now);
-            self.drain(true_ns, now);
+            self.drain(true_ns);
         }
     }
 
-    fn drain(&mut self, true_ns: u64, _now: u64) {
+    fn drain(&mut self, true_ns: u64) {
         while let Some(action) = self.controller.poll_action() {
-            let slot = usize::from(self.slot.index());
             match action {
                 Action::Gate(GateChange::OpenEpoch { epoch, expiry_ns }) => {
                     self.gate = Some((epoch, expiry_ns))
@@ -121,31 +79,10 @@ impl Vm {
                     }
                 }
                 Action::Gate(GateChange::Latch) => self.gate = None,
-                Action::Io(io) => match io {
-                    MailboxIo::WriteBallot {
-                        member,
-                        side,
-                        record,
-                    } => {
-                        self.disks.borrow_mut()[usize::from(member)][slot]
-                            .put(side, &Payload::Ballot(record));
-                        self.done.push(Done::Written(member, Register::Ballot));
-                    }
-                    MailboxIo::WriteHeartbeat {
-                        member,
-                        side,
-                        record,
-                        ..
-                    } => {
-                        self.disks.borrow_mut()[usize::from(member)][slot]
-                            .put(side, &Payload::Heartbeat(record));
-                        self.done.push(Done::Written(member, Register::Heartbeat));
-                    }
-                    MailboxIo::Read { member } => {
-                        let boxes = Snapshot(self.disks.borrow()[usize::from(member)].clone());
-                        self.done.push(Done::Read(member, boxes));
-                    }
-                },
+                Action::Io(io) => {
+                    let ended = transfer(&mut self.disks.borrow_mut(), self.slot, io, 0);
+                    self.ended.push(ended);
+                }
                 Action::Report(Notice::Transition(t)) => {
                     let line = format!(
                         "{:9} ms  {}: {} -> {}, epoch {}, {}",
@@ -177,7 +114,7 @@ impl Vm {
     }
 
     fn is_idle(&self) -> bool {
-        self.done.is_empty()
+        self.ended.is_empty()
     }
 }
 
@@ -200,10 +137,7 @@ fn run(vms: &mut [Vm], now: &mut u64, for_ns: u64) -> (u64, Vec<&'static str>) {
 }
 
 fn setting() -> (Vec<Vm>, u64) {
-    let disks: Disks = Rc::new(RefCell::new(vec![
-        vec![Mailbox::blank(); SLOTS.into()];
-        MEMBERS.into()
-    ]));
+    let disks: Disks = Rc::new(RefCell::new(blank()));
     let mut vms = vec![
         Vm::boot("vm1", 0, 11, 10 * MS, &disks),
         Vm::boot("vm2", 1, 22, 60 * MS, &disks),

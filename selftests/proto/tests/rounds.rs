@@ -6,78 +6,45 @@
 
 mod world;
 
-use dm_lease_proto::proto::clocks::Now;
-use dm_lease_proto::proto::codec::ids::{Incarnation, Register, Slot};
-use dm_lease_proto::proto::controller::{Action, Controller, MailboxIo, MemberDevice, Setup};
-use dm_lease_proto::proto::limit::Redundancy;
+use dm_lease_proto::proto::codec::ids::{Register, Slot};
+use dm_lease_proto::proto::controller::{Action, Controller, MailboxIo, MemberDevice};
 use dm_lease_proto::proto::words::status::Role;
 use std::collections::VecDeque;
-use world::{timing, Mailbox, Payload, Snapshot, MS};
-
-const MEMBERS: u8 = 3;
+use world::bare::{blank, clocks, controller, transfer, Disks};
+use world::{Payload, Snapshot, MS};
 
 struct Rig {
     c: Controller,
-    disks: Vec<Vec<Mailbox>>,
+    disks: Disks,
     slot: usize,
     now: u64,
     slept: u64,
     todo: VecDeque<MailboxIo>,
-    reads: u64,
     writes: u64,
     fail: u16,
 }
 
 impl Rig {
-    fn boot(slot: u8, inc: u128, disks: Vec<Vec<Mailbox>>) -> Self {
-        let mut c = Controller::new(Setup {
-            slot: Slot::new(slot).unwrap(),
-            inc: Incarnation(inc),
-            boot_id: [1; 16],
-            members: MEMBERS,
-            originals: u16::MAX,
-            slots: 0b11,
-            home: Slot::new(0).unwrap(),
-            timing: timing(),
-            period_ns: 100 * MS,
-            redundancy: Redundancy::EXTERNAL,
-            batch: None,
-            claim_auto: slot == 0,
-        });
-        c.set_guarded(false);
-        for m in 0..MEMBERS {
-            c.handle_member(m, Some(MemberDevice::ORIGINAL));
-        }
+    fn boot(slot: u8, inc: u128) -> Self {
         Rig {
-            c,
-            disks,
+            c: controller(slot, inc, 0, slot == 0),
+            disks: blank(),
             slot: slot.into(),
             now: 0,
             slept: 0,
             todo: VecDeque::new(),
-            reads: 0,
             writes: 0,
             fail: 0,
         }
     }
     fn clocks(&mut self) {
-        self.c.handle_clocks(Now {
-            raw_ns: self.now,
-            leaps_ns: 0,
-            slept_ns: self.slept,
-            source: 1,
-        });
+        self.c.handle_clocks(clocks(self.now, self.slept));
     }
     fn pump(&mut self) {
         while let Some(a) = self.c.poll_action() {
             match a {
                 Action::Io(io) => {
-                    match io {
-                        MailboxIo::WriteBallot { .. } | MailboxIo::WriteHeartbeat { .. } => {
-                            self.writes += 1;
-                        }
-                        MailboxIo::Read { .. } => self.reads += 1,
-                    }
+                    self.writes += u64::from(!matches!(io, MailboxIo::Read { .. }));
                     self.todo.push_back(io);
                 }
                 Action::Gate(_) | Action::Report(_) | Action::Answer(_) => {}
@@ -87,37 +54,7 @@ impl Rig {
     /// Completes one command.
     fn complete(&mut self, a: MailboxIo) {
         self.clocks();
-        let now = self.now;
-        match a {
-            MailboxIo::WriteBallot {
-                member,
-                side,
-                record,
-            } => {
-                let ok = (self.fail >> member) & 1 == 0;
-                if ok {
-                    self.disks[member as usize][self.slot].put(side, &Payload::Ballot(record));
-                }
-                self.c.handle_write(member, Register::Ballot, ok, now);
-            }
-            MailboxIo::WriteHeartbeat {
-                member,
-                side,
-                record,
-                ..
-            } => {
-                let ok = (self.fail >> member) & 1 == 0;
-                if ok {
-                    self.disks[member as usize][self.slot].put(side, &Payload::Heartbeat(record));
-                }
-                self.c.handle_write(member, Register::Heartbeat, ok, now);
-            }
-            MailboxIo::Read { member } => {
-                let ok = (self.fail >> member) & 1 == 0;
-                let boxes = Snapshot(self.disks[member as usize].clone());
-                self.c.handle_read(member, ok.then_some(&boxes), now);
-            }
-        }
+        transfer(&mut self.disks, self.slot, a, self.fail).tell(&mut self.c, self.now);
         self.pump();
     }
     fn timers(&mut self) {
@@ -156,13 +93,9 @@ impl Rig {
     }
 }
 
-fn blank() -> Vec<Vec<Mailbox>> {
-    vec![vec![Mailbox::blank(); 2]; MEMBERS.into()]
-}
-
 /// A controller with another home than itself, five seconds after its start.
 fn secondary() -> Rig {
-    let mut r = Rig::boot(1, 22, blank());
+    let mut r = Rig::boot(1, 22);
     r.run(5_000 * MS);
     assert_eq!(r.c.role(), Role::Secondary);
     r
@@ -170,7 +103,7 @@ fn secondary() -> Rig {
 
 /// The home controller, five seconds after its start.
 fn owner() -> Rig {
-    let mut r = Rig::boot(0, 11, blank());
+    let mut r = Rig::boot(0, 11);
     r.run(5_000 * MS);
     assert_eq!(r.c.role(), Role::Owner);
     r
@@ -293,7 +226,7 @@ fn r36_a_sleep_between_two_reads_is_followed_by_a_look() {
 /// A member goes, and comes back, between the two phases of a ballot.
 #[test]
 fn r28_a_ballot_that_no_member_has_decides_nothing() {
-    let mut r = Rig::boot(0, 11, blank());
+    let mut r = Rig::boot(0, 11);
     // Until the first read of phase 1 of epoch 1.
     let mut swapped = false;
     loop {

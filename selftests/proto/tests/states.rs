@@ -10,25 +10,19 @@
 
 mod world;
 
-use dm_lease_proto::proto::clocks::Now;
 use dm_lease_proto::proto::codec::ballot::BallotRecord;
 use dm_lease_proto::proto::codec::charge_list::Charges;
 use dm_lease_proto::proto::codec::generations::Generations;
 use dm_lease_proto::proto::codec::heartbeat::{HeartbeatRecord, RecordRole};
 use dm_lease_proto::proto::codec::ids::Side;
-use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Register, Slot, Value};
+use dm_lease_proto::proto::codec::ids::{Ballot, Decided, Incarnation, Slot, Value};
 use dm_lease_proto::proto::codec::mailbox::Mailboxes;
-use dm_lease_proto::proto::controller::{
-    Action, Command, Controller, GateChange, MailboxIo, MemberDevice, Setup,
-};
-use dm_lease_proto::proto::limit::Redundancy;
+use dm_lease_proto::proto::controller::{Action, Command, Controller, GateChange, MailboxIo};
 use dm_lease_proto::proto::words::status::Reason;
 use std::collections::VecDeque;
 use std::fmt::Write;
-use world::{timing, Mailbox, Payload, Snapshot, MS};
-
-const MEMBERS: u8 = 3;
-const PERIOD_NS: u64 = 100 * MS;
+use world::bare::{blank, clocks, controller, transfer, Disks, Ended, PERIOD_NS};
+use world::{timing, Payload, Snapshot, MS};
 
 /// The states, in the order of the columns.
 const STATES: [char; 11] = ['J', 'A', 'S', '1', 'W', '2', 'N', 'O', 'H', 'D', 'F'];
@@ -49,26 +43,8 @@ struct Host {
 
 impl Host {
     fn join(slot: u8, inc: u128, now_ns: u64) -> Self {
-        let mut controller = Controller::new(Setup {
-            slot: Slot::new(slot).unwrap(),
-            inc: Incarnation(inc),
-            boot_id: [slot; 16],
-            members: MEMBERS,
-            originals: u16::MAX,
-            slots: 0b11,
-            home: Slot::new(1).unwrap(),
-            timing: timing(),
-            period_ns: PERIOD_NS,
-            redundancy: Redundancy::EXTERNAL,
-            batch: None,
-            claim_auto: true,
-        });
-        controller.set_guarded(false);
-        for member in 0..MEMBERS {
-            controller.handle_member(member, Some(MemberDevice::ORIGINAL));
-        }
         let mut host = Self {
-            controller,
+            controller: controller(slot, inc, 1, true),
             transfers: VecDeque::new(),
         };
         host.read_clocks(now_ns, 0);
@@ -76,12 +52,7 @@ impl Host {
     }
 
     fn read_clocks(&mut self, now_ns: u64, slept_ns: u64) {
-        self.controller.handle_clocks(Now {
-            raw_ns: now_ns,
-            leaps_ns: 0,
-            slept_ns,
-            source: 1,
-        });
+        self.controller.handle_clocks(clocks(now_ns, slept_ns));
     }
 
     /// Takes every action. The gate has no operations.
@@ -106,7 +77,7 @@ impl Host {
 #[derive(Clone)]
 struct Rig {
     hosts: [Option<Host>; 2],
-    disks: Vec<Vec<Mailbox>>,
+    disks: Disks,
     now_ns: u64,
     slept_ns: u64,
     overlay: Option<Overlay>,
@@ -116,7 +87,7 @@ impl Rig {
     fn new() -> Self {
         Self {
             hosts: [None, None],
-            disks: vec![vec![Mailbox::blank(); 2]; MEMBERS.into()],
+            disks: blank(),
             now_ns: PERIOD_NS,
             slept_ns: 0,
             overlay: None,
@@ -150,47 +121,15 @@ impl Rig {
         let Some(io) = host.and_then(|host| host.transfers.pop_front()) else {
             return false;
         };
-        let write = |disks: &mut Vec<Vec<Mailbox>>, member: u8, side, payload| {
-            if ok {
-                disks[usize::from(member)][slot].put(side, &payload);
-            }
-        };
-        match io {
-            MailboxIo::WriteBallot {
-                member,
-                side,
-                record,
-            } => {
-                write(&mut self.disks, member, side, Payload::Ballot(record));
-                self.input(slot, |c, now| {
-                    c.handle_write(member, Register::Ballot, ok, now);
-                });
-            }
-            MailboxIo::WriteHeartbeat {
-                member,
-                side,
-                record,
-                fua: _,
-            } => {
-                write(&mut self.disks, member, side, Payload::Heartbeat(record));
-                self.input(slot, |c, now| {
-                    c.handle_write(member, Register::Heartbeat, ok, now);
-                });
-            }
-            MailboxIo::Read { member } => {
-                let mut shown = self.disks[usize::from(member)].clone();
-                if let Some(overlay) = self.overlay.as_ref().filter(|_| slot == 0) {
-                    for record in &overlay.records {
-                        shown[overlay.slot].put(Side::A, record);
-                        shown[overlay.slot].put(Side::B, record);
-                    }
-                }
-                let shown = Snapshot(shown);
-                self.input(slot, |c, now| {
-                    c.handle_read(member, ok.then_some(&shown), now);
-                });
+        let failing = if ok { 0 } else { u16::MAX };
+        let mut ended = transfer(&mut self.disks, slot, io, failing);
+        if let (Ended::Read(_, Some(shown)), Some(overlay), 0) = (&mut ended, &self.overlay, slot) {
+            for record in &overlay.records {
+                shown.0[overlay.slot].put(Side::A, record);
+                shown.0[overlay.slot].put(Side::B, record);
             }
         }
+        self.input(slot, |c, now| ended.tell(c, now));
         true
     }
 

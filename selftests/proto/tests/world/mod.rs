@@ -17,6 +17,7 @@
 
 #![allow(unused, reason = "each test uses a part of it")]
 
+pub mod bare;
 mod clock;
 mod disk;
 mod host;
