@@ -5,7 +5,7 @@
 # surviving controller owns both, without a gap in its own [R37, R38, R42].
 
 . ./lib.sh
-plan 39
+plan 40
 
 on_exit clean_up
 load_module
@@ -76,9 +76,10 @@ check "controller 1 writes to alpha after it claimed alpha" write_passes 1 0
 check "controller 1 writes to beta after it claimed alpha" write_passes 1 1
 resume_mailboxes 2 0
 
-# No controller has a majority: the owner loses its lease, and no other controller takes over.
-check "the mailbox I/O of controller 1 hangs at two members of alpha" hold_mailboxes 1 0
-hold_mailboxes 2 0
+# No controller has a majority: the owner loses its lease, and no other controller takes over. The
+# mailboxes of controller 2 are held first, so that it cannot claim alpha before they are.
+check "the mailbox I/O of controller 2 to alpha hangs again" hold_mailboxes 2 0
+check "the mailbox I/O of controller 1 to alpha hangs, too" hold_mailboxes 1 0
 check "controller 1 loses alpha without a majority [R42]" eventually 60 role_is 1 0 secondary
 check_fails "controller 2 does not own alpha without a majority" role_is 2 0 owner
 check "controller 1 still writes to beta" write_passes 1 1
