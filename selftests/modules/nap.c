@@ -13,6 +13,7 @@
 
 #include <linux/cpumask.h>
 #include <linux/delay.h>
+#include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/syscore_ops.h>
 #include <linux/timekeeping.h>
@@ -31,6 +32,8 @@ static int __init nap_init(void)
 	if (num_online_cpus() != 1)
 		return -EBUSY;
 	local_irq_save(flags);
+	/* As suspend_enter() does: the ACPI code of the system's core takes semaphores then. */
+	system_state = SYSTEM_SUSPEND;
 	ret = syscore_suspend();
 	if (!ret) {
 		for (left = ms; left; left--)
@@ -38,6 +41,7 @@ static int __init nap_init(void)
 		syscore_resume();
 	}
 	raw_ns = ktime_get_raw_fast_ns();
+	system_state = SYSTEM_RUNNING;
 	local_irq_restore(flags);
 	if (ret)
 		return ret;
