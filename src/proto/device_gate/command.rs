@@ -3,13 +3,15 @@
 
 use super::key::{Key, Keys};
 
-/// The type of a reservation. Under both types every registrant writes, and all hosts read.
+/// The type of a reservation. Under both types a host with a key may write, and every host may
+/// read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Write exclusive, all registrants: the reservation stays until the last registrant is gone.
     AllRegistrants,
-    /// Write exclusive, registrants only: one registrant holds it. LIO ends the commands of the
-    /// holder only, so there the owner always is the holder.
+    /// Write exclusive, registrants only: one registrant holds it. LIO marks each command that it
+    /// accepts with the holder's key, and a PREEMPT ends the commands that carry its victim's key.
+    /// So an owner on LIO must be the holder.
     RegistrantsOnly,
 }
 
@@ -29,7 +31,8 @@ pub enum Command {
     ReadKeys,
     /// Shows the reservation.
     ReadReservation,
-    /// Replaces the key of this host, if it is `old`. 0 is "none", for both.
+    /// Gives this host the key `new` if its key is `old`, and conflicts otherwise. In both places
+    /// 0 means no key.
     Register {
         /// The key that the host has at the member.
         old: u64,
@@ -38,7 +41,8 @@ pub enum Command {
     },
     /// Makes the reservation.
     Reserve,
-    /// Removes a key, and in mode `abort` ends the commands that were issued under it.
+    /// Removes a key. In mode `abort` the member also ends the commands of the host that had the
+    /// key, and then answers GOOD.
     Preempt {
         /// The key to remove.
         victim: Key,
@@ -52,7 +56,8 @@ pub enum Answer<'a> {
     Good,
     /// The member refused it with a reservation conflict.
     Conflict,
-    /// Neither is known: the command may be carried out, now or later, or never.
+    /// The caller does not know the outcome: the command has been carried out, or will be, or never
+    /// will. A command that the kernel may have sent twice is in doubt whatever its last answer is.
     Doubt,
     /// The member's list of keys.
     Keys(&'a Keys),

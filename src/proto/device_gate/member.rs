@@ -2,11 +2,12 @@
 //! The device gate of one member.
 //!
 //! ```text
-//!           quiet                REGISTER               RESERVE, look
-//!   Out ----------> Look(Join) ------------> Reserve ------------------> Member
-//!    ^                  |      (0, K), (old, K)                            |
-//!    |                  +--> Refused: another type, another program's key  |
-//!    +---------------------- own key or reservation lost ------------------+
+//!           quiet            REGISTER               RESERVE, look
+//!   Out ----------> look ----------------> Reserve ---------------> Member
+//!    ^               |    (0, K), (old, K)                           |  |
+//!    |               +--> Refused: what stands there is not ours     |  |
+//!    +------------------- own key or reservation missing ------------+  |
+//!    +--- renew --------- Latched: evicted, refused, type changed ------+
 //!
 //!   as the owner:   Closed --PREEMPT each victim--> Closed --look--> Confirmed
 //!                                                                       |
@@ -14,21 +15,39 @@
 //!                             and that shows no later claim
 //! ```
 //!
-//! A *look* is READ RESERVATION and then READ KEYS. Every decision is made by a look: an answer to
-//! a command that changes something says what the member did then, and not how the member is now.
+//! K is the own key. A *look* is READ RESERVATION and then READ KEYS. A *nexus* is what a member
+//! takes for one host: an initiator with its port or session (SCSI), or a host identifier (NVMe). A
+//! key belongs to a nexus. A *victim* is a key that the owner has to shut out.
+//!
+//! Two answers are used by themselves: PREEMPT with GOOD shuts its victim out, and REGISTER with a
+//! conflict shows that the nexus has another key. Everything else is decided by a look that began
+//! afterwards.
 //!
 //! | event | rule |
 //! |---|---|
-//! | PREEMPT answered GOOD | the only evidence that a registered key is shut out |
-//! | PREEMPT in conflict, or in doubt | a look: an own key that is missing was evicted |
+//! | PREEMPT answered GOOD | the only evidence that a registered key is shut out [R48] |
+//! | PREEMPT in conflict, or in doubt | a look; an own key that is missing was evicted [R50] |
+//! | PREEMPT in conflict twice, and the look shows both keys | the host joins again [R54] |
 //! | a victim's key is missing | no evidence; shut by a mark, or when D has passed [R48] |
+//! | a victim's key is listed again | closed, and evicted again [R48] |
+//! | the reservation has another holder (LIO) | closed, and that holder is evicted first [R48] |
 //! | REGISTER | only while no own command can reach the member [R51] |
-//! | own key or reservation missing | closed first, then joined again, then a round [R54] |
-//! | another type of reservation | latched [R54] |
+//! | a read fails, RESERVE brings nothing | repeated after a pause [R54] |
+//! | a write in conflict | closed, then a look, then latched [R50] |
+//! | the same, first write after a join, own key listed | REGISTER of no key, join again, once |
+//! | own key or reservation missing | closed, joined again, opened D later by a round [R54] |
+//! | a reservation that is not dm-lease's | refused by a new member; latched by others [R54] |
+//!
+//! # How it is driven
+//!
+//! After each event the caller takes the news, asks [`poll`](MemberGate::poll) for a command, and
+//! asks [`next_ns`](MemberGate::next_ns) for a time. One command is under way at a time.
 
 use super::command::{Answer, Command, Held, Kind};
 use super::key::{Key, Keys};
-use super::victims::{ShutBy, Victims};
+use super::news::Pending;
+pub use super::news::{Loss, News, Refusal};
+use super::victims::{Look, ShutBy, Victims};
 
 /// What does not change while a device is the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,47 +60,8 @@ pub struct Setup {
     pub watch_ns: u64,
     /// The pause before a command that failed is repeated, in nanoseconds.
     pub retry_ns: u64,
-    /// Whether a host that leaves takes its key away.
+    /// Whether a key can be taken away. NVMe targets keep a registrant without a key instead.
     pub unregisters: bool,
-}
-
-/// Why the member takes no part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// A reservation of another type stands.
-    ForeignReservation,
-    /// Another program has registered a key.
-    ForeignKey,
-    /// This host is registered under a key that is none of this controller's.
-    NexusInUse,
-    /// The key is listed, and writes of this host conflict all the same.
-    WritesRefused,
-}
-
-/// Why the portion must latch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Loss {
-    /// Another owner has removed the own key.
-    Evicted,
-    /// The own key stands, and the reservation does not, or refuses this host.
-    ReservationLost,
-    /// A reservation of another type stands.
-    TypeChanged,
-}
-
-/// What the caller learns. The caller takes each once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum News {
-    /// The host is registered: the mailbox on the member may be written.
-    Joined,
-    /// The member takes no part.
-    Refused(Refusal),
-    /// The member is open for writes of the own term: the victims' marks may be published.
-    Opened,
-    /// The member is closed for writes: the key or the reservation is gone.
-    Lost,
-    /// The portion must latch at once.
-    Latch(Loss),
 }
 
 /// What a look is for.
@@ -93,8 +73,8 @@ enum Why {
     Verify,
     /// Once in a while, and before an owner opens the member.
     Watch,
-    /// A PREEMPT was not answered with GOOD.
-    Evict,
+    /// PREEMPT of this key was in conflict, or in doubt.
+    Evict { victim: Key, is_conflict: bool },
     /// A write met a conflict.
     Conflict,
 }
@@ -107,7 +87,7 @@ enum Stage {
     Look(Why),
     /// READ KEYS is next.
     LookKeys(Why),
-    /// REGISTER is next; the host may have this key already, or none.
+    /// REGISTER is next. It takes effect if `old` is the key of the nexus; 0 is none.
     Register {
         old: u64,
     },
@@ -117,7 +97,7 @@ enum Stage {
     Member,
     /// PREEMPT is next.
     Evict(Key),
-    /// REGISTER of no key is next; the host joins again then, or leaves.
+    /// REGISTER of no key is next. Then the host has left, or it joins again.
     Unregister {
         leaves: bool,
     },
@@ -137,12 +117,23 @@ enum Access {
     Open,
 }
 
+/// The wait for commands of which no victim tells. It ends D after the look that began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Wait {
+    Over,
+    /// It begins with the next look that shows the own key and the reservation.
+    Begins,
+    Since(u64),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Term {
     victims: Victims,
     access: Access,
-    /// A look since the decision has shown which key holds the reservation.
-    knows_holder: bool,
+    /// Whether the holder has to be evicted first, and no look since the decision has shown it.
+    needs_holder: bool,
+    /// The last PREEMPT met a conflict although both keys were listed.
+    is_refused: bool,
 }
 
 /// The device gate of one member.
@@ -153,51 +144,75 @@ pub struct MemberGate {
     stage: Stage,
     /// A command is under way.
     flies: Option<Command>,
+    /// The stage was changed from outside while that command was under way: its answer counts for
+    /// nothing.
+    is_outdated: bool,
     /// No command before this local time.
     not_before_ns: u64,
     /// An own reservation command may reach the member until this local time.
     doubt_until_ns: u64,
     watch_at_ns: u64,
-    /// The key that the last REGISTER supposed to be the host's, if it met a conflict.
+    /// When the look under way began.
+    look_ns: u64,
+    /// The `old` of the last REGISTER, if that met a conflict. The next one tries a higher key.
     tried: Option<u64>,
-    /// The controllers that had a key before REGISTER, a bit each: none of them may vanish by it.
+    /// The other controllers that had a key before REGISTER, a bit each. A join begins anew if one
+    /// of them has none after it.
     others: u64,
     held: Option<Held>,
     term: Option<Term>,
+    wait: Wait,
+    /// The host has joined at least once, under this key or an earlier one.
+    was_member: bool,
+    /// The host had joined under this key, and a look has shown that the key or the reservation is
+    /// gone.
+    is_lost: bool,
+    /// No write has succeeded since the host joined.
+    is_fresh: bool,
     /// The key was taken away once, because writes met conflicts although it was listed.
-    retried: bool,
-    news: Option<News>,
+    was_mended: bool,
+    /// The refusal that was told last.
+    told: Option<Refusal>,
+    news: Pending,
 }
 
 impl MemberGate {
-    /// A member that knows nothing yet of this incarnation.
+    /// A member that knows nothing yet of this incarnation. The caller polls it when it has
+    /// listened, or when D has passed since this host last used the device.
     pub fn new(setup: Setup, key: Key) -> MemberGate {
         MemberGate {
             setup,
             key,
             stage: Stage::Out,
             flies: None,
+            is_outdated: false,
             not_before_ns: 0,
             doubt_until_ns: 0,
             watch_at_ns: 0,
+            look_ns: 0,
             tried: None,
             others: 0,
             held: None,
             term: None,
-            retried: false,
-            news: None,
+            wait: Wait::Over,
+            was_member: false,
+            is_lost: false,
+            is_fresh: true,
+            was_mended: false,
+            told: None,
+            news: Pending::default(),
         }
     }
 
     /// Whether the mailbox on the member may be written.
     pub fn is_joined(&self) -> bool {
-        matches!(
-            self.stage,
-            Stage::Member
-                | Stage::Evict(_)
-                | Stage::Look(Why::Watch | Why::Evict)
-                | Stage::LookKeys(Why::Watch | Why::Evict)
-        )
+        match self.stage {
+            Stage::Member | Stage::Evict(_) => true,
+            Stage::Look(why) | Stage::LookKeys(why) => {
+                matches!(why, Why::Watch | Why::Evict { .. })
+            }
+            _ => false,
+        }
     }
 
     /// Whether the owner may write to the member.
@@ -206,19 +221,30 @@ impl MemberGate {
         self.is_joined() && term.is_some_and(|term| term.access == Access::Open)
     }
 
-    /// The command to carry out now. `quiet` says that no own command, of data or of a mailbox, can
-    /// reach the member any more [R51].
+    /// Whether the host has left: the gate does nothing more.
+    pub fn has_left(&self) -> bool {
+        self.stage == Stage::Left
+    }
+
+    /// The command to carry out now. `quiet` says that no own command of data or of a mailbox, of
+    /// this incarnation or an earlier one, can reach the member any more [R51]: none is open, and D
+    /// has passed since the last one ended in doubt.
     pub fn poll(&mut self, now_ns: u64, quiet: bool) -> Option<Command> {
         if self.flies.is_some() || now_ns < self.not_before_ns {
             return None;
         }
         let quiet = quiet && now_ns >= self.doubt_until_ns;
+        if matches!(self.stage, Stage::Refused(_)) && now_ns >= self.again_ns()? {
+            (self.stage, self.was_mended) = (Stage::Out, false);
+        }
         if self.stage == Stage::Out && quiet {
             self.tried = None;
             self.stage = Stage::Look(Why::Join);
         }
         if self.stage == Stage::Member {
-            self.stage = self.next(now_ns);
+            let is_due = now_ns >= self.due_ns();
+            let watch = is_due.then_some(Stage::Look(Why::Watch));
+            self.stage = self.next().or(watch)?;
         }
         let command = match self.stage {
             Stage::Look(_) => Command::ReadReservation,
@@ -235,36 +261,53 @@ impl MemberGate {
             },
             _ => return None,
         };
+        if command == Command::ReadReservation {
+            self.look_ns = now_ns;
+        }
         self.flies = Some(command);
         Some(command)
     }
 
-    /// When [`poll`](Self::poll) may return a command without another event.
-    pub fn next_ns(&self) -> Option<u64> {
+    /// When [`poll`](Self::poll) returns a command without another event. That this host becomes
+    /// quiet is an event.
+    pub fn next_ns(&self, quiet: bool) -> Option<u64> {
         if self.flies.is_some() {
             return None;
         }
         let at_ns = match self.stage {
-            Stage::Left | Stage::Refused(_) | Stage::Latched(_) => return None,
-            Stage::Member => self.due_ns(),
+            Stage::Left | Stage::Latched(_) => return None,
+            Stage::Refused(_) => self.again_ns()?,
+            Stage::Out | Stage::Register { .. } | Stage::Unregister { .. } if !quiet => {
+                return None
+            }
             Stage::Out | Stage::Register { .. } | Stage::Unregister { .. } => self.doubt_until_ns,
+            Stage::Member if self.next().is_none() => self.due_ns(),
             _ => 0,
         };
         Some(at_ns.max(self.not_before_ns))
     }
 
-    /// What the caller has not been told yet.
+    /// What the caller has not been told yet, one at a time.
     pub fn take_news(&mut self) -> Option<News> {
         self.news.take()
     }
 
     /// An epoch of this controller is decided: the member is closed until these keys are shut out.
-    pub fn own_epoch(&mut self, victims: Victims) {
+    pub fn own_epoch(&mut self, mut victims: Victims) {
+        // Commands of the own key cannot be ended. Those that are in doubt end within D.
+        if victims.take(self.key) || victims.are_more() {
+            self.wait = Wait::Begins;
+        }
         self.term = Some(Term {
             victims,
             access: Access::Closed,
-            knows_holder: self.setup.kind == Kind::AllRegistrants,
+            needs_holder: self.setup.kind == Kind::RegistrantsOnly,
+            is_refused: false,
         });
+        if self.is_joined() {
+            // What was asked before the decision counts for nothing.
+            self.turn(Stage::Member);
+        }
     }
 
     /// The own term is over.
@@ -284,7 +327,7 @@ impl MemberGate {
         self.term.iter().flat_map(|term| term.victims.all_shut())
     }
 
-    /// A heartbeat round begins now.
+    /// A heartbeat round begins now. There is one round at a time.
     pub fn begin_round(&mut self) {
         if let Some(term) = self.term.as_mut() {
             if term.access == Access::Confirmed {
@@ -304,43 +347,62 @@ impl MemberGate {
                 false => Access::Confirmed,
             };
             if clean {
-                self.news = Some(News::Opened);
+                self.news.tell(News::Opened);
             }
         }
     }
 
-    /// A write of this host met a reservation conflict on the member. `first` if it was the first
-    /// mailbox write after the host joined.
-    pub fn handle_conflict(&mut self, first: bool) {
-        if !self.is_joined() {
+    /// A write to the mailbox on the member has succeeded.
+    pub fn wrote(&mut self) {
+        if self.is_joined() {
+            (self.is_fresh, self.was_mended) = (false, false);
+        }
+    }
+
+    /// A write of this host met a reservation conflict on the member. It was issued since the last
+    /// [`renew`](Self::renew). The member is closed at once; a look decides what follows.
+    pub fn handle_conflict(&mut self) {
+        let is_asked = matches!(
+            self.stage,
+            Stage::Look(Why::Conflict) | Stage::LookKeys(Why::Conflict)
+        );
+        if is_asked || !self.is_joined() && !self.is_lost {
             return;
         }
-        if let Some(term) = self.term.as_mut() {
-            term.access = Access::Closed;
-        }
-        self.stage = match (first, core::mem::replace(&mut self.retried, first)) {
-            (true, false) => Stage::Unregister { leaves: false },
-            (true, true) => return self.refuse(Refusal::WritesRefused),
-            (false, _) => Stage::Look(Why::Conflict),
-        };
+        self.close();
+        self.turn(Stage::Look(Why::Conflict));
+    }
+
+    /// A path or the generation of the device has changed, or a command failed: the next watch is
+    /// due now.
+    pub fn look_soon(&mut self) {
+        self.watch_at_ns = 0;
     }
 
     /// The host joins anew under another key: it was an owner that lost its term.
     pub fn renew(&mut self, key: Key) {
-        self.key = key;
-        self.term = None;
-        if !matches!(self.stage, Stage::Refused(_) | Stage::Left) {
-            self.stage = Stage::Out;
+        if self.stage == Stage::Left {
+            return;
         }
+        (self.key, self.term, self.told) = (key, None, None);
+        (self.is_lost, self.was_mended) = (false, false);
+        self.turn(Stage::Out);
     }
 
-    /// The host leaves.
+    /// The host leaves. Its key stays if that is the holder's, or cannot be taken away.
     pub fn leave(&mut self) {
+        let goes = self.setup.unregisters && self.setup.kind == Kind::AllRegistrants;
+        let is_out = match self.stage {
+            Stage::Out | Stage::Look(Why::Join) | Stage::LookKeys(Why::Join) => !self.was_member,
+            Stage::Refused(refusal) => refusal != Refusal::WritesRefused,
+            stage => stage == Stage::Left,
+        };
         self.term = None;
-        self.stage = match self.is_joined() && self.setup.unregisters {
+        self.is_lost = false;
+        self.turn(match goes && !is_out {
             true => Stage::Unregister { leaves: true },
             false => Stage::Left,
-        };
+        });
     }
 
     /// The command that was under way has ended.
@@ -349,76 +411,118 @@ impl MemberGate {
             return;
         };
         if answer == Answer::Doubt {
-            self.not_before_ns = now_ns.saturating_add(self.setup.retry_ns);
+            self.pause(now_ns);
             if !matches!(command, Command::ReadKeys | Command::ReadReservation) {
                 self.doubt_until_ns = now_ns.saturating_add(self.setup.settle_ns);
             }
         }
-        match (self.stage, command, answer) {
-            (Stage::Look(why), Command::ReadReservation, Answer::Reservation(held)) => {
+        if core::mem::take(&mut self.is_outdated) {
+            return;
+        }
+        match (self.stage, answer) {
+            (Stage::Look(why), Answer::Reservation(held)) => {
                 self.held = held;
                 self.stage = Stage::LookKeys(why);
-            }
-            (Stage::LookKeys(why), Command::ReadKeys, Answer::Keys(keys)) => {
-                self.judge(why, keys, now_ns);
-            }
-            // The two reads of a look are repeated together.
-            (Stage::LookKeys(why), Command::ReadKeys, _) => self.stage = Stage::Look(why),
-            (Stage::Register { old }, Command::Register { .. }, answer) => match answer {
-                Answer::Good => self.stage = Stage::Reserve,
-                Answer::Conflict => {
-                    self.tried = Some(old);
-                    self.stage = Stage::Look(Why::Join);
+                if held.is_none() || self.is_foreign() {
+                    // A round that ends before the keys are read must not open the member.
+                    self.close();
                 }
-                _ => self.stage = Stage::Out,
-            },
-            // Whether it was refused or is in doubt, a look shows the reservation.
-            (Stage::Reserve, Command::Reserve, _) => self.stage = Stage::Look(Why::Verify),
-            (Stage::Evict(key), Command::Preempt { victim }, answer) if key == victim => {
-                self.evicted(victim, answer);
             }
-            (Stage::Unregister { leaves }, Command::Register { .. }, _) => {
+            (Stage::LookKeys(why), Answer::Keys(keys)) => self.judge(why, keys, now_ns),
+            // The two reads of a look are repeated together.
+            (Stage::Look(why) | Stage::LookKeys(why), _) => {
+                self.pause(now_ns);
+                self.stage = Stage::Look(why);
+            }
+            (Stage::Register { .. }, Answer::Good) => self.stage = Stage::Reserve,
+            (Stage::Register { old }, Answer::Conflict) => {
+                self.tried = Some(old);
+                self.stage = Stage::Look(Why::Join);
+            }
+            (Stage::Register { .. }, _) => self.stage = Stage::Out,
+            (Stage::Reserve, answer) => {
+                // A look shows what became of it.
+                self.stage = Stage::Look(Why::Verify);
+                if answer != Answer::Conflict && self.was_member {
+                    // The reservation did not stand until now.
+                    self.wait = Wait::Begins;
+                }
+            }
+            (Stage::Evict(victim), answer) => self.evicted(victim, answer),
+            (Stage::Unregister { leaves }, _) => {
                 self.stage = match leaves {
                     true => Stage::Left,
                     false => Stage::Out,
                 };
             }
-            // The stage has changed since the command was issued.
-            _ => {}
+            // No command is under way in these stages.
+            (Stage::Out | Stage::Member, _) => {}
+            (Stage::Left | Stage::Refused(_) | Stage::Latched(_), _) => {}
         }
     }
 
+    /// The caller has changed the stage, whatever is under way.
+    fn turn(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.is_outdated = self.flies.is_some();
+    }
+
+    fn pause(&mut self, now_ns: u64) {
+        self.not_before_ns = now_ns.saturating_add(self.setup.retry_ns);
+    }
+
     fn evicted(&mut self, victim: Key, answer: Answer<'_>) {
-        self.stage = match answer {
-            Answer::Good => Stage::Member,
-            _ => Stage::Look(Why::Evict),
-        };
-        if let (Some(term), Answer::Good) = (self.term.as_mut(), answer) {
+        if answer != Answer::Good {
+            let is_conflict = answer == Answer::Conflict;
+            self.stage = Stage::Look(Why::Evict {
+                victim,
+                is_conflict,
+            });
+            return;
+        }
+        self.stage = Stage::Member;
+        if let Some(term) = self.term.as_mut() {
+            term.is_refused = false;
             term.victims.shut(victim, ShutBy::Eviction);
         }
     }
 
-    /// The next thing to do for a host that is registered.
-    fn next(&self, now_ns: u64) -> Stage {
-        if let Some(term) = self.term.as_ref().filter(|it| it.access == Access::Closed) {
-            let next = term.victims.next(self.holder());
-            if let Some(key) = next.filter(|_| term.knows_holder) {
-                return Stage::Evict(key);
-            }
-            if !term.knows_holder || term.victims.are_shut() {
-                return Stage::Look(Why::Watch);
-            }
+    /// The next thing to do for a host that is registered, if that need not wait.
+    fn next(&self) -> Option<Stage> {
+        let term = self.term.as_ref()?;
+        if term.access != Access::Closed {
+            return None;
         }
-        match now_ns >= self.due_ns() {
-            true => Stage::Look(Why::Watch),
-            false => Stage::Member,
-        }
+        let victims = &term.victims;
+        let next = victims.next(self.holder()).filter(|_| !term.needs_holder);
+        let is_clear = victims.are_shut() && self.wait == Wait::Over;
+        let begins = self.wait == Wait::Begins;
+        let looks = term.needs_holder || begins || is_clear || victims.want_look();
+        let look = looks.then_some(Stage::Look(Why::Watch));
+        next.map(Stage::Evict).or(look)
     }
 
+    /// When a registered host looks at the member next.
     fn due_ns(&self) -> u64 {
-        let absent = self.term.as_ref().map(|term| &term.victims);
-        let absent_ns = absent.and_then(|victims| victims.due_ns(self.setup.settle_ns));
-        absent_ns.map_or(self.watch_at_ns, |due| due.min(self.watch_at_ns))
+        let settle_ns = self.setup.settle_ns;
+        let Some(term) = self.term.as_ref() else {
+            return self.watch_at_ns;
+        };
+        let absent_ns = term.victims.due_ns(settle_ns).unwrap_or(u64::MAX);
+        let waited_ns = match self.wait {
+            Wait::Since(since_ns) => since_ns.saturating_add(settle_ns),
+            Wait::Over | Wait::Begins => u64::MAX,
+        };
+        self.watch_at_ns.min(absent_ns).min(waited_ns)
+    }
+
+    /// When a member that was refused is looked at again. A nexus that another host uses is left
+    /// alone: if that host is evicted, its commands must not become legal by a key of this one.
+    fn again_ns(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Refused(Refusal::NexusInUse) => None,
+            _ => Some(self.watch_at_ns),
+        }
     }
 
     /// The key of another host that holds the reservation, if its type has a holder.
@@ -429,25 +533,38 @@ impl MemberGate {
         Key::from_raw(held.holder).filter(|holder| *holder != self.key)
     }
 
+    /// Whether this host holds the reservation, if its type has a holder.
+    fn holds(&self) -> bool {
+        let is_holder = self.held.is_some_and(|it| it.holder == self.key.raw());
+        self.setup.kind == Kind::AllRegistrants || is_holder
+    }
+
+    /// Whether a reservation stands that dm-lease did not make.
+    fn is_foreign(&self) -> bool {
+        self.held.is_some_and(|held| match held.kind {
+            Some(Kind::RegistrantsOnly) if held.kind == Some(self.setup.kind) => {
+                Key::from_raw(held.holder).is_none()
+            }
+            kind => kind != Some(self.setup.kind),
+        })
+    }
+
     /// Acts on a look, whose two answers are in.
     fn judge(&mut self, why: Why, keys: &Keys, now_ns: u64) {
         self.watch_at_ns = now_ns.saturating_add(self.setup.watch_ns);
-        let is_foreign = self
-            .held
-            .is_some_and(|held| held.kind != Some(self.setup.kind));
+        let is_new = matches!(why, Why::Join | Why::Verify) && !self.is_lost;
         match why {
-            Why::Join if is_foreign => self.refuse(Refusal::ForeignReservation),
-            Why::Verify if is_foreign => self.refuse(Refusal::ForeignReservation),
-            _ if is_foreign => self.latch(Loss::TypeChanged),
+            _ if self.is_foreign() && is_new => self.refuse(Refusal::ForeignReservation),
+            _ if self.is_foreign() => self.latch(Loss::TypeChanged),
             Why::Join => self.judge_join(keys),
-            Why::Verify => self.judge_verify(keys),
-            Why::Watch | Why::Evict | Why::Conflict => self.judge_member(why, keys, now_ns),
+            Why::Verify => self.judge_verify(keys, now_ns),
+            Why::Watch | Why::Evict { .. } | Why::Conflict => self.judge_member(why, keys, now_ns),
         }
     }
 
-    /// The host has no key yet, or one that its controller had before: it is replaced by the new
-    /// one only if the member still has it. (To overwrite any key would also take the key of
-    /// another host that shares this one's nexus.)
+    /// Chooses the key that REGISTER replaces: none at first, and after a conflict one that this
+    /// controller had before. (REGISTER could overwrite any key without asking. Then it would also
+    /// take the key of another host that shares this one's nexus.)
     fn judge_join(&mut self, keys: &Keys) {
         if keys.is_cut() || keys.all().any(|raw| Key::from_raw(raw).is_none()) {
             return self.refuse(Refusal::ForeignKey);
@@ -465,32 +582,58 @@ impl MemberGate {
         }
     }
 
-    fn judge_verify(&mut self, keys: &Keys) {
+    fn judge_verify(&mut self, keys: &Keys, now_ns: u64) {
         let now = slots(keys.of(self.key.slot(), false));
         let is_kept = self.others & !now == 0;
-        self.stage = match (keys.has(self.key.raw()) && is_kept, self.held) {
-            (false, _) => Stage::Out,
-            (true, None) => Stage::Reserve,
+        match (keys.has(self.key.raw()) && is_kept, self.held) {
+            (false, _) => {
+                self.pause(now_ns);
+                self.stage = Stage::Out;
+            }
+            (true, None) => {
+                self.pause(now_ns);
+                self.stage = Stage::Reserve;
+            }
             (true, Some(_)) => {
                 (self.others, self.tried) = (0, None);
-                self.news = Some(News::Joined);
-                Stage::Member
+                (self.was_member, self.is_lost, self.is_fresh) = (true, false, true);
+                self.told = None;
+                self.advance_wait(now_ns);
+                self.news.tell(News::Joined);
+                self.stage = Stage::Member;
             }
-        };
+        }
     }
 
     fn judge_member(&mut self, why: Why, keys: &Keys, now_ns: u64) {
         let is_listed = keys.has(self.key.raw());
-        if !is_listed && keys.is_cut() {
-            // The list was too long to show the own key.
-            self.stage = Stage::Look(why);
-            self.not_before_ns = now_ns.saturating_add(self.setup.retry_ns);
-            return;
+        if keys.is_cut() {
+            self.pause(now_ns);
+            if !is_listed {
+                // The list was too long to show the own key.
+                self.stage = Stage::Look(why);
+                return;
+            }
         }
         match (why, is_listed) {
-            (Why::Conflict | Why::Evict, false) => self.latch(Loss::Evicted),
+            (Why::Conflict | Why::Evict { .. }, false) => self.latch(Loss::Evicted),
+            (Why::Conflict, true) if self.is_fresh => self.mend(),
             (Why::Conflict, true) => self.latch(Loss::ReservationLost),
-            (_, listed) if !listed || self.held.is_none() => self.lost(),
+            (_, listed) if !listed || self.held.is_none() => {
+                self.wait = Wait::Begins;
+                self.lost();
+            }
+            (
+                Why::Evict {
+                    victim,
+                    is_conflict,
+                },
+                _,
+            ) if is_conflict && keys.has(victim.raw()) => {
+                self.stage = Stage::Member;
+                self.review(keys, now_ns);
+                self.preempt_refused(now_ns);
+            }
             _ => {
                 self.stage = Stage::Member;
                 self.review(keys, now_ns);
@@ -498,49 +641,104 @@ impl MemberGate {
         }
     }
 
-    /// The own key is listed and the reservation stands: compares the victims with the list.
-    fn review(&mut self, keys: &Keys, now_ns: u64) {
-        let (slot, settle_ns, holder) = (self.key.slot(), self.setup.settle_ns, self.holder());
+    /// The first write after a join met a conflict although the key is listed. LIO does that when
+    /// the key of an earlier session of this host was removed, and REGISTER of no key and of K
+    /// mends it. A holder must not do so: the reservation would end with its key.
+    fn mend(&mut self) {
+        let is_holder = self.setup.kind == Kind::RegistrantsOnly && self.holds();
+        if self.was_mended || is_holder || !self.setup.unregisters {
+            return self.refuse(Refusal::WritesRefused);
+        }
+        (self.was_mended, self.is_lost) = (true, false);
+        self.stage = Stage::Unregister { leaves: false };
+    }
+
+    /// PREEMPT met a conflict, and both keys are listed. It is repeated once. Then the listed own
+    /// key is that of an earlier session of this host, and the host joins again.
+    fn preempt_refused(&mut self, now_ns: u64) {
+        self.pause(now_ns);
         let Some(term) = self.term.as_mut() else {
             return;
         };
-        term.victims.observe(keys, slot, now_ns, settle_ns);
+        if core::mem::replace(&mut term.is_refused, true) {
+            term.is_refused = false;
+            self.lost();
+        }
+    }
+
+    /// The own key is listed and the reservation stands: compares the victims with the list.
+    fn review(&mut self, keys: &Keys, now_ns: u64) {
+        self.advance_wait(now_ns);
+        let (holder, holds) = (self.holder(), self.holds());
+        let Some(term) = self.term.as_mut() else {
+            return;
+        };
+        term.victims.observe(Look {
+            keys,
+            own: self.key,
+            began_ns: self.look_ns,
+            ended_ns: now_ns,
+            settle_ns: self.setup.settle_ns,
+        });
         // The owner must hold a reservation that has a holder, and takes it from its holder first:
         // LIO ends only the commands that were accepted while the victim was the holder [R48].
-        term.knows_holder = true;
+        term.needs_holder = false;
         if let Some(holder) = holder.filter(|holder| keys.has(holder.raw())) {
             term.victims.add_found(holder);
         }
-        term.access = match (term.victims.are_shut(), term.access) {
-            (true, Access::Closed) => Access::Confirmed,
-            (true, access) => access,
-            (false, Access::Open) => {
-                self.news = Some(News::Lost);
-                Access::Closed
-            }
-            (false, _) => Access::Closed,
+        let is_clear = term.victims.are_shut() && self.wait == Wait::Over;
+        match is_clear && holds {
+            true if term.access == Access::Closed => term.access = Access::Confirmed,
+            true => {}
+            false => self.close(),
+        }
+        if is_clear && !holds {
+            // The holder's key went between the two reads.
+            self.pause(now_ns);
+        }
+    }
+
+    fn advance_wait(&mut self, now_ns: u64) {
+        let waited_ns = |since_ns| self.look_ns.saturating_sub(since_ns);
+        self.wait = match self.wait {
+            Wait::Begins => Wait::Since(now_ns),
+            Wait::Since(since_ns) if waited_ns(since_ns) >= self.setup.settle_ns => Wait::Over,
+            wait => wait,
         };
     }
 
-    /// The key or the reservation is gone: the member is closed before anything else happens.
-    fn lost(&mut self) {
+    /// Closes the member for writes of the own term.
+    fn close(&mut self) {
         if let Some(term) = self.term.as_mut() {
-            term.access = Access::Closed;
+            if core::mem::replace(&mut term.access, Access::Closed) == Access::Open {
+                self.news.tell(News::Lost);
+            }
+        }
+    }
+
+    /// The host must join again: the member is closed before anything else happens.
+    fn lost(&mut self) {
+        self.close();
+        if let Some(term) = self.term.as_mut() {
             term.victims.forget_absence();
         }
-        self.news = Some(News::Lost);
+        self.is_lost = true;
+        self.news.tell(News::Lost);
         self.stage = Stage::Out;
     }
 
     fn refuse(&mut self, refusal: Refusal) {
-        self.news = Some(News::Refused(refusal));
+        self.is_lost = false;
         self.stage = Stage::Refused(refusal);
+        if self.told.replace(refusal) != Some(refusal) {
+            self.news.tell(News::Refused(refusal));
+        }
     }
 
     fn latch(&mut self, loss: Loss) {
-        self.term = None;
-        self.news = Some(News::Latch(loss));
+        (self.term, self.is_lost) = (None, false);
         self.stage = Stage::Latched(loss);
+        self.news.tell(News::Latch(loss));
     }
 }
 

@@ -11,7 +11,8 @@
 //! | [`key`] | the key under which an incarnation is registered |
 //! | [`command`] | the reservation commands of a member, and their answers |
 //! | [`victims`] | the keys that an owner has to shut out of a member |
-//! | [`member`] | the state machine of one member: join, evict, open, watch |
+//! | [`member`] | the state machine of one member: join, evict, open, watch, leave |
+//! | [`news`] | what it tells its caller |
 //!
 //! Pure `core` Rust like all of `proto`: no lock, no clock. The caller carries out one command at a
 //! time for each member, in a thread of its own.
@@ -19,4 +20,5 @@
 pub mod command;
 pub mod key;
 pub mod member;
+pub mod news;
 pub mod victims;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The keys that an owner shuts out of a member before it admits a write there.
+//! The victims: the keys that an owner shuts out of a member before it admits a write there.
 
 use super::key::{Key, Keys};
-use crate::proto::codec::ids::Slot;
 
-/// The most keys at a time: one for each charge, the replaced owner, and some that only the member
-/// names. A key of the last kind leaves the list when it is evicted, so there may be any number of
-/// them.
+/// The most victims at a time. A key that was found on the member gives its place up when it is
+/// shut out, so the number of such keys has no bound.
 pub const MAX_VICTIMS: usize = 16;
+
+/// The most victims that charged terms name: eight charges and the replaced owner, and some more.
+/// The other places are left for keys that are found on the member.
+const MAX_CHARGED: usize = 12;
 
 /// How it is known that no command under a key can land any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,27 +43,64 @@ struct Victim {
     is_charged: bool,
 }
 
-/// The keys to shut out, and how far this has come.
+/// A look at a member: its keys, and when they were read.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// The list of keys.
+    pub keys: &'a Keys,
+    /// The own controller's key.
+    pub own: Key,
+    /// The local time before the look began.
+    pub began_ns: u64,
+    /// The local time after its last answer.
+    pub ended_ns: u64,
+    /// D on the local clock, in nanoseconds.
+    pub settle_ns: u64,
+}
+
+/// The victims on a member, and which of them are shut out already.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Victims {
     list: [Option<Victim>; MAX_VICTIMS],
-    /// Every listed key of another controller is to be shut out: a list of charges was full.
+    /// Some charged term may be missing here: all keys of other controllers that the first whole
+    /// look shows are victims.
     all_others: bool,
-    /// A key to be shut out did not fit in the list.
+    /// The last look showed a victim for which there was no place.
     is_short: bool,
+    /// The last look did not show all keys of other controllers, and they are victims.
+    is_cut: bool,
 }
 
 impl Victims {
-    /// The keys of the terms that may have commands under way. `all_others` if the list of charges
-    /// names not all of them.
+    /// The keys of the terms that may have commands under way. `all_others` says that the list of
+    /// charges was full, so that these keys may not be all.
     pub fn new(keys: impl IntoIterator<Item = Key>, all_others: bool) -> Victims {
         let mut victims = Victims {
             list: [None; MAX_VICTIMS],
             all_others,
             is_short: false,
+            is_cut: false,
         };
-        keys.into_iter().for_each(|key| victims.add(key, true));
+        for key in keys {
+            match victims.list.iter().flatten().count() < MAX_CHARGED {
+                true => victims.add(key, true),
+                // It may be found on the member.
+                false => victims.all_others = true,
+            }
+        }
         victims
+    }
+
+    /// Whether there may be victims that the list does not name.
+    pub const fn are_more(&self) -> bool {
+        self.all_others
+    }
+
+    /// Takes a key out of the list. Returns whether it was there.
+    pub fn take(&mut self, key: Key) -> bool {
+        let mut places = self.list.iter_mut();
+        let place = places.find(|place| place.is_some_and(|victim| victim.key == key));
+        place.is_some_and(|place| place.take().is_some())
     }
 
     /// Adds a key that the member lists, and that must not stay there.
@@ -78,11 +117,7 @@ impl Victims {
             state: State::Listed,
             is_charged,
         };
-        let place = self.list.iter_mut().find(|place| match place {
-            None => true,
-            Some(old) => !old.is_charged && matches!(old.state, State::Shut(_)),
-        });
-        match place {
+        match self.list.iter_mut().find(|place| is_free(place)) {
             Some(place) => *place = Some(victim),
             None => self.is_short = true,
         }
@@ -95,7 +130,7 @@ impl Victims {
         }
     }
 
-    /// The next key to evict: `first`, if that one is to be shut out, or any.
+    /// The next key to evict: `first` if that one is to be evicted, or else any.
     pub fn next(&self, first: Option<Key>) -> Option<Key> {
         let mut listed = self.listed();
         listed
@@ -107,10 +142,15 @@ impl Victims {
     /// Whether every key is shut out.
     pub fn are_shut(&self) -> bool {
         let shut = |victim: &Victim| matches!(victim.state, State::Shut(_));
-        !self.is_short && self.list.iter().flatten().all(shut)
+        !self.is_short && !self.is_cut && self.list.iter().flatten().all(shut)
     }
 
-    /// When the list must be read again because a key has been missing for `settle_ns`.
+    /// Whether another look would find a place for a victim that had none.
+    pub fn want_look(&self) -> bool {
+        self.is_short && self.list.iter().any(is_free)
+    }
+
+    /// When a key will have been missing for `settle_ns`, so that a look can shut it out.
     pub fn due_ns(&self, settle_ns: u64) -> Option<u64> {
         let due = |victim: &Victim| match victim.state {
             State::Absent { since_ns } => Some(since_ns.saturating_add(settle_ns)),
@@ -119,22 +159,27 @@ impl Victims {
         self.list.iter().flatten().filter_map(due).min()
     }
 
-    /// Notes what the member lists now, while the reservation stands. `own` is this controller,
-    /// and `settle_ns` is D on the local clock.
-    ///
-    /// A key that was shut out and is listed again is evicted again.
-    pub fn observe(&mut self, keys: &Keys, own: Slot, now_ns: u64, settle_ns: u64) {
-        self.is_short = false;
+    /// Notes what a look shows while the reservation stands. A key that was shut out and is listed
+    /// again will be evicted again.
+    pub fn observe(&mut self, look: Look<'_>) {
+        let keys = look.keys;
+        (self.is_short, self.is_cut) = (false, self.all_others && keys.is_cut());
         if self.all_others {
-            keys.of(own, false).for_each(|key| self.add_found(key));
+            let others = keys.of(look.own.slot(), false);
+            others.for_each(|key| self.add_found(key));
         }
+        // A key that is registered later belongs to a host that had no command under way [R51].
+        self.all_others &= self.is_short || self.is_cut;
         for victim in self.list.iter_mut().flatten() {
+            let waited_ns = |since_ns| look.began_ns.saturating_sub(since_ns);
             victim.state = match victim.state {
                 _ if keys.has(victim.key.raw()) => State::Listed,
                 // The member has more keys than it listed.
                 state if keys.is_cut() => state,
-                State::Listed => State::Absent { since_ns: now_ns },
-                State::Absent { since_ns } if now_ns.saturating_sub(since_ns) >= settle_ns => {
+                State::Listed => State::Absent {
+                    since_ns: look.ended_ns,
+                },
+                State::Absent { since_ns } if waited_ns(since_ns) >= look.settle_ns => {
                     State::Shut(ShutBy::Time)
                 }
                 state => state,
@@ -177,4 +222,9 @@ impl Victims {
             .flatten()
             .find(|victim| victim.key == key)
     }
+}
+
+/// Whether another victim may have this place: it is empty, or a key that was found is shut out.
+fn is_free(place: &Option<Victim>) -> bool {
+    place.is_none_or(|victim| !victim.is_charged && matches!(victim.state, State::Shut(_)))
 }

@@ -20,7 +20,7 @@ fn key(controller: u8, inc: u128) -> Key {
     Key::new(Slot::from_controller(controller).unwrap(), Incarnation(inc))
 }
 
-/// What the member says; the test is the host of controller 1.
+/// A member. The gate under test is that of controller 1.
 #[derive(Default)]
 struct Device {
     /// The key of this host.
@@ -28,6 +28,8 @@ struct Device {
     /// The keys of other hosts.
     others: Vec<u64>,
     held: Option<Held>,
+    /// The next commands of these kinds are not carried out: they get these answers.
+    wrong: Vec<(Command, Answer<'static>)>,
     /// The commands that the member got.
     log: Vec<Command>,
 }
@@ -36,6 +38,18 @@ const OURS: Held = Held {
     kind: Some(Kind::AllRegistrants),
     holder: 0,
 };
+
+const WERO: Setup = Setup {
+    kind: Kind::RegistrantsOnly,
+    ..SETUP
+};
+
+fn held_by(holder: u64) -> Held {
+    Held {
+        kind: Some(Kind::RegistrantsOnly),
+        holder,
+    }
+}
 
 impl Device {
     fn keys(&self) -> Keys {
@@ -46,8 +60,12 @@ impl Device {
     /// What the member does on a command, all but READ KEYS.
     fn carry_out(&mut self, command: Command) -> Answer<'static> {
         self.log.push(command);
+        let is_wrong = |(of, _): &(Command, Answer<'static>)| *of == command;
+        if let Some(at) = self.wrong.iter().position(is_wrong) {
+            return self.wrong.remove(at).1;
+        }
         match command {
-            Command::ReadKeys => Answer::Doubt,
+            Command::ReadKeys => Answer::Good,
             Command::ReadReservation => Answer::Reservation(self.held),
             Command::Register { old, .. } if old != self.own => Answer::Conflict,
             Command::Register { new, .. } => {
@@ -83,8 +101,17 @@ impl Device {
     fn answer(&mut self, gate: &mut MemberGate, command: Command, now_ns: u64) {
         let keys = self.keys();
         match (command, self.carry_out(command)) {
-            (Command::ReadKeys, _) => gate.handle(Answer::Keys(&keys), now_ns),
+            (Command::ReadKeys, Answer::Good) => gate.handle(Answer::Keys(&keys), now_ns),
             (_, answer) => gate.handle(answer, now_ns),
+        }
+    }
+}
+
+/// Carries out some commands at most.
+fn commands(gate: &mut MemberGate, device: &mut Device, now_ns: u64, most: usize) {
+    for _ in 0..most {
+        if let Some(command) = gate.poll(now_ns, true) {
+            device.answer(gate, command, now_ns);
         }
     }
 }
@@ -97,7 +124,7 @@ fn run(gate: &mut MemberGate, device: &mut Device, now_ns: u64) -> Vec<News> {
             return news;
         };
         device.answer(gate, command, now_ns);
-        news.extend(gate.take_news());
+        news.extend(core::iter::from_fn(|| gate.take_news()));
     }
     panic!("the gate never rests: {:?}", device.log);
 }
@@ -133,7 +160,7 @@ fn r51_a_host_registers_only_while_no_own_command_can_reach_the_member() {
     // The command may be carried out later: the host begins anew when it cannot any more.
     gate.handle(Answer::Doubt, 1);
     assert_eq!(gate.poll(SETTLE, true), None);
-    assert_eq!(gate.next_ns(), Some(1 + SETTLE));
+    assert_eq!(gate.next_ns(true), Some(1 + SETTLE));
     assert_eq!(gate.poll(1 + SETTLE, true), Some(Command::ReadReservation));
 }
 
@@ -149,7 +176,7 @@ fn r51_a_host_that_still_has_the_key_of_an_earlier_run_replaces_that_key() {
     let gate = joined(SETUP, &mut device);
     assert_eq!(device.own, key(1, 7).raw());
     assert_eq!(device.others.len(), 2, "other keys stay");
-    assert_eq!(gate.next_ns(), Some(1 + WATCH));
+    assert_eq!(gate.next_ns(true), Some(1 + WATCH));
 }
 
 #[test]
@@ -158,10 +185,7 @@ fn r54_a_member_that_another_program_uses_is_refused() {
         kind: None,
         holder: 1,
     };
-    let wero = Held {
-        kind: Some(Kind::RegistrantsOnly),
-        holder: key(2, 1).raw(),
-    };
+    let wero = held_by(key(2, 1).raw());
     for (others, held, refusal) in [
         (vec![], Some(foreign), Refusal::ForeignReservation),
         (vec![], Some(wero), Refusal::ForeignReservation),
@@ -174,11 +198,11 @@ fn r54_a_member_that_another_program_uses_is_refused() {
         };
         let mut gate = MemberGate::new(SETUP, key(1, 7));
         assert_eq!(run(&mut gate, &mut device, 1), [News::Refused(refusal)]);
-        assert_eq!(
-            (device.own, gate.next_ns()),
-            (0, None),
-            "nothing was changed"
-        );
+        assert_eq!(device.own, 0, "nothing was changed");
+        assert_eq!(run(&mut gate, &mut device, 1 + WATCH), [], "told once");
+        assert_eq!(gate.next_ns(true), Some(1 + 2 * WATCH));
+        (device.others, device.held) = (vec![], None);
+        assert_eq!(run(&mut gate, &mut device, 1 + 2 * WATCH), [News::Joined]);
     }
 }
 
@@ -193,22 +217,26 @@ fn r54_a_nexus_that_another_host_uses_is_refused() {
     let news = run(&mut gate, &mut device, 1);
     assert_eq!(news, [News::Refused(Refusal::NexusInUse)]);
     assert_eq!(device.own, key(2, 5).raw());
+    // A key of this host would make the commands of the other one legal when that one is evicted.
+    device.own = 0;
+    assert_eq!(gate.next_ns(true), None);
+    assert_eq!(run(&mut gate, &mut device, 1 + WATCH), []);
 }
 
 #[test]
 fn r54_writes_that_conflict_although_the_key_is_listed_are_mended_once() {
     let mut device = Device::default();
     let mut gate = joined(SETUP, &mut device);
-    gate.handle_conflict(true);
+    gate.handle_conflict();
     assert_eq!(run(&mut gate, &mut device, 2), [News::Joined]);
     let unregister = Command::Register {
         old: key(1, 7).raw(),
         new: 0,
     };
-    assert_eq!(device.log[0], unregister);
-    gate.handle_conflict(true);
+    assert_eq!(device.log[2], unregister, "after a look");
+    gate.handle_conflict();
     let refused = News::Refused(Refusal::WritesRefused);
-    assert_eq!(gate.take_news(), Some(refused));
+    assert_eq!(run(&mut gate, &mut device, 2), [refused]);
 }
 
 #[test]
@@ -258,10 +286,10 @@ fn r49_a_full_list_of_charges_shuts_out_every_other_key() {
     };
     let mut gate = joined(SETUP, &mut device);
     gate.own_epoch(Victims::new([key(2, 1)], true));
-    for now_ns in 2..40 {
-        run(&mut gate, &mut device, now_ns * WATCH);
-    }
-    assert_eq!(device.others, []);
+    commands(&mut gate, &mut device, 2, 120);
+    assert_eq!(device.others, [], "without a wait for the next watch");
+    assert_eq!(round(&mut gate, true), None, "a term may be in no list");
+    run(&mut gate, &mut device, 2 + SETTLE);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
 }
 
@@ -349,7 +377,7 @@ fn r50_an_owner_whose_key_was_removed_latches() {
     let mut device = Device::default();
     let mut gate = joined(SETUP, &mut device);
     device.own = 0;
-    gate.handle_conflict(false);
+    gate.handle_conflict();
     assert!(!gate.is_joined(), "at once");
     assert_eq!(run(&mut gate, &mut device, 2), [evicted]);
     // Another incarnation joins anew.
@@ -359,7 +387,7 @@ fn r50_an_owner_whose_key_was_removed_latches() {
 }
 
 #[test]
-fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_again() {
+fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_d_later() {
     let mut device = Device::default();
     let mut gate = joined(SETUP, &mut device);
     gate.own_epoch(Victims::new([], false));
@@ -379,6 +407,12 @@ fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_again() {
         "not while a write may be under way"
     );
     assert_eq!(run(&mut gate, &mut device, watch_ns), [News::Joined]);
+    // Writes of evicted hosts were accepted while there was no reservation.
+    assert_eq!(round(&mut gate, true), None, "D comes first");
+    assert_eq!(gate.next_ns(true), Some(watch_ns + WATCH));
+    run(&mut gate, &mut device, watch_ns + WATCH);
+    assert_eq!(gate.next_ns(true), Some(watch_ns + SETTLE));
+    run(&mut gate, &mut device, watch_ns + SETTLE);
     assert!(!gate.is_open(), "a round comes first");
     assert_eq!(round(&mut gate, true), Some(News::Opened));
 }
@@ -387,30 +421,28 @@ fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_again() {
 fn r54_another_type_of_reservation_latches() {
     let mut device = Device::default();
     let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([], false));
+    run(&mut gate, &mut device, 2);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
     device.held = Some(Held {
         kind: None,
         holder: 0,
     });
-    let news = run(&mut gate, &mut device, 1 + WATCH);
-    assert_eq!(news, [News::Latch(Loss::TypeChanged)]);
+    let news = run(&mut gate, &mut device, 2 + WATCH);
+    assert_eq!(news, [News::Lost, News::Latch(Loss::TypeChanged)]);
+    assert!(!gate.is_open());
+    assert_eq!(gate.next_ns(true), None);
 }
 
 #[test]
 fn r48_an_owner_takes_the_reservation_from_its_holder_before_anything_else() {
-    let setup = Setup {
-        kind: Kind::RegistrantsOnly,
-        ..SETUP
-    };
     let (holder, victim) = (key(3, 1), key(2, 1));
     let mut device = Device {
         others: vec![victim.raw(), holder.raw()],
-        held: Some(Held {
-            kind: Some(Kind::RegistrantsOnly),
-            holder: holder.raw(),
-        }),
+        held: Some(held_by(holder.raw())),
         ..Device::default()
     };
-    let mut gate = joined(setup, &mut device);
+    let mut gate = joined(WERO, &mut device);
     gate.own_epoch(Victims::new([victim], false));
     run(&mut gate, &mut device, 2);
     let preempts: Vec<_> = device
@@ -433,7 +465,7 @@ fn r54_a_read_that_fails_is_repeated_after_a_pause() {
     assert_eq!(gate.poll(1, true), Some(Command::ReadReservation));
     gate.handle(Answer::Doubt, 1);
     assert_eq!(
-        (gate.poll(RETRY, true), gate.next_ns()),
+        (gate.poll(RETRY, true), gate.next_ns(true)),
         (None, Some(1 + RETRY))
     );
     assert_eq!(gate.poll(1 + RETRY, true), Some(Command::ReadReservation));
@@ -469,7 +501,8 @@ fn r54_a_host_that_leaves_takes_its_key_away() {
         "not while a write may be under way"
     );
     run(&mut gate, &mut device, 2);
-    assert_eq!((device.own, gate.next_ns()), (0, None));
+    assert_eq!((device.own, gate.next_ns(true)), (0, None));
+    assert!(gate.has_left());
     let mut device = Device::default();
     let setup = Setup {
         unregisters: false,
@@ -479,4 +512,447 @@ fn r54_a_host_that_leaves_takes_its_key_away() {
     gate.leave();
     run(&mut gate, &mut device, 2);
     assert_eq!(device.own, key(1, 7).raw());
+    assert!(gate.has_left());
+}
+
+#[test]
+fn r54_a_holder_that_leaves_keeps_its_key() {
+    let mut device = Device {
+        own: key(1, 7).raw(),
+        held: Some(held_by(key(1, 7).raw())),
+        ..Device::default()
+    };
+    let mut gate = joined(WERO, &mut device);
+    gate.leave();
+    run(&mut gate, &mut device, 2);
+    assert_eq!(device.own, key(1, 7).raw(), "the reservation stays");
+}
+
+#[test]
+fn r51_a_command_in_doubt_of_the_former_key_delays_the_next_register() {
+    let victim = key(2, 1);
+    let mut device = Device {
+        others: vec![victim.raw()],
+        held: Some(OURS),
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([victim], false));
+    assert_eq!(gate.poll(2, true), Some(Command::Preempt { victim }));
+    gate.renew(key(1, 8));
+    assert_eq!(gate.poll(3, true), None, "one command at a time");
+    gate.handle(Answer::Doubt, 3);
+    assert_eq!(gate.poll(2 + SETTLE, true), None);
+    assert_eq!(gate.next_ns(true), Some(3 + SETTLE));
+    assert_eq!(gate.next_ns(false), None, "an event tells when it is quiet");
+    run(&mut gate, &mut device, 3 + SETTLE);
+    assert_eq!(device.own, key(1, 8).raw());
+}
+
+#[test]
+fn r48_what_was_asked_before_the_decision_is_no_evidence() {
+    let victim = key(2, 1);
+    let preempt = Command::Preempt { victim };
+    let mut device = Device {
+        others: vec![victim.raw()],
+        held: Some(OURS),
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([victim], false));
+    assert_eq!(gate.poll(2, true), Some(preempt));
+    gate.own_epoch(Victims::new([victim], false));
+    gate.handle(Answer::Good, 2);
+    assert_eq!(gate.all_shut().count(), 0);
+    assert_eq!(gate.poll(2, true), Some(preempt));
+}
+
+#[test]
+fn r49_a_look_that_began_before_the_decision_does_not_count() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    let watch_ns = 1 + WATCH;
+    assert_eq!(gate.poll(watch_ns, true), Some(Command::ReadReservation));
+    gate.own_epoch(Victims::new([], false));
+    device.answer(&mut gate, Command::ReadReservation, watch_ns);
+    device.held = None;
+    let news = run(&mut gate, &mut device, watch_ns);
+    assert_eq!(news, [News::Lost, News::Joined]);
+    assert_eq!(round(&mut gate, true), None);
+}
+
+#[test]
+fn r48_a_key_is_missing_for_d_when_a_look_that_began_after_d_shows_it() {
+    let victim = key(2, 1);
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([victim], false));
+    run(&mut gate, &mut device, 2);
+    // A look from before D that is answered after D.
+    let watch_ns = 2 + WATCH;
+    let command = gate.poll(watch_ns, true).unwrap();
+    device.answer(&mut gate, command, watch_ns);
+    let command = gate.poll(watch_ns, true).unwrap();
+    device.answer(&mut gate, command, 3 + SETTLE);
+    assert_eq!(round(&mut gate, true), None);
+    run(&mut gate, &mut device, 3 + SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r48_the_own_key_is_never_evicted_and_its_earlier_term_ends_within_d() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([key(1, 7)], false));
+    assert_eq!(run(&mut gate, &mut device, 2), []);
+    assert_eq!(device.own, key(1, 7).raw());
+    assert_eq!(round(&mut gate, true), None);
+    run(&mut gate, &mut device, 2 + SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r49_more_charged_keys_than_places_are_all_shut_out() {
+    let charged: Vec<Key> = (2..=21).map(|controller| key(controller, 1)).collect();
+    let last = key(21, 1).raw();
+    let mut device = Device {
+        others: vec![last],
+        held: Some(OURS),
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new(charged, false));
+    for now_ns in [2, 2 + WATCH, 2 + SETTLE] {
+        assert_eq!(round(&mut gate, true), None);
+        run(&mut gate, &mut device, now_ns);
+    }
+    assert_eq!(device.others, []);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r54_a_controller_that_joins_after_the_decision_is_not_evicted() {
+    let mut device = Device {
+        others: vec![key(2, 1).raw()],
+        held: Some(OURS),
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([], true));
+    run(&mut gate, &mut device, 2);
+    assert_eq!(device.others, []);
+    device.others = vec![key(2, 2).raw()];
+    run(&mut gate, &mut device, 2 + SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+    assert_eq!(run(&mut gate, &mut device, 2 + 2 * SETTLE), []);
+    assert_eq!(device.others, [key(2, 2).raw()]);
+}
+
+#[test]
+fn r49_keys_that_a_list_does_not_show_keep_the_member_closed() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([], true));
+    let mut keys = device.keys();
+    keys.cut();
+    for now_ns in [2, 3 + SETTLE] {
+        assert_eq!(gate.poll(now_ns, true), Some(Command::ReadReservation));
+        gate.handle(Answer::Reservation(Some(OURS)), now_ns);
+        assert_eq!(gate.poll(now_ns, true), Some(Command::ReadKeys));
+        gate.handle(Answer::Keys(&keys), now_ns);
+        assert_eq!(gate.poll(now_ns, true), None, "a pause follows");
+        assert_eq!(round(&mut gate, true), None);
+    }
+    run(&mut gate, &mut device, 3 + 2 * SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r48_an_owner_that_does_not_hold_the_reservation_does_not_open() {
+    let third = key(3, 1);
+    let mut device = Device {
+        own: key(1, 7).raw(),
+        held: Some(held_by(third.raw())),
+        ..Device::default()
+    };
+    let mut gate = joined(WERO, &mut device);
+    gate.own_epoch(Victims::new([], false));
+    // The holder's key is not listed: another host has just taken the reservation.
+    assert_eq!(run(&mut gate, &mut device, 2), []);
+    assert_eq!(round(&mut gate, true), None);
+    assert_eq!(gate.next_ns(true), Some(2 + RETRY));
+    device.others = vec![third.raw()];
+    run(&mut gate, &mut device, 2 + RETRY);
+    assert_eq!(device.held.unwrap().holder, key(1, 7).raw());
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+    // A holder of another program.
+    device.held = Some(held_by(1));
+    let changed = News::Latch(Loss::TypeChanged);
+    let news = run(&mut gate, &mut device, 2 + RETRY + WATCH);
+    assert_eq!(news, [News::Lost, changed]);
+}
+
+#[test]
+fn r50_a_conflict_of_the_first_write_of_a_key_that_is_gone_latches() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    device.own = 0;
+    gate.handle_conflict();
+    let evicted = News::Latch(Loss::Evicted);
+    assert_eq!(run(&mut gate, &mut device, 2), [evicted]);
+    assert_eq!(device.own, 0, "not registered under the same key again");
+}
+
+#[test]
+fn r50_a_conflict_that_follows_the_loss_of_the_key_latches() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    device.own = 0;
+    for _ in 0..2 {
+        let command = gate.poll(1 + WATCH, false).unwrap();
+        device.answer(&mut gate, command, 1 + WATCH);
+    }
+    assert_eq!(gate.take_news(), Some(News::Lost));
+    gate.handle_conflict();
+    let evicted = News::Latch(Loss::Evicted);
+    assert_eq!(run(&mut gate, &mut device, 1 + WATCH), [evicted]);
+}
+
+#[test]
+fn r50_a_conflict_after_a_write_that_succeeded_latches() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.wrote();
+    gate.handle_conflict();
+    let lost = News::Latch(Loss::ReservationLost);
+    assert_eq!(run(&mut gate, &mut device, 2), [lost]);
+}
+
+#[test]
+fn r54_a_key_that_must_stay_is_not_taken_away_to_mend_writes() {
+    let nvme = Setup {
+        unregisters: false,
+        ..SETUP
+    };
+    let own = key(1, 7).raw();
+    for (setup, held) in [(nvme, OURS), (WERO, held_by(own))] {
+        let mut device = Device {
+            own,
+            held: Some(held),
+            ..Device::default()
+        };
+        let mut gate = joined(setup, &mut device);
+        gate.handle_conflict();
+        let refused = News::Refused(Refusal::WritesRefused);
+        assert_eq!(run(&mut gate, &mut device, 2), [refused]);
+        assert_eq!(device.own, own);
+    }
+}
+
+#[test]
+fn r54_a_reservation_that_cannot_be_made_is_tried_again_after_a_pause() {
+    for answer in [Answer::Good, Answer::Conflict] {
+        let mut device = Device {
+            wrong: vec![(Command::Reserve, answer)],
+            ..Device::default()
+        };
+        let mut gate = MemberGate::new(SETUP, key(1, 7));
+        assert_eq!(run(&mut gate, &mut device, 1), []);
+        assert_eq!(gate.next_ns(true), Some(1 + RETRY));
+        assert_eq!(run(&mut gate, &mut device, 1 + RETRY), [News::Joined]);
+    }
+}
+
+#[test]
+fn r54_a_read_that_is_refused_is_repeated_after_a_pause() {
+    for command in [Command::ReadReservation, Command::ReadKeys] {
+        let mut device = Device {
+            wrong: vec![(command, Answer::Conflict)],
+            ..Device::default()
+        };
+        let mut gate = MemberGate::new(SETUP, key(1, 7));
+        assert_eq!(run(&mut gate, &mut device, 1), []);
+        assert_eq!(gate.next_ns(true), Some(1 + RETRY));
+        assert_eq!(run(&mut gate, &mut device, 1 + RETRY), [News::Joined]);
+    }
+}
+
+#[test]
+fn r54_a_key_that_a_good_register_did_not_leave_is_registered_after_a_pause() {
+    let register = Command::Register {
+        old: 0,
+        new: key(1, 7).raw(),
+    };
+    let mut device = Device {
+        wrong: vec![(register, Answer::Good)],
+        held: Some(OURS),
+        ..Device::default()
+    };
+    let mut gate = MemberGate::new(SETUP, key(1, 7));
+    assert_eq!(run(&mut gate, &mut device, 1), []);
+    assert_eq!(gate.next_ns(true), Some(1 + RETRY));
+    assert_eq!(run(&mut gate, &mut device, 1 + RETRY), [News::Joined]);
+}
+
+#[test]
+fn r54_a_host_whose_session_is_new_joins_again_when_its_evictions_conflict() {
+    let victim = key(2, 1);
+    let preempt = Command::Preempt { victim };
+    let mut device = Device {
+        others: vec![victim.raw()],
+        held: Some(OURS),
+        wrong: vec![(preempt, Answer::Conflict); 2],
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([victim], false));
+    assert_eq!(run(&mut gate, &mut device, 2), []);
+    assert!(gate.is_joined(), "a conflict is no eviction");
+    // The own key is still listed for the earlier session. This one has none.
+    device.others.push(key(1, 7).raw());
+    device.own = 0;
+    let news = run(&mut gate, &mut device, 2 + RETRY);
+    assert_eq!(news, [News::Lost]);
+    let news = run(&mut gate, &mut device, 2 + 2 * RETRY);
+    assert_eq!(news, [News::Joined]);
+    assert_eq!(device.own, key(1, 7).raw());
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r54_a_path_that_changes_makes_the_watch_due() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    assert_eq!(gate.poll(2, true), None);
+    gate.look_soon();
+    assert!(gate.next_ns(true).is_some_and(|at_ns| at_ns <= 2));
+    assert_eq!(gate.poll(2, true), Some(Command::ReadReservation));
+}
+
+#[test]
+fn r54_a_host_that_leaves_while_it_registers_takes_that_key_away() {
+    let mut device = Device::default();
+    let mut gate = MemberGate::new(SETUP, key(1, 7));
+    for _ in 0..2 {
+        let command = gate.poll(1, true).unwrap();
+        device.answer(&mut gate, command, 1);
+    }
+    let register = gate.poll(1, true).unwrap();
+    gate.leave();
+    device.answer(&mut gate, register, 1);
+    assert!(!gate.has_left());
+    run(&mut gate, &mut device, 1);
+    assert_eq!(device.own, 0);
+    assert!(gate.has_left());
+}
+
+#[test]
+fn r54_a_term_after_a_forgotten_reservation_waits_for_d() {
+    // The host was a secondary when it found the reservation missing.
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    (device.own, device.held) = (0, None);
+    let news = run(&mut gate, &mut device, 1 + WATCH);
+    assert_eq!(news, [News::Lost, News::Joined]);
+    gate.own_epoch(Victims::new([], false));
+    run(&mut gate, &mut device, 2 + WATCH);
+    assert_eq!(round(&mut gate, true), None);
+    run(&mut gate, &mut device, 1 + WATCH + SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+    // A new incarnation that has to make the reservation finds the same.
+    gate.renew(key(1, 8));
+    (device.own, device.held) = (0, None);
+    run(&mut gate, &mut device, 2 * SETTLE);
+    gate.own_epoch(Victims::new([], false));
+    run(&mut gate, &mut device, 2 * SETTLE + 1);
+    assert_eq!(round(&mut gate, true), None);
+}
+
+#[test]
+fn r54_a_round_opens_no_member_whose_reservation_was_read_as_missing() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([], false));
+    run(&mut gate, &mut device, 2);
+    gate.begin_round();
+    device.held = None;
+    let command = gate.poll(2 + WATCH, true).unwrap();
+    device.answer(&mut gate, command, 2 + WATCH);
+    gate.end_round(true);
+    assert!(!gate.is_open());
+    assert_eq!(gate.take_news(), None);
+}
+
+#[test]
+fn r54_news_that_nobody_takes_for_a_while_is_not_lost() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([], false));
+    run(&mut gate, &mut device, 2);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+    device.held = None;
+    commands(&mut gate, &mut device, 2 + WATCH, 20);
+    assert_eq!(gate.take_news(), Some(News::Lost));
+    assert_eq!(gate.take_news(), Some(News::Joined));
+    assert_eq!(gate.take_news(), None);
+}
+
+#[test]
+fn r48_a_preempt_in_doubt_is_no_evidence() {
+    let victim = key(2, 1);
+    let preempt = Command::Preempt { victim };
+    let mut device = Device {
+        held: Some(OURS),
+        others: vec![victim.raw()],
+        wrong: vec![(preempt, Answer::Doubt)],
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([victim], false));
+    run(&mut gate, &mut device, 2);
+    // The member has removed the key, and has not ended the commands.
+    device.others.clear();
+    run(&mut gate, &mut device, 2 + RETRY);
+    assert_eq!(gate.all_shut().count(), 0);
+    assert_eq!(round(&mut gate, true), None);
+    run(&mut gate, &mut device, 2 + RETRY + SETTLE);
+    assert!(gate.all_shut().eq([(victim, ShutBy::Time)]));
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r54_a_host_whose_key_alone_is_gone_opens_the_member_by_a_round_after_register() {
+    let mut device = Device::default();
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([], false));
+    run(&mut gate, &mut device, 2);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+    device.own = 0;
+    gate.begin_round();
+    let news = run(&mut gate, &mut device, 2 + WATCH);
+    assert_eq!(news, [News::Lost, News::Joined]);
+    gate.end_round(true);
+    assert!(!gate.is_open(), "that round began before REGISTER");
+    // Another host may have made the reservation again, and there was none before.
+    assert_eq!(round(&mut gate, true), None, "D comes first");
+    run(&mut gate, &mut device, 2 + WATCH + SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
+}
+
+#[test]
+fn r49_a_member_stays_closed_while_one_of_its_victims_may_have_commands() {
+    let (listed, missing) = (key(2, 1), key(3, 1));
+    let mut device = Device {
+        others: vec![listed.raw()],
+        held: Some(OURS),
+        ..Device::default()
+    };
+    let mut gate = joined(SETUP, &mut device);
+    gate.own_epoch(Victims::new([listed, missing], false));
+    run(&mut gate, &mut device, 2);
+    assert!(gate.all_shut().eq([(listed, ShutBy::Eviction)]));
+    run(&mut gate, &mut device, 2 + WATCH);
+    assert_eq!(round(&mut gate, true), None);
+    run(&mut gate, &mut device, 2 + SETTLE);
+    assert_eq!(round(&mut gate, true), Some(News::Opened));
 }
