@@ -156,6 +156,8 @@ pub struct MemberGate {
     look_ns: u64,
     /// The `old` of the last REGISTER, if that met a conflict. The next one tries a higher key.
     tried: Option<u64>,
+    /// How many keys of this controller were listed before the first REGISTER of this join.
+    own_keys: usize,
     /// The other controllers that had a key before REGISTER, a bit each. A join begins anew if one
     /// of them has none after it.
     others: u64,
@@ -191,6 +193,7 @@ impl MemberGate {
             watch_at_ns: 0,
             look_ns: 0,
             tried: None,
+            own_keys: 0,
             others: 0,
             held: None,
             term: None,
@@ -556,7 +559,7 @@ impl MemberGate {
         match why {
             _ if self.is_foreign() && is_new => self.refuse(Refusal::ForeignReservation),
             _ if self.is_foreign() => self.latch(Loss::TypeChanged),
-            Why::Join => self.judge_join(keys),
+            Why::Join => self.judge_join(keys, now_ns),
             Why::Verify => self.judge_verify(keys, now_ns),
             Why::Watch | Why::Evict { .. } | Why::Conflict => self.judge_member(why, keys, now_ns),
         }
@@ -565,19 +568,28 @@ impl MemberGate {
     /// Chooses the key that REGISTER replaces: none at first, and after a conflict one that this
     /// controller had before. (REGISTER could overwrite any key without asking. Then it would also
     /// take the key of another host that shares this one's nexus.)
-    fn judge_join(&mut self, keys: &Keys) {
+    fn judge_join(&mut self, keys: &Keys, now_ns: u64) {
         if keys.is_cut() || keys.all().any(|raw| Key::from_raw(raw).is_none()) {
             return self.refuse(Refusal::ForeignKey);
         }
         let slot = self.key.slot();
         self.others = slots(keys.of(slot, false));
         let own = keys.of(slot, true).map(Key::raw);
+        let listed = own.clone().count();
         let next = match self.tried {
-            None => Some(0),
+            None => {
+                self.own_keys = listed;
+                Some(0)
+            }
             Some(tried) => own.filter(|raw| *raw > tried).min(),
         };
         match next {
             Some(old) => self.stage = Stage::Register { old },
+            // The key of the nexus was evicted after the first look, so the nexus has none now.
+            None if listed < self.own_keys => {
+                self.pause(now_ns);
+                self.stage = Stage::Out;
+            }
             None => self.refuse(Refusal::NexusInUse),
         }
     }

@@ -223,6 +223,26 @@ fn r54_a_nexus_that_another_host_uses_is_refused() {
     assert_eq!(run(&mut gate, &mut device, 1 + WATCH), []);
 }
 
+/// Another owner evicts the key of an earlier run before or after the host has seen it.
+#[test]
+fn r54_a_nexus_whose_earlier_key_is_evicted_meanwhile_is_not_in_use() {
+    // READ RESERVATION, READ KEYS, REGISTER from no key; the same reads, REGISTER from that key.
+    for commands_before in [3, 4, 5] {
+        let mut device = Device {
+            own: key(1, 6).raw(),
+            held: Some(OURS),
+            ..Device::default()
+        };
+        let mut gate = MemberGate::new(SETUP, key(1, 7));
+        commands(&mut gate, &mut device, 1, commands_before);
+        device.own = 0;
+        assert_eq!(run(&mut gate, &mut device, 1), []);
+        let again_ns = gate.next_ns(true).expect("the host looks again");
+        assert!(again_ns > 1, "after a pause");
+        assert_eq!(run(&mut gate, &mut device, again_ns), [News::Joined]);
+    }
+}
+
 #[test]
 fn r54_writes_that_conflict_although_the_key_is_listed_are_mended_once() {
     let mut device = Device::default();
