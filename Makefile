@@ -39,6 +39,8 @@
 #                        ROUNDS=20 faults by chance, SEED= repeats those of another run
 #   make chaos           controllers in real kernels and faults by chance, judged from outside;
 #                        ROUNDS=200 is about a quarter of an hour, SEED= repeats another run
+#   make upstream        applies the patches that are offered to the kernel (scripts/upstream) to
+#                        the source of the stock kernel, and builds what they touch
 #   make clean           remove .build; the toolchain's cache stays
 #   make help            this list
 #
@@ -60,7 +62,7 @@ crate := --quiet --locked --manifest-path selftests/proto/Cargo.toml
 
 .PHONY: all setup module leasectl deb check test model mutants mutation-score simulate fuzz \
 	kselftest kselftest-debug strays throughput install-test bench bench-gate bench-takeover demo \
-	demo-clients chaos clean help
+	demo-clients chaos upstream clean help
 
 all: module
 
@@ -158,6 +160,9 @@ demo-clients: module leasectl
 
 chaos: module leasectl
 	@qemu/run chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+upstream: setup
+	@scripts/upstream/check
 
 clean:
 	rm -rf .build
