@@ -11,6 +11,7 @@
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
 #include <linux/ioprio.h>
+#include <linux/pr.h>
 #include <linux/reboot.h>
 #include <linux/syscore_ops.h>
 

@@ -102,7 +102,7 @@ impl Bdev {
         unsafe { &*bdev.cast() }
     }
 
-    fn as_raw(&self) -> *mut bindings::block_device {
+    pub(super) fn as_raw(&self) -> *mut bindings::block_device {
         self.0.get()
     }
 
@@ -134,6 +134,25 @@ impl Bdev {
     pub fn is_zoned(&self) -> bool {
         // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_is_zoned(self.as_raw()) }
+    }
+
+    /// Returns whether the device is a partition of a disk.
+    pub fn is_partition(&self) -> bool {
+        // SAFETY: By the type invariant the device is open.
+        unsafe { bindings::bdev_is_partition(self.as_raw()) }
+    }
+
+    /// Returns whether the device belongs to device-mapper. Process context.
+    pub fn is_mapped(&self) -> bool {
+        // SAFETY: `dm_get_md()` takes any number. It finds the mapped device if there is one,
+        // because dm core neither frees nor deletes an open device.
+        let md = unsafe { bindings::dm_get_md(self.devt().as_raw()) };
+        if md.is_null() {
+            return false;
+        }
+        // SAFETY: `dm_get_md()` has taken this reference.
+        unsafe { bindings::dm_put(md) };
+        true
     }
 
     /// Returns whether the device is marked as read-only. The block layer only warns about a write

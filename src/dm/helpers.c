@@ -12,6 +12,7 @@
 #include <linux/device-mapper.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
+#include <linux/pr.h>
 #include <linux/preempt.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
@@ -103,6 +104,67 @@ struct file *rust_helper_bdev_open_as_kernel(dev_t dev, blk_mode_t mode)
 {
 	scoped_with_kernel_creds()
 		return bdev_file_open_by_dev(dev, mode, NULL, NULL);
+}
+
+bool rust_helper_bdev_is_partition(struct block_device *bdev)
+{
+	return bdev_is_partition(bdev);
+}
+
+/* Reservations. The function of the driver must not be null. No command has a flag. */
+
+const struct pr_ops *rust_helper_dm_bdev_pr_ops(struct block_device *bdev)
+{
+	return bdev->bd_disk->fops->pr_ops;
+}
+
+int rust_helper_dm_bdev_pr_register(struct block_device *bdev, u64 old_key, u64 new_key)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_register(bdev, old_key, new_key, 0);
+}
+
+int rust_helper_dm_bdev_pr_reserve(struct block_device *bdev, u64 key, u32 type)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_reserve(bdev, key, type, 0);
+}
+
+int rust_helper_dm_bdev_pr_release(struct block_device *bdev, u64 key, u32 type)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_release(bdev, key, type);
+}
+
+int rust_helper_dm_bdev_pr_preempt(struct block_device *bdev, u64 own, u64 victim, u32 type,
+				   bool abort)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_preempt(bdev, own, victim, type, abort);
+}
+
+int rust_helper_dm_bdev_pr_clear(struct block_device *bdev, u64 key)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_clear(bdev, key);
+}
+
+int rust_helper_dm_bdev_pr_read_keys(struct block_device *bdev, struct pr_keys *keys)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_read_keys(bdev, keys);
+}
+
+int rust_helper_dm_bdev_pr_read_reservation(struct block_device *bdev,
+					    struct pr_held_reservation *held)
+{
+	return bdev->bd_disk->fops->pr_ops->pr_read_reservation(bdev, held);
+}
+
+/* Allocations between these two do not wait for I/O. */
+
+unsigned int rust_helper_memalloc_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void rust_helper_memalloc_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
 }
 
 /* Threads. The "%s" keeps a name from being used as a format. */

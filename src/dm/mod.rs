@@ -66,7 +66,8 @@
 //! }
 //! ```
 //!
-//! `example/linear.rs` is a complete target with a device. `example/relay.rs` uses everything else.
+//! `example/linear.rs` is a complete target with a device. `example/reserve.rs` sends reservation
+//! commands. `example/relay.rs` uses everything else.
 //!
 //! # Ownership
 //!
@@ -80,6 +81,7 @@
 //! | [`HeldBio`], [`HeldEnd`] | its holder | until it is submitted, ended, finished or dropped |
 //! | per-bio data | the bio | until its completion has passed `end_io` |
 //! | [`IoBuf`] | its holder, or the device | see [`block_io`] |
+//! | a command of a [`Worker`](reservation::Worker) | the worker's thread | until its answer |
 //! | [`BlockDevice`], [`Thread`], notifiers | its holder | until it is dropped |
 //!
 //! `'ti` is the lifetime of one target instance. Each callback is generic over `'ti`. Therefore a
@@ -92,7 +94,8 @@
 //! abstractions. `selftests/compile-fail` contains attempts that the compiler must refuse. Run-time
 //! checks cover the cases that types cannot: the state of a module is loaded once, I/O submitted in
 //! an interrupt fails, and a module waits for its threads, notifiers and transfers before it ends.
-//! As in the rest of the kernel crate, types do not express in which context a function may sleep.
+//! As in the rest of the kernel crate, types do not express in which context a function may sleep,
+//! except for reservation commands, which need the [`Context`] of a thread.
 //!
 //! There is one open exception: `map` must end a [`Marker`]. If a target holds a marker or passes
 //! it on, it can use its data after the device was removed, because no opener of the device waits
@@ -126,8 +129,9 @@
 //! - *DAX*: `direct_access`, `dax_zero_page_range`, `dax_recovery_write`.
 //! - *Integrity data and inline encryption*: `DM_TARGET_INTEGRITY`, `DM_TARGET_PASSES_INTEGRITY`,
 //!   `DM_TARGET_PASSES_CRYPTO`, `mempool_needs_integrity`.
-//! - *ioctls*: `prepare_ioctl` is null, so that dm core answers ioctls and persistent reservations
-//!   with an error.
+//! - *ioctls*: `prepare_ioctl` is null, so that dm core answers ioctls with an error. Those for
+//!   reservations are no ioctls of the target: dm core sends them to the devices that
+//!   `iterate_devices` visits (`dm_call_pr()`), except for CLEAR, which needs `prepare_ioctl`.
 //! - *Several target types in one module*, and the wildcard target (`DM_TARGET_WILDCARD`).
 //! - *The libraries of dm*: `dm-io`, `dm-kcopyd`, `dm-bufio`, persistent data, dirty logs, path
 //!   selectors, exception stores.
@@ -147,6 +151,7 @@
 //! | [`bio`] | the fields of a bio | no |
 //! | [`device`] | block devices | no |
 //! | [`block_io`] | I/O without allocation | no |
+//! | [`reservation`] | persistent reservations | no |
 //! | [`thread`] | real-time threads and waiting | no |
 //! | [`notifier`] | reboot and system sleep | no |
 //! | [`clock`] | time and random numbers | no |
@@ -171,6 +176,7 @@ pub mod marker;
 pub mod module;
 pub mod notifier;
 pub mod registration;
+pub mod reservation;
 pub mod target;
 pub mod thread;
 pub mod trace;

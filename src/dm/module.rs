@@ -3,10 +3,11 @@
 //! The wait for the users of a module's code.
 //!
 //! Other parts of the kernel call code of the module as long as a [`Thread`](super::Thread) or a
-//! notifier exists, or an [`IoBuf`](super::IoBuf) is in flight. Each of them holds a [`Use`]. A
-//! module that is being unloaded, or whose load has failed, waits until no [`Use`] is left. A value
-//! that was forgotten (`core::mem::forget`) keeps its [`Use`]: the module then waits for ever and
-//! logs a line.
+//! notifier exists, an [`IoBuf`](super::IoBuf) is in flight, or the thread of a
+//! [`Worker`](super::reservation::Worker) runs. Each of them holds a [`Use`]. A module that is
+//! being unloaded, or whose load has failed, waits until no [`Use`] is left. A value that was
+//! forgotten (`core::mem::forget`) keeps its [`Use`]: the module then waits for ever and logs a
+//! line.
 //!
 //! This module does not depend on targets. [`registration`](super::registration) uses it.
 //!

@@ -186,7 +186,7 @@ fn sleep(deadline_ns: Option<u64>) -> bool {
     raw_ns() >= deadline_ns
 }
 
-/// Proof that the code runs in a [`Thread`].
+/// Proof that the code runs in a [`Thread`], or in the thread of another type of this directory.
 pub struct Context(NotThreadSafe);
 
 impl Context {
@@ -277,26 +277,7 @@ impl Thread {
         F: FnOnce(&Context) + Send + 'static,
     {
         let used = Use::new()?;
-        let body = KBox::into_raw(KBox::new(body, GFP_KERNEL)?).cast::<c_void>();
-        // SAFETY: `main::<F>` gets a box of `F` that was given up. `kthread_create()` copies the
-        // name.
-        let task =
-            unsafe { bindings::dm_kthread_create(Some(main::<F>), body, name.as_char_ptr()) };
-        let task = match from_err_ptr(task).and_then(|task| NonNull::new(task).ok_or(ENOMEM)) {
-            Ok(task) => task,
-            Err(error) => {
-                // SAFETY: No thread was created, so that the box is still ours.
-                unsafe { drop_box::<F>(body) };
-                return Err(error);
-            }
-        };
-        match priority {
-            // SAFETY: The task exists, because the thread has not been woken yet.
-            Priority::Realtime => unsafe { bindings::sched_set_fifo(task.as_ptr()) },
-            // SAFETY: The task exists, because the thread has not been woken yet.
-            Priority::RealtimeLow => unsafe { bindings::sched_set_fifo_low(task.as_ptr()) },
-            Priority::Normal => (),
-        }
+        let (task, body) = create(name, priority, body)?;
         // The reference keeps the task, so that `kthread_stop()` may be called after the thread has
         // ended.
         // SAFETY: The task exists, because the thread has not been woken yet.
@@ -327,6 +308,55 @@ impl Drop for Thread {
         // SAFETY: `spawn` has taken this reference.
         unsafe { bindings::put_task_struct(self.task.as_ptr()) };
     }
+}
+
+/// Starts a thread that ends when `body` returns. No one waits for it, except the end of the
+/// module. In `body` [`Context::should_stop`] is always false. May sleep.
+pub(super) fn spawn_detached<F>(name: &CStr, priority: Priority, body: F) -> Result
+where
+    F: FnOnce(&Context) + Send + 'static,
+{
+    let used = Use::new()?;
+    let (task, _) = create(name, priority, move |context: &Context| {
+        body(context);
+        // The module may end now. It waits until this task has left its code.
+        drop(used);
+    })?;
+    // Nothing stops the thread. Hence `main` runs and owns the body from now on.
+    // SAFETY: The task exists, because the thread has not been woken yet.
+    unsafe { bindings::wake_up_process(task.as_ptr()) };
+    Ok(())
+}
+
+/// Creates a thread that will run `body` after it was woken. Returns the thread, and the body,
+/// which is a box of `F` that was given up to [`main`].
+fn create<F>(
+    name: &CStr,
+    priority: Priority,
+    body: F,
+) -> Result<(NonNull<bindings::task_struct>, *mut c_void)>
+where
+    F: FnOnce(&Context) + Send + 'static,
+{
+    let body = KBox::into_raw(KBox::new(body, GFP_KERNEL)?).cast::<c_void>();
+    // SAFETY: `main::<F>` gets a box of `F` that was given up. `kthread_create()` copies the name.
+    let task = unsafe { bindings::dm_kthread_create(Some(main::<F>), body, name.as_char_ptr()) };
+    let task = match from_err_ptr(task).and_then(|task| NonNull::new(task).ok_or(ENOMEM)) {
+        Ok(task) => task,
+        Err(error) => {
+            // SAFETY: No thread was created, so that the box is still ours.
+            unsafe { drop_box::<F>(body) };
+            return Err(error);
+        }
+    };
+    match priority {
+        // SAFETY: The task exists, because the thread has not been woken yet.
+        Priority::Realtime => unsafe { bindings::sched_set_fifo(task.as_ptr()) },
+        // SAFETY: The task exists, because the thread has not been woken yet.
+        Priority::RealtimeLow => unsafe { bindings::sched_set_fifo_low(task.as_ptr()) },
+        Priority::Normal => (),
+    }
+    Ok((task, body))
 }
 
 /// Runs the body of a thread.
