@@ -97,7 +97,8 @@ class Run:
         self.bad: list[str] = []
         self.last = "nothing"
         self.seconds = settings_timeout(collection or SOURCE / "selftests") * SLOWNESS
-        append += f" rig.nonce={self.nonce} rig.timeout={self.seconds}"
+        # With multipath two NVMe hosts in one kernel would be two paths to one disk.
+        append += f" nvme_core.multipath=N rig.nonce={self.nonce} rig.timeout={self.seconds}"
         initramfs = initramfs or build("selftest")
         self.vm = Vm(name, self.directory, initramfs, disks(self.directory), 256, cpus, append)
 
