@@ -237,6 +237,11 @@ def decode_record(block: bytes) -> Record | None:
     return Record(controller, epoch, number, at, device)
 
 
+def beginning(controller: int) -> str:
+    """How every record of a controller begins, for the store."""
+    return RECORD.pack(b"LEDGER 1", controller, *(0,) * 7)[:12].hex()
+
+
 def decode_head(head: bytes) -> Record | None:
     """A record from the part of it that the store's log shows."""
     magic, controller, _, epoch, number, at, _, device, _ = RECORD.unpack_from(head)

@@ -112,6 +112,12 @@ def mails(request: Request, portion: str = "") -> list[Mail]:
     return [mail for mail in found if mail is not None]
 
 
+def beginnings(controller: int) -> list[str]:
+    """How the blocks of a controller's mailbox begin, for the store: in any version and register,
+    of any member."""
+    return [f"{magic.hex()}{'..' * 4}{controller:02x}" for magic in (BALLOT_MAGIC, HEARTBEAT_MAGIC)]
+
+
 def encode(mail: Mail, period_ns: int) -> bytes:
     """The head of a mailbox block, for tests of those who read it."""
     magic, register = (BALLOT_MAGIC, BALLOT) if mail.is_ballot else (HEARTBEAT_MAGIC, HEARTBEAT)

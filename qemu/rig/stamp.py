@@ -50,6 +50,11 @@ def decode(head: bytes) -> tuple[int, int, int, int] | None:
     return (controller, epoch, sequence, block) if magic == b"RIGSTAMP" else None
 
 
+def beginning(controller: int) -> str:
+    """How every stamped block of a controller begins, for the store."""
+    return HEADER.pack(b"RIGSTAMP", controller, *(0,) * 5)[:12].hex()
+
+
 def landed(history: History, member: str) -> list[Stamp]:
     """The stamped blocks that reached a member, in the order in which they did."""
     return [

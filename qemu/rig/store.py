@@ -82,11 +82,25 @@ class Rule:
 
 
 class Store:
-    """Raw images behind one server; a controller reaches member m as export `<controller>/m`."""
+    """Raw images behind one server; a controller reaches member m as export `<controller>/m`.
 
-    def __init__(self, directory: Path, members: dict[str, int]) -> None:
+    With `via` there is one machine between the controllers and the store: all requests come from
+    it. `authors` says for each controller how the blocks begin that it writes, in hexadecimal with
+    `..` for any byte. Writes with such a block count as the controller's, all other requests as
+    those of the machine.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        members: dict[str, int],
+        via: str | None = None,
+        authors: dict[str, list[str]] | None = None,
+    ) -> None:
         self.directory = directory
         self.members = members
+        self.via = via
+        self.authors = authors or {}
         self.log = directory / "store.log"
         self.rules: dict[int, Rule] = {}
         self.answers: dict[int, str] = {}
@@ -109,6 +123,8 @@ class Store:
             command = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
             command += ["--threads", str(THREADS), str(build_plugin())]
             command += [f"dir={self.directory}", f"log={self.log}", f"control={control}"]
+            for controller, beginnings in self.authors.items():
+                command += [f"author={self.via}:{controller}:{it}" for it in beginnings]
             with (self.directory / "nbdkit.log").open("wb") as output:
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -157,7 +173,8 @@ class Store:
     # Faults. `controller` and `member` name whom it concerns, "*" is everybody; `ops` are letters
     # out of R, W, F (flush), T (trim), Z (zero); start..end is a range of bytes; `when` is "before"
     # the request reaches the medium or "after" it, before the answer; `count` limits it to so many
-    # requests, 0 does not.
+    # requests, 0 does not. Behind a machine that all requests come from, only writes can be told
+    # apart, so a rule for one controller must name no other operation.
 
     def hold(self, controller: str, member: str = "*", **match: Any) -> Rule:
         """Requests wait until the rule ends."""
@@ -188,6 +205,8 @@ class Store:
         when: str = "before",
         count: int = 0,
     ) -> Rule:
+        if controller in self.authors and ops != "W":
+            raise RigError(f'only writes (ops="W") of {controller} are told apart, not {ops}')
         with self.changed:
             rule = Rule(self, self.next)
             self.rules[rule.number] = rule

@@ -5,7 +5,8 @@
 //! One server process plays the disk array. Every *member* is a raw image in one directory; every
 //! controller reaches it under an export name of its own, `<controller>/<member>`, so that the
 //! array knows who asks. It knows nothing else: not the module, not its formats. That is what
-//! makes its log an arbiter (see [`log`]).
+//! makes its log an arbiter (see [`log`]). Where one machine passes on what several controllers
+//! write, the rig says how to tell them apart (see [`authors`]).
 //!
 //! The array is well-behaved by default: a write is on the medium when it is applied, there is no
 //! volatile cache, so a flush and FUA only leave a trace in the log. Faults are added and removed
@@ -13,11 +14,13 @@
 //!
 //! Parameters: `dir=` the images, `log=` the file to append to, `control=` a UNIX socket on which
 //! the rig listens; the plugin connects to it when it serves, and ends when it is closed.
+//! `author=`, any number of times, is described in [`authors`].
 //!
 //! Locking: a request takes, one after the other and never two at once, the lock of the rules, of
 //! its member while it is applied, and of the log inside that one. Requests to one member are
 //! therefore applied one at a time, and the order in the log is the order on the medium.
 
+mod authors;
 mod control;
 mod log;
 mod rules;
@@ -37,6 +40,10 @@ use std::{
     },
 };
 
+use authors::{
+    author,
+    Author, //
+};
 use log::{
     Log,
     Request, //
@@ -71,6 +78,7 @@ pub(crate) struct Array {
     dir: PathBuf,
     pub(crate) log: Log,
     pub(crate) rules: Rules,
+    authors: Vec<Author>,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
 }
 
@@ -80,6 +88,7 @@ struct Member {
 }
 
 static PARAMETERS: LazyLock<Mutex<BTreeMap<String, String>>> = LazyLock::new(Mutex::default);
+static AUTHORS: Mutex<Vec<Author>> = Mutex::new(Vec::new());
 static ARRAY: OnceLock<Array> = OnceLock::new();
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -126,6 +135,8 @@ impl Export {
     /// The life of every request: received, maybe hindered, applied, maybe hindered again, and
     /// answered.
     ///
+    /// `data` is what is written, if it is a write.
+    ///
     /// `apply` gets the number of bytes to apply, which only a torn write makes less than `len`,
     /// and returns what the log shall show of the data.
     fn serve(
@@ -134,11 +145,12 @@ impl Export {
         fua: bool,
         offset: u64,
         len: u32,
+        data: &[u8],
         apply: impl FnOnce(&File, u32) -> Result<String>,
     ) -> Result<()> {
         let request = Request {
             id: self.array.log.next_id(),
-            controller: &self.controller,
+            controller: author(&self.array.authors, &self.controller, data, offset),
             member: &self.name,
             op,
             fua,
@@ -199,7 +211,12 @@ impl Server for Export {
     }
 
     fn config(key: &str, value: &str) -> Result<()> {
-        lock(&PARAMETERS).insert(key.to_owned(), value.to_owned());
+        if key == "author" {
+            let author = value.parse().map_err(|reason: String| invalid(reason))?;
+            lock(&AUTHORS).push(author);
+        } else {
+            lock(&PARAMETERS).insert(key.to_owned(), value.to_owned());
+        }
         Ok(())
     }
 
@@ -208,6 +225,7 @@ impl Server for Export {
             dir: parameter("dir")?.into(),
             log: Log::open(&parameter("log")?)?,
             rules: Rules::default(),
+            authors: std::mem::take(&mut lock(&AUTHORS)),
             members: Mutex::default(),
         };
         parameter("control")?;
@@ -267,7 +285,7 @@ impl Server for Export {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let len = buf.len() as u32;
-        self.serve('R', false, offset, len, |medium, len| {
+        self.serve('R', false, offset, len, &[], |medium, len| {
             medium.read_exact_at(&mut buf[..len as usize], offset)?;
             Ok(String::new())
         })
@@ -275,7 +293,7 @@ impl Server for Export {
 
     fn write_at(&self, buf: &[u8], offset: u64, flags: Flags) -> Result<()> {
         let fua = flags.contains(Flags::FUA);
-        self.serve('W', fua, offset, buf.len() as u32, |medium, len| {
+        self.serve('W', fua, offset, buf.len() as u32, buf, |medium, len| {
             let data = &buf[..len as usize];
             medium.write_all_at(data, offset)?;
             Ok(log::heads(data, offset))
@@ -283,19 +301,19 @@ impl Server for Export {
     }
 
     fn flush(&self) -> Result<()> {
-        self.serve('F', false, 0, 0, |_, _| Ok(String::new()))
+        self.serve('F', false, 0, 0, &[], |_, _| Ok(String::new()))
     }
 
     fn trim(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
         let fua = flags.contains(Flags::FUA);
-        self.serve('T', fua, offset, count, |medium, len| {
+        self.serve('T', fua, offset, count, &[], |medium, len| {
             zeroes(medium, offset, len)
         })
     }
 
     fn zero(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
         let fua = flags.contains(Flags::FUA);
-        self.serve('Z', fua, offset, count, |medium, len| {
+        self.serve('Z', fua, offset, count, &[], |medium, len| {
             zeroes(medium, offset, len)
         })
     }

@@ -14,6 +14,9 @@
 //! | `send <id> <ns> <errno>` | the answer left, 0 for success |
 //! | `rule <ns> <text>`, `gone <ns> <text>` | faults changed |
 //!
+//! `<controller>` of a request is the one that its data tell apart, if there are authors (see
+//! [`crate::authors`]), and otherwise that of the connection.
+//!
 //! A request without `send` was never answered; one without `done` never reached the medium.
 //! `op` is R, W, F (flush), T (trim) or Z (zero). `heads` shows the first 256 bytes of every
 //! aligned 4 KiB block of a write in hexadecimal without the zeroes at their end, separated by
@@ -40,7 +43,7 @@ use nix::time::{
 
 use crate::lock;
 
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 const HEAD: usize = 256;
 
 /// One request of one controller, while it is in the array.
