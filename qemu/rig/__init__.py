@@ -8,6 +8,7 @@
     History   the store's log as records, and what can be asked of it; Log: as it grows
     stamp     blocks that say who wrote them
     Portion   devices that are owned together, and their Status; LabPortion: in the guests of a lab
+    Nexus     a controller at a disk of an array with reservations; see array
     Debian    a guest with systemd on a disk of its own
     run_steps a run that is a row of steps; expect, until: what they check and wait for
 
@@ -16,6 +17,7 @@ See qemu/README.md. Everything here runs inside the toolchain root (scripts/ente
 
 from . import stamp
 from .agent import Job, Result
+from .array import WEAR, WERO, Nexus
 from .console import Console
 from .debian import Debian
 from .history import History, Log, Request
@@ -27,6 +29,8 @@ from .store import Rule, Store
 from .vm import Disk, Link, Memory, Vm
 
 __all__ = [
+    "WEAR",
+    "WERO",
     "Console",
     "Debian",
     "Disk",
@@ -37,6 +41,7 @@ __all__ = [
     "Link",
     "Log",
     "Memory",
+    "Nexus",
     "Portion",
     "Request",
     "Result",

@@ -9,6 +9,10 @@ client i leads to controller 1, eth1 to controller 2, and so on; eth<i> of a con
         with lab.store.hold(a.name, "m0", ops="W"):
             ...
 
+With `model="nvmet"` the disks are those of a further guest, an array with reservations,
+and come to the controllers over a network (rig/array.py). With any other model they are plain disks
+of each controller's machine. A scene does not see the difference.
+
 Everything is below .build/run/<name>: images, the store's log, a console log per controller. The
 directory is emptied at the start and kept at the end.
 """
@@ -19,11 +23,34 @@ import shutil
 import sys
 from types import TracebackType
 
+from . import array
 from .host import BUILD, SUFFIX, RigError, build
 from .store import Store
 from .vm import Disk, Link, Vm
 
 MIB = 1 << 20
+
+
+def member_names(members: int, portions: int, spares: int) -> list[str]:
+    """The names of all disks of a lab."""
+    if portions == 1:
+        names = [f"m{m}" for m in range(members)]
+    else:
+        names = [f"p{p}m{m}" for p in range(portions) for m in range(members)]
+    return names + [f"p{p}s{s}" for p in range(portions) for s in range(spares)]
+
+
+def all_cables(
+    kind: int, controllers: int, others: int
+) -> dict[tuple[int, int], tuple[Link, Link]]:
+    """A cable from each controller to each of some other guests, by their numbers. `kind` makes the
+    addresses of the network cards differ."""
+    return {
+        (peer, other): Link.cable(f"52:54:00:{kind:02x}:{peer:02x}:{other:02x}",
+                                  f"52:54:00:{kind + 1:02x}:{peer:02x}:{other:02x}")
+        for peer in range(1, controllers + 1)
+        for other in range(1, others + 1)
+    }  # fmt: skip
 
 
 class Lab:
@@ -58,28 +85,31 @@ class Lab:
         self.directory = BUILD / "run" / f"{name}{SUFFIX}"
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
-        if portions == 1:
-            names = [f"m{m}" for m in range(members)]
-        else:
-            names = [f"p{p}m{m}" for p in range(portions) for m in range(members)]
-        names += [f"p{p}s{s}" for p in range(portions) for s in range(spares)]
-        initramfs = build(profile)
-        self.store = Store(self.directory, dict.fromkeys(names, size))
-        cables = {
-            (peer, client): Link.cable(f"52:54:00:00:{peer:02x}:{client:02x}",
-                                       f"52:54:00:01:{peer:02x}:{client:02x}")
-            for peer in range(1, controllers + 1)
-            for client in range(1, clients + 1)
-        }  # fmt: skip
+        names = member_names(members, portions, spares)
+        is_remote = model in array.MODELS
+        initramfs = build(f"{profile}+{model}" if is_remote else profile)
+        self.store = Store(
+            self.directory,
+            dict.fromkeys(names, size),
+            array.NAME if is_remote else None,
+            array.authors(controllers) if is_remote else None,
+        )
+        cables = all_cables(0, controllers, clients)
+        trunks = all_cables(2, controllers, 1 if is_remote else 0)
+        self.array = self._array([ends[1] for ends in trunks.values()]) if is_remote else None
+        """The guest that the controllers get their disks from, if they do not have them."""
         self.vms: list[Vm] = []
         for number in range(1, controllers + 1):
             controller = f"c{number}"
-            disks = [
-                Disk(member, (self.store.socket, f"{controller}/{member}"), model)
-                for member in names
+            disks = [] if is_remote else self._disks(controller, model)
+            links = [
+                ends[0] for (peer, _), ends in [*cables.items(), *trunks.items()] if peer == number
             ]
-            links = [ends[0] for (peer, _), ends in cables.items() if peer == number]
-            vm = Vm(controller, self.directory, initramfs, disks, memory, cpus, append, links=links)
+            script = array.connect_script(model, names, number, clients) if is_remote else ""
+            vm = Vm(
+                controller, self.directory, initramfs, disks, memory + array.MEMORY * is_remote,
+                cpus, append, links=links, on_up=script,
+            )  # fmt: skip
             self.vms.append(vm)
         self.clients: list[Vm] = []
         for number in range(1, clients + 1):
@@ -88,10 +118,29 @@ class Lab:
             client = Vm(f"client{number}", self.directory, image, [], client_memory, links=links)
             self.clients.append(client)
 
+    def _array(self, links: list[Link]) -> Vm:
+        """The array, with a cable to each controller."""
+        members = [*self.store.members]
+        return Vm(
+            array.NAME,
+            self.directory,
+            build("array"),
+            self._disks(array.NAME, "virtio-blk"),
+            links=links,
+            on_up=array.export_script(self.model, members, len(links)),
+        )
+
+    def _disks(self, machine: str, model: str) -> list[Disk]:
+        """All members, as disks of a machine."""
+        return [
+            Disk(member, (self.store.socket, f"{machine}/{member}"), model)
+            for member in self.store.members
+        ]
+
     @property
     def guests(self) -> list[Vm]:
-        """Controllers and clients."""
-        return [*self.vms, *self.clients]
+        """The array first, as the controllers wait for it; then controllers and clients."""
+        return [*([self.array] if self.array else []), *self.vms, *self.clients]
 
     def vm(self, number: int) -> Vm:
         """Controller `number`, counted from 1 as the module does."""

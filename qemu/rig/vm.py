@@ -141,8 +141,10 @@ class Vm:
         append: str = "",
         kernel: Path | None = None,
         links: list[Link] | None = None,
+        on_up: str = "",
     ) -> None:
-        """`kernel` is another one than that under test: of a disk that has its own."""
+        """`kernel` is another one than that under test: of a disk that has its own. `on_up` is a
+        script that ends each boot: `wait_up` runs it."""
         self.name = name
         self.directory = directory
         self.initramfs = initramfs
@@ -152,6 +154,7 @@ class Vm:
         self.cpus = cpus
         self.append = append
         self.links = links or []
+        self.on_up = on_up
         self.console = Console(directory / f"{name}.console")
         self.console.path.unlink(missing_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -232,6 +235,8 @@ class Vm:
         except RigError as error:
             output = (self.directory / f"{self.name}.qemu").read_text(errors="replace")
             raise RigError(f"{error}\n{output}{self.console.tail()}") from None
+        if self.on_up:
+            self.sh(self.on_up)
         return self
 
     def wait_end(self, timeout: float = 30) -> None:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A guest that is a disk array with reservations: it exports the disks of a lab over a network.
+
+    with Lab("example", model="nvmet") as lab:
+        one = Nexus(lab.vm(1), "m0", key=0xA1)
+        one.register(); one.reserve(WEAR)
+
+`nvmet` is NVMe over TCP: a subsystem for each member, each with reservations. The target is that of
+the kernel under test. A controller connects at the end of each boot (`Vm.on_up`), and its disks are
+/dev/lease/<member> as in every lab. It has a network card for the cable to the array, after those
+for clients; on that network are nothing but the two.
+
+The disks of the array come from the store, so the store's log is below the targets: what is in it
+has passed the reservations. For the store all requests come from `array`. It tells from the first
+bytes of a block which controller has written it (`authors`): blocks of stamp and ledger, and
+mailbox records. A request of that kind counts as one of the controller, in the log and for the
+faults; reads, flushes and other writes stay those of `array`.
+
+The array keeps its reservations in memory. Those are gone after a reboot of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import evidence, mailbox, stamp
+from .host import RigError
+from .vm import Vm
+
+NAME = "array"
+NQN = "nqn.2026-11.com.example"
+NVME_PORT = 4420
+
+# Types of reservations in linux/pr.h: only registrants may write. With the first one the holder is
+# visible, with the second all registrants hold it.
+WERO, WEAR = 3, 5
+
+# After so many seconds without a sign of life from a controller nvmet ends its connection. Only
+# then does a PREEMPT AND ABORT end that waits for data which a paused controller has not sent.
+KATO_S = 10
+# How long commands wait for an array that does not answer, before they fail.
+LOSS_S = 600
+
+# What a controller needs for tools and connections, in MiB.
+MEMORY = 64
+
+MOUNT = "mountpoint -q /sys/kernel/config || mount -t configfs config /sys/kernel/config"
+SUBSYSTEMS = "/sys/kernel/config/nvmet/subsystems"
+
+
+def authors(controllers: int) -> dict[str, list[str]]:
+    """For each controller how the blocks begin that only it writes."""
+    return {
+        f"c{number}": [
+            stamp.beginning(number),
+            evidence.beginning(number),
+            *mailbox.beginnings(number),
+        ]
+        for number in range(1, controllers + 1)
+    }
+
+
+def network(number: int) -> str:
+    """The network of a controller and the array, without its last number: the array is 1 in it,
+    the controller 2."""
+    return f"10.8.{number}"
+
+
+def interface(address: str, index: int) -> list[str]:
+    """Commands that give a network card its address."""
+    return [f"ip addr add {address}/24 dev eth{index}", f"ip link set eth{index} up"]
+
+
+class Nvmet:
+    """NVMe over TCP."""
+
+    @staticmethod
+    def export(members: Sequence[str], controllers: int) -> list[str]:
+        """Commands of the array that export its disks."""
+        port = "/sys/kernel/config/nvmet/ports/1"
+        lines = [
+            "modprobe -a nvmet nvmet-tcp", MOUNT,
+            f"mkdir {port}", f"echo tcp >{port}/addr_trtype", f"echo ipv4 >{port}/addr_adrfam",
+            f"echo 0.0.0.0 >{port}/addr_traddr", f"echo {NVME_PORT} >{port}/addr_trsvcid",
+        ]  # fmt: skip
+        for member in members:
+            subsystem = f"{SUBSYSTEMS}/{NQN}:{member}"
+            space = f"{subsystem}/namespaces/1"
+            lines += [
+                f"mkdir {subsystem}", f"echo 1 >{subsystem}/attr_allow_any_host",
+                f"echo -n {member} >{subsystem}/attr_serial",
+                f"mkdir {space}", f"echo -n /dev/lease/{member} >{space}/device_path",
+                # A namespace that is enabled does not change any more.
+                f"echo 1 >{space}/resv_enable", f"echo 1 >{space}/enable",
+                f"ln -s {subsystem} {port}/subsystems/",
+            ]  # fmt: skip
+        return lines
+
+    @staticmethod
+    def connect(members: Sequence[str], number: int) -> list[str]:
+        """Commands of a controller that connect it to the array."""
+        host = f"6c656173-6500-4000-8000-{number:012x}"
+        options = (
+            f"--transport=tcp --traddr={network(number)}.1 --trsvcid={NVME_PORT} "
+            f"--hostnqn=nqn.2014-08.org.nvmexpress:uuid:{host} --hostid={host} "
+            f"--keep-alive-tmo={KATO_S} --reconnect-delay=1 --ctrl-loss-tmo={LOSS_S}"
+        )
+        return [
+            "modprobe nvme-tcp",
+            *(f"nvme connect --nqn={NQN}:{member} {options} >/dev/null" for member in members),
+        ]
+
+
+MODELS = {"nvmet": Nvmet}
+
+
+def export_script(model: str, members: Sequence[str], controllers: int) -> str:
+    """What the array does at the end of each boot."""
+    lines = ["set -e", "modprobe virtio_net"]
+    for number in range(1, controllers + 1):
+        lines += interface(f"{network(number)}.1", number - 1)
+    for member in members:
+        queue = f"/sys/class/block/$(basename $(readlink /dev/lease/{member}))/queue"
+        # Writes of two controllers must never become one request.
+        lines += [f"echo none >{queue}/scheduler", f"echo 2 >{queue}/nomerges"]
+    return "\n".join([*lines, *MODELS[model].export(members, controllers)])
+
+
+def connect_script(model: str, members: Sequence[str], number: int, index: int) -> str:
+    """What a controller does at the end of each boot; `index` is that of its network card."""
+    lines = ["set -e", "modprobe virtio_net", *interface(f"{network(number)}.2", index)]
+    lines += MODELS[model].connect(members, number)
+    return "\n".join([*lines, link_script(members)])
+
+
+def link_script(members: Sequence[str]) -> str:
+    """Gives the disks of a controller their names, as soon as there are all of them."""
+    return f"link-disks {len(members)}"
+
+
+def forget(array: Vm, member: str) -> None:
+    """Disables a namespace of nvmet and enables it again, which loses its reservations."""
+    switch = f"{SUBSYSTEMS}/{NQN}:{member}/namespaces/1/enable"
+    array.sh(f"echo 0 >{switch} && echo 1 >{switch}")
+
+
+@dataclass(frozen=True)
+class Nexus:
+    """A controller at a member, with the key under which it registers there.
+
+    The answer of a command is `good`, `conflict`, `status-<n>` or `errno-<n>`."""
+
+    vm: Vm
+    member: str
+    key: int
+
+    @property
+    def device(self) -> str:
+        """The disk in the guest."""
+        return f"/dev/lease/{self.member}"
+
+    def command(self, *words: object) -> str:
+        """A command for the guest's shell (qemu/guest/reserve.c)."""
+        return " ".join(["reserve", self.device, *map(str, words)])
+
+    def ask(self, *words: object) -> str:
+        """Sends a command; the answer."""
+        said = self.vm.run(self.command(*words), check=False).out.strip()
+        if not re.fullmatch(r"good|conflict|(status|errno)-\d+", said):
+            raise RigError(f"{self.vm.name}: {self.command(*words)}: {said}")
+        return said
+
+    def register(self, old: int = 0) -> str:
+        """Registers, in the place of a former key of this nexus if there is one."""
+        return self.ask("register", old, f"{self.key:#x}")
+
+    def reserve(self, kind: int) -> str:
+        """Takes a reservation of a type."""
+        return self.ask("reserve", f"{self.key:#x}", kind)
+
+    def preempt(self, victim: int, kind: int) -> str:
+        """Takes the registration from a key, and the reservation if that holds it."""
+        return self.ask("preempt", f"{self.key:#x}", f"{victim:#x}", kind)
+
+    def abort(self, victim: int, kind: int) -> str:
+        """The same with PREEMPT AND ABORT."""
+        return self.ask("preempt-abort", f"{self.key:#x}", f"{victim:#x}", kind)
+
+    def evict_command(self, victim: int, kind: int, abort: bool) -> str:
+        """PREEMPT AND ABORT or PREEMPT, for the guest's shell."""
+        name = "preempt-abort" if abort else "preempt"
+        return self.command(name, f"{self.key:#x}", f"{victim:#x}", kind)
+
+    def registered(self) -> list[int]:
+        """All registered keys."""
+        return [int(line, 16) for line in self.vm.sh(self.command("keys")).splitlines()]
+
+    def held(self) -> tuple[int, int]:
+        """Key and type of the reservation; the type is 0 if there is none."""
+        key, kind = self.vm.sh(self.command("held")).split()
+        return int(key, 16), int(kind)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What reservations of nvmet do, fact by fact: what the device gate relies on.
+
+Two controllers without the module, and an array that exports three members by NVMe/TCP, with
+nvmet of the kernel under test. Each step is named after what it shows; the number of
+the fact in the specification of the device gate is in its first line. The store below the array is
+the arbiter: every write says its controller and epoch, and a write of an older epoch that lands
+after one of a newer epoch is late.
+
+The reservation is WEAR. The first controller registers first, so that it
+holds the reservation and the second one, the victim, does not. Everything of the run is in
+.build/run/array-<model>/.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rig import WEAR, WERO, Job, Lab, Nexus, Rule, Vm, expect, run_steps, stamp, until
+from rig.array import MODELS, forget, link_script
+from rig.host import arguments_of
+
+MEMBERS = ("m0", "m1", "m2")
+# A guest that was stopped may blame RCU.
+ALLOW = r"rcu.* stall|soft lockup"
+PAUSE_US = 2000
+STRANGER = 0xDEAD
+
+
+class Scene:
+    """The lab, and both controllers as they are registered at m0."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.kind = WEAR if lab.model == "nvmet" else WERO
+        a, b = lab.vms
+        self.winner, self.victim = Nexus(a, "m0", 0xA1), Nexus(b, "m0", 0xB2)
+        self.epoch = 1
+
+    def number(self, nexus: Nexus) -> int:
+        """The number of a controller."""
+        return self.lab.vms.index(nexus.vm) + 1
+
+    def stamp(self, nexus: Nexus, count: int = 1, pause_us: int = 0) -> str:
+        """The command that writes stamped blocks of a controller, in the present epoch."""
+        number = self.number(nexus)
+        first = 100 * number
+        return f"stamp {nexus.device} {number} {self.epoch} {first} 16 {count} {pause_us}"
+
+    def write(self, nexus: Nexus) -> int:
+        """Writes one stamped block; the errno."""
+        return stamp.told(nexus.vm.run(self.stamp(nexus)).out)[0].errno
+
+    def landed(self, nexus: Nexus) -> int:
+        """How many blocks of a controller are on the medium."""
+        history = self.lab.store.history()
+        who = (self.number(nexus), f"c{self.number(nexus)}")
+        return sum(
+            (it.controller, it.request.controller) == who
+            for it in stamp.landed(history, nexus.member)
+        )
+
+    def late(self, nexus: Nexus) -> list[int]:
+        """The epochs of writes that landed at a member after one of a newer epoch."""
+        return [it.epoch for it in stamp.strays(self.lab.store.history(), nexus.member)]
+
+    def join(self) -> None:
+        """Both are registered, and the first controller holds the reservation."""
+        if self.victim.key not in self.winner.registered():
+            expect(self.victim.register() == "good", "the victim registers")
+        expect(self.winner.registered() == [self.winner.key, self.victim.key], "in this order")
+        expect(self.winner.held() == (self.winner.key, self.kind), "the first one holds it")
+
+    def make_victim_holder(self) -> None:
+        """On LIO only the holder can be aborted: the victim gets the reservation. With WEAR every
+        registrant holds it."""
+        if self.kind == WERO:
+            expect(self.victim.preempt(self.winner.key, WERO) == "good", "the victim takes it")
+            expect(self.winner.register() == "good", "the first one registers again")
+            expect(self.winner.held() == (self.victim.key, WERO), "the victim holds it")
+
+    @contextmanager
+    def held_write(self) -> Iterator[tuple[Job, Rule]]:
+        """A write of the victim has passed the reservation and hangs in the array's own disk."""
+        with self.lab.store.hold("c2", "m0", ops="W") as rule:
+            stuck = self.victim.vm.spawn(self.stamp(self.victim))
+            rule.wait_held(1)
+            yield stuck, rule
+
+    def evict_and_write(self, abort: bool = True) -> Job:
+        """Starts PREEMPT AND ABORT of the victim, or PREEMPT; after GOOD, and at once, the same job
+        writes a block of the next epoch. So the order on the medium shows what landed after GOOD.
+        """
+        self.epoch += 1
+        command = self.winner.evict_command(self.victim.key, self.kind, abort)
+        return self.winner.vm.spawn(f"{command} && {self.stamp(self.winner)}")
+
+    def let_a_write_be_late(self, abort: bool) -> None:
+        """Evicts the victim, which does not hold the reservation on LIO, by a command that does not
+        abort its write: GOOD comes while the write hangs, and the write lands later."""
+        self.join()
+        late, epoch = self.late(self.winner), self.epoch
+        with self.held_write() as (stuck, rule):
+            expect(is_good_and_written(self.evict_and_write(abort)), "GOOD, and the winner writes")
+            expect(self.winner.registered() == [self.winner.key], "the victim's key is gone")
+            expect(rule.held == 1 and not stuck.done, "the victim's write hangs still")
+        expect(stamp.told(stuck.wait().out)[0].errno == 0, "the victim is told that it succeeded")
+        expect(self.late(self.winner) == [*late, epoch], "it has landed after GOOD")
+        expect(self.write(self.victim) == errno.EBADE, "its next write conflicts")
+
+
+def is_good_and_written(job: Job) -> bool:
+    """Whether the eviction answered GOOD and the write after it succeeded."""
+    answer, written = job.wait().out.split("\n", 1)
+    return answer == "good" and stamp.told(written)[0].errno == 0
+
+
+def read(vm: Vm, device: str) -> bool:
+    """Whether a read of the disk succeeds."""
+    command = f"dd if={device} of=/dev/null bs=4096 count=1 iflag=direct status=none"
+    return vm.run(command, check=False).rc == 0
+
+
+# Both models.
+
+
+def members_have_the_same_names_everywhere(scene: Scene) -> None:
+    """Each controller has all members; the log tells the controllers apart."""
+    for member in MEMBERS:
+        for vm in scene.lab.vms:
+            one = Nexus(vm, member, 0)
+            expect(scene.write(one) == 0, f"{vm.name} writes to {member}")
+            expect(scene.landed(one) == 1, f"the log shows that {vm.name} did")
+            other = next(it for it in scene.lab.vms if it is not vm)
+            number = scene.number(one)
+            copy = other.spawn(
+                f"dd if={one.device} bs=4096 skip={100 * number} count=1 iflag=direct status=none"
+            )
+            expect(copy.wait().rc == 0, f"{other.name} reads {member}")
+            expect(stamp.on_medium(copy.data) == [(number, 1, 0, 100 * number)], "the same block")
+
+
+def a_host_without_key_reads_and_cannot_write(scene: Scene) -> None:
+    """Fact 10: its write ends with EBADE."""
+    expect(scene.winner.register() == "good", "it registers")
+    expect(scene.winner.reserve(scene.kind) == "good", "it reserves")
+    before = scene.landed(scene.victim)
+    expect(scene.write(scene.victim) == errno.EBADE, "a conflict for the other one")
+    expect(read(scene.victim.vm, scene.victim.device), "which can read")
+    expect(scene.landed(scene.victim) == before, "nothing has landed")
+    expect(scene.write(scene.winner) == 0, "the first one writes")
+
+
+def both_register_and_write(scene: Scene) -> None:
+    """Fact 6: the second RESERVE is a conflict, and the reservation is for both."""
+    expect(scene.victim.register() == "good", "the second one registers")
+    expect(scene.victim.reserve(scene.kind) == "conflict", "nvmet and WERO have one holder")
+    scene.join()
+    before = scene.landed(scene.winner), scene.landed(scene.victim)
+    expect(scene.write(scene.winner) == scene.write(scene.victim) == 0, "both write")
+    after = scene.landed(scene.winner), scene.landed(scene.victim)
+    expect(after == (before[0] + 1, before[1] + 1), "both writes are on the medium")
+
+
+def a_key_that_is_not_there_conflicts(scene: Scene) -> None:
+    """Fact 13: PREEMPT and PREEMPT AND ABORT of it change nothing."""
+    expect(scene.winner.abort(STRANGER, scene.kind) == "conflict", "PREEMPT AND ABORT")
+    expect(scene.winner.preempt(STRANGER, scene.kind) == "conflict", "PREEMPT")
+    scene.join()
+
+
+def an_evicted_host_cannot_write(scene: Scene) -> None:
+    """Requirement 48: the victim is not the first joiner."""
+    scene.join()
+    expect(scene.winner.abort(scene.victim.key, scene.kind) == "good", "it is evicted")
+    expect(scene.winner.registered() == [scene.winner.key], "its key is gone")
+    before = scene.landed(scene.victim)
+    expect(scene.write(scene.victim) == errno.EBADE, "its write conflicts")
+    expect(read(scene.victim.vm, scene.victim.device), "it can read")
+    expect(scene.landed(scene.victim) == before, "nothing has landed")
+    expect(scene.write(scene.winner) == 0, "the winner writes")
+
+
+def the_abort_waits_for_a_held_write(scene: Scene) -> None:
+    """Facts 7, 11 and 13: GOOD comes after the write, but the key is gone long before."""
+    scene.join()
+    scene.make_victim_holder()
+    with scene.held_write() as (stuck, rule):
+        abort = scene.evict_and_write()
+        # Not asked on the winner's connection, where an iSCSI target may be busy with the abort.
+        until(lambda: scene.victim.key not in scene.victim.registered(), "the victim's key is gone")
+        expect(not abort.done, "the abort waits")
+        expect(rule.held == 1 and not stuck.done, "the write hangs still")
+    expect(is_good_and_written(abort), "GOOD, and the winner writes")
+    expect(scene.late(scene.winner) == [], "nothing of the victim landed after GOOD")
+    # nvmet lets the write succeed; LIO has aborted it, and sent again it is a conflict.
+    wanted = 0 if scene.kind == WEAR else errno.EBADE
+    expect(stamp.told(stuck.wait().out)[0].errno == wanted, f"the victim is told {wanted}")
+    expect(scene.write(scene.victim) == errno.EBADE, "its next write conflicts")
+    expect(scene.winner.held() == (scene.winner.key, scene.kind), "the winner holds it")
+
+
+def a_paused_host_writes_nothing_when_it_goes_on(scene: Scene) -> None:
+    """Requirement 52: no clock of the host can tell, but the disk does."""
+    scene.join()
+    scene.make_victim_holder()
+    writer = scene.victim.vm.spawn(scene.stamp(scene.victim, 0, PAUSE_US))
+    writer.wait_for(" ok ")
+    scene.victim.vm.pause()
+    try:
+        expect(is_good_and_written(scene.evict_and_write()), "GOOD, and the winner writes")
+        before = scene.landed(scene.victim)
+    finally:
+        scene.victim.vm.unpause()
+    writer.wait_for(f" {errno.EBADE} ")
+    writer.kill(signal.SIGTERM)
+    writer.wait()
+    expect(scene.late(scene.winner) == [], "nothing of the victim landed after GOOD")
+    expect(scene.landed(scene.victim) == before, "and nothing at all after the pause")
+
+
+def a_preempt_without_abort_lets_a_held_write_land(scene: Scene) -> None:
+    """Fact 3: so does dm-multipath. The step shows that the log would tell of a late write."""
+    scene.let_a_write_be_late(abort=False)
+
+
+def a_host_is_registered_after_a_reboot(scene: Scene) -> None:
+    """Fact 9: its nexus is the same one, so it can write before it joins."""
+    scene.join()
+    scene.victim.vm.power_cut()
+    scene.victim.vm.start().wait_up()
+    scene.join()
+    expect(scene.write(scene.victim) == 0, "it writes without a command")
+
+
+# Only nvmet.
+
+
+def connections_have_a_keep_alive_and_hosts_differ(scene: Scene) -> None:
+    """What nvmet's reservations depend on."""
+    hosts = set()
+    for vm in scene.lab.vms:
+        times = vm.sh("cat /sys/class/nvme/nvme*/kato").split()
+        expect(len(times) == len(MEMBERS), "a connection for each member")
+        expect(all(int(time) > 0 for time in times), f"KATO of {vm.name} is not 0")
+        hosts |= {*vm.sh("cat /sys/class/nvme/nvme*/hostid").split()}
+    expect(len(hosts) == len(scene.lab.vms), f"each controller has one host identifier: {hosts}")
+
+
+def a_namespace_forgets_when_it_is_enabled_again(scene: Scene) -> None:
+    """Fact 9: everybody may write then."""
+    one, other = (Nexus(it.vm, "m1", it.key) for it in (scene.winner, scene.victim))
+    expect(one.register() == one.reserve(scene.kind) == "good", "reserved")
+    expect(scene.write(other) == errno.EBADE, "the other one cannot write")
+    assert scene.lab.array
+    forget(scene.lab.array, "m1")
+
+    for nexus in (one, other):
+        wait_forgotten(nexus)
+        expect(nexus.held()[1] == 0, "nothing is reserved")
+        expect(scene.write(nexus) == 0, f"{nexus.vm.name} writes without a key")
+
+
+def wait_forgotten(nexus: Nexus) -> None:
+    """Waits until a controller finds no key at a member. The disk may go meanwhile, and come back
+    under another name."""
+    command = nexus.command("keys")
+
+    def is_forgotten() -> bool:
+        found = nexus.vm.run(f"{link_script(MEMBERS)} && {command}", check=False)
+        return found.rc == 0 and not found.out
+
+    until(is_forgotten, f"{nexus.vm.name} finds no key")
+
+
+def steps(model: str) -> list[Callable[[Scene], None]]:
+    """The steps of a model. The last ones leave late writes."""
+    common = [
+        a_host_without_key_reads_and_cannot_write,
+        both_register_and_write,
+        a_key_that_is_not_there_conflicts,
+        an_evicted_host_cannot_write,
+        the_abort_waits_for_a_held_write,
+        a_paused_host_writes_nothing_when_it_goes_on,
+        a_host_is_registered_after_a_reboot,
+    ]
+    nvmet = [
+        connections_have_a_keep_alive_and_hosts_differ,
+        a_namespace_forgets_when_it_is_enabled_again,
+    ]
+    return [
+        members_have_the_same_names_everywhere,
+        *common,
+        *nvmet,
+        a_preempt_without_abort_lets_a_held_write_land,
+    ]
+
+
+@contextmanager
+def scene_of(model: str) -> Iterator[Scene]:
+    """The lab, and the scene in it."""
+    with Lab(f"array-{model}", model=model, members=len(MEMBERS), allow=ALLOW) as lab:
+        yield Scene(lab)
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    parser.add_argument("--model", choices=[*MODELS], required=True, help="the array's software")
+    model = parser.parse_args().model
+    run_steps(steps(model), lambda: scene_of(model))
