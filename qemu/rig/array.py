@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """A guest that is a disk array with reservations: it exports the disks of a lab over a network.
 
-    with Lab("example", model="nvmet") as lab:
+    with Lab("example", model="nvmet") as lab:      # or "lio"
         one = Nexus(lab.vm(1), "m0", key=0xA1)
         one.register(); one.reserve(WEAR)
 
-`nvmet` is NVMe over TCP: a subsystem for each member, each with reservations. The target is that of
-the kernel under test. A controller connects at the end of each boot (`Vm.on_up`), and its disks are
+`nvmet` is NVMe over TCP: a subsystem for each member, each with reservations. `lio` is iSCSI: a
+target for each member, with a list of the initiators that may log in. Both are those of the kernel
+under test. A controller connects at the end of each boot (`Vm.on_up`), and its disks are
 /dev/lease/<member> as in every lab. It has a network card for the cable to the array, after those
 for clients; on that network are nothing but the two.
 
@@ -31,7 +32,8 @@ from .vm import Vm
 
 NAME = "array"
 NQN = "nqn.2026-11.com.example"
-NVME_PORT = 4420
+IQN = "iqn.2026-11.com.example"
+NVME_PORT, ISCSI_PORT = 4420, 3260
 
 # Types of reservations in linux/pr.h: only registrants may write. With the first one the holder is
 # visible, with the second all registrants hold it.
@@ -48,6 +50,16 @@ MEMORY = 64
 
 MOUNT = "mountpoint -q /sys/kernel/config || mount -t configfs config /sys/kernel/config"
 SUBSYSTEMS = "/sys/kernel/config/nvmet/subsystems"
+APTPL = "/var/target/pr"
+
+ISCSID = f"""
+node.startup = manual
+node.session.timeo.replacement_timeout = {LOSS_S}
+node.conn[0].timeo.noop_out_interval = 10
+node.conn[0].timeo.noop_out_timeout = 20
+node.session.initial_login_retry_max = 20
+node.session.scan = auto
+"""
 
 
 def authors(controllers: int) -> dict[str, list[str]]:
@@ -113,7 +125,56 @@ class Nvmet:
         ]
 
 
-MODELS = {"nvmet": Nvmet}
+class Lio:
+    """iSCSI."""
+
+    @staticmethod
+    def export(members: Sequence[str], controllers: int) -> list[str]:
+        """Commands of the array that export its disks."""
+        core, iscsi = (f"/sys/kernel/config/target/{it}" for it in ("core/iblock_0", "iscsi"))
+        lines = [
+            # Where registrations are saved with APTPL: without it REGISTER answers an error.
+            f"mkdir -p {APTPL}",
+            "modprobe -a target_core_mod target_core_iblock iscsi_target_mod", MOUNT,
+            f"mkdir {core}", f"mkdir {iscsi}",
+        ]  # fmt: skip
+        for member in members:
+            disk, group = f"{core}/{member}", f"{iscsi}/{IQN}:{member}/tpgt_1"
+            lines += [
+                f"mkdir {disk}", f"echo udev_path=/dev/lease/{member} >{disk}/control",
+                f"echo {member} >{disk}/wwn/vpd_unit_serial", f"echo 1 >{disk}/enable",
+                # The store's disks have no FUA. LIO would offer it all the same and forget it;
+                # without the offer initiators flush after a durable write.
+                f"echo 0 >{disk}/attrib/emulate_fua_write",
+                f"mkdir {iscsi}/{IQN}:{member}", f"mkdir {group}", f"mkdir {group}/lun/lun_0",
+                f"ln -s {disk} {group}/lun/lun_0/disk",
+                f"mkdir {group}/np/0.0.0.0:{ISCSI_PORT}",
+                f"echo 0 >{group}/attrib/authentication",
+            ]  # fmt: skip
+            # An initiator without an entry of its own would lose its registration with its session.
+            for number in range(1, controllers + 1):
+                entry = f"{group}/acls/{IQN}:c{number}"
+                lines += [f"mkdir {entry}", f"mkdir {entry}/lun_0",
+                          f"ln -s {group}/lun/lun_0 {entry}/lun_0/lun"]  # fmt: skip
+            lines.append(f"echo 1 >{group}/enable")
+        return lines
+
+    @staticmethod
+    def connect(members: Sequence[str], number: int) -> list[str]:
+        """Commands of a controller that connect it to the array."""
+        return [
+            "modprobe iscsi_tcp", "mkdir -p /etc/iscsi /var/lib/iscsi /run/lock",
+            f"echo InitiatorName={IQN}:c{number} >/etc/iscsi/initiatorname.iscsi",
+            f"cat >/etc/iscsi/iscsid.conf <<'END'\n{ISCSID}END",
+            "iscsid",
+            f"iscsiadm -m discovery -t sendtargets -p {network(number)}.1 >/dev/null",
+            # One after the other: iscsid numbers its sessions, and the number is part of the nexus
+            # that LIO knows a registration by. So it is the same one after a reboot.
+            *(f"iscsiadm -m node -T {IQN}:{member} --login >/dev/null" for member in members),
+        ]  # fmt: skip
+
+
+MODELS: dict[str, type[Nvmet | Lio]] = {"nvmet": Nvmet, "lio": Lio}
 
 
 def export_script(model: str, members: Sequence[str], controllers: int) -> str:

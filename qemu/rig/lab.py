@@ -9,7 +9,7 @@ client i leads to controller 1, eth1 to controller 2, and so on; eth<i> of a con
         with lab.store.hold(a.name, "m0", ops="W"):
             ...
 
-With `model="nvmet"` the disks are those of a further guest, an array with reservations,
+With `model="nvmet"` or `"lio"` the disks are those of a further guest, an array with reservations,
 and come to the controllers over a network (rig/array.py). With any other model they are plain disks
 of each controller's machine. A scene does not see the difference.
 

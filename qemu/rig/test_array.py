@@ -57,6 +57,14 @@ class Scripts(unittest.TestCase):
                 self.assertGreater(int(time), 0)
         self.assertEqual([len({*column}) for column in zip(*found, strict=True)], [3, 3])
 
+    def test_every_initiator_has_an_entry_and_a_name_of_its_own(self) -> None:
+        export = array.export_script("lio", MEMBERS, 2)
+        for number in (1, 2):
+            connect = array.connect_script("lio", MEMBERS, number, 0)
+            (name,) = re.findall(r"InitiatorName=(\S+)", connect)
+            entries = re.findall(rf"mkdir \S*/acls/{name}$", export, re.MULTILINE)
+            self.assertEqual(len(entries), len(MEMBERS))
+
     def test_an_array_and_its_controllers_are_in_one_network_each(self) -> None:
         for model in array.MODELS:
             export = array.export_script(model, MEMBERS, 2)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What reservations of nvmet do, fact by fact: what the device gate relies on.
+"""What reservations of nvmet and LIO do, fact by fact: what the device gate relies on.
 
-Two controllers without the module, and an array that exports three members by NVMe/TCP, with
-nvmet of the kernel under test. Each step is named after what it shows; the number of
+Two controllers without the module, and an array that exports three members by NVMe/TCP (nvmet) or
+iSCSI (lio), both of the kernel under test. Each step is named after what it shows; the number of
 the fact in the specification of the device gate is in its first line. The store below the array is
 the arbiter: every write says its controller and epoch, and a write of an older epoch that lands
 after one of a newer epoch is late.
 
-The reservation is WEAR. The first controller registers first, so that it
+The reservation is WEAR on nvmet, and WERO on LIO. The first controller registers first, so that it
 holds the reservation and the second one, the victim, does not. Everything of the run is in
 .build/run/array-<model>/.
 """
@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rig import WEAR, WERO, Job, Lab, Nexus, Rule, Vm, expect, run_steps, stamp, until
-from rig.array import MODELS, forget, link_script
+from rig.array import APTPL, IQN, MODELS, forget, link_script
+from rig.history import BLOCK
 from rig.host import arguments_of
 
 MEMBERS = ("m0", "m1", "m2")
@@ -39,6 +40,10 @@ class Scene:
         a, b = lab.vms
         self.winner, self.victim = Nexus(a, "m0", 0xA1), Nexus(b, "m0", 0xB2)
         self.epoch = 1
+
+    def at(self, member: str) -> tuple[Nexus, Nexus]:
+        """Both controllers at another member, with the same keys."""
+        return Nexus(self.winner.vm, member, 0xA1), Nexus(self.victim.vm, member, 0xB2)
 
     def number(self, nexus: Nexus) -> int:
         """The number of a controller."""
@@ -118,10 +123,20 @@ def is_good_and_written(job: Job) -> bool:
     return answer == "good" and stamp.told(written)[0].errno == 0
 
 
-def read(vm: Vm, device: str) -> bool:
-    """Whether a read of the disk succeeds."""
-    command = f"dd if={device} of=/dev/null bs=4096 count=1 iflag=direct status=none"
-    return vm.run(command, check=False).rc == 0
+def is_unregistered(nexus: Nexus) -> bool:
+    """Whether a controller finds its own key gone. LIO may abort the question with the rest."""
+    found = nexus.vm.run(nexus.command("keys"), check=False)
+    return found.rc == 0 and hex(nexus.key) not in found.out.split()
+
+
+def read_command(device: str, block: int) -> str:
+    """The command that reads a block of a disk."""
+    return f"dd if={device} of=/dev/null bs={BLOCK} skip={block} count=1 iflag=direct status=none"
+
+
+def read(vm: Vm, device: str, block: int = 0) -> bool:
+    """Whether a read of a disk succeeds."""
+    return vm.run(read_command(device, block), check=False).rc == 0
 
 
 # Both models.
@@ -137,7 +152,8 @@ def members_have_the_same_names_everywhere(scene: Scene) -> None:
             other = next(it for it in scene.lab.vms if it is not vm)
             number = scene.number(one)
             copy = other.spawn(
-                f"dd if={one.device} bs=4096 skip={100 * number} count=1 iflag=direct status=none"
+                f"dd if={one.device} bs={BLOCK} skip={100 * number} count=1 iflag=direct "
+                "status=none"
             )
             expect(copy.wait().rc == 0, f"{other.name} reads {member}")
             expect(stamp.on_medium(copy.data) == [(number, 1, 0, 100 * number)], "the same block")
@@ -172,6 +188,16 @@ def a_key_that_is_not_there_conflicts(scene: Scene) -> None:
     scene.join()
 
 
+def a_preempt_without_a_reservation_lets_everybody_write(scene: Scene) -> None:
+    """Fact 13: it succeeds and removes the key, but creates no reservation."""
+    one, other = scene.at("m2")
+    expect(one.register() == other.register() == "good", "both register")
+    expect(one.preempt(other.key, scene.kind) == "good", "PREEMPT is good")
+    expect(one.registered() == [one.key], "the key is gone")
+    expect(one.held()[1] == 0, "nothing is reserved")
+    expect(scene.write(other) == 0, "the host without a key writes")
+
+
 def an_evicted_host_cannot_write(scene: Scene) -> None:
     """Requirement 48: the victim is not the first joiner."""
     scene.join()
@@ -190,8 +216,8 @@ def the_abort_waits_for_a_held_write(scene: Scene) -> None:
     scene.make_victim_holder()
     with scene.held_write() as (stuck, rule):
         abort = scene.evict_and_write()
-        # Not asked on the winner's connection, where an iSCSI target may be busy with the abort.
-        until(lambda: scene.victim.key not in scene.victim.registered(), "the victim's key is gone")
+        # Not asked on the winner's connection: LIO handles no other command there meanwhile.
+        until(lambda: is_unregistered(scene.victim), "the victim's key is gone")
         expect(not abort.done, "the abort waits")
         expect(rule.held == 1 and not stuck.done, "the write hangs still")
     expect(is_good_and_written(abort), "GOOD, and the winner writes")
@@ -201,6 +227,46 @@ def the_abort_waits_for_a_held_write(scene: Scene) -> None:
     expect(stamp.told(stuck.wait().out)[0].errno == wanted, f"the victim is told {wanted}")
     expect(scene.write(scene.victim) == errno.EBADE, "its next write conflicts")
     expect(scene.winner.held() == (scene.winner.key, scene.kind), "the winner holds it")
+
+
+def commands_wait_behind_a_waiting_abort(scene: Scene) -> None:
+    """Fact 7: on nvmet behind a second reservation command, on LIO behind the abort itself. Other
+    connections of the winner go on."""
+    scene.join()
+    scene.make_victim_holder()
+    vm, place = scene.winner.vm, 1000
+    with scene.held_write() as (stuck, _):
+        jobs = [scene.evict_and_write()]
+        until(lambda: is_unregistered(scene.victim), "the victim's key is gone")
+        if scene.kind == WEAR:
+            expect(read(vm, scene.winner.device, place - 1), "the abort alone holds up no read")
+            jobs.append(vm.spawn(scene.winner.command("reserve", hex(scene.winner.key), WEAR)))
+            until(lambda: waiting(vm, "reserve") == 2, "both commands wait")
+        reader = vm.spawn(read_command(scene.winner.device, place))
+        until(lambda: reader.done or waiting(vm, "dd") == 1, "the read is sent")
+        expect(read(vm, Nexus(vm, "m1", 0).device), "another connection of the host works")
+        # Until the abort ends nvmet refuses all commands of the victim.
+        is_read = read(scene.victim.vm, scene.victim.device)
+        expect(is_read == (scene.kind == WERO), f"the victim's read succeeds: {is_read}")
+        expect(not reader.done and reads(scene, place) == 0, "the read has not come to the disk")
+    expect(is_good_and_written(jobs[0]), "GOOD, and the winner writes")
+    expect(reader.wait().rc == 0 and reads(scene, place) == 1, "the read comes after it")
+    expect(all(job.wait().rc == 0 for job in jobs), "and the second command")
+    stuck.wait()
+    expect(scene.late(scene.winner) == [], "nothing of the victim landed after GOOD")
+
+
+def waiting(vm: Vm, program: str) -> int:
+    """How many processes of a program wait for the kernel and cannot be interrupted."""
+    found = vm.run(f"cat /proc/[0-9]*/stat 2>/dev/null | grep -c '({program}) D'", check=False)
+    return int(found.out)
+
+
+def reads(scene: Scene, block: int) -> int:
+    """How many reads of a block came to m0."""
+    start = block * BLOCK
+    history = scene.lab.store.history()
+    return len(history.select(None, "m0", "R", start, start + BLOCK))
 
 
 def a_paused_host_writes_nothing_when_it_goes_on(scene: Scene) -> None:
@@ -234,6 +300,7 @@ def a_host_is_registered_after_a_reboot(scene: Scene) -> None:
     scene.victim.vm.start().wait_up()
     scene.join()
     expect(scene.write(scene.victim) == 0, "it writes without a command")
+    expect(scene.victim.register(scene.victim.key) == "good", "its key is that of its nexus")
 
 
 # Only nvmet.
@@ -250,9 +317,19 @@ def connections_have_a_keep_alive_and_hosts_differ(scene: Scene) -> None:
     expect(len(hosts) == len(scene.lab.vms), f"each controller has one host identifier: {hosts}")
 
 
+def a_key_replaced_by_zero_may_write(scene: Scene) -> None:
+    """Fact 4: the kernel sends REPLACE, and nvmet keeps a registrant with key 0."""
+    one, other = scene.at("m2")
+    expect(one.reserve(scene.kind) == "good", "reserved")
+    expect(other.register() == "good", "the other one registers")
+    expect(other.ask("register", hex(other.key), 0) == "good", "and unregisters")
+    expect(one.registered() == [one.key, 0], "key 0 is registered")
+    expect(scene.write(other) == 0, "it writes")
+
+
 def a_namespace_forgets_when_it_is_enabled_again(scene: Scene) -> None:
     """Fact 9: everybody may write then."""
-    one, other = (Nexus(it.vm, "m1", it.key) for it in (scene.winner, scene.victim))
+    one, other = scene.at("m1")
     expect(one.register() == one.reserve(scene.kind) == "good", "reserved")
     expect(scene.write(other) == errno.EBADE, "the other one cannot write")
     assert scene.lab.array
@@ -276,25 +353,67 @@ def wait_forgotten(nexus: Nexus) -> None:
     until(is_forgotten, f"{nexus.vm.name} finds no key")
 
 
+# Only LIO.
+
+
+def registrations_are_on_disk(scene: Scene) -> None:
+    """Fact 12: with a directory for it APTPL works."""
+    scene.join()
+    assert scene.lab.array
+    saved = scene.lab.array.sh(f"cat {APTPL}/aptpl_m0")
+    for nexus in (scene.winner, scene.victim):
+        expect(f"sa_res_key={nexus.key}" in saved, f"the key of {nexus.vm.name} is saved")
+
+
+def evicting_a_stale_nexus_stops_the_new_one(scene: Scene) -> None:
+    """Fact 12: access is one bit for each initiator and LUN; registering anew sets it again."""
+    one, old = scene.at("m1")
+    expect(one.register() == one.reserve(WERO) == old.register() == "good", "both register")
+    node = f"iscsiadm -m node -T {IQN}:m1"
+    old.vm.sh(f"{node} --logout && {node} --login && {link_script(MEMBERS)}")
+    new = Nexus(old.vm, "m1", 0xC3)
+    expect(new.register() == "good", "a new session is a new nexus")
+    expect(one.registered() == [one.key, old.key, new.key], "the old one's key is left behind")
+    expect(scene.write(new) == 0, "it writes")
+    expect(one.preempt(old.key, WERO) == "good", "the old one is evicted")
+    expect(one.registered() == [one.key, new.key], "the new one is registered")
+    expect(scene.write(new) == errno.EBADE, "but cannot write")
+    expect(new.ask("register", hex(new.key), 0) == new.register() == "good", "it registers anew")
+    expect(scene.write(new) == 0, "and writes")
+
+
+def a_victim_that_is_not_the_holder_is_not_aborted(scene: Scene) -> None:
+    """Fact 11: its write lands after PREEMPT AND ABORT; so the owner must be the holder."""
+    scene.let_a_write_be_late(abort=True)
+
+
 def steps(model: str) -> list[Callable[[Scene], None]]:
     """The steps of a model. The last ones leave late writes."""
     common = [
         a_host_without_key_reads_and_cannot_write,
         both_register_and_write,
         a_key_that_is_not_there_conflicts,
+        a_preempt_without_a_reservation_lets_everybody_write,
         an_evicted_host_cannot_write,
         the_abort_waits_for_a_held_write,
+        commands_wait_behind_a_waiting_abort,
         a_paused_host_writes_nothing_when_it_goes_on,
         a_host_is_registered_after_a_reboot,
     ]
     nvmet = [
         connections_have_a_keep_alive_and_hosts_differ,
+        a_key_replaced_by_zero_may_write,
         a_namespace_forgets_when_it_is_enabled_again,
+    ]
+    lio = [
+        registrations_are_on_disk,
+        evicting_a_stale_nexus_stops_the_new_one,
+        a_victim_that_is_not_the_holder_is_not_aborted,
     ]
     return [
         members_have_the_same_names_everywhere,
         *common,
-        *nvmet,
+        *(nvmet if model == "nvmet" else lio),
         a_preempt_without_abort_lets_a_held_write_land,
     ]
 
