@@ -6,7 +6,7 @@
 # host 2 with the key 22. An evicted host cannot write until it registers again [R48].
 
 . ./lib.sh
-plan 87
+plan 88
 
 work=$(mktemp -d)
 config=/sys/kernel/config/nvmet
@@ -21,7 +21,8 @@ modprobe -a nvme-loop nvmet || skip_all "no nvme-loop"
 modprobe loop || skip_all "no loop device"
 [ -d $config ] || mount -t configfs config /sys/kernel/config
 [ ! -e $multipath ] || [ "$(cat $multipath)" = N ] || skip_all "nvme_core needs multipath=N"
-modprobe null_blk nr_devices=1 || skip_all "no null_blk"
+modprobe null_blk nr_devices=0 || skip_all "no null_blk"
+null=$config/../nullb/reserve_null
 
 clean_up_reservations() {
 	dmsetup resume reserve_store 2>/dev/null
@@ -32,7 +33,8 @@ clean_up_reservations() {
 	rm -f $port/subsystems/dm-lease-reserve
 	rmdir $port $subsystem/namespaces/1 $subsystem 2>/dev/null
 	dmsetup remove --retry reserve_store 2>/dev/null
-	rmmod dm_example_reserve null_blk 2>/dev/null
+	rmdir "$null" 2>/dev/null
+	rmmod dm_example_reserve 2>/dev/null
 	rm -rf "$work"
 }
 on_exit clean_up_reservations
@@ -91,6 +93,11 @@ create() {
 	echo "0 2048 example_reserve $2 ${3:-8} ${4:-20000}" | dmsetup create "$1" 2>"$work/error"
 }
 
+# Another test may have loaded null_blk, so the device is made through configfs.
+make_null() {
+	mkdir "$null" && echo 64 >"$null/size" && echo 1 >"$null/power"
+}
+
 # refused MESSAGE DEVICE [KEYS]: succeeds if the constructor fails and the log has the message
 refused() {
 	mark_log
@@ -146,7 +153,8 @@ require "the example of reservations loads" load_example
 
 # Devices that are refused.
 check "virtio-blk has no reservations" refused "Device has no reservations" "$(member 0 1)"
-check "null_blk has no reservations" refused "Device has no reservations" /dev/nullb0
+require "a null_blk device is made" make_null
+check "null_blk has no reservations" refused "Device has no reservations" /dev/reserve_null
 truncate -s 4M "$work/image"
 losetup /dev/loop0 "$work/image"
 check "loop has no reservations" refused "Device has no reservations" /dev/loop0
