@@ -337,8 +337,8 @@ impl PortionGate {
     }
 
     /// Begins the lease of `epoch`. The controller has owned the portion since the epoch `since`
-    /// without a foreign epoch in between. Returns `false` if the gate still had a lease, which
-    /// then stays.
+    /// without a foreign epoch in between. Returns `false` if the gate still had a lease: then the
+    /// caller latches it.
     pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
         let _ = self.lapsed_ns.xchg(LAPSE_TIME_UNKNOWN, ordering::Full);
         self.gate.open_epoch(epoch, since, expiry_ns)

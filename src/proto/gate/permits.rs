@@ -26,15 +26,15 @@
 //! * Two rows that share a lane share its budget. So an operation may have to wait although its own
 //!   row has room, but never the other way round. An operation on more than one row (a discard) is
 //!   counted once, in the *wide word*, which counts for every row [R19].
-//! * Nearly every operation takes the *short path* ([`Gate::take_short`]): it takes the permit, and
-//!   then checks that the wide word is zero (`PerCpu`, `Rows`), or that the count is not above the
-//!   limit, nor above the peak, which only the long path raises (`Single`). The bit `detour` in the
-//!   wide word is set if the present limit cannot be checked on the short path. With `Rows` the
-//!   short path admits an operation only if no other member has a permit in its lane, so that the
-//!   lane uses 1 of the limit; and it does not record [`Count::peak`]. So the bit `first` in the
-//!   wide word sends operations on the long path until the peak is at least 1. The short check of
-//!   the lease fails if the gate is closed. If the short path is inconclusive, the caller continues
-//!   on the long path.
+//! * An operation that finds room nearly always takes the *short path* ([`Gate::take_short`]): it
+//!   takes the permit, and then checks that the wide word is zero (`PerCpu`, `Rows`), or that the
+//!   count is not above the limit, nor above the peak, which only the long path raises (`Single`).
+//!   The bit `detour` in the wide word is set if the present limit cannot be checked on the short
+//!   path. With `Rows` the short path admits an operation only if no other member has a permit in
+//!   its lane, so that the lane uses 1 of the limit; and it does not record [`Count::peak`]. So the
+//!   bit `first` in the wide word sends operations on the long path until the peak is at least 1.
+//!   The short check of the lease fails if the gate is closed. If the short path is inconclusive,
+//!   the caller continues on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new
@@ -82,7 +82,8 @@ const CLOSED: u64 = 1 << 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
     /// The number that is compared with the limit: the open permits. For [`LaneLayout::Rows`] it is
-    /// the number of members with open permits in the fullest lane.
+    /// the number of members with open permits in the fullest lane or in the wide word, which
+    /// counts for every lane.
     pub open: u32,
     /// How many may be open at once; 0 while the gate is closed.
     pub limit: u32,
@@ -179,7 +180,8 @@ pub struct Gate<W, L> {
 }
 
 impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
-    /// A gate without a lease. A lease that is set later lasts `length_ns`.
+    /// A gate without a lease. A lease that is set later is valid for the last `length_ns` before
+    /// its end.
     pub fn new(length_ns: u64, limit: u32, layout: LaneLayout, lanes: L) -> Self {
         let closed = if limit == 0 { CLOSED } else { 0 };
         let first = match layout {
@@ -222,8 +224,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
     }
 
     /// The first half of [`Gate::enter`]: takes a permit on the short path if that is possible,
-    /// which it nearly always is. `layout` must be that of the gate: a caller that knows the layout
-    /// at compile time compiles only the branch that it needs.
+    /// which it nearly always is if there is room. `layout` must be that of the gate: a caller that
+    /// knows the layout at compile time compiles only the branch that it needs.
     ///
     /// * `Single`: takes a permit below the limit.
     /// * `PerCpu`: always takes a permit, because there is no limit to exceed; a limit that was set
@@ -556,7 +558,7 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
         is_within(now_ns, self.expiry_ns(), self.length_ns)
     }
 
-    /// Whether there is no lease, by one load. The answer may be `false` for a latched gate that is
+    /// Whether there is no lease, by one load. The answer is `false` for a latched gate that is
     /// closed as well.
     #[inline(always)]
     pub fn is_latched(&self) -> bool {
@@ -571,7 +573,8 @@ impl<W: AtomicWord, L: Deref<Target = [W]>> Gate<W, L> {
 
     /// Begins the lease of a new epoch, in the reign that began with the epoch `since`. Only the
     /// heartbeat path calls it, once for each epoch, and only after the lease of the epoch before
-    /// was latched. `false` if there still is a lease, which then stays.
+    /// was latched. `false` if there still is a lease: then its end stays, but the gate has the new
+    /// `epoch` and `since`. The caller latches it.
     pub fn open_epoch(&self, epoch: u64, since: u64, expiry_ns: u64) -> bool {
         self.since.store(since);
         self.epoch.store(epoch);
