@@ -39,8 +39,8 @@ NVME_PORT, ISCSI_PORT = 4420, 3260
 # visible, with the second all registrants hold it.
 WERO, WEAR = 3, 5
 
-# After so many seconds without a sign of life from a controller nvmet ends its connection. Only
-# then does a PREEMPT AND ABORT end that waits for data which a paused controller has not sent.
+# nvmet ends a connection on which it has heard nothing for this long. A PREEMPT AND ABORT may wait
+# for data that a paused controller has not sent. It ends when that connection has ended.
 KATO_S = 10
 # How long commands wait for an array that does not answer, before they fail.
 LOSS_S = 600
@@ -85,6 +85,19 @@ def interface(address: str, index: int) -> list[str]:
     return [f"ip addr add {address}/24 dev eth{index}", f"ip link set eth{index} up"]
 
 
+def subsystem(nqn: str, disk: str, port: str, reserve: bool) -> list[str]:
+    """Commands by which nvmet exports a disk, as the only namespace of a subsystem."""
+    place = f"{SUBSYSTEMS}/{nqn}"
+    space = f"{place}/namespaces/1"
+    return [
+        f"mkdir {place}", f"echo 1 >{place}/attr_allow_any_host",
+        f"mkdir {space}", f"echo -n {disk} >{space}/device_path",
+        # A namespace that is enabled does not change any more.
+        f"echo {int(reserve)} >{space}/resv_enable", f"echo 1 >{space}/enable",
+        f"ln -s {place} {port}/subsystems/",
+    ]  # fmt: skip
+
+
 class Nvmet:
     """NVMe over TCP."""
 
@@ -98,16 +111,9 @@ class Nvmet:
             f"echo 0.0.0.0 >{port}/addr_traddr", f"echo {NVME_PORT} >{port}/addr_trsvcid",
         ]  # fmt: skip
         for member in members:
-            subsystem = f"{SUBSYSTEMS}/{NQN}:{member}"
-            space = f"{subsystem}/namespaces/1"
-            lines += [
-                f"mkdir {subsystem}", f"echo 1 >{subsystem}/attr_allow_any_host",
-                f"echo -n {member} >{subsystem}/attr_serial",
-                f"mkdir {space}", f"echo -n /dev/lease/{member} >{space}/device_path",
-                # A namespace that is enabled does not change any more.
-                f"echo 1 >{space}/resv_enable", f"echo 1 >{space}/enable",
-                f"ln -s {subsystem} {port}/subsystems/",
-            ]  # fmt: skip
+            nqn = f"{NQN}:{member}"
+            lines += subsystem(nqn, f"/dev/lease/{member}", port, reserve=True)
+            lines.append(f"echo -n {member} >{SUBSYSTEMS}/{nqn}/attr_serial")
         return lines
 
     @staticmethod

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """What reservations of nvmet and LIO do, fact by fact: what the device gate relies on.
 
-Two controllers without the module, and an array that exports three members by NVMe/TCP (nvmet) or
-iSCSI (lio), both of the kernel under test. Each step is named after what it shows; the number of
-the fact in the specification of the device gate is in its first line. The store below the array is
-the arbiter: every write says its controller and epoch, and a write of an older epoch that lands
-after one of a newer epoch is late.
+Two controllers without the module use an array that exports three members by NVMe/TCP (nvmet) or
+iSCSI (LIO). Both targets are those of the kernel under test. The name of each step is the fact that
+it shows. The store below the array is the arbiter: every write says its controller and epoch, and a
+write of an older epoch that lands after one of a newer epoch is late.
 
 The reservation is WEAR on nvmet, and WERO on LIO. The first controller registers first, so that it
 holds the reservation and the second one, the victim, does not. Everything of the run is in
@@ -160,7 +159,7 @@ def members_have_the_same_names_everywhere(scene: Scene) -> None:
 
 
 def a_host_without_key_reads_and_cannot_write(scene: Scene) -> None:
-    """Fact 10: its write ends with EBADE."""
+    """A write of the host that has no key ends with EBADE."""
     expect(scene.winner.register() == "good", "it registers")
     expect(scene.winner.reserve(scene.kind) == "good", "it reserves")
     before = scene.landed(scene.victim)
@@ -171,7 +170,7 @@ def a_host_without_key_reads_and_cannot_write(scene: Scene) -> None:
 
 
 def both_register_and_write(scene: Scene) -> None:
-    """Fact 6: the second RESERVE is a conflict, and the reservation is for both."""
+    """The second RESERVE is a conflict, although the reservation lets both hosts write."""
     expect(scene.victim.register() == "good", "the second one registers")
     expect(scene.victim.reserve(scene.kind) == "conflict", "nvmet and WERO have one holder")
     scene.join()
@@ -182,14 +181,14 @@ def both_register_and_write(scene: Scene) -> None:
 
 
 def a_key_that_is_not_there_conflicts(scene: Scene) -> None:
-    """Fact 13: PREEMPT and PREEMPT AND ABORT of it change nothing."""
+    """PREEMPT and PREEMPT AND ABORT of a key that is not registered change nothing."""
     expect(scene.winner.abort(STRANGER, scene.kind) == "conflict", "PREEMPT AND ABORT")
     expect(scene.winner.preempt(STRANGER, scene.kind) == "conflict", "PREEMPT")
     scene.join()
 
 
 def a_preempt_without_a_reservation_lets_everybody_write(scene: Scene) -> None:
-    """Fact 13: it succeeds and removes the key, but creates no reservation."""
+    """PREEMPT succeeds and removes the key, but it makes no reservation."""
     one, other = scene.at("m2")
     expect(one.register() == other.register() == "good", "both register")
     expect(one.preempt(other.key, scene.kind) == "good", "PREEMPT is good")
@@ -199,7 +198,7 @@ def a_preempt_without_a_reservation_lets_everybody_write(scene: Scene) -> None:
 
 
 def an_evicted_host_cannot_write(scene: Scene) -> None:
-    """Requirement 48: the victim is not the first joiner."""
+    """A victim that registered second cannot write after its eviction [R48]."""
     scene.join()
     expect(scene.winner.abort(scene.victim.key, scene.kind) == "good", "it is evicted")
     expect(scene.winner.registered() == [scene.winner.key], "its key is gone")
@@ -211,7 +210,7 @@ def an_evicted_host_cannot_write(scene: Scene) -> None:
 
 
 def the_abort_waits_for_a_held_write(scene: Scene) -> None:
-    """Facts 7, 11 and 13: GOOD comes after the write, but the key is gone long before."""
+    """The abort answers GOOD after the held write has ended. The key is gone long before."""
     scene.join()
     scene.make_victim_holder()
     with scene.held_write() as (stuck, rule):
@@ -230,8 +229,8 @@ def the_abort_waits_for_a_held_write(scene: Scene) -> None:
 
 
 def commands_wait_behind_a_waiting_abort(scene: Scene) -> None:
-    """Fact 7: on nvmet behind a second reservation command, on LIO behind the abort itself. Other
-    connections of the winner go on."""
+    """While an abort waits, commands wait behind it: on nvmet those behind a second reservation
+    command, on LIO those of the same connection. Other connections of the winner go on."""
     scene.join()
     scene.make_victim_holder()
     vm, place = scene.winner.vm, 1000
@@ -270,7 +269,7 @@ def reads(scene: Scene, block: int) -> int:
 
 
 def a_paused_host_writes_nothing_when_it_goes_on(scene: Scene) -> None:
-    """Requirement 52: no clock of the host can tell, but the disk does."""
+    """A paused host cannot notice the pause by a clock. The disk refuses its write [R52]."""
     scene.join()
     scene.make_victim_holder()
     writer = scene.victim.vm.spawn(scene.stamp(scene.victim, 0, PAUSE_US))
@@ -289,12 +288,13 @@ def a_paused_host_writes_nothing_when_it_goes_on(scene: Scene) -> None:
 
 
 def a_preempt_without_abort_lets_a_held_write_land(scene: Scene) -> None:
-    """Fact 3: so does dm-multipath. The step shows that the log would tell of a late write."""
+    """After a plain PREEMPT a held write lands late, and the log shows it. Device-mapper drops the
+    abort flag, so a PREEMPT AND ABORT through dm-multipath is a plain PREEMPT."""
     scene.let_a_write_be_late(abort=False)
 
 
 def a_host_is_registered_after_a_reboot(scene: Scene) -> None:
-    """Fact 9: its nexus is the same one, so it can write before it joins."""
+    """A host that boots again has the same nexus, so it can write before it registers."""
     scene.join()
     scene.victim.vm.power_cut()
     scene.victim.vm.start().wait_up()
@@ -307,7 +307,7 @@ def a_host_is_registered_after_a_reboot(scene: Scene) -> None:
 
 
 def connections_have_a_keep_alive_and_hosts_differ(scene: Scene) -> None:
-    """What nvmet's reservations depend on."""
+    """Reservations of nvmet need a keep-alive time, and a host identifier for each host."""
     hosts = set()
     for vm in scene.lab.vms:
         times = vm.sh("cat /sys/class/nvme/nvme*/kato").split()
@@ -318,7 +318,7 @@ def connections_have_a_keep_alive_and_hosts_differ(scene: Scene) -> None:
 
 
 def a_key_replaced_by_zero_may_write(scene: Scene) -> None:
-    """Fact 4: the kernel sends REPLACE, and nvmet keeps a registrant with key 0."""
+    """To unregister, the NVMe driver replaces the key by zero. nvmet keeps the registration."""
     one, other = scene.at("m2")
     expect(one.reserve(scene.kind) == "good", "reserved")
     expect(other.register() == "good", "the other one registers")
@@ -328,7 +328,7 @@ def a_key_replaced_by_zero_may_write(scene: Scene) -> None:
 
 
 def a_namespace_forgets_when_it_is_enabled_again(scene: Scene) -> None:
-    """Fact 9: everybody may write then."""
+    """A namespace that was disabled and enabled again has no reservation: every host may write."""
     one, other = scene.at("m1")
     expect(one.register() == one.reserve(scene.kind) == "good", "reserved")
     expect(scene.write(other) == errno.EBADE, "the other one cannot write")
@@ -357,7 +357,7 @@ def wait_forgotten(nexus: Nexus) -> None:
 
 
 def registrations_are_on_disk(scene: Scene) -> None:
-    """Fact 12: with a directory for it APTPL works."""
+    """LIO saves registrations (APTPL) if the array has a directory for them."""
     scene.join()
     assert scene.lab.array
     saved = scene.lab.array.sh(f"cat {APTPL}/aptpl_m0")
@@ -366,7 +366,8 @@ def registrations_are_on_disk(scene: Scene) -> None:
 
 
 def evicting_a_stale_nexus_stops_the_new_one(scene: Scene) -> None:
-    """Fact 12: access is one bit for each initiator and LUN; registering anew sets it again."""
+    """LIO has one access bit for each initiator and LUN. The eviction of an old session clears it,
+    also for the new session. A new registration sets it again."""
     one, old = scene.at("m1")
     expect(one.register() == one.reserve(WERO) == old.register() == "good", "both register")
     node = f"iscsiadm -m node -T {IQN}:m1"
@@ -383,7 +384,8 @@ def evicting_a_stale_nexus_stops_the_new_one(scene: Scene) -> None:
 
 
 def a_victim_that_is_not_the_holder_is_not_aborted(scene: Scene) -> None:
-    """Fact 11: its write lands after PREEMPT AND ABORT; so the owner must be the holder."""
+    """On LIO a write of a victim that is not the holder lands after PREEMPT AND ABORT. So an owner
+    on LIO must be the holder."""
     scene.let_a_write_be_late(abort=True)
 
 

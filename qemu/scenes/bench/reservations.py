@@ -8,10 +8,11 @@ the first, so the transport does not count.
 
 from __future__ import annotations
 
+from rig.array import subsystem
 from rig.steps import until
 from rig.vm import Vm
 
-ROOT = "/sys/kernel/config/nvmet"
+PORT = "/sys/kernel/config/nvmet/ports/1"
 HOST = "--hostnqn=nqn.2014-08.org.nvmexpress:uuid:{0} --hostid={0}".format(
     "5e0d7f3c-2a51-4a6b-9d1e-000000000001"
 )
@@ -22,16 +23,13 @@ KEY = 1
 
 def export(vm: Vm, name: str, disk: str, reserve: bool) -> str:
     """Exports a disk and connects to it; the device node."""
-    subsystem, port = f"{ROOT}/subsystems/{name}", f"{ROOT}/ports/1"
-    vm.sh(
-        "set -e; modprobe -a nvmet nvme-loop\n"
-        f"mkdir {subsystem}; echo 1 >{subsystem}/attr_allow_any_host\n"
-        f"mkdir {subsystem}/namespaces/1; cd {subsystem}/namespaces/1\n"
-        f"echo -n {disk} >device_path; echo {int(reserve)} >resv_enable; echo 1 >enable\n"
-        f"[ -d {port} ] || {{ mkdir {port}; echo loop >{port}/addr_trtype; }}\n"
-        f"ln -s {subsystem} {port}/subsystems/\n"
-        f"nvme connect --transport=loop --nqn={name} {HOST}\n"
-    )
+    lines = [
+        "set -e; modprobe -a nvmet nvme-loop",
+        f"[ -d {PORT} ] || {{ mkdir {PORT}; echo loop >{PORT}/addr_trtype; }}",
+        *subsystem(name, disk, PORT, reserve),
+        f"nvme connect --transport=loop --nqn={name} {HOST}",
+    ]
+    vm.sh("\n".join(lines))
     device = wait_device(vm, name)
     if reserve:
         vm.sh(
