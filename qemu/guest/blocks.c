@@ -25,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "writer.h"
+#include "program.h"
 
 #define WORDS (BLOCK / 8)
 #define AT_ONCE 48

@@ -20,14 +20,9 @@
  * Discards go to blocks that were never written, so that each finds the same.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <linux/fs.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -35,8 +30,8 @@
 #include <unistd.h>
 
 #include "marker.h"
+#include "program.h"
 
-#define BLOCK 4096
 #define BLOCKS 64
 #define DISCARDED (4 << 20) /* from the blocks in use to those for discards, in bytes */
 
@@ -84,12 +79,6 @@ static const struct turn ops[] = {
 	{ .op = "flush", .perform = flush_one },
 	{ .op = "discard", .perform = discard_one },
 };
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(2);
-}
 
 static struct turn turn_of(char *word)
 {

@@ -33,7 +33,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "writer.h"
+#include "program.h"
 
 #define CHUNK (64 * BLOCK)
 #define RETRY_US 50000

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the programs have in common that write blocks for a checker. Include it after <errno.h> with
- * _GNU_SOURCE, which names the program in messages.
+ * What the programs of this folder have in common. A program defines _GNU_SOURCE before it includes
+ * any header: messages need the name of the program.
  */
-#ifndef WRITER_H
-#define WRITER_H
+#ifndef PROGRAM_H
+#define PROGRAM_H
 
+#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>

@@ -18,14 +18,13 @@
  * The drivers take the field `old_key` of a PREEMPT for the caller's own key and `new_key` for that
  * of the victim (sd_pr_preempt, nvme_pr_preempt); the kernel's documentation says the opposite.
  */
-#include <errno.h>
+#define _GNU_SOURCE
 #include <fcntl.h>
-#include <inttypes.h>
 #include <linux/ioctl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+
+#include "program.h"
 
 /* Headers of Debian 13 are older than the kernel and lack the last two; so all of it is here. */
 struct reservation {
@@ -82,18 +81,6 @@ static int usage(void)
 {
 	fprintf(stderr, "usage: reserve DEVICE COMMAND [KEY...] [TYPE]; see qemu/guest/reserve.c\n");
 	return 2;
-}
-
-static uint64_t number(const char *text)
-{
-	char *rest;
-	uint64_t value = strtoull(text, &rest, 0);
-
-	if (!*text || *rest) {
-		fprintf(stderr, "reserve: not a number: %s\n", text);
-		exit(2);
-	}
-	return value;
 }
 
 /* What an ioctl answered: it returns the device's status if that is positive. */

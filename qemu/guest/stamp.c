@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "writer.h"
+#include "program.h"
 
 /* The first bytes of every block, little endian as the machine is. */
 struct header {
