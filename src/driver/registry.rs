@@ -55,9 +55,9 @@ pub struct Registry {
     /// A system suspend has begun and has not ended.
     pub asleep: bool,
     /// The number of sessions added so far.
-    made: u64,
+    added: u64,
     /// The number of joins so far, which is the number of the last table.
-    tables: u64,
+    joins: u64,
 }
 
 struct Entry {
@@ -266,8 +266,8 @@ impl Registry {
             event_waker,
             boot_id: clock::random_u128().to_le_bytes(),
             asleep: false,
-            made: 0,
-            tables: 0,
+            added: 0,
+            joins: 0,
         }
     }
 
@@ -310,17 +310,17 @@ impl Registry {
             .session()
             .check_member(superblock, device, request.mapped)?;
         entry.tables = entry.tables.saturating_add(1);
-        self.tables = self.tables.wrapping_add(1);
+        self.joins = self.joins.wrapping_add(1);
         Ok(Step::Joined(SessionRef {
             session: entry.session().clone(),
-            id: self.tables,
+            id: self.joins,
         }))
     }
 
     fn add(&mut self, mut node: KBox<Node<Entry>>) {
-        self.made = self.made.wrapping_add(1);
+        self.added = self.added.wrapping_add(1);
         let entry = node.value_mut();
-        entry.number = self.made;
+        entry.number = self.added;
         let session = entry.session();
         report::short_lease(&session.shared.identity, &session.superblock.timing);
         if self.asleep {
