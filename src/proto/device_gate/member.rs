@@ -585,7 +585,8 @@ impl MemberGate {
         };
         match next {
             Some(old) => self.stage = Stage::Register { old },
-            // The key of the nexus was evicted after the first look, so the nexus has none now.
+            // A key of this controller was evicted after the first look of this join. If it was
+            // that of the nexus, the nexus has none now.
             None if listed < self.own_keys => {
                 self.pause(now_ns);
                 self.stage = Stage::Out;

@@ -137,6 +137,22 @@ fn joined(setup: Setup, device: &mut Device) -> MemberGate {
     gate
 }
 
+/// A member on which these hosts are registered, and whose reservation stands.
+fn reserved(others: &[Key]) -> Device {
+    Device {
+        others: others.iter().map(|key| key.raw()).collect(),
+        held: Some(OURS),
+        ..Device::default()
+    }
+}
+
+/// A host that has joined, and has won an epoch since.
+fn owner(setup: Setup, device: &mut Device, victims: Victims) -> MemberGate {
+    let mut gate = joined(setup, device);
+    gate.own_epoch(victims);
+    gate
+}
+
 fn round(gate: &mut MemberGate, clean: bool) -> Option<News> {
     gate.begin_round();
     gate.end_round(clean);
@@ -267,8 +283,7 @@ fn r49_an_owner_opens_a_member_when_every_earlier_key_is_shut_out_and_a_round_fo
         held: Some(OURS),
         ..Device::default()
     };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([first, second], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([first, second], false));
     assert_eq!(run(&mut gate, &mut device, 2), []);
     let evicted: Vec<_> = gate.all_shut().collect();
     let by = ShutBy::Eviction;
@@ -285,8 +300,7 @@ fn r49_an_owner_opens_a_member_when_every_earlier_key_is_shut_out_and_a_round_fo
 #[test]
 fn r49_a_round_that_began_before_the_last_look_does_not_open_the_member() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     gate.begin_round();
     run(&mut gate, &mut device, 2);
     gate.end_round(true);
@@ -304,8 +318,7 @@ fn r49_a_full_list_of_charges_shuts_out_every_other_key() {
         held: Some(OURS),
         ..Device::default()
     };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([key(2, 1)], true));
+    let mut gate = owner(SETUP, &mut device, Victims::new([key(2, 1)], true));
     commands(&mut gate, &mut device, 2, 120);
     assert_eq!(device.others, [], "without a wait for the next watch");
     assert_eq!(round(&mut gate, true), None, "a term may be in no list");
@@ -318,8 +331,7 @@ fn r48_a_key_that_is_missing_is_shut_by_a_mark_or_when_d_has_passed() {
     let victim = key(2, 1);
     for marked in [true, false] {
         let mut device = Device::default();
-        let mut gate = joined(SETUP, &mut device);
-        gate.own_epoch(Victims::new([victim], false));
+        let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
         run(&mut gate, &mut device, 2);
         assert_eq!(round(&mut gate, true), None, "a missing key is no evidence");
         if marked {
@@ -343,8 +355,7 @@ fn r48_a_key_that_is_missing_is_shut_by_a_mark_or_when_d_has_passed() {
 fn r48_a_reservation_that_was_gone_begins_the_time_of_a_missing_key_anew() {
     let victim = key(2, 1);
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     run(&mut gate, &mut device, 2);
     device.held = None;
     let news = run(&mut gate, &mut device, 2 + WATCH);
@@ -362,13 +373,8 @@ fn r48_a_reservation_that_was_gone_begins_the_time_of_a_missing_key_anew() {
 #[test]
 fn r48_a_dead_key_that_is_registered_again_closes_the_member_and_is_evicted_again() {
     let victim = key(2, 1);
-    let mut device = Device {
-        others: vec![victim.raw()],
-        held: Some(OURS),
-        ..Device::default()
-    };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut device = reserved(&[victim]);
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     run(&mut gate, &mut device, 2);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
     device.others = vec![victim.raw()];
@@ -381,14 +387,9 @@ fn r48_a_dead_key_that_is_registered_again_closes_the_member_and_is_evicted_agai
 #[test]
 fn r50_an_owner_whose_key_was_removed_latches() {
     let victim = key(2, 1);
-    let mut device = Device {
-        others: vec![victim.raw()],
-        held: Some(OURS),
-        ..Device::default()
-    };
+    let mut device = reserved(&[victim]);
     // While it evicts, and while it writes.
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     device.own = 0;
     let evicted = News::Latch(Loss::Evicted);
     assert_eq!(run(&mut gate, &mut device, 2), [evicted]);
@@ -409,8 +410,7 @@ fn r50_an_owner_whose_key_was_removed_latches() {
 #[test]
 fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_d_later() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     run(&mut gate, &mut device, 2);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
     (device.own, device.held) = (0, None);
@@ -440,8 +440,7 @@ fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_d_later() 
 #[test]
 fn r54_another_type_of_reservation_latches() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     run(&mut gate, &mut device, 2);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
     device.held = Some(Held {
@@ -462,8 +461,7 @@ fn r48_an_owner_takes_the_reservation_from_its_holder_before_anything_else() {
         held: Some(held_by(holder.raw())),
         ..Device::default()
     };
-    let mut gate = joined(WERO, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut gate = owner(WERO, &mut device, Victims::new([victim], false));
     run(&mut gate, &mut device, 2);
     let preempts: Vec<_> = device
         .log
@@ -551,13 +549,8 @@ fn r54_a_holder_that_leaves_keeps_its_key() {
 #[test]
 fn r51_a_command_in_doubt_of_the_former_key_delays_the_next_register() {
     let victim = key(2, 1);
-    let mut device = Device {
-        others: vec![victim.raw()],
-        held: Some(OURS),
-        ..Device::default()
-    };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut device = reserved(&[victim]);
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     assert_eq!(gate.poll(2, true), Some(Command::Preempt { victim }));
     gate.renew(key(1, 8));
     assert_eq!(gate.poll(3, true), None, "one command at a time");
@@ -573,13 +566,8 @@ fn r51_a_command_in_doubt_of_the_former_key_delays_the_next_register() {
 fn r48_what_was_asked_before_the_decision_is_no_evidence() {
     let victim = key(2, 1);
     let preempt = Command::Preempt { victim };
-    let mut device = Device {
-        others: vec![victim.raw()],
-        held: Some(OURS),
-        ..Device::default()
-    };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut device = reserved(&[victim]);
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     assert_eq!(gate.poll(2, true), Some(preempt));
     gate.own_epoch(Victims::new([victim], false));
     gate.handle(Answer::Good, 2);
@@ -605,8 +593,7 @@ fn r49_a_look_that_began_before_the_decision_does_not_count() {
 fn r48_a_key_is_missing_for_d_when_a_look_that_began_after_d_shows_it() {
     let victim = key(2, 1);
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     run(&mut gate, &mut device, 2);
     // A look from before D that is answered after D.
     let watch_ns = 2 + WATCH;
@@ -622,8 +609,7 @@ fn r48_a_key_is_missing_for_d_when_a_look_that_began_after_d_shows_it() {
 #[test]
 fn r48_the_own_key_is_never_evicted_and_its_earlier_term_ends_within_d() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([key(1, 7)], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([key(1, 7)], false));
     assert_eq!(run(&mut gate, &mut device, 2), []);
     assert_eq!(device.own, key(1, 7).raw());
     assert_eq!(round(&mut gate, true), None);
@@ -657,8 +643,7 @@ fn r54_a_controller_that_joins_after_the_decision_is_not_evicted() {
         held: Some(OURS),
         ..Device::default()
     };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], true));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], true));
     run(&mut gate, &mut device, 2);
     assert_eq!(device.others, []);
     device.others = vec![key(2, 2).raw()];
@@ -671,8 +656,7 @@ fn r54_a_controller_that_joins_after_the_decision_is_not_evicted() {
 #[test]
 fn r49_keys_that_a_list_does_not_show_keep_the_member_closed() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], true));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], true));
     let mut keys = device.keys();
     keys.cut();
     for now_ns in [2, 3 + SETTLE] {
@@ -695,8 +679,7 @@ fn r48_an_owner_that_does_not_hold_the_reservation_does_not_open() {
         held: Some(held_by(third.raw())),
         ..Device::default()
     };
-    let mut gate = joined(WERO, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(WERO, &mut device, Victims::new([], false));
     // The holder's key is not listed: another host has just taken the reservation.
     assert_eq!(run(&mut gate, &mut device, 2), []);
     assert_eq!(round(&mut gate, true), None);
@@ -824,8 +807,7 @@ fn r54_a_host_whose_session_is_new_joins_again_when_its_evictions_conflict() {
         wrong: vec![(preempt, Answer::Conflict); 2],
         ..Device::default()
     };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     assert_eq!(run(&mut gate, &mut device, 2), []);
     assert!(gate.is_joined(), "a conflict is no eviction");
     // The own key is still listed for the earlier session. This one has none.
@@ -891,8 +873,7 @@ fn r54_a_term_after_a_forgotten_reservation_waits_for_d() {
 #[test]
 fn r54_a_round_opens_no_member_whose_reservation_was_read_as_missing() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     run(&mut gate, &mut device, 2);
     gate.begin_round();
     device.held = None;
@@ -906,8 +887,7 @@ fn r54_a_round_opens_no_member_whose_reservation_was_read_as_missing() {
 #[test]
 fn r54_news_that_nobody_takes_for_a_while_is_not_lost() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     run(&mut gate, &mut device, 2);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
     device.held = None;
@@ -927,8 +907,7 @@ fn r48_a_preempt_in_doubt_is_no_evidence() {
         wrong: vec![(preempt, Answer::Doubt)],
         ..Device::default()
     };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([victim], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     run(&mut gate, &mut device, 2);
     // The member has removed the key, and has not ended the commands.
     device.others.clear();
@@ -943,8 +922,7 @@ fn r48_a_preempt_in_doubt_is_no_evidence() {
 #[test]
 fn r54_a_host_whose_key_alone_is_gone_opens_the_member_by_a_round_after_register() {
     let mut device = Device::default();
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([], false));
+    let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     run(&mut gate, &mut device, 2);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
     device.own = 0;
@@ -962,13 +940,8 @@ fn r54_a_host_whose_key_alone_is_gone_opens_the_member_by_a_round_after_register
 #[test]
 fn r49_a_member_stays_closed_while_one_of_its_victims_may_have_commands() {
     let (listed, missing) = (key(2, 1), key(3, 1));
-    let mut device = Device {
-        others: vec![listed.raw()],
-        held: Some(OURS),
-        ..Device::default()
-    };
-    let mut gate = joined(SETUP, &mut device);
-    gate.own_epoch(Victims::new([listed, missing], false));
+    let mut device = reserved(&[listed]);
+    let mut gate = owner(SETUP, &mut device, Victims::new([listed, missing], false));
     run(&mut gate, &mut device, 2);
     assert!(gate.all_shut().eq([(listed, ShutBy::Eviction)]));
     run(&mut gate, &mut device, 2 + WATCH);
