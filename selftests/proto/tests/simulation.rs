@@ -94,7 +94,7 @@ fn config(seed: u64) -> Config {
         stuck: rng.below(30),
         power: rng.below(30),
         flush: rng.below(600),
-        rewind: rng.below(60),
+        rewind: rng.below(120),
         copy: 0,
         copy_owner: 0,
         put_back: 0,

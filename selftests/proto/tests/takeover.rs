@@ -34,6 +34,9 @@ const WINDOWS_MS: [u64; 7] = [150, 300, 600, 1_000, 2_000, 5_000, 20_000];
 /// What a world remembers of longer ones would not fit into the memory.
 const PIECE_MINUTES: u64 = 5;
 
+/// What a takeover may send to one member, from its first ballot to its lease.
+const COMMANDS: usize = 16;
+
 const OLD: usize = 0;
 const NEW: usize = 1;
 
@@ -109,6 +112,8 @@ struct Pause {
     took_ns: u64,
     /// Commands of the new owner one after the other, from the first of its claim to the lease.
     steps: usize,
+    /// Commands of the new owner to the member that got the most, in the same time.
+    commands: usize,
 }
 
 /// Waits for the lease of the new owner, after the old one's last sign of life at `from_ns`.
@@ -119,13 +124,18 @@ fn follow(world: &mut World, from_ns: impl Fn(&World) -> u64) -> Pause {
     let claimed_ns = world.now_ns;
     until(world, at_most_ns, |w| w.is_valid(NEW));
     let issues = world.issues.iter().flatten();
-    let claim = issues.filter(|(host, at_ns)| *host == NEW && *at_ns >= claimed_ns);
+    // The last step is the owner's next heartbeat, which begins with its lease.
+    let in_claim = claimed_ns..world.now_ns;
+    let claim: Vec<_> = issues
+        .filter(|(host, _, at_ns)| *host == NEW && in_claim.contains(at_ns))
+        .collect();
     // Commands to different members, or registers, that go out together are one step.
-    let steps: BTreeSet<u64> = claim.map(|(_, at_ns)| *at_ns).collect();
+    let steps: BTreeSet<u64> = claim.iter().map(|(_, _, at_ns)| *at_ns).collect();
+    let to = |member| claim.iter().filter(|(_, it, _)| *it == member).count();
     Pause {
         took_ns: world.now_ns + world.config.io_ns.1 - from_ns(world),
-        // The last step is the owner's next heartbeat, which begins with its lease.
-        steps: steps.range(..world.now_ns).count(),
+        steps: steps.len(),
+        commands: (0..world.config.members).map(to).max().unwrap_or(0),
     }
 }
 
@@ -162,11 +172,12 @@ fn number(name: &str, otherwise: u64) -> u64 {
     text.and_then(|it| it.parse().ok()).unwrap_or(otherwise)
 }
 
-/// The median and the worst of many rounds, and the most steps.
+/// The median and the worst of many rounds, the most steps, and the most commands to one member.
 struct Figures {
     median_ns: u64,
     worst_ns: u64,
     steps: usize,
+    commands: usize,
 }
 
 fn figures(round: impl Fn(u64) -> Pause) -> Figures {
@@ -176,6 +187,7 @@ fn figures(round: impl Fn(u64) -> Pause) -> Figures {
         median_ns: all[all.len() / 2].took_ns,
         worst_ns: all[all.len() - 1].took_ns,
         steps: all.iter().map(|it| it.steps).max().unwrap_or(0),
+        commands: all.iter().map(|it| it.commands).max().unwrap_or(0),
     }
 }
 
@@ -193,7 +205,7 @@ fn check(
     round: impl Fn(Config, u64) -> Pause,
 ) {
     println!("{what}, ms");
-    println!("members   io       W       P   median    worst   steps");
+    println!("members   io       W       P   median    worst   steps  commands");
     for (members, io_ns) in [(1, (IO, IO)), (3, (IO, IO)), (3, (IO / 5, 2 * IO))] {
         for window_ms in WINDOWS_MS {
             let window_ns = window_ms * MS;
@@ -207,18 +219,21 @@ fn check(
             let period_ns = timing(window_ns).period_max_ns;
             let (median_ns, worst_ns) = (pauses.median_ns, pauses.worst_ns);
             println!(
-                "{members:>7} {:>4.1} {window_ms:>7} {:>7.1} {:>8.1} {:>8.1} {:>7}",
+                "{members:>7} {:>4.1} {window_ms:>7} {:>7.1} {:>8.1} {:>8.1} {:>7} {:>9}",
                 ms(io_ns.1),
                 ms(period_ns),
                 ms(median_ns),
                 ms(worst_ns),
                 pauses.steps,
+                pauses.commands,
             );
             let [most_ns, worst_most_ns] = [0, 1].map(|bar| {
                 silence_ns(window_ns) + periods[bar] * period_ns + commands[bar] * io_ns.1
             });
             assert!(median_ns <= most_ns, "W {window_ms} ms: {median_ns} ns");
             assert!(worst_ns <= worst_most_ns, "W {window_ms} ms: {worst_ns} ns");
+            let to_one = pauses.commands;
+            assert!(to_one <= COMMANDS, "W {window_ms} ms: {to_one} commands");
         }
     }
 }

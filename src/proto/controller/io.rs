@@ -266,12 +266,31 @@ impl Controller {
         (0..self.setup.members)
             .filter(|&member| present & member_bit(member) != 0)
             .find_map(|member| match stage {
-                Stage::Reading if given & member_bit(member) == 0 => {
-                    self.give_read(member, Some(number))
-                }
-                Stage::Reading => None,
+                Stage::Reading if given & member_bit(member) != 0 => None,
+                Stage::Reading if self.waits_for_ballot(member, kind, number) => None,
+                Stage::Reading => self.give_read(member, Some(number)),
                 Stage::Writing => self.give_write(member, kind, number, given),
             })
+    }
+
+    /// Whether the read of this round waits for a ballot write of the same round. A read that is
+    /// issued earlier does not show that write, and the next ballot write would need one more
+    /// read.
+    ///
+    /// A heartbeat of an owner waits only until the gate has its first lease, which needs the
+    /// ballot record on a majority anyway, and only until the next heartbeat is due. Heartbeats
+    /// of other controllers do not wait.
+    fn waits_for_ballot(&self, member: u8, kind: RoundKind, number: u32) -> bool {
+        let is_wanted = match kind {
+            RoundKind::Ballot => true,
+            RoundKind::Heartbeat => {
+                self.phase.is_owner() && !self.term.gate_open && !self.rounds.due
+            }
+            RoundKind::Look => false,
+        };
+        let state = self.members.each.get(usize::from(member));
+        let is_writing = |it: &Member| it.ballot.is_writing() && it.ballot_round == number;
+        is_wanted && state.is_some_and(is_writing)
     }
 
     fn give_write(

@@ -413,8 +413,8 @@ pub struct World {
     ios: Vec<Io>,
     free: Vec<usize>,
     latest: usize,
-    /// Each command so far, host and time, if a test asks for it.
-    pub issues: Option<Vec<(usize, u64)>>,
+    /// Each command so far, with its host, its member and its time, if a test asks for it.
+    pub issues: Option<Vec<(usize, u8, u64)>>,
     events: BinaryHeap<Due>,
     /// Hosts to which something happened since they were checked, a bit each.
     touched: u64,
@@ -1080,7 +1080,7 @@ impl World {
             brief(&what)
         );
         if let Some(issues) = &mut self.issues {
-            issues.push((host, self.now_ns));
+            issues.push((host, member, self.now_ns));
         }
         let io = Io {
             host,

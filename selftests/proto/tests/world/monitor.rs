@@ -499,9 +499,11 @@ impl Monitor {
         write.is_stray
     }
 
-    /// What was acknowledged may be overwritten by what came later, and by strays.
+    /// What was acknowledged may be overwritten by what came later, and by strays. An operation of
+    /// an earlier epoch of the same controller is no stray, also if a copy of the host owns now.
     fn overwrites(&mut self, write: Written, before: Written) {
-        if before.is_acknowledged && before.epoch > write.epoch && before.host != write.host {
+        let is_other = self.slot_of[before.host] != self.slot_of[write.host];
+        if before.is_acknowledged && before.epoch > write.epoch && is_other {
             self.stats.overwritten += 1;
             ensure!(
                 self,
