@@ -12,15 +12,17 @@
 #   make model           every order of events of small portions: half an hour and 10 GiB; STATES=n
 #                        is where the large ones are cut (6 million)
 #   make mutants         what the tests say when a rule of the protocol is missing, rule by rule;
-#                        a quarter of an hour; WORDS="latch stamp" are those whose names contain one
-#   make mutation-score  changes of the core by a tool that knows no rules, and how many of them the
-#                        tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on;
+#                        a quarter of an hour; WORDS="latch stamp" chooses the mutants whose name
+#                        contains one of these words
+#   make mutation-score  changes of src/proto by a tool that knows no rules, and how many of them
+#                        the tests notice: hours; SAMPLE=3/16 is every sixteenth from the third on;
 #                        WORDS="latch stamp" as above
 #   make simulate        random runs of simulated hosts, with faults, on all processors; SEEDS=n
 #                        are the first n, SEEDS=a..b those from a to b; JOBS= runs at a time;
 #                        LINES= is how much of a failure's timeline is printed
-#   make fuzz            what users type and members hold, mutated: RUNS=1000000 inputs for each
-#                        parser, guided by coverage, and a hundredth of it in the module; SEED=
+#   make fuzz            gives mutated inputs to each parser of what users type and members hold:
+#                        RUNS=1000000 inputs, guided by coverage, and a hundredth as many to the
+#                        module; SEED= is the seed of the mutations
 #   make kselftest       the tests in virtual machines only
 #   make strays          destroys and repairs data on md arrays, as much as the limit allows
 #   make throughput      what the limit costs in throughput, by mode and queue depth
@@ -29,9 +31,10 @@
 #                        below. Half an hour on an idle machine; PARTS="rounds peers" chooses
 #   make bench-gate      what the gate costs when several processors use it, next to other designs
 #   make bench-takeover  how long nobody can write after a fault, in simulated time
-#   make kselftest-debug the same and more, and chaos, on a kernel with KASAN, lockdep, kmemleak and
-#                        fault injection, which is built first (about 30 CPU minutes, once);
-#                        then it takes an hour
+#   make kselftest-debug the tests of `make kselftest`, and chaos, on a kernel with KASAN, lockdep,
+#                        kmemleak and fault injection, which is built first (about 30 CPU minutes,
+#                        once); then it takes an hour. Before, planted defects show that the reports
+#                        of this kernel are noticed
 #   make install-test    the packages, installed into Debian guests that boot, shut down and fail
 #                        over, by the commands of README.md
 #   make demo            two controllers, a stall and a takeover, to watch
@@ -50,7 +53,7 @@
 KDIR ?=
 OUT ?= .build/module
 
-# Our own sub-makes say enough; the kernel's go to another tree.
+# make must not print a line for each directory that it enters or leaves.
 MAKEFLAGS += --no-print-directory
 
 enter := scripts/enter
@@ -139,7 +142,7 @@ install-test: module leasectl
 	@qemu/run handbook
 	@qemu/run install
 
-# The planted defects show first that such a kernel would be heard.
+# First `qemu/run selftest` plants defects, to show that reports of this kernel are noticed.
 watched := DM_LEASE_KERNEL=/cache/kernel-debug
 kselftest-debug: leasectl
 	@scripts/debug-kernel

@@ -15,7 +15,7 @@
 //!
 //! Hence no one can access a block while the device does. If a device hangs, the memory of the
 //! transfer is not freed. The transfer also holds references on the device, on the context and on
-//! this module. `rmmod` fails with `EBUSY` until the transfer has ended. A module that submits a
+//! this module. The module cannot be unloaded until the transfer has ended. A module that submits a
 //! transfer while it is being unloaded, or while its load fails, waits until the transfer has
 //! ended.
 //!
@@ -235,8 +235,8 @@ impl<C: Complete> IoBuf<C> {
         unsafe { (*bio).bi_private = owner.cast() };
         // SAFETY: `prepare` has initialised the bio, which has not been submitted.
         unsafe { (*bio).bi_end_io = Some(Self::end_io) };
-        // The reference makes `rmmod` fail with `EBUSY`. `in_flight` keeps the module also when it
-        // is being unloaded.
+        // While the reference is held, the module cannot be unloaded. `in_flight` keeps the module
+        // also when it is being unloaded already.
         // SAFETY: `__module_get()` needs a module that cannot go away during the call. The module
         // exists while its code runs here. `end_io` drops the reference.
         unsafe { bindings::dm_hold_this_module() };

@@ -3,9 +3,9 @@
 //! Persistent reservations of a block device.
 //!
 //! Several hosts may use one disk. Each host registers a *key* at the disk, and one registered host
-//! makes a *reservation*, which says what the hosts that are not registered may do. A registered
-//! host may remove the key of another host (*preempt*). SCSI (SPC-4) and NVMe have these commands,
-//! and the kernel offers both through `struct pr_ops`.
+//! makes a *reservation*, which says what the other hosts may do. A registered host may remove the
+//! key of another host (*preempt*). SCSI (SPC-4) and NVMe have these commands, and the kernel
+//! offers both through `struct pr_ops`.
 //!
 //! - [`Reservations`] sends the commands of one open device, and waits for the answers. A command
 //!   needs a [`Context`], so that it can be sent only by a thread of this module.
@@ -39,9 +39,9 @@
 //!
 //! # Devices
 //!
-//! In 7.3 the drivers sd and nvme, and device-mapper, have `pr_ops`. All functions of a partition
-//! affect the whole disk. The kernel refuses partitions only in its ioctls (`blkdev_pr_allowed()`).
-//! [`Reservations::of`] refuses them, too.
+//! In 7.3 the drivers sd and nvme, and device-mapper, have `pr_ops`. A command that is sent through
+//! a partition affects the whole disk. The kernel refuses partitions only in its ioctls
+//! (`blkdev_pr_allowed()`). [`Reservations::of`] refuses them, too.
 //!
 //! # Answers
 //!
@@ -49,7 +49,7 @@
 //! command is *in doubt*. The functions of `pr_ops` return an errno, or a positive code that comes
 //! from the status codes of SCSI:
 //!
-//! | code | of | result |
+//! | code | returned by | result |
 //! |---|---|---|
 //! | 0 | all | `Ok` |
 //! | 0x18, `PR_STS_RESERVATION_CONFLICT` | sd, nvme | [`Failure::Conflict`] |
@@ -59,26 +59,32 @@
 //! | 0xf0000, `PR_STS_PATH_FAST_FAILED` | sd | [`Doubt::PathTimedOut`] |
 //! | 0x10000, `PR_STS_PATH_FAILED` | sd, nvme | [`Doubt::PathFailed`] |
 //! | other positive codes, such as those of SCSI | none in 7.3 | [`Doubt::Status`] |
-//! | `EINTR`, `EAGAIN`, `ENODEV`, `ENOMEM` | nvme | [`Doubt::Errno`] |
-//! | each errno | dm | [`Doubt::Errno`] |
+//! | every other errno | sd, nvme | [`Doubt::Errno`] |
+//! | every errno | dm | [`Doubt::Errno`] |
+//!
+//! dm core passes on the positive codes of the devices below. The rows of sd and nvme hold for
+//! these codes, too.
 //!
 //! GOOD is definite. So is a conflict, unless the driver has sent the command more than once. sd
-//! does that after some failures, and the device may have carried out the first one. For example
-//! the second of two equal PREEMPT commands conflicts, because the victim has gone. The registered
-//! keys show the difference.
+//! repeats a command after some failures, and the device may have carried out the first copy. For
+//! example the second of two equal PREEMPT commands conflicts, because the victim has gone. The
+//! registered keys show whether the first copy was carried out.
 //!
 //! # device-mapper
 //!
-//! A mapped device passes a command to the devices below its only target, until one of them answers
-//! GOOD (`dm_call_pr()`). That has consequences:
+//! dm core asks the devices below the only target of a mapped device one after another
+//! (`dm_call_pr()`). For RESERVE, PREEMPT and the reads it stops when a device answers GOOD. For
+//! REGISTER and RELEASE it stops when a device fails. It passes CLEAR to one device only
+//! (`dm_pr_clear()`). That has consequences:
 //!
 //! - The abort flag is lost: `dm_pr_preempt()` never sets it. Hence [`Reservations::preempt`]
 //!   refuses to abort on a mapped device.
 //! - If there is no device below, as with the target `error`, dm core reports GOOD. Hence GOOD is
 //!   not definite. [`Reservations::read_keys`] notices that there is no list ([`Doubt::NoAnswer`]).
-//! - The code is that of the last device. Another one may have the command. Hence each errno is in
-//!   doubt, and a conflict is not definite.
-//! - REGISTER goes to all paths. If one of them fails, dm core unregisters the others.
+//! - The code is that of the last device that was asked. Another device below may have carried the
+//!   command out. Hence a command that ends with an errno is in doubt, and a conflict is not
+//!   definite.
+//! - If REGISTER of a key fails on one path, dm core unregisters the other paths.
 //! - The devices below are not visible here, and may be partitions.
 //!
 //! # Memory
@@ -127,9 +133,9 @@ pub use self::{
 /// The type of a reservation: which hosts it shuts out, and from which commands.
 ///
 /// Under the types "registrants only" and "all registrants" each registered host has the rights of
-/// the holder. Under "registrants only" the reservation ends with the registration of its holder.
-/// Under "all registrants" every registered host is a holder, and the reservation ends with the
-/// last registration.
+/// the holder. Under "registrants only" the reservation ends when the registration of its holder
+/// ends. Under "all registrants" every registered host is a holder, and the reservation ends when
+/// the last registration ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Only the holder writes.
@@ -251,8 +257,9 @@ impl<'a> Reservations<'a> {
     }
 
     /// Registers this host under the key `new`. The device refuses the command with a conflict if
-    /// the registered key of this host is not `old`, or if it has one and `old` is `None`. However,
-    /// NVMe accepts `None` if the registered key already is `new`. Two hosts may have the same key.
+    /// the registered key of this host is not `old`, or if this host has a key and `old` is `None`.
+    /// However, NVMe accepts `None` if the registered key already is `new`. Two hosts may have the
+    /// same key.
     ///
     /// The key that this host has is never overwritten unseen, because the flag `PR_FL_IGNORE_KEY`
     /// is not used.
@@ -293,8 +300,8 @@ impl<'a> Reservations<'a> {
         self.translate(code)
     }
 
-    /// Ends the reservation, if this host holds it. It succeeds if this host is registered and does
-    /// not hold the reservation. `kind` must be the type of the reservation.
+    /// Ends the reservation if this host holds it. If this host is registered and does not hold it,
+    /// the command succeeds and changes nothing. `kind` must be the type of the reservation.
     pub fn release(&self, _: &Context, own: Key, kind: Kind) -> Result<(), Failure> {
         self.ops.pr_release.ok_or(Failure::Unsupported)?;
         let _no_io = NoIo::begin();
@@ -399,7 +406,7 @@ impl<'a> Reservations<'a> {
         match code {
             0 => Ok(()),
             CONFLICT => Err(Failure::Conflict),
-            // Another device below may have the command.
+            // Another device below may have carried the command out.
             _ if self.is_mapped => Err(Failure::Doubt(Doubt::from_code(code))),
             _ if code == EINVAL.to_errno() || code == EOPNOTSUPP.to_errno() => {
                 Err(Failure::Unsupported)

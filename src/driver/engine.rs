@@ -402,8 +402,9 @@ impl Engine {
         }
     }
 
-    /// Tells the state machine that the gate is latched, or must be. A task latched it and gave a
-    /// reason, the lease has ended, or the gate still had the lease of an earlier epoch.
+    /// Tells the state machine that the gate is latched, or has to be. There are three causes: a
+    /// task latched the gate and gave a reason; the lease has ended; the gate still had the lease
+    /// of an earlier epoch.
     fn note_latched(&mut self) {
         let now_ns = self.read_clocks();
         match self.shared.inbox.latched() {

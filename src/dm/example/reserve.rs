@@ -15,7 +15,8 @@
 //! The reply is the answer of the device:
 //!
 //! - `good`, `conflict`, `unsupported`, or `doubt` and the code of the driver;
-//! - `keys`, the generation, the number of registrations, and the keys;
+//! - `keys`, the generation, the number of registrations, the keys, and `and more` if the list has
+//!   no room for all;
 //! - `none`, or `held`, the type, the holder, and the generation.
 //!
 //! If there is no answer after the given time, the reply is `timeout`. All messages then fail with

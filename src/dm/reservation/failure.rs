@@ -9,21 +9,22 @@ use kernel::prelude::*;
 /// never.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Doubt {
-    /// Another failure. sd returns this for a check condition, for a device that was busy, had a
-    /// full task set or has aborted the task, and for a command that timed out. nvme returns it for
-    /// all status codes that it does not translate.
+    /// A failure that no other variant names. sd returns this for a check condition, for a device
+    /// that was busy, had a full task set or has aborted the task, and for a command that timed
+    /// out. nvme returns it for all status codes that it does not translate.
     ///
     /// Some of these answers are definite, but the code does not tell which. A SCSI device without
     /// reservations answers so.
     Failed,
-    /// The transport was disrupted, or its bus was busy. The device may have got the command
-    /// before.
+    /// The transport was disrupted, or its bus was busy. The device may have received the command
+    /// before this happened.
     PathDisrupted,
-    /// The fast failure timer of the transport has expired. The device may have got the command
-    /// before.
+    /// The fast failure timer of the transport has expired. The device may have received the
+    /// command before this happened.
     PathTimedOut,
-    /// There is no connection to the device. The device may have got the command before. nvme also
-    /// returns this if the host cancelled a command that had been sent.
+    /// There is no connection to the device. The device may have received the command before the
+    /// connection was lost. nvme also returns this if the host cancelled a command that had been
+    /// sent.
     PathFailed,
     /// The driver has returned another code. The status codes of SCSI are 0x8 (busy), 0x28 (task
     /// set full), 0x30 (ACA active) and 0x40 (task aborted). Those of other drivers are not known.
@@ -32,11 +33,15 @@ pub enum Doubt {
     ///
     /// `EINTR` means that nvme has cancelled the command, after a time-out or for a reset of the
     /// controller. The device may have carried it out, or may do so later. With `EAGAIN` (no path),
-    /// `ENODEV` (the disk has gone) and `ENOMEM` nvme did not send the command. All these are in
+    /// `ENODEV` (the disk has gone) and `ENOMEM` nvme did not send the command. With `ENODEV` and
+    /// `ENOMEM` sd could not send the command, or could not repeat it. All these commands are in
     /// doubt nevertheless, because no interface promises the difference.
     ///
-    /// dm core returns `EAGAIN` for a suspended device, `ENOTTY` if there is not exactly one
-    /// target, and otherwise the errno of the last device below.
+    /// dm core returns `EAGAIN` for a suspended device, and `ENOTTY` if there is not exactly one
+    /// target. If the target lacks `iterate_devices`, dm core returns `EINVAL`. If the target lacks
+    /// `prepare_ioctl`, dm core returns `ENOTTY` for CLEAR. If a device below lacks the function,
+    /// dm core returns `EOPNOTSUPP`. Otherwise it returns the errno of the last device that was
+    /// asked.
     Errno(Error),
     /// The driver reports success, but there is no answer: a mapped device has no device below.
     NoAnswer,

@@ -79,13 +79,13 @@ impl KeyList {
     }
 
     /// Returns the number of registrations that the device has, which may be more than the list has
-    /// keys.
+    /// room for.
     pub fn total(&self) -> u32 {
         self.total
     }
 
-    /// Returns whether the device has more registrations than the list has keys. Then a key that is
-    /// not in the list may be registered.
+    /// Returns whether the device has more registrations than the list has room for. Then a key
+    /// that is not in the list may be registered.
     pub fn is_cut(&self) -> bool {
         self.total > self.capacity()
     }
@@ -124,8 +124,8 @@ impl KeyList {
         keys
     }
 
-    /// Takes the header over that the driver has filled in. Returns whether there is one: dm core
-    /// returns success also if no driver was called.
+    /// Takes the header that the driver has filled in. Returns `false` if no driver did: dm core
+    /// reports success also then.
     pub(super) fn accept(&mut self) -> bool {
         let keys = self.words.as_ptr().cast::<bindings::pr_keys>();
         // SAFETY: By the type invariant there is a word for the header. All words are initialised,

@@ -16,8 +16,8 @@
 //! - Dropping the worker does not wait. A command that has not begun is withdrawn. One that is
 //!   under way continues, and its answer is still delivered.
 //! - A submitted command holds references on the device, on the handler and on this module, as a
-//!   transfer does ([`IoBuf`](crate::dm::IoBuf)). `rmmod` fails with `EBUSY` until the answer was
-//!   delivered. A module that submits a command while it is being unloaded, or while its load
+//!   transfer does ([`IoBuf`](crate::dm::IoBuf)). The module cannot be unloaded until the answer
+//!   was delivered. A module that submits a command while it is being unloaded, or while its load
 //!   fails, waits until the answer was delivered.
 //!
 //! # Locking
@@ -119,7 +119,8 @@ pub trait OnAnswer: Send + Sync + 'static {
 
 /// A thread that sends the reservation commands of one device, one at a time.
 ///
-/// A worker that is forgotten keeps its thread, for which the end of the module waits.
+/// If a worker is leaked (`core::mem::forget()`), its thread never ends, and the unload of the
+/// module waits for ever.
 ///
 /// # Invariants
 ///
@@ -149,8 +150,8 @@ struct Pending {
 }
 
 impl<H: OnAnswer> Worker<H> {
-    /// Starts a thread for the commands of `dev`. `ps` shows its `name`. Its list of keys has
-    /// `capacity` keys. May sleep.
+    /// Starts a thread for the commands of `dev`. `ps` shows the thread as `name`. The worker has a
+    /// list with room for `capacity` keys. May sleep.
     ///
     /// Errors: `EINVAL` for a partition, and for a capacity that [`KeyList::new`] refuses;
     /// `EOPNOTSUPP` if the driver has no reservations; `ENODEV` if the module has ended.
@@ -194,7 +195,7 @@ impl<H: OnAnswer> Worker<H> {
             }
             pending.is_busy = true;
             pending.submitted = Some((tag, command));
-            // The reference makes `rmmod` fail with `EBUSY`.
+            // While the reference is held, the module cannot be unloaded.
             // SAFETY: `__module_get()` needs a module that cannot go away during the call. The
             // module exists while its code runs here. `work` drops the reference.
             unsafe { bindings::dm_hold_this_module() };

@@ -24,17 +24,18 @@
 //! ```
 //!
 //! * Two rows that share a lane share its budget. So an operation may have to wait although its own
-//!   row has room, but never the other way round. An operation on more than one row (a discard) is
-//!   counted once, in the *wide word*, which counts for every row [R19].
+//!   row has room, but an operation never passes if its own row has no room. An operation on more
+//!   than one row (a discard) is counted once, in the *wide word*, which counts for every row
+//!   [R19].
 //! * An operation that finds room nearly always takes the *short path* ([`Gate::take_short`]): it
-//!   takes the permit, and then checks that the wide word is zero (`PerCpu`, `Rows`), or that the
-//!   count is not above the limit, nor above the peak, which only the long path raises (`Single`).
-//!   The bit `detour` in the wide word is set if the present limit cannot be checked on the short
-//!   path. With `Rows` the short path admits an operation only if no other member has a permit in
-//!   its lane, so that the lane uses 1 of the limit; and it does not record [`Count::peak`]. So the
-//!   bit `first` in the wide word sends operations on the long path until the peak is at least 1.
-//!   The short check of the lease fails if the gate is closed. If the short path is inconclusive,
-//!   the caller continues on the long path.
+//!   takes the permit first. With `PerCpu` and `Rows` it then checks that the wide word is zero.
+//!   With `Single` it checks that the count is above neither the limit nor the peak. Only the long
+//!   path raises the peak. The bit `detour` in the wide word is set if the present limit cannot be
+//!   checked on the short path. With `Rows` the short path admits an operation only if no other
+//!   member has a permit in its lane, so that the lane uses 1 of the limit; and it does not record
+//!   [`Count::peak`]. So the bit `first` in the wide word sends operations on the long path until
+//!   the peak is at least 1. The short check of the lease fails if the gate is closed. If the short
+//!   path is inconclusive, the caller continues on the long path.
 //! * `waiters` says that operations wait for this lane. An operation that gives a permit back sees
 //!   the bit, and the code that sets the bit checks for room, so no wake-up is lost. An operation
 //!   on many rows waits for all lanes. It sets the bit in the wide word first, so that new

@@ -134,7 +134,7 @@ fn r17_a_delayed_thread_does_not_end_a_lease_that_was_extended_meanwhile() {
 }
 
 #[test]
-fn r34_a_permit_that_is_given_back_at_once_wakes_the_waiter_for_an_empty_gate() {
+fn r34_a_permit_that_is_given_back_at_once_wakes_the_thread_that_waits_for_the_drain() {
     let gate = leased(1);
     let closing = || {
         gate.set_limit(0);
@@ -276,11 +276,11 @@ fn r13_members_of_a_row_are_counted_with_those_of_all_rows_once_each() {
 }
 
 #[test]
-fn r13_a_member_that_is_open_for_a_row_and_for_all_leaves_no_room_for_another() {
+fn r13_a_member_with_permits_in_a_row_and_in_all_rows_leaves_no_room_for_another() {
     let all = |member| Place::rows(FIELDS.unit(member));
-    let open = |limit, charges: &[Place]| {
+    let open = |limit, places: &[Place]| {
         let gate = rows(limit);
-        for place in charges {
+        for place in places {
             assert!(is_granted(gate.enter(*place, || 1_500)));
         }
         gate
@@ -334,7 +334,7 @@ fn other(first: u64) -> u64 {
 }
 
 #[test]
-fn r19_many_operations_on_one_member_of_a_row_put_one_shard_at_risk() {
+fn r19_many_operations_on_one_member_of_a_row_put_one_member_at_risk() {
     let gate = rows(1);
     for _ in 0..20 {
         assert!(is_granted(gate.enter(row(9, 1), || 1_500)));
@@ -372,7 +372,7 @@ fn r19_an_operation_on_many_rows_counts_for_every_row() {
     assert_eq!(gate.enter(row(9, 0), || 1_500), FULL);
     assert!(
         is_granted(gate.enter(row(9, 1), || 1_500)),
-        "the same shard"
+        "the same member"
     );
     assert_eq!(gate.enter(wide(2), || 1_500), FULL);
     assert!(
