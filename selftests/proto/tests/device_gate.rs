@@ -10,7 +10,7 @@
 //! |---|---|
 //! | clocks that stop | no owner has to notice a later epoch |
 //! | slow aborts | PREEMPT removes the key first, and ends the commands later, or never answers |
-//! | commands in doubt | a command is reported as failed, and is carried out later, or never |
+//! | commands in doubt | a command is reported as failed; it was carried out, is later, or never |
 //! | ghosts | a write that its host has given up lands later |
 //! | members that forget | all keys are gone, once: before the first opening, or after the last |
 //! | lists of charges that are full | no charged key is named: every other listed key is a victim |
@@ -20,15 +20,17 @@
 //! Checked in every state: G1 [R48] no write of an earlier term lands on an open member; G3 [R51]
 //! no REGISTER is carried out while an own command of data can reach the member; G4 [R54] a
 //! reservation stands when the member is opened. A member that forgets breaks G1 and G4 until an
-//! owner has looked at it: so G4 counts for an owner that has read the reservation since, and G1
-//! from the next time that such an owner opens the member. From one state in sixteen, G6 [R54]: if
-//! all goes well from now on, the member is opened. Each fault that a model is about happens in it,
-//! and the member is opened for a later epoch afterwards; this is checked, too.
+//! owner has read the reservation again. Therefore G4 is checked only for an owner that has done
+//! so, and G1 only after such an owner has opened the member. For one state in sixteen G6 is
+//! checked as well [R54]: if all goes well from now on, the member is opened. Each fault that a
+//! model is about happens in it, and the member is opened for a later epoch afterwards; this is
+//! checked, too.
 //!
 //! The local clock counts D in these cases only: a missing key counts as shut out, a host registers
-//! after a command in doubt, and a member that lost its reservation is opened again. A tick is D.
-//! It passes only when nothing that must end within D is under way: no late command, no abort, no
-//! ghost, and no write that the member has accepted. Watches are due by the clock, or at any time.
+//! after a command in doubt, a member that lost its reservation is opened again, and an owner with
+//! a full list of charges opens the member. A tick is D. It passes only when nothing that must end
+//! within D is under way: no late command, no abort, no ghost, and no write that the member has
+//! accepted. Watches are due by the clock, or at any time.
 //!
 //! `make model` runs the larger models, too.
 //!
@@ -300,7 +302,8 @@ impl State {
                 Answer::Good
             }
             Command::Reserve if !registered => Answer::Conflict,
-            // nvmet refuses it also if the type is for all registrants.
+            // nvmet accepts a second RESERVE from one host only, its holder. The model refuses it
+            // from all.
             Command::Reserve if self.reserved => Answer::Conflict,
             Command::Reserve => {
                 (self.reserved, self.holder) = (true, Some(node));
@@ -447,9 +450,9 @@ impl Portion {
             if it.owns < epoch {
                 steps.push(Step::Notice(node));
             }
-            let of_ghosts = |write: &Write| write.node == node && write.place != Place::Ghost;
+            let is_waited_for = |write: &Write| write.node == node && write.place != Place::Ghost;
             let busy = match self.config.wrong {
-                Wrong::GhostReleases => state.writes.iter().any(of_ghosts),
+                Wrong::GhostReleases => state.writes.iter().any(is_waited_for),
                 _ => state.has_writes(node),
             };
             if self.config.releases && it.owns == epoch && it.gate.is_open() && !busy {
@@ -471,7 +474,8 @@ impl Portion {
         self.config.wrong == Wrong::NotQuiet || !state.has_writes(node)
     }
 
-    /// Gives the command to the member, or tells the node that it failed.
+    /// Gives the command to the member. With `doubt` the node learns `Doubt` in place of the
+    /// answer.
     fn carry(&self, state: &mut State, node: u8, doubt: bool) {
         let Flight::Sent(command) = state.node(node).flight else {
             return;
@@ -826,7 +830,7 @@ const MUST_HAPPEN: [(&str, Condition); 9] = [
     }),
 ];
 
-/// Whether G6 is checked from a state: one in sixteen.
+/// Whether G6 is checked for a state. It is for one state in sixteen.
 fn is_sampled(state: &State) -> bool {
     let mut hasher = DefaultHasher::new();
     state.hash(&mut hasher);
@@ -987,7 +991,7 @@ fn r52_no_write_of_an_earlier_term_lands_after_doubts_deaths_and_lost_reservatio
 
 /// Each rule that is left out is noticed.
 #[test]
-fn r48_a_rule_that_is_left_out_lets_a_write_land_later() {
+fn r48_each_rule_that_is_left_out_breaks_g1_or_g3() {
     let wrong = [
         (Wrong::NoAbort, BASE),
         (Wrong::NotQuiet, BASE),

@@ -41,8 +41,8 @@ pub enum Command {
     },
     /// Makes the reservation.
     Reserve,
-    /// Removes a key. In mode `abort` the member also ends the commands of the host that had the
-    /// key, and then answers GOOD.
+    /// Removes a key. The caller sends PREEMPT AND ABORT: the member also ends the commands of the
+    /// host that had the key, and then answers GOOD.
     Preempt {
         /// The key to remove.
         victim: Key,

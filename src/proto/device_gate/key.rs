@@ -19,7 +19,8 @@ const TAG_SHIFT: u32 = 48;
 const CONTROLLER_SHIFT: u32 = 40;
 const INCARNATION: u64 = (1 << CONTROLLER_SHIFT) - 1;
 
-/// The most keys that a list holds: one for each controller, and as many left behind.
+/// The most keys that a list holds: one for each of the 64 controllers, and as many of earlier
+/// incarnations.
 pub const MAX_KEYS: usize = 128;
 
 /// The key of one incarnation of a controller.
@@ -108,7 +109,8 @@ impl Keys {
         self.raw.iter().take(self.len).copied()
     }
 
-    /// The keys of one controller, or those of all others.
+    /// The keys of the controller `slot` if `own` is true, and otherwise those of all other
+    /// controllers.
     pub fn of(&self, slot: Slot, own: bool) -> impl Iterator<Item = Key> + Clone + '_ {
         self.all()
             .filter_map(Key::from_raw)

@@ -7,7 +7,7 @@
 //!    ^               |    (0, K), (old, K)                           |  |
 //!    |               +--> Refused: what stands there is not ours     |  |
 //!    +------------------- own key or reservation missing ------------+  |
-//!    +--- renew --------- Latched: evicted, refused, type changed ------+
+//!    +--- renew -- Latched: evicted, reservation lost, type changed ----+
 //!
 //!   as the owner:   Closed --PREEMPT each victim--> Closed --look--> Confirmed
 //!                                                                       |
@@ -15,9 +15,13 @@
 //!                             and that shows no later claim
 //! ```
 //!
-//! K is the own key. A *look* is READ RESERVATION and then READ KEYS. A *nexus* is what a member
-//! takes for one host: an initiator with its port or session (SCSI), or a host identifier (NVMe). A
-//! key belongs to a nexus. A *victim* is a key that the owner has to shut out.
+//! K is the own key. `(x, K)` is the REGISTER that replaces the key x by K; 0 is no key.
+//! [`poll`](MemberGate::poll) says when a host is *quiet*. A *look* is READ RESERVATION and then
+//! READ KEYS. A *nexus* is what a member takes for one host: an initiator with its port or session
+//! (SCSI), or a host identifier (NVMe). A key belongs to a nexus. A *victim* is a key that the
+//! owner has to shut out.
+//!
+//! A refused member is looked at again after `watch_ns`, unless its nexus is in use.
 //!
 //! Two answers are used by themselves: PREEMPT with GOOD shuts its victim out, and REGISTER with a
 //! conflict shows that the nexus has another key. Everything else is decided by a look that began
@@ -32,9 +36,9 @@
 //! | a victim's key is listed again | closed, and evicted again [R48] |
 //! | the reservation has another holder (LIO) | closed, and that holder is evicted first [R48] |
 //! | REGISTER | only while no own command can reach the member [R51] |
-//! | a read fails, RESERVE brings nothing | repeated after a pause [R54] |
+//! | a read fails, or a look after RESERVE shows no reservation | repeated after a pause [R54] |
 //! | a write in conflict | closed, then a look, then latched [R50] |
-//! | the same, first write after a join, own key listed | REGISTER of no key, join again, once |
+//! | the same, first write of a join, key listed | REGISTER with the new key 0, join again, once |
 //! | own key or reservation missing | closed, joined again, opened D later by a round [R54] |
 //! | a reservation that is not dm-lease's | refused by a new member; latched by others [R54] |
 //!
@@ -60,7 +64,8 @@ pub struct Setup {
     pub watch_ns: u64,
     /// The pause before a command that failed is repeated, in nanoseconds.
     pub retry_ns: u64,
-    /// Whether a key can be taken away. NVMe targets keep a registrant without a key instead.
+    /// Whether this host can remove its registration. The NVMe driver of 7.3 replaces the key by
+    /// zero instead, and nvmet keeps the registration.
     pub unregisters: bool,
 }
 
@@ -81,7 +86,7 @@ enum Why {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// Not registered, and not asked yet.
+    /// The host has not joined, and no look of the next join has begun.
     Out,
     /// READ RESERVATION is next.
     Look(Why),
@@ -97,7 +102,7 @@ enum Stage {
     Member,
     /// PREEMPT is next.
     Evict(Key),
-    /// REGISTER of no key is next. Then the host has left, or it joins again.
+    /// REGISTER with the new key 0 is next. Then the host has left, or it joins again.
     Unregister {
         leaves: bool,
     },
@@ -117,7 +122,10 @@ enum Access {
     Open,
 }
 
-/// The wait for commands of which no victim tells. It ends D after the look that began it.
+/// The wait for commands that belong to no victim: those of this owner's own earlier term, those
+/// of terms that a full list of charges does not name, and those of hosts that wrote while there
+/// was no reservation. It ends with a look that begins D or more after the look with which it
+/// began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Wait {
     Over,
@@ -130,7 +138,8 @@ enum Wait {
 struct Term {
     victims: Victims,
     access: Access,
-    /// Whether the holder has to be evicted first, and no look since the decision has shown it.
+    /// The owner must evict the holder of the reservation first, and no look since the epoch was
+    /// decided has shown who that is.
     needs_holder: bool,
     /// The last PREEMPT met a conflict although both keys were listed.
     is_refused: bool,
@@ -154,12 +163,14 @@ pub struct MemberGate {
     watch_at_ns: u64,
     /// When the look under way began.
     look_ns: u64,
-    /// The `old` of the last REGISTER, if that met a conflict. The next one tries a higher key.
+    /// The `old` of the last REGISTER, if that met a conflict. The next REGISTER tries the next
+    /// higher key of this controller.
     tried: Option<u64>,
     /// How many keys of this controller were listed before the first REGISTER of this join.
     own_keys: usize,
-    /// The other controllers that had a key before REGISTER, a bit each. A join begins anew if one
-    /// of them has none after it.
+    /// The other controllers that had a key before REGISTER, a bit each. REGISTER must not remove
+    /// the key of another controller. If one of these controllers has no key afterwards, this host
+    /// cannot tell what removed that key, and the join begins anew.
     others: u64,
     held: Option<Held>,
     term: Option<Term>,
@@ -179,8 +190,8 @@ pub struct MemberGate {
 }
 
 impl MemberGate {
-    /// A member that knows nothing yet of this incarnation. The caller polls it when it has
-    /// listened, or when D has passed since this host last used the device.
+    /// The gate of a member that this incarnation has not used. The caller begins to poll when the
+    /// controller has listened, or when D has passed since this host last used the device.
     pub fn new(setup: Setup, key: Key) -> MemberGate {
         MemberGate {
             setup,
@@ -271,8 +282,9 @@ impl MemberGate {
         Some(command)
     }
 
-    /// When [`poll`](Self::poll) returns a command without another event. That this host becomes
-    /// quiet is an event.
+    /// The time from which [`poll`](Self::poll) returns a command if nothing else happens. `None`
+    /// if there is no such time. When this host becomes quiet, the caller has to poll without being
+    /// told a time.
     pub fn next_ns(&self, quiet: bool) -> Option<u64> {
         if self.flies.is_some() {
             return None;
@@ -362,8 +374,9 @@ impl MemberGate {
         }
     }
 
-    /// A write of this host met a reservation conflict on the member. It was issued since the last
-    /// [`renew`](Self::renew). The member is closed at once; a look decides what follows.
+    /// A write of this host met a reservation conflict on the member. The caller reports only
+    /// writes that were issued after the last [`renew`](Self::renew). The member is closed at once;
+    /// a look decides what follows.
     pub fn handle_conflict(&mut self) {
         let is_asked = matches!(
             self.stage,
@@ -392,7 +405,8 @@ impl MemberGate {
         self.turn(Stage::Out);
     }
 
-    /// The host leaves. Its key stays if that is the holder's, or cannot be taken away.
+    /// The host leaves. Its key stays if the type of the reservation has a holder, or if the key
+    /// cannot be removed.
     pub fn leave(&mut self) {
         let goes = self.setup.unregisters && self.setup.kind == Kind::AllRegistrants;
         let is_out = match self.stage {
@@ -447,7 +461,7 @@ impl MemberGate {
                 // A look shows what became of it.
                 self.stage = Stage::Look(Why::Verify);
                 if answer != Answer::Conflict && self.was_member {
-                    // The reservation did not stand until now.
+                    // The reservation may not have stood until now.
                     self.wait = Wait::Begins;
                 }
             }
@@ -536,7 +550,7 @@ impl MemberGate {
         Key::from_raw(held.holder).filter(|holder| *holder != self.key)
     }
 
-    /// Whether this host holds the reservation, if its type has a holder.
+    /// Whether this host holds the reservation. Under a type without a holder this is always true.
     fn holds(&self) -> bool {
         let is_holder = self.held.is_some_and(|it| it.holder == self.key.raw());
         self.setup.kind == Kind::AllRegistrants || is_holder
@@ -655,8 +669,9 @@ impl MemberGate {
     }
 
     /// The first write after a join met a conflict although the key is listed. LIO does that when
-    /// the key of an earlier session of this host was removed, and REGISTER of no key and of K
-    /// mends it. A holder must not do so: the reservation would end with its key.
+    /// the key of an earlier session of this host was removed. REGISTER with the new key 0, and
+    /// then REGISTER with the new key K, mends it. A holder must not do so: the reservation would
+    /// end with its key.
     fn mend(&mut self) {
         let is_holder = self.setup.kind == Kind::RegistrantsOnly && self.holds();
         if self.was_mended || is_holder || !self.setup.unregisters {
@@ -666,8 +681,9 @@ impl MemberGate {
         self.stage = Stage::Unregister { leaves: false };
     }
 
-    /// PREEMPT met a conflict, and both keys are listed. It is repeated once. Then the listed own
-    /// key is that of an earlier session of this host, and the host joins again.
+    /// PREEMPT met a conflict, and both keys are listed. PREEMPT is repeated once. If it conflicts
+    /// again, the own key that is listed is that of an earlier session of this host, and the host
+    /// joins again.
     fn preempt_refused(&mut self, now_ns: u64) {
         self.pause(now_ns);
         let Some(term) = self.term.as_mut() else {
@@ -693,8 +709,9 @@ impl MemberGate {
             ended_ns: now_ns,
             settle_ns: self.setup.settle_ns,
         });
-        // The owner must hold a reservation that has a holder, and takes it from its holder first:
-        // LIO ends only the commands that were accepted while the victim was the holder [R48].
+        // If the type of the reservation has a holder, the owner must be that holder. It evicts the
+        // present holder before any other key: LIO ends only the commands that were accepted while
+        // the victim was the holder [R48].
         term.needs_holder = false;
         if let Some(holder) = holder.filter(|holder| keys.has(holder.raw())) {
             term.victims.add_found(holder);
@@ -706,7 +723,8 @@ impl MemberGate {
             false => self.close(),
         }
         if is_clear && !holds {
-            // The holder's key went between the two reads.
+            // The holder's key is not listed: most likely it was removed between the two reads, as
+            // when another host takes the reservation.
             self.pause(now_ns);
         }
     }

@@ -32,10 +32,13 @@ pub enum News {
     Joined,
     /// The member takes no part.
     Refused(Refusal),
-    /// The member is open for writes of the own term: the victims' marks may be published.
+    /// The member is open for writes of the own term: the owner may publish which victims are shut
+    /// out.
     Opened,
-    /// An owner's member is closed for writes, and a host without its key must not write its
-    /// mailbox: the key or the reservation is gone, or a victim is registered again.
+    /// The key is gone; or the reservation is gone, has another type or another holder; or a victim
+    /// is registered again; or commands of this host met conflicts. If this host is an owner, the
+    /// member is closed for its writes. `MemberGate::is_joined` says whether this host may still
+    /// write its mailbox.
     Lost,
     /// The portion must latch at once.
     Latch(Loss),
@@ -72,7 +75,7 @@ impl Pending {
         }
     }
 
-    /// Takes the next news: first what was lost, and last what is so now.
+    /// Takes the next news. The order is: lost, latch, refused, joined, opened.
     pub(super) fn take(&mut self) -> Option<News> {
         if core::mem::take(&mut self.lost) {
             return Some(News::Lost);

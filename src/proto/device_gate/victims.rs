@@ -16,8 +16,8 @@ const MAX_CHARGED: usize = 12;
 pub enum ShutBy {
     /// This owner's own PREEMPT, which named the key, was answered GOOD.
     Eviction,
-    /// An earlier owner published that it had evicted the key; or the controller joined again and
-    /// said that it was quiet; or an operator confirmed that it is dead.
+    /// An earlier owner published that it had evicted the key; or the controller of the key joined
+    /// again and said that it was quiet; or an operator confirmed that this controller is dead.
     Mark,
     /// The key was missing for D, and the reservation stood at both ends of that time.
     Time,
@@ -25,7 +25,7 @@ pub enum ShutBy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
-    /// The key may be registered.
+    /// The key may be registered: no look that counts has shown that it is missing.
     Listed,
     /// A list without the key was read at this time. That is no evidence: a member removes a key
     /// before it ends the commands.
@@ -62,12 +62,12 @@ pub struct Look<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Victims {
     list: [Option<Victim>; MAX_VICTIMS],
-    /// Some charged term may be missing here: all keys of other controllers that the first whole
-    /// look shows are victims.
+    /// Some charged term may be missing here. Then each key of another controller that a look shows
+    /// is a victim, up to the first look that lists all keys and finds a place for each victim.
     all_others: bool,
     /// The last look showed a victim for which there was no place.
     is_short: bool,
-    /// The last look did not show all keys of other controllers, and they are victims.
+    /// `all_others` holds, and the list of keys in the last look was cut.
     is_cut: bool,
 }
 
@@ -84,7 +84,8 @@ impl Victims {
         for key in keys {
             match victims.list.iter().flatten().count() < MAX_CHARGED {
                 true => victims.add(key, true),
-                // It may be found on the member.
+                // There is no place for this key. If the member lists it, `all_others` makes it a
+                // victim.
                 false => victims.all_others = true,
             }
         }

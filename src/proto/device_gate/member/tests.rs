@@ -39,6 +39,7 @@ const OURS: Held = Held {
     holder: 0,
 };
 
+/// Write exclusive, registrants only, as LIO needs it.
 const WERO: Setup = Setup {
     kind: Kind::RegistrantsOnly,
     ..SETUP
@@ -107,7 +108,7 @@ impl Device {
     }
 }
 
-/// Carries out some commands at most.
+/// Carries out at most `most` commands.
 fn commands(gate: &mut MemberGate, device: &mut Device, now_ns: u64, most: usize) {
     for _ in 0..most {
         if let Some(command) = gate.poll(now_ns, true) {
@@ -173,7 +174,8 @@ fn r51_a_host_registers_only_while_no_own_command_can_reach_the_member() {
         new: key(1, 7).raw(),
     };
     assert_eq!(gate.poll(1, true), Some(register));
-    // The command may be carried out later: the host begins anew when it cannot any more.
+    // The member may carry the command out later. The host begins anew when that can no longer
+    // happen.
     gate.handle(Answer::Doubt, 1);
     assert_eq!(gate.poll(SETTLE, true), None);
     assert_eq!(gate.next_ns(true), Some(1 + SETTLE));
@@ -242,7 +244,8 @@ fn r54_a_nexus_that_another_host_uses_is_refused() {
 /// Another owner evicts the key of an earlier run before or after the host has seen it.
 #[test]
 fn r54_a_nexus_whose_earlier_key_is_evicted_meanwhile_is_not_in_use() {
-    // READ RESERVATION, READ KEYS, REGISTER from no key; the same reads, REGISTER from that key.
+    // READ RESERVATION, READ KEYS, REGISTER with the old key 0; both reads again, REGISTER with the
+    // listed key.
     for commands_before in [3, 4, 5] {
         let mut device = Device {
             own: key(1, 6).raw(),
@@ -321,7 +324,8 @@ fn r49_a_full_list_of_charges_shuts_out_every_other_key() {
     let mut gate = owner(SETUP, &mut device, Victims::new([key(2, 1)], true));
     commands(&mut gate, &mut device, 2, 120);
     assert_eq!(device.others, [], "without a wait for the next watch");
-    assert_eq!(round(&mut gate, true), None, "a term may be in no list");
+    // A charged term may be missing in the list.
+    assert_eq!(round(&mut gate, true), None, "D comes first");
     run(&mut gate, &mut device, 2 + SETTLE);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
 }
@@ -371,7 +375,7 @@ fn r48_a_reservation_that_was_gone_begins_the_time_of_a_missing_key_anew() {
 }
 
 #[test]
-fn r48_a_dead_key_that_is_registered_again_closes_the_member_and_is_evicted_again() {
+fn r48_a_key_that_was_shut_out_and_is_registered_again_closes_the_member_and_is_evicted_again() {
     let victim = key(2, 1);
     let mut device = reserved(&[victim]);
     let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
@@ -388,7 +392,7 @@ fn r48_a_dead_key_that_is_registered_again_closes_the_member_and_is_evicted_agai
 fn r50_an_owner_whose_key_was_removed_latches() {
     let victim = key(2, 1);
     let mut device = reserved(&[victim]);
-    // While it evicts, and while it writes.
+    // The first host finds out by a PREEMPT, the second by a write.
     let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
     device.own = 0;
     let evicted = News::Latch(Loss::Evicted);
@@ -408,7 +412,7 @@ fn r50_an_owner_whose_key_was_removed_latches() {
 }
 
 #[test]
-fn r54_an_owner_whose_key_the_member_forgot_is_closed_first_and_opens_d_later() {
+fn r54_a_member_that_forgot_the_owners_key_is_closed_first_and_opened_d_later() {
     let mut device = Device::default();
     let mut gate = owner(SETUP, &mut device, Victims::new([], false));
     run(&mut gate, &mut device, 2);
@@ -590,7 +594,7 @@ fn r49_a_look_that_began_before_the_decision_does_not_count() {
 }
 
 #[test]
-fn r48_a_key_is_missing_for_d_when_a_look_that_began_after_d_shows_it() {
+fn r48_a_missing_key_is_shut_out_only_by_a_look_that_began_after_d() {
     let victim = key(2, 1);
     let mut device = Device::default();
     let mut gate = owner(SETUP, &mut device, Victims::new([victim], false));
@@ -672,7 +676,7 @@ fn r49_keys_that_a_list_does_not_show_keep_the_member_closed() {
 }
 
 #[test]
-fn r48_an_owner_that_does_not_hold_the_reservation_does_not_open() {
+fn r48_an_owner_that_does_not_hold_the_reservation_opens_no_member() {
     let third = key(3, 1);
     let mut device = Device {
         own: key(1, 7).raw(),
@@ -680,7 +684,8 @@ fn r48_an_owner_that_does_not_hold_the_reservation_does_not_open() {
         ..Device::default()
     };
     let mut gate = owner(WERO, &mut device, Victims::new([], false));
-    // The holder's key is not listed: another host has just taken the reservation.
+    // The holder's key is not listed: most likely it was removed between the two reads, as when
+    // another host takes the reservation.
     assert_eq!(run(&mut gate, &mut device, 2), []);
     assert_eq!(round(&mut gate, true), None);
     assert_eq!(gate.next_ns(true), Some(2 + RETRY));
@@ -781,7 +786,7 @@ fn r54_a_read_that_is_refused_is_repeated_after_a_pause() {
 }
 
 #[test]
-fn r54_a_key_that_a_good_register_did_not_leave_is_registered_after_a_pause() {
+fn r54_a_key_that_is_missing_after_a_good_register_is_registered_again_after_a_pause() {
     let register = Command::Register {
         old: 0,
         new: key(1, 7).raw(),
@@ -861,7 +866,7 @@ fn r54_a_term_after_a_forgotten_reservation_waits_for_d() {
     assert_eq!(round(&mut gate, true), None);
     run(&mut gate, &mut device, 1 + WATCH + SETTLE);
     assert_eq!(round(&mut gate, true), Some(News::Opened));
-    // A new incarnation that has to make the reservation finds the same.
+    // A new incarnation that has to make the reservation waits for D as well.
     gate.renew(key(1, 8));
     (device.own, device.held) = (0, None);
     run(&mut gate, &mut device, 2 * SETTLE);
