@@ -168,11 +168,12 @@ check "a list without room for a key is refused" refused "Cannot start worker" "
 
 # Devices that have the functions, but do not support the commands.
 check "the whole NVMe disk is accepted" create small "$nvme_disk"
-check_equal "an NVMe device without reservations is told apart from doubt" unsupported \
-	"$(send small register 0 11)"
+check_equal "a command to an NVMe device without reservations is answered as unsupported" \
+	unsupported "$(send small register 0 11)"
 dmsetup remove small
 check "a SCSI disk is accepted" create small "$scsi_disk"
-check_equal "a SCSI device without reservations is in doubt: sd hides the reason" "doubt 2" \
+# sd hides the reason.
+check_equal "a command to a SCSI device without reservations is in doubt" "doubt 2" \
 	"$(send small register 0 11)"
 dmsetup remove small
 
@@ -203,7 +204,7 @@ check "host 1 writes" write_block 1
 check "a write of host 2, which is not registered, conflicts" write_conflicts 2
 check_equal "host 2 registers" good "$(send host2 register 0 22)"
 check "host 2 writes when it is registered" write_block 2
-check_equal "nvmet lets only the first registrant reserve" conflict \
+check_equal "nvmet refuses RESERVE of a host that did not make the reservation" conflict \
 	"$(send host2 reserve 22 $wear)"
 check_equal "READ KEYS lists both keys" "keys 2 11 22" "$(keys host1)"
 generation=$(send host1 keys | cut -d ' ' -f 2)
@@ -235,8 +236,9 @@ check_equal "no reservation is held after the release" none "$(send host2 reserv
 check_equal "host 2 reserves with another type" good "$(send host2 reserve 22 $wero)"
 check_equal "READ RESERVATION names the other type" "held $wero" "$(reservation host1)"
 check_equal "host 2 unregisters" good "$(send host2 register 22 0)"
-check_equal "nvmet keeps a registration without a key" "keys 1 0" "$(keys host1)"
-check_equal "host 1 registers beside it" good "$(send host1 register 0 11)"
+check_equal "nvmet keeps a registration with the key 0" "keys 1 0" "$(keys host1)"
+check_equal "host 1 registers beside the registration with the key 0" good \
+	"$(send host1 register 0 11)"
 check_equal "host 1 clears all registrations" good "$(send host1 clear 11)"
 check_equal "no key is registered after the clear" "keys 0" "$(keys host1)"
 
@@ -250,7 +252,8 @@ check_equal "an abort is refused, because dm core would drop it" unsupported \
 	"$(send above abort 22 11 $wear)"
 dmsetup load below --table "0 $size error"
 dmsetup suspend --noflush --nolockfs below
-check_equal "a suspended mapped device is in doubt" "doubt -11" "$(send above register 22 23)"
+check_equal "a command to a suspended mapped device is in doubt" "doubt -11" \
+	"$(send above register 22 23)"
 dmsetup resume below
 check_equal "dm core reports success without a device below" good "$(send above register 22 23)"
 check_equal "READ KEYS without a device below is in doubt" "doubt 0" "$(send above keys)"

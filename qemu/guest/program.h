@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the programs of this folder have in common. A program defines _GNU_SOURCE before it includes
- * any header: messages need the name of the program.
+ * any header, because number() uses program_invocation_short_name.
  */
 #ifndef PROGRAM_H
 #define PROGRAM_H

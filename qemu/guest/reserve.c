@@ -26,7 +26,7 @@
 
 #include "program.h"
 
-/* Headers of Debian 13 are older than the kernel and lack the last two; so all of it is here. */
+/* The headers of Debian 13 lack PR_READ_KEYS and PR_READ_RESERVATION, so the whole ABI is here. */
 struct reservation {
 	uint64_t key;
 	uint32_t type;
@@ -83,7 +83,7 @@ static int usage(void)
 	return 2;
 }
 
-/* What an ioctl answered: it returns the device's status if that is positive. */
+/* Prints what an ioctl returned. A positive result is the status of the device. */
 static int told(int result)
 {
 	if (!result)
@@ -121,7 +121,7 @@ static int held(int fd)
 	return 0;
 }
 
-/* A command with its words in `words`; -1 is no such command. */
+/* Carries out a command with its arguments in `words`. Returns -1 if there is no such command. */
 static int command(int fd, const char *name, int count, char **words)
 {
 	uint64_t n[3] = { 0 };

@@ -3,21 +3,22 @@
 
     with Lab("example", model="nvmet") as lab:      # or "lio"
         one = Nexus(lab.vm(1), "m0", key=0xA1)
-        one.register(); one.reserve(WEAR)
+        one.register(); one.reserve(WEAR)      # a type of reservation, see below
 
 `nvmet` is NVMe over TCP: a subsystem for each member, each with reservations. `lio` is iSCSI: a
 target for each member, with a list of the initiators that may log in. Both are those of the kernel
 under test. A controller connects at the end of each boot (`Vm.on_up`), and its disks are
-/dev/lease/<member> as in every lab. It has a network card for the cable to the array, after those
-for clients; on that network are nothing but the two.
+/dev/lease/<member> as in every lab. A controller has one network card for the array, numbered after
+its cards for clients. Only the controller and the array are on that network.
 
 The disks of the array come from the store, so the store's log is below the targets: what is in it
-has passed the reservations. For the store all requests come from `array`. It tells from the first
-bytes of a block which controller has written it (`authors`): blocks of stamp and ledger, and
-mailbox records. A request of that kind counts as one of the controller, in the log and for the
-faults; reads, flushes and other writes stay those of `array`.
+has passed the reservations. The store sees all requests as requests of `array`. From the first
+bytes of a block the store tells which controller has written it (`authors`). This works for stamped
+blocks, ledger records and mailbox records. A write of such a block counts as one of the controller,
+in the log and for the faults. Reads, flushes and other writes stay those of `array`.
 
-The array keeps its reservations in memory. Those are gone after a reboot of it.
+A reboot of the array ends all reservations. LIO saves registrations in a file (APTPL), but the
+files of the array are in its memory, and nothing reads that file back.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ NQN = "nqn.2026-11.com.example"
 IQN = "iqn.2026-11.com.example"
 NVME_PORT, ISCSI_PORT = 4420, 3260
 
-# Types of reservations in linux/pr.h: only registrants may write. With the first one the holder is
-# visible, with the second all registrants hold it.
+# Types of reservations in linux/pr.h. WERO: write exclusive, registrants only; one registrant is
+# the holder. WEAR: write exclusive, all registrants; each registrant is a holder.
 WERO, WEAR = 3, 5
 
 # nvmet ends a connection on which it has heard nothing for this long. A PREEMPT AND ABORT may wait
@@ -63,7 +64,7 @@ node.session.scan = auto
 
 
 def authors(controllers: int) -> dict[str, list[str]]:
-    """For each controller how the blocks begin that only it writes."""
+    """For each controller: the first bytes of the blocks that only this controller writes."""
     return {
         f"c{number}": [
             stamp.beginning(number),
@@ -139,7 +140,8 @@ class Lio:
         """Commands of the array that export its disks."""
         core, iscsi = (f"/sys/kernel/config/target/{it}" for it in ("core/iblock_0", "iscsi"))
         lines = [
-            # Where registrations are saved with APTPL: without it REGISTER answers an error.
+            # The directory in which LIO saves registrations (APTPL). REGISTER answers an error if
+            # the directory is missing.
             f"mkdir -p {APTPL}",
             "modprobe -a target_core_mod target_core_iblock iscsi_target_mod", MOUNT,
             f"mkdir {core}", f"mkdir {iscsi}",
@@ -174,8 +176,9 @@ class Lio:
             f"cat >/etc/iscsi/iscsid.conf <<'END'\n{ISCSID}END",
             "iscsid",
             f"iscsiadm -m discovery -t sendtargets -p {network(number)}.1 >/dev/null",
-            # One after the other: iscsid numbers its sessions, and the number is part of the nexus
-            # that LIO knows a registration by. So it is the same one after a reboot.
+            # iscsid numbers its sessions, and LIO identifies a registration by the nexus, which
+            # includes this number. Logins in a fixed order keep the number, and so the nexus, over
+            # a reboot.
             *(f"iscsiadm -m node -T {IQN}:{member} --login >/dev/null" for member in members),
         ]  # fmt: skip
 
@@ -248,7 +251,8 @@ class Nexus:
         return self.ask("reserve", f"{self.key:#x}", kind)
 
     def preempt(self, victim: int, kind: int) -> str:
-        """Takes the registration from a key, and the reservation if that holds it."""
+        """Removes the registration of a key. If that key holds the reservation, this nexus becomes
+        the holder."""
         return self.ask("preempt", f"{self.key:#x}", f"{victim:#x}", kind)
 
     def abort(self, victim: int, kind: int) -> str:

@@ -6,8 +6,8 @@ iSCSI (LIO). Both targets are those of the kernel under test. The name of each s
 it shows. The store below the array is the arbiter: every write says its controller and epoch, and a
 write of an older epoch that lands after one of a newer epoch is late.
 
-The reservation is WEAR on nvmet, and WERO on LIO. The first controller registers first, so that it
-holds the reservation and the second one, the victim, does not. Everything of the run is in
+The first controller registers first and makes the reservation: WEAR on nvmet, WERO on LIO. With
+WERO it is the holder, and the second controller, the victim, is not. All files of a run are in
 .build/run/array-<model>/.
 """
 
@@ -24,7 +24,7 @@ from rig.history import BLOCK
 from rig.host import arguments_of
 
 MEMBERS = ("m0", "m1", "m2")
-# A guest that was stopped may blame RCU.
+# The kernel of a paused guest may report RCU stalls and soft lockups when it continues.
 ALLOW = r"rcu.* stall|soft lockup"
 PAUSE_US = 2000
 STRANGER = 0xDEAD
@@ -75,16 +75,17 @@ class Scene:
         """Both are registered, and the first controller holds the reservation."""
         if self.victim.key not in self.winner.registered():
             expect(self.victim.register() == "good", "the victim registers")
-        expect(self.winner.registered() == [self.winner.key, self.victim.key], "in this order")
-        expect(self.winner.held() == (self.winner.key, self.kind), "the first one holds it")
+        keys = [self.winner.key, self.victim.key]
+        expect(self.winner.registered() == keys, "the first host registered first")
+        expect(self.winner.held() == (self.winner.key, self.kind), "the first host is the holder")
 
     def make_victim_holder(self) -> None:
         """On LIO only the holder can be aborted: the victim gets the reservation. With WEAR every
         registrant holds it."""
         if self.kind == WERO:
-            expect(self.victim.preempt(self.winner.key, WERO) == "good", "the victim takes it")
-            expect(self.winner.register() == "good", "the first one registers again")
-            expect(self.winner.held() == (self.victim.key, WERO), "the victim holds it")
+            expect(self.victim.preempt(self.winner.key, WERO) == "good", "the victim preempts")
+            expect(self.winner.register() == "good", "the first host registers again")
+            expect(self.winner.held() == (self.victim.key, WERO), "the victim is the holder")
 
     @contextmanager
     def held_write(self) -> Iterator[tuple[Job, Rule]]:
@@ -112,8 +113,8 @@ class Scene:
             expect(self.winner.registered() == [self.winner.key], "the victim's key is gone")
             expect(rule.held == 1 and not stuck.done, "the victim's write hangs still")
         expect(stamp.told(stuck.wait().out)[0].errno == 0, "the victim is told that it succeeded")
-        expect(self.late(self.winner) == [*late, epoch], "it has landed after GOOD")
-        expect(self.write(self.victim) == errno.EBADE, "its next write conflicts")
+        expect(self.late(self.winner) == [*late, epoch], "the victim's write landed after GOOD")
+        expect(self.write(self.victim) == errno.EBADE, "the victim's next write conflicts")
 
 
 def is_good_and_written(job: Job) -> bool:
@@ -123,7 +124,8 @@ def is_good_and_written(job: Job) -> bool:
 
 
 def is_unregistered(nexus: Nexus) -> bool:
-    """Whether a controller finds its own key gone. LIO may abort the question with the rest."""
+    """Whether a controller finds its own key gone. LIO may abort this READ KEYS together with the
+    victim's other commands."""
     found = nexus.vm.run(nexus.command("keys"), check=False)
     return found.rc == 0 and hex(nexus.key) not in found.out.split()
 
@@ -160,39 +162,40 @@ def members_have_the_same_names_everywhere(scene: Scene) -> None:
 
 def a_host_without_key_reads_and_cannot_write(scene: Scene) -> None:
     """A write of the host that has no key ends with EBADE."""
-    expect(scene.winner.register() == "good", "it registers")
-    expect(scene.winner.reserve(scene.kind) == "good", "it reserves")
+    expect(scene.winner.register() == "good", "the first host registers")
+    expect(scene.winner.reserve(scene.kind) == "good", "the first host reserves")
     before = scene.landed(scene.victim)
-    expect(scene.write(scene.victim) == errno.EBADE, "a conflict for the other one")
-    expect(read(scene.victim.vm, scene.victim.device), "which can read")
-    expect(scene.landed(scene.victim) == before, "nothing has landed")
-    expect(scene.write(scene.winner) == 0, "the first one writes")
+    expect(scene.write(scene.victim) == errno.EBADE, "a write without a key conflicts")
+    expect(read(scene.victim.vm, scene.victim.device), "the host without a key can read")
+    expect(scene.landed(scene.victim) == before, "no write without a key has landed")
+    expect(scene.write(scene.winner) == 0, "the first host writes")
 
 
 def both_register_and_write(scene: Scene) -> None:
     """The second RESERVE is a conflict, although the reservation lets both hosts write."""
-    expect(scene.victim.register() == "good", "the second one registers")
-    expect(scene.victim.reserve(scene.kind) == "conflict", "nvmet and WERO have one holder")
+    expect(scene.victim.register() == "good", "the second host registers")
+    # nvmet accepts RESERVE from one host only, and a WERO reservation has one holder.
+    expect(scene.victim.reserve(scene.kind) == "conflict", "RESERVE of the second host conflicts")
     scene.join()
     before = scene.landed(scene.winner), scene.landed(scene.victim)
-    expect(scene.write(scene.winner) == scene.write(scene.victim) == 0, "both write")
+    expect(scene.write(scene.winner) == scene.write(scene.victim) == 0, "both hosts write")
     after = scene.landed(scene.winner), scene.landed(scene.victim)
     expect(after == (before[0] + 1, before[1] + 1), "both writes are on the medium")
 
 
 def a_key_that_is_not_there_conflicts(scene: Scene) -> None:
     """PREEMPT and PREEMPT AND ABORT of a key that is not registered change nothing."""
-    expect(scene.winner.abort(STRANGER, scene.kind) == "conflict", "PREEMPT AND ABORT")
-    expect(scene.winner.preempt(STRANGER, scene.kind) == "conflict", "PREEMPT")
+    expect(scene.winner.abort(STRANGER, scene.kind) == "conflict", "PREEMPT AND ABORT conflicts")
+    expect(scene.winner.preempt(STRANGER, scene.kind) == "conflict", "PREEMPT conflicts")
     scene.join()
 
 
 def a_preempt_without_a_reservation_lets_everybody_write(scene: Scene) -> None:
     """PREEMPT succeeds and removes the key, but it makes no reservation."""
     one, other = scene.at("m2")
-    expect(one.register() == other.register() == "good", "both register")
+    expect(one.register() == other.register() == "good", "both hosts register")
     expect(one.preempt(other.key, scene.kind) == "good", "PREEMPT is good")
-    expect(one.registered() == [one.key], "the key is gone")
+    expect(one.registered() == [one.key], "the victim's key is gone")
     expect(one.held()[1] == 0, "nothing is reserved")
     expect(scene.write(other) == 0, "the host without a key writes")
 
@@ -200,12 +203,12 @@ def a_preempt_without_a_reservation_lets_everybody_write(scene: Scene) -> None:
 def an_evicted_host_cannot_write(scene: Scene) -> None:
     """A victim that registered second cannot write after its eviction [R48]."""
     scene.join()
-    expect(scene.winner.abort(scene.victim.key, scene.kind) == "good", "it is evicted")
-    expect(scene.winner.registered() == [scene.winner.key], "its key is gone")
+    expect(scene.winner.abort(scene.victim.key, scene.kind) == "good", "the victim is evicted")
+    expect(scene.winner.registered() == [scene.winner.key], "the victim's key is gone")
     before = scene.landed(scene.victim)
-    expect(scene.write(scene.victim) == errno.EBADE, "its write conflicts")
-    expect(read(scene.victim.vm, scene.victim.device), "it can read")
-    expect(scene.landed(scene.victim) == before, "nothing has landed")
+    expect(scene.write(scene.victim) == errno.EBADE, "the victim's write conflicts")
+    expect(read(scene.victim.vm, scene.victim.device), "the victim can read")
+    expect(scene.landed(scene.victim) == before, "nothing of the victim has landed")
     expect(scene.write(scene.winner) == 0, "the winner writes")
 
 
@@ -221,11 +224,11 @@ def the_abort_waits_for_a_held_write(scene: Scene) -> None:
         expect(rule.held == 1 and not stuck.done, "the write hangs still")
     expect(is_good_and_written(abort), "GOOD, and the winner writes")
     expect(scene.late(scene.winner) == [], "nothing of the victim landed after GOOD")
-    # nvmet lets the write succeed; LIO has aborted it, and sent again it is a conflict.
+    # nvmet lets the write succeed. LIO aborts it; the victim sends it again and gets a conflict.
     wanted = 0 if scene.kind == WEAR else errno.EBADE
     expect(stamp.told(stuck.wait().out)[0].errno == wanted, f"the victim is told {wanted}")
-    expect(scene.write(scene.victim) == errno.EBADE, "its next write conflicts")
-    expect(scene.winner.held() == (scene.winner.key, scene.kind), "the winner holds it")
+    expect(scene.write(scene.victim) == errno.EBADE, "the victim's next write conflicts")
+    expect(scene.winner.held() == (scene.winner.key, scene.kind), "the winner is the holder")
 
 
 def commands_wait_behind_a_waiting_abort(scene: Scene) -> None:
@@ -249,8 +252,8 @@ def commands_wait_behind_a_waiting_abort(scene: Scene) -> None:
         expect(is_read == (scene.kind == WERO), f"the victim's read succeeds: {is_read}")
         expect(not reader.done and reads(scene, place) == 0, "the read has not come to the disk")
     expect(is_good_and_written(jobs[0]), "GOOD, and the winner writes")
-    expect(reader.wait().rc == 0 and reads(scene, place) == 1, "the read comes after it")
-    expect(all(job.wait().rc == 0 for job in jobs), "and the second command")
+    expect(reader.wait().rc == 0 and reads(scene, place) == 1, "the read comes after the abort")
+    expect(all(job.wait().rc == 0 for job in jobs), "all reservation commands succeed")
     stuck.wait()
     expect(scene.late(scene.winner) == [], "nothing of the victim landed after GOOD")
 
@@ -284,7 +287,7 @@ def a_paused_host_writes_nothing_when_it_goes_on(scene: Scene) -> None:
     writer.kill(signal.SIGTERM)
     writer.wait()
     expect(scene.late(scene.winner) == [], "nothing of the victim landed after GOOD")
-    expect(scene.landed(scene.victim) == before, "and nothing at all after the pause")
+    expect(scene.landed(scene.victim) == before, "nothing of the victim lands after the pause")
 
 
 def a_preempt_without_abort_lets_a_held_write_land(scene: Scene) -> None:
@@ -293,14 +296,14 @@ def a_preempt_without_abort_lets_a_held_write_land(scene: Scene) -> None:
     scene.let_a_write_be_late(abort=False)
 
 
-def a_host_is_registered_after_a_reboot(scene: Scene) -> None:
+def a_host_is_still_registered_after_a_reboot(scene: Scene) -> None:
     """A host that boots again has the same nexus, so it can write before it registers."""
     scene.join()
     scene.victim.vm.power_cut()
     scene.victim.vm.start().wait_up()
     scene.join()
-    expect(scene.write(scene.victim) == 0, "it writes without a command")
-    expect(scene.victim.register(scene.victim.key) == "good", "its key is that of its nexus")
+    expect(scene.write(scene.victim) == 0, "the host writes before it registers")
+    expect(scene.victim.register(scene.victim.key) == "good", "the nexus still has its key")
 
 
 # Only nvmet.
@@ -320,18 +323,18 @@ def connections_have_a_keep_alive_and_hosts_differ(scene: Scene) -> None:
 def a_key_replaced_by_zero_may_write(scene: Scene) -> None:
     """To unregister, the NVMe driver replaces the key by zero. nvmet keeps the registration."""
     one, other = scene.at("m2")
-    expect(one.reserve(scene.kind) == "good", "reserved")
-    expect(other.register() == "good", "the other one registers")
-    expect(other.ask("register", hex(other.key), 0) == "good", "and unregisters")
+    expect(one.reserve(scene.kind) == "good", "the first host reserves")
+    expect(other.register() == "good", "the other host registers")
+    expect(other.ask("register", hex(other.key), 0) == "good", "the other host unregisters")
     expect(one.registered() == [one.key, 0], "key 0 is registered")
-    expect(scene.write(other) == 0, "it writes")
+    expect(scene.write(other) == 0, "the host with the key 0 writes")
 
 
 def a_namespace_forgets_when_it_is_enabled_again(scene: Scene) -> None:
     """A namespace that was disabled and enabled again has no reservation: every host may write."""
     one, other = scene.at("m1")
-    expect(one.register() == one.reserve(scene.kind) == "good", "reserved")
-    expect(scene.write(other) == errno.EBADE, "the other one cannot write")
+    expect(one.register() == one.reserve(scene.kind) == "good", "the first host reserves")
+    expect(scene.write(other) == errno.EBADE, "the other host cannot write")
     assert scene.lab.array
     forget(scene.lab.array, "m1")
 
@@ -369,18 +372,18 @@ def evicting_a_stale_nexus_stops_the_new_one(scene: Scene) -> None:
     """LIO has one access bit for each initiator and LUN. The eviction of an old session clears it,
     also for the new session. A new registration sets it again."""
     one, old = scene.at("m1")
-    expect(one.register() == one.reserve(WERO) == old.register() == "good", "both register")
+    expect(one.register() == one.reserve(WERO) == old.register() == "good", "both hosts register")
     node = f"iscsiadm -m node -T {IQN}:m1"
     old.vm.sh(f"{node} --logout && {node} --login && {link_script(MEMBERS)}")
     new = Nexus(old.vm, "m1", 0xC3)
     expect(new.register() == "good", "a new session is a new nexus")
-    expect(one.registered() == [one.key, old.key, new.key], "the old one's key is left behind")
-    expect(scene.write(new) == 0, "it writes")
-    expect(one.preempt(old.key, WERO) == "good", "the old one is evicted")
-    expect(one.registered() == [one.key, new.key], "the new one is registered")
-    expect(scene.write(new) == errno.EBADE, "but cannot write")
+    expect(one.registered() == [one.key, old.key, new.key], "the old key stays")
+    expect(scene.write(new) == 0, "the new session writes")
+    expect(one.preempt(old.key, WERO) == "good", "the old session is evicted")
+    expect(one.registered() == [one.key, new.key], "the new key is registered")
+    expect(scene.write(new) == errno.EBADE, "the new session cannot write")
     expect(new.ask("register", hex(new.key), 0) == new.register() == "good", "it registers anew")
-    expect(scene.write(new) == 0, "and writes")
+    expect(scene.write(new) == 0, "the new session writes again")
 
 
 def a_victim_that_is_not_the_holder_is_not_aborted(scene: Scene) -> None:
@@ -400,7 +403,7 @@ def steps(model: str) -> list[Callable[[Scene], None]]:
         the_abort_waits_for_a_held_write,
         commands_wait_behind_a_waiting_abort,
         a_paused_host_writes_nothing_when_it_goes_on,
-        a_host_is_registered_after_a_reboot,
+        a_host_is_still_registered_after_a_reboot,
     ]
     nvmet = [
         connections_have_a_keep_alive_and_hosts_differ,

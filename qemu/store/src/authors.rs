@@ -3,11 +3,11 @@
 //! The controller behind a write that came through another machine.
 //!
 //! A connection may belong to a machine that passes the writes of several controllers on, such as a
-//! target of NVMe/TCP or iSCSI. For the array all of them come from that machine. But controllers
-//! write blocks that begin in a way of their own, and the rig gives these beginnings to the array:
-//! `author=<connection>:<controller>:<beginning>`, in hexadecimal, with `..` for any byte. A write
-//! on that connection counts as one of the controller if an aligned 4 KiB block in it has such a
-//! beginning. Every other request keeps the name of the connection.
+//! target of NVMe/TCP or iSCSI. The store sees all of them as writes of that machine. But
+//! controllers write blocks that begin in a way of their own, and the rig gives these beginnings to
+//! the store: `author=<connection>:<controller>:<beginning>`, in hexadecimal, with `..` for any
+//! byte. A write on that connection counts as one of the controller if an aligned 4 KiB block in it
+//! has such a beginning. Every other request keeps the name of the connection.
 
 use std::str::FromStr;
 
@@ -17,11 +17,11 @@ use crate::log::BLOCK;
 pub(crate) struct Author {
     connection: String,
     controller: String,
-    /// A place without a byte is for any byte.
+    /// `None` matches any byte.
     beginning: Vec<Option<u8>>,
 }
 
-/// A beginning, as the rig spells it; `None` if it is none.
+/// Parses a beginning as the rig spells it. Returns `None` if the text is not one.
 fn beginning(text: &str) -> Option<Vec<Option<u8>>> {
     let pairs = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2));
     let found = pairs
@@ -56,7 +56,8 @@ impl FromStr for Author {
     }
 }
 
-/// The controller whose write of `data` at `offset` came on a connection of `connection`.
+/// The controller that a write of `data` at `offset` counts for: the author of one of its blocks,
+/// or else `connection`, the machine that sent the write.
 pub(crate) fn author<'a>(
     authors: &'a [Author],
     connection: &'a str,

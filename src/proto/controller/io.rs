@@ -117,8 +117,8 @@ impl Controller {
         self.advance(now_ns);
     }
 
-    /// Takes from a read what is true at once. Returns whether the read is information about the
-    /// member.
+    /// Takes from a read what counts without a complete round. Returns whether the read is
+    /// information about the member.
     fn take_in<M: Mailboxes>(&mut self, member: u8, tag: ReadTag, boxes: &M, now_ns: u64) -> bool {
         if tag.outdated {
             return false;
@@ -377,7 +377,7 @@ impl Controller {
     }
 
     fn give_read(&mut self, member: u8, round: Option<u32>) -> Option<MailboxIo> {
-        // The read is issued at this time or a little later.
+        // The read is not issued before this time.
         let issued_ns = self
             .rounds
             .current
@@ -490,13 +490,13 @@ impl Controller {
         let (mut best, mut carried, mut split) = (known, Carried::default(), false);
         for slot in Slot::all_in(self.setup.slots) {
             let ballot = boxes.ballot(slot).reading.valid();
-            let mark = boxes
+            let cached = boxes
                 .heartbeat(slot)
                 .reading
                 .valid()
                 .map(|record| record.dec);
             let dec = ballot.map(|record| record.dec);
-            for decided in [dec, mark].into_iter().flatten() {
+            for decided in [dec, cached].into_iter().flatten() {
                 split |= contradict(&decided, &known) || contradict(&decided, &best);
                 if decided.epoch > best.epoch {
                     best = decided;
@@ -520,7 +520,7 @@ impl Controller {
         self.note_confirmations(now_ns);
     }
 
-    /// Passes what a member shows to the observers.
+    /// Tells the observers what a member shows.
     fn watch<M: Mailboxes>(&mut self, member: u8, boxes: &M, now_ns: u64) {
         if self.phase == Phase::Joining {
             if let Some(value) = self.own_slot_value(member, boxes) {
