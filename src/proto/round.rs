@@ -175,13 +175,22 @@ impl Round {
         self.aside = 0;
     }
 
-    /// How the round continues at `now_ns`, if `reachable` members could still take part.
-    pub fn advance(&mut self, now_ns: u64, slots: u64, reachable: u16, majority: u8) -> Progress {
+    /// How the round continues at `now_ns`, if `reachable` members could still take part. The reads
+    /// of the members in `held` are not issued yet, but they will be.
+    pub fn advance(
+        &mut self,
+        now_ns: u64,
+        slots: u64,
+        reachable: u16,
+        held: u16,
+        majority: u8,
+    ) -> Progress {
         if self.stage == Stage::Writing && is_majority(self.done, majority) {
             self.begin_reading(now_ns);
         }
         let unknown = self.unknown(slots, majority);
-        let is_enough = unknown == 0 || unknown & self.certain == 0 && self.has_read_all(majority);
+        let is_enough =
+            unknown == 0 || unknown & self.certain == 0 && self.has_read_all(held, majority);
         if self.stage == Stage::Reading && is_enough {
             return Progress::Complete;
         }
@@ -218,9 +227,10 @@ impl Round {
         self.stage == Stage::Reading && is_majority(self.done, majority)
     }
 
-    /// Whether a majority was read, and no read that was issued is outstanding.
-    fn has_read_all(&self, majority: u8) -> bool {
-        self.has_read(majority) && self.given & !(self.done | self.failed | self.aside) == 0
+    /// Whether a majority was read, and no read that was issued or is held is outstanding.
+    fn has_read_all(&self, held: u16, majority: u8) -> bool {
+        let asked = self.given | held;
+        self.has_read(majority) && asked & !(self.done | self.failed | self.aside) == 0
     }
 
     fn ended(&mut self, member: u8, ok: bool) {
@@ -287,10 +297,10 @@ mod tests {
         let mut round = beat();
         round.given = ALL;
         round.wrote(0, true);
-        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.advance(110, SLOTS, ALL, 0, 2), Progress::Waiting);
         assert_eq!(round.stage, Stage::Writing);
         round.wrote(2, true);
-        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.advance(120, SLOTS, ALL, 0, 2), Progress::Waiting);
         assert_eq!((round.stage, round.given), (Stage::Reading, 0));
         // The stamp is from the beginning of the round, and the reads were issued now [R2].
         assert_eq!((round.stamp_ns, round.issued_ns), (100, 120));
@@ -300,13 +310,13 @@ mod tests {
     fn r3_a_round_is_complete_when_every_slot_is_known_from_a_majority() {
         let mut round = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
         both_known(&mut round, 0);
-        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.advance(110, SLOTS, ALL, 0, 2), Progress::Waiting);
         // One slot is unreadable on the second member, so the third one is needed.
         round.read(1, true);
         round.informed(Slot::FIRST, 1);
-        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.advance(120, SLOTS, ALL, 0, 2), Progress::Waiting);
         both_known(&mut round, 2);
-        assert_eq!(round.advance(130, SLOTS, ALL, 2), Progress::Complete);
+        assert_eq!(round.advance(130, SLOTS, ALL, 0, 2), Progress::Complete);
     }
 
     #[test]
@@ -316,7 +326,7 @@ mod tests {
             round.read(member, true);
             round.informed(Slot::FIRST, member);
         }
-        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Failed);
+        assert_eq!(round.advance(110, SLOTS, ALL, 0, 2), Progress::Failed);
     }
 
     #[test]
@@ -330,35 +340,40 @@ mod tests {
             round.informed(Slot::FIRST, member);
         }
         // The third member may know more, so the round waits for it.
-        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.advance(110, SLOTS, ALL, 0, 2), Progress::Waiting);
         let mut hanging = round.clone();
         hanging.given = 0b011;
-        assert_eq!(hanging.advance(110, SLOTS, ALL, 2), Progress::Complete);
+        assert_eq!(hanging.advance(110, SLOTS, ALL, 0, 2), Progress::Complete);
+        // It also waits for a read that is not issued yet.
+        assert_eq!(
+            hanging.advance(110, SLOTS, ALL, 0b100, 2),
+            Progress::Waiting
+        );
         assert_eq!(hanging.unknown(SLOTS, 2), other.bit());
         round.read(2, false);
-        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Complete);
+        assert_eq!(round.advance(120, SLOTS, ALL, 0, 2), Progress::Complete);
         // The own slot must be known, and a majority must be read.
         round.certain = other.bit();
-        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Failed);
+        assert_eq!(round.advance(120, SLOTS, ALL, 0, 2), Progress::Failed);
         let mut minority = Round::new(1, RoundKind::Look, Decided::NEVER, 100);
         minority.certain = 0;
         minority.given = ALL;
         minority.read(0, true);
         minority.read(1, false);
-        assert_eq!(minority.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(minority.advance(110, SLOTS, ALL, 0, 2), Progress::Waiting);
         minority.read(2, false);
-        assert_eq!(minority.advance(110, SLOTS, ALL, 2), Progress::Failed);
+        assert_eq!(minority.advance(110, SLOTS, ALL, 0, 2), Progress::Failed);
     }
 
     #[test]
     fn r42_a_round_fails_when_a_majority_can_no_longer_be_reached() {
         let mut round = beat();
         round.wrote(0, false);
-        assert_eq!(round.advance(110, SLOTS, ALL, 2), Progress::Waiting);
+        assert_eq!(round.advance(110, SLOTS, ALL, 0, 2), Progress::Waiting);
         round.wrote(1, false);
-        assert_eq!(round.advance(120, SLOTS, ALL, 2), Progress::Failed);
+        assert_eq!(round.advance(120, SLOTS, ALL, 0, 2), Progress::Failed);
         // With too few devices the round fails before it begins.
-        assert_eq!(beat().advance(100, SLOTS, 0b1, 2), Progress::Failed);
+        assert_eq!(beat().advance(100, SLOTS, 0b1, 0, 2), Progress::Failed);
     }
 
     #[test]

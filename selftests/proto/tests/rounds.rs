@@ -327,7 +327,7 @@ fn r26_a_mailbox_that_cannot_be_read_beside_an_unsettled_member_ends_no_round() 
         round.read(member, true);
         round.informed(Slot::FIRST, member);
     }
-    assert_eq!(round.advance(110, 0b11, 0b111, 2), Progress::Complete);
+    assert_eq!(round.advance(110, 0b11, 0b111, 0, 2), Progress::Complete);
 }
 
 /// A replacement was set aside, is settled since, and another member hangs.

@@ -127,6 +127,29 @@ fn r26_an_owner_goes_on_while_a_member_is_gone_and_a_mailbox_cannot_be_read() {
     }
 }
 
+/// One of three members gives no information about a mailbox. The first heartbeats of an owner wait
+/// for the reads of the other two, also if such a read waits for a ballot write.
+#[test]
+fn r26_a_new_owner_reads_every_member_before_it_takes_a_mailbox_for_unreadable() {
+    for seed in 1..=100 {
+        let mut config = Config::healthy(3, 3);
+        config.seed = seed;
+        config.io_ns = (MS / 5, 2 * MS);
+        let mut world = World::new(config);
+        until(&mut world, 10 * SECOND, |w| w.is_valid(0));
+        until(&mut world, 10 * SECOND, |w| {
+            (1..3).all(|host| w.role(host) == Role::Secondary)
+        });
+        never(&mut world, SECOND, |w| !w.is_valid(0));
+        world.crash(THIRD);
+        damage(&mut world, 1, THIRD, Register::Ballot);
+        damage(&mut world, 1, THIRD, Register::Heartbeat);
+        world.crash(0);
+        until(&mut world, 3 * timing().window_ns, |w| w.is_valid(1));
+        assert_eq!(world.hosts[1].unreadable, [], "seed {seed}");
+    }
+}
+
 /// A running controller writes the damaged mailbox again, and then any controller may take over.
 #[test]
 fn r41_a_mailbox_that_was_damaged_is_written_again_by_its_controller() {

@@ -237,11 +237,11 @@ impl Controller {
 
     /// Advances the round, and acts on the result.
     fn advance(&mut self, now_ns: u64) {
-        let (slots, majority) = (self.setup.slots, self.majority());
+        let (slots, majority, held) = (self.setup.slots, self.majority(), self.held_reads());
         let Some(round) = self.rounds.current.as_mut() else {
             return self.begin_due_round(now_ns);
         };
-        match round.advance(now_ns, slots, self.members.present, majority) {
+        match round.advance(now_ns, slots, self.members.present, held, majority) {
             Progress::Waiting => {}
             Progress::Failed => self.end_round_in_failure(now_ns),
             Progress::Complete => {
@@ -256,6 +256,19 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// The members whose read of the present round waits for a ballot write, a bit each.
+    fn held_reads(&self) -> u16 {
+        let Some(Round { kind, number, .. }) = self.rounds.current.as_ref() else {
+            return 0;
+        };
+        let present = self.members.present;
+        let waits = |&member: &u8| {
+            present & member_bit(member) != 0 && self.waits_for_ballot(member, *kind, *number)
+        };
+        let held = (0..self.setup.members).filter(waits);
+        held.fold(0, |set, member| set | member_bit(member))
     }
 
     /// The next transfer of the present round.
